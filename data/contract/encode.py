@@ -1,0 +1,240 @@
+"""Raw rows and past events -> named arrays, word for word the same in training and in serving.
+
+Only exact, integer host work happens here: look-ups, windows, hashing, gaps in milliseconds. All
+float arithmetic and everything with statistics lies inside the models.
+
+Names of arrays:
+    history.lengths [B], history.item [H] rows, history.action [H], history.surface [H],
+    history.gap_ms [H] (to the event before; 0 for the first), history.age_ms [H] (to the request)
+    <side>.<numeric> float32 [N], <side>.<categorical> int64 [N],
+    <side>.<multi>.values int64 [M] with .lengths [N], <side>.<vector> float32 [N, D]
+where B requests have H events in all and N rows are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.contract.idspace import hash_ids
+from data.contract.schema import Feature
+
+Ints = npt.NDArray[np.int64]
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+def ragged_positions(starts: Ints, lengths: Ints) -> Ints:
+    """Positions of many slices laid end to end.
+
+    Args:
+        starts: [B] first position of each slice.
+        lengths: [B] its length.
+
+    Returns:
+        int64[sum(lengths)].
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Past events of B users, oldest first, laid end to end.
+
+    Attributes:
+        offsets: int64[B + 1].
+        item: rows of the item id space, [H].
+        action: codes, [H].
+        surface: codes, [H].
+        timestamp: ms since 1970, [H]; all 0 in a log without a clock.
+    """
+
+    offsets: Ints
+    item: Ints
+    action: Ints
+    surface: Ints
+    timestamp: Ints
+
+    @property
+    def lengths(self) -> Ints:
+        """Events of each user, [B]."""
+        return np.diff(self.offsets)
+
+    def cut(self, starts: Ints, lengths: Ints) -> Events:
+        """Slices by absolute position: `starts[b] : starts[b] + lengths[b]`, [W] of either."""
+        at = ragged_positions(starts, lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        columns = (self.item, self.action, self.surface, self.timestamp)
+        return Events(offsets, *(column[at] for column in columns))
+
+    def newest(self, max_length: int) -> Events:
+        """The newest `max_length` events of each user."""
+        lengths = np.minimum(self.lengths, max_length)
+        return self.cut(self.offsets[1:] - lengths, lengths)
+
+    def before(self, users: Ints, times: Ints, max_length: int) -> Events:
+        """The newest events of `users[q]` strictly before `times[q]`: what a request could know.
+
+        Args:
+            users: [Q] indices into the users held here.
+            times: [Q] ms since 1970.
+            max_length: events kept for each request.
+        """
+        ends = self.positions_before(users, times)
+        lengths = np.minimum(ends - self.offsets[users], max_length)
+        return self.cut(ends - lengths, lengths)
+
+    def positions_before(self, users: Ints, times: Ints) -> Ints:
+        """Position one past the last event of `users[q]` before `times[q]`, by bisection. [Q]."""
+        low, high = self.offsets[users].copy(), self.offsets[users + 1].copy()
+        while (searching := low < high).any():
+            middle = (low + high) // 2
+            earlier = searching & (self.timestamp[np.minimum(middle, len(self.timestamp) - 1)] < times)
+            low = np.where(earlier, middle + 1, low)
+            high = np.where(searching & ~earlier, middle, high)
+        return low
+
+
+def encode_history(events: Events, now_ms: Ints | None = None) -> Arrays:
+    """Named arrays of B histories.
+
+    Args:
+        events: what each request knows, already cut to the model's length.
+        now_ms: [B] time of each request; without it there is no `history.age_ms`.
+    """
+    arrays: Arrays = {
+        "history.lengths": events.lengths,
+        "history.item": events.item.astype(np.int64),
+        "history.action": events.action.astype(np.int64),
+        "history.surface": events.surface.astype(np.int64),
+        "history.gap_ms": gaps_ms(events),
+    }
+    if now_ms is not None:
+        arrays["history.age_ms"] = np.repeat(now_ms, events.lengths) - events.timestamp
+    return arrays
+
+
+def gaps_ms(events: Events) -> Ints:
+    """Milliseconds to the event before of the same user; 0 for the first. [H]."""
+    gaps = np.diff(events.timestamp, prepend=np.int64(0)).astype(np.int64)
+    firsts = events.offsets[:-1][events.lengths > 0]
+    gaps[firsts] = 0
+    return gaps
+
+
+def encode_columns(table: pa.Table, features: Sequence[Feature]) -> dict[str, pa.Array]:
+    """Encodes the declared columns of raw item or user rows; a column not there is all null.
+
+    Args:
+        table: raw rows.
+        features: the declared columns.
+
+    Returns:
+        name -> numeric float32 (null stays null), categorical int64 hash (null is 0), multi
+        list<int64>, vector fixed_size_list<float16>.
+    """
+    return {f.name: _encode_column(table, f) for f in features}
+
+
+def _encode_column(table: pa.Table, feature: Feature) -> pa.Array:
+    if feature.name not in table.column_names:
+        return _absent(feature, table.num_rows)
+    column = table[feature.name].combine_chunks()
+    if feature.kind == "numeric":
+        return column.cast(pa.float32(), safe=False)
+    if feature.kind == "categorical":
+        return hash_values(column)
+    if feature.kind == "multi":
+        return _hash_lists(column)
+    return column.cast(pa.list_(pa.float16(), feature.dim))
+
+
+def _absent(feature: Feature, rows: int) -> pa.Array:
+    if feature.kind == "categorical":
+        return pa.array(np.zeros(rows, np.int64))
+    kinds = {
+        "numeric": pa.float32(),
+        "multi": pa.list_(pa.int64()),
+        "vector": pa.list_(pa.float16(), feature.dim),
+    }
+    return pa.nulls(rows, kinds[feature.kind])
+
+
+def hash_values(values: pa.Array) -> pa.Array:
+    """Positive 63-bit hashes of integers or strings; null is 0."""
+    whole = pa.types.is_integer(values.type)
+    plain = values if whole else values.cast(pa.large_string())
+    hashes = (hash_ids(plain) >> np.uint64(1)).astype(np.int64)
+    hashes[np.asarray(values.is_null())] = 0
+    return pa.array(hashes)
+
+
+def _hash_lists(column: pa.Array) -> pa.Array:
+    lists = column.cast(pa.large_list(column.type.value_type))
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), hash_values(lists.flatten()))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """Encoded columns by row, memory-mapped, with vectorised gathers.
+
+    Attributes:
+        side: prefix of the array names, "item" or "user".
+        features: the declared columns.
+        columns: their encoded columns, one entry a row of the id space.
+    """
+
+    side: str
+    features: tuple[Feature, ...]
+    columns: dict[str, pa.Array]
+
+    @classmethod
+    def open(cls, side: str, features: Sequence[Feature], path: Path) -> FeatureTable:
+        """Memory-maps an Arrow file with a column for each feature."""
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return cls.of(side, features, table)
+
+    @classmethod
+    def of(cls, side: str, features: Sequence[Feature], table: pa.Table) -> FeatureTable:
+        """Takes the columns of an encoded table."""
+        columns = {f.name: table[f.name].combine_chunks() for f in features}
+        return cls(side, tuple(features), columns)
+
+    def gather(self, rows: Ints) -> Arrays:
+        """Named arrays of `rows` [N]; a row past the end is an unknown one (row 0)."""
+        arrays: Arrays = {}
+        for feature in self.features:
+            column = self.columns[feature.name]
+            known = np.where(rows < len(column), rows, 0)
+            arrays |= _gather(f"{self.side}.{feature.name}", feature, column, known)
+        return arrays
+
+
+def _gather(name: str, feature: Feature, column: pa.Array, rows: Ints) -> Arrays:
+    if feature.kind == "multi":
+        return _gather_lists(name, column, rows)
+    if feature.kind == "vector":
+        return {name: _vectors(column, feature.dim)[rows].astype(np.float32)}
+    return {name: column.to_numpy(zero_copy_only=False)[rows]}
+
+
+def _gather_lists(name: str, column: pa.Array, rows: Ints) -> Arrays:
+    offsets = np.asarray(column.offsets).astype(np.int64)
+    lengths = offsets[rows + 1] - offsets[rows]
+    values = np.asarray(column.values)[ragged_positions(offsets[rows], lengths)]
+    return {f"{name}.values": values, f"{name}.lengths": lengths}
+
+
+def _vectors(column: pa.Array, dim: int) -> npt.NDArray[np.float16]:
+    """[rows, dim] view of a fixed-size list column without nulls."""
+    flat: npt.NDArray[np.float16] = np.asarray(column.values).reshape(-1, dim)
+    return flat[column.offset : column.offset + len(column)]

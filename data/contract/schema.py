@@ -1,0 +1,167 @@
+"""Tables, actions and features: the names that every part shares.
+
+Codes start at 1 everywhere (action, surface): 0 is padding or unknown.
+
+Example rows:
+    events: {"event_id": 17, "user_id": 5, "item_id": 9, "action": "save", "surface": "home",
+        "timestamp": 1767225600000, "received_at": 1767225601200, "duration_s": 12.5,
+        "board_id": 3, "request_id": 88}
+    impressions: {"request_id": 88, "user_id": 5, "item_id": 9, "timestamp": 1767225590000,
+        "surface": "home", "position": 2, "propensity": 0.013, "source": "embedding",
+        "experiment": "", "arm": "", "versions": "",
+        "labels": {"save": True, "click": False}, "labels_closed_at": 1767312000000}
+    items: {"item_id": 9, "created_at": 1767000000000, "creator_id": 4, "image_signature": 123,
+        "format": "video", "language": "en", "interests": ["food"], "content": [0.1, ...],
+        "title": "Rye bread"}
+    users: {"user_id": 5, "created_at": 1767000000000, "country": "DE"}
+    boards: {"board_id": 3, "item_id": 9, "timestamp": 1767225600000}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+DAY_MS = 86_400_000
+
+EVENT_COLUMNS = (
+    "event_id",
+    "user_id",
+    "item_id",
+    "action",
+    "surface",
+    "timestamp",
+    "received_at",
+    "duration_s",
+    "board_id",
+    "request_id",
+)
+IMPRESSION_COLUMNS = (
+    "request_id",
+    "user_id",
+    "item_id",
+    "timestamp",
+    "surface",
+    "position",
+    "propensity",
+    "source",
+    "experiment",
+    "arm",
+    "versions",
+    "labels",
+    "labels_closed_at",
+)
+
+# Encoded tables: external ids replaced by rows, strings by codes, one row of TIMELINE a user.
+TIMELINE = pa.schema(
+    [
+        ("user", pa.int64()),
+        ("item", pa.list_(pa.int32())),
+        ("action", pa.list_(pa.int16())),
+        ("surface", pa.list_(pa.int16())),
+        ("timestamp", pa.list_(pa.int64())),
+        ("duration_s", pa.list_(pa.float32())),
+        ("part", pa.list_(pa.int8())),
+    ]
+)
+ENCODED_EVENT = pa.schema(
+    [
+        ("event_id", pa.int64()),
+        ("user", pa.int64()),
+        ("item", pa.int32()),
+        ("action", pa.int16()),
+        ("surface", pa.int16()),
+        ("timestamp", pa.int64()),
+        ("received_at", pa.int64()),
+        ("duration_s", pa.float32()),
+        ("part", pa.int8()),
+    ]
+)
+
+Polarity = Literal["positive", "negative", "neutral"]
+Order = Literal["clock", "position", "none"]
+FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
+NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One declared column of the item or user table, with the statistics that models store.
+
+    Attributes:
+        name: column name.
+        kind: numeric (float32), categorical (hash), multi (list of hashes), vector (float16 list).
+        dim: width of a vector.
+        cardinality: distinct values seen of a categorical or multi column.
+        mean: mean of a numeric column after its logarithm if `log`.
+        std: standard deviation, likewise.
+        low: 0.1 percentile of the raw column; values are clipped to it.
+        high: 99.9 percentile, likewise.
+        log: whether ln(1 + x - low) is taken first (range over 100).
+    """
+
+    name: str
+    kind: FeatureKind
+    dim: int = 0
+    cardinality: int = 0
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Actions, surfaces and features of a data set: `details["vocabulary"]` of its manifest.
+
+    Attributes:
+        order: what orders a user's events: a clock, a position, or nothing (pairs).
+        actions: action names; the code of `actions[i]` is i + 1.
+        polarity: polarity of each action, aligned with `actions`.
+        surfaces: surface names; code i + 1.
+        item_features: declared item columns.
+        user_features: declared user columns.
+    """
+
+    order: Order
+    actions: tuple[str, ...]
+    polarity: tuple[Polarity, ...]
+    surfaces: tuple[str, ...] = ("home",)
+    item_features: tuple[Feature, ...] = ()
+    user_features: tuple[Feature, ...] = ()
+
+    def codes(self, polarity: Polarity) -> list[int]:
+        """Codes of the actions of one polarity."""
+        return [i + 1 for i, p in enumerate(self.polarity) if p == polarity]
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Vocabulary:
+        """Reads what `dataclasses.asdict` wrote into a manifest."""
+        features = {
+            name: tuple(Feature(**f) for f in tree[name])
+            for name in ("item_features", "user_features")
+        }
+        plain = {name: tuple(tree[name]) for name in ("actions", "polarity", "surfaces")}
+        return cls(order=tree["order"], **plain, **features)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calendar:
+    """The days of a log: day 1 is `first_day_ms`; days are UTC days since then.
+
+    Attributes:
+        first_day_ms: start of day 1, ms since 1970.
+        num_days: days in the log now.
+        base_days: days in the log when the root was first prepared; windows scale with it.
+    """
+
+    first_day_ms: int
+    num_days: int
+    base_days: int = field(default=0)
+
+    def start_ms(self, day: int) -> int:
+        """First millisecond of a 1-based day."""
+        return self.first_day_ms + (day - 1) * DAY_MS

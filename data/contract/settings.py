@@ -1,0 +1,221 @@
+"""Typed settings: frozen dataclasses filled from YAML files and `key=value` words.
+
+Notable here:
+- one loader for files, command lines and a sweep's sample alike (pydantic does the types and bounds);
+- a misspelt key is refused with the nearest right one;
+- the help text of a field is its line in the class docstring's "Attributes:" section, so that
+  `--help` is complete by construction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+S = TypeVar("S")
+Tree = dict[str, Any]
+
+
+class UserError(Exception):
+    """Something that the person who started the job can mend; the text says how."""
+
+
+def load(cls: type[S], words: Sequence[str], base: Mapping[str, Any] | None = None) -> S:
+    """Builds `cls` from YAML files and `key=value` words, later words winning.
+
+    Args:
+        cls: a frozen dataclass, nested dataclasses being its groups.
+        words: paths ending in .yaml/.yml, or `dotted.key=value` with a YAML value.
+        base: values to start from (what a root remembers).
+
+    Raises:
+        UserError: unknown key (with a suggestion), wrong type or out of bounds.
+    """
+    return build(cls, merge(base or {}, read_words(words)))
+
+
+def build(cls: type[S], tree: Mapping[str, Any]) -> S:
+    """Checks a nested mapping against `cls` and builds it. Raises UserError."""
+    check_keys(cls, tree)
+    try:
+        return TypeAdapter(cls).validate_python(dict(tree))
+    except ValidationError as error:
+        raise UserError("\n".join(_lines(error))) from None
+
+
+def read_words(words: Sequence[str]) -> Tree:
+    """Turns command-line words into a nested mapping. Raises UserError."""
+    tree: Tree = {}
+    for word in words:
+        tree = merge(tree, _read_word(word))
+    return tree
+
+
+def _read_word(word: str) -> Tree:
+    if "=" in word:
+        key, _, text = word.partition("=")
+        return nest(key, read_value(key, text))
+    if word.endswith((".yaml", ".yml")):
+        return read_yaml(Path(word))
+    raise UserError(f"'{word}' is neither key=value nor a .yaml file; see --help")
+
+
+def read_value(key: str, text: str) -> Any:
+    """Reads the right side of `key=value` as YAML. Raises UserError."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        # An Arrow expression such as a: b is text, not a mapping.
+        return text
+
+
+def read_yaml(path: Path) -> Tree:
+    """Reads a settings file. Raises UserError when it is missing or no mapping."""
+    if not path.is_file():
+        raise UserError(f"settings file {path} does not exist")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold a mapping of settings, found {type(tree).__name__}")
+    return tree
+
+
+def nest(key: str, value: Any) -> Tree:
+    """`nest("a.b", 1)` is `{"a": {"b": 1}}`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast(Tree, value)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """Deep merge of nested mappings; `over` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def check_keys(cls: type[Any], tree: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuses keys that `cls` does not have. Raises UserError with the nearest right name."""
+    groups = _groups(cls)
+    for key, value in tree.items():
+        if key not in groups:
+            raise UserError(_unknown(prefix + str(key), [prefix + name for name in groups]))
+        group = groups[key]
+        if group is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise UserError(f"{prefix}{key} is a group of settings; set {prefix}{key}.<name>=...")
+        check_keys(group, value, f"{prefix}{key}.")
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(known))}"
+    return f"unknown setting {key}{hint}"
+
+
+def _groups(cls: type[Any]) -> dict[str, type[Any] | None]:
+    """Field name -> its dataclass when the field is a group, else None."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: _group(hints[f.name]) for f in dataclasses.fields(cls)}
+
+
+def _group(hint: Any) -> type[Any] | None:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        found = [g for g in map(_group, typing.get_args(hint)) if g is not None]
+        return found[0] if len(found) == 1 else None
+    return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if part != "function-after")
+        message = item["msg"].removeprefix("Value error, ")
+        yield f"{key or 'settings'}: {message} (got {item['input']!r})"
+
+
+def to_tree(settings: Any) -> Tree:
+    """The settings as a plain nested mapping, fit for JSON and YAML."""
+    return typing.cast(Tree, TypeAdapter(type(settings)).dump_python(settings, mode="json"))
+
+
+def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yields (key, type with bounds, default, help) for every setting below `cls`."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    texts = attribute_help(cls)
+    groups = _groups(cls)
+    for field in dataclasses.fields(cls):
+        key, group = prefix + field.name, groups[field.name]
+        if group is not None:
+            yield from help_lines(group, f"{key}.")
+        else:
+            kind = type_text(hints[field.name])
+            yield key, kind, _default_text(field), texts.get(field.name, "")
+
+
+def attribute_help(cls: type[Any]) -> dict[str, str]:
+    """Parses the "Attributes:" section of a Google-style docstring."""
+    _, _, section = (cls.__doc__ or "").partition("Attributes:")
+    texts: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        match = re.match(r"\s{8}(\w+): (.*)", line) or re.match(r"\s{4}(\w+): (.*)", line)
+        if match:
+            name = match[1]
+            texts[name] = match[2].strip()
+        elif name and line.strip():
+            texts[name] += " " + line.strip()
+    return texts
+
+
+def type_text(hint: Any) -> str:
+    """A hint as people read it: `int >= 1`, `time|column`, `list of int`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return " ".join([type_text(arguments[0]), *_bounds(arguments[1:])])
+    if origin is typing.Literal:
+        return "|".join(str(a) for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(a) for a in arguments if a is not type(None))
+    if origin in (list, tuple):
+        return f"list of {type_text(arguments[0])}"
+    if origin is dict:
+        return f"map to {type_text(arguments[1])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    for info in metadata:
+        for bound in getattr(info, "metadata", []):
+            for name, sign in signs.items():
+                if hasattr(bound, name):
+                    yield f"{sign} {getattr(bound, name)}"
+
+
+def _default_text(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return str(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return str(field.default_factory())
+    return "required"
