@@ -1,0 +1,60 @@
+# Every target sets up .venv first; a fresh clone needs python3 (3.11+), pip and make.
+#   GPU=1         CUDA builds of torch, fbgemm and faiss
+#   TORCH_INDEX=  package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
+#   ARGS=         settings of the job (key=value ...), or arguments of pytest
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run serve test verify check bench doctor
+
+PYTHON ?= python3
+ROOT ?= runs/default
+BUILD := $(if $(filter 1,$(GPU)),gpu,cpu)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+# The stamp is named by build and pins: new pins update .venv, another build rebuilds it.
+PINS := $(shell sed -n '/^requires-python/,/^\[tool/p' pyproject.toml | cksum | cut -d" " -f1)
+STAMP := .venv/installed-$(BUILD)-$(PINS)
+pin = $(shell sed -n 's/.*"\($(1)==[^"]*\)".*/\1/p' pyproject.toml)
+
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1 \t/p' Makefile
+
+$(STAMP):
+	@if [ ! -x $(BIN)/python ] || ! compgen -G '.venv/installed-$(BUILD)*' >/dev/null; then \
+	    $(PYTHON) -m venv --clear .venv || { $(PYTHON) -m venv --clear --without-pip .venv \
+	    && $(PYTHON) -m pip --python $(BIN)/python install pip; }; touch .venv/installed-$(BUILD); fi
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(call pin,torch)
+	$(PIP) --editable '.[$(BUILD),dev]'
+	$(PIP) --no-deps $(call pin,torchrec)
+	@rm -f .venv/installed-*-* && touch $@
+
+setup: $(STAMP) ## install the pinned set into .venv
+
+run: setup ## the whole loop into runs/default: prepare, train, evaluate, export, serve one request
+	$(BIN)/python -m ray_jobs.pipeline root=$(ROOT) $(ARGS)
+
+serve: setup ## serve what bundles/CURRENT of ROOT names, on loopback; Ctrl-C ends it
+	@exec $(BIN)/python -m ray_jobs.deploy root=$(ROOT) $(ARGS)
+
+test: setup ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+verify: setup ## what the README claims, into tests/benchmarks/results (hours, resumable)
+	$(BIN)/python -m tests.benchmarks.verify $(ARGS)
+
+check: setup ## lints, format, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: setup ## one JSON line for each benchmark
+	@for file in tests/benchmarks/bench_*.py; do \
+	    $(BIN)/python -m "tests.benchmarks.$$(basename "$$file" .py)" $(ARGS); done
+
+doctor: setup ## versions, memory, disk, ports: what is wrong and what mends it
+	$(BIN)/python -m ray_jobs.doctor root=$(ROOT) $(ARGS)
