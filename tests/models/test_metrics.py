@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import metrics
+
+
+@st.composite
+def ranked_lists(draw):
+    """Lists of distinct items (some shorter than the rest), the positives of each."""
+    num_items = draw(st.integers(5, 30))
+    lists = draw(
+        st.lists(
+            st.lists(st.integers(0, num_items - 1), unique=True, min_size=1, max_size=8),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    positives = [
+        draw(st.sets(st.integers(0, num_items - 1), min_size=1, max_size=12)) for _ in lists
+    ]
+    width = max(map(len, lists))
+    items = np.array([line + [-1] * (width - len(line)) for line in lists])
+    hits = np.array(
+        [[i in p for i in line] for line, p in zip(items.tolist(), positives, strict=True)]
+    )
+    return num_items, items, hits, positives
+
+
+@given(ranked_lists(), st.integers(1, 10))
+def test_ranking_metrics_equal_their_definitions(case, k):
+    num_items, items, hits, positives = case
+    counts = np.array([len(p) for p in positives])
+    found = metrics.retrieval_metrics(items, hits, counts, num_items, [k])
+    recall, ndcg, hit, mrr = [], [], [], []
+    for line, relevant in zip(items.tolist(), positives, strict=True):
+        ranks = [r for r, item in enumerate(line[:k], 1) if item in relevant]
+        recall.append(len(ranks) / len(relevant))
+        ideal = sum(1 / math.log2(1 + r) for r in range(1, min(k, len(relevant)) + 1))
+        ndcg.append(sum(1 / math.log2(1 + r) for r in ranks) / ideal)
+        hit.append(float(bool(ranks)))
+        mrr.append(1 / ranks[0] if ranks else 0.0)
+    expected = {"recall": recall, "ndcg": ndcg, "hit_rate": hit, "mrr": mrr}
+    for name, values in expected.items():
+        assert found[f"{name}@{k}"] == pytest.approx(np.mean(values)), name
+
+
+@given(ranked_lists(), st.integers(1, 10))
+def test_coverage_equals_its_definition(case, k):
+    num_items, items, _, _ = case
+    slots = [item for line in items.tolist() for item in line[:k] if item >= 0]
+    assert metrics.coverage_at_k(items, num_items, k) == len(set(slots)) / num_items
+    counts = sorted((slots.count(item) for item in set(slots)), reverse=True)
+    needed = next(n for n in range(len(counts) + 1) if 10 * sum(counts[:n]) >= 9 * len(slots))
+    assert metrics.p90_coverage_at_k(items, num_items, k) == needed / num_items
+
+
+def test_ideal_gain_is_cut_at_the_number_of_positives():
+    hits = np.array([[True, True, False], [True, True, True]])
+    assert metrics.ndcg_at_k(hits, np.array([2, 50]), 3).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_no_queries_give_no_numbers():
+    none = np.zeros((0, 10), np.int64)
+    assert metrics.retrieval_metrics(none, none.astype(bool), none[:, 0], 5, [10]) == {}
+
+
+predictions = st.lists(
+    st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(predictions)
+def test_auc_counts_pairs_and_half_of_the_ties(rows):
+    labels, scores = (np.array(x) for x in zip(*rows, strict=True))
+    pairs = [
+        (p > n) + 0.5 * (p == n) for p in scores[labels].tolist() for n in scores[~labels].tolist()
+    ]
+    found = metrics.auc(labels, scores)
+    assert (math.isnan(found) and not pairs) or found == pytest.approx(np.mean(pairs))
+
+
+@given(predictions)
+def test_log_loss_and_calibration_equal_their_definitions(rows):
+    labels, scores = (np.array(x) for x in zip(*rows, strict=True))
+    clipped = [min(max(s, 1e-7), 1 - 1e-7) for s in scores.tolist()]
+    terms = [-math.log(p) if y else -math.log1p(-p) for y, p in zip(labels, clipped, strict=True)]
+    assert metrics.log_loss(labels, scores) == pytest.approx(np.mean(terms))
+    if labels.any():
+        expected = scores.sum() / labels.sum()
+        assert metrics.calibration(labels, scores) == pytest.approx(expected)
+    else:
+        assert math.isnan(metrics.calibration(labels, scores))
+
+
+@given(predictions, st.integers(1, 12))
+def test_reliability_bins_hold_every_prediction_once(rows, bins):
+    labels, scores = (np.array(x) for x in zip(*rows, strict=True))
+    found = metrics.reliability(labels, scores, bins)
+    assert found.count.sum() == len(rows)
+    assert found.count.max() - found.count.min() <= 1
+    assert found.count @ found.predicted == pytest.approx(scores.sum())
+    assert found.count @ found.actual == pytest.approx(labels.sum())
+    assert (np.diff(found.predicted) >= -1e-12).all()
+
+
+def test_ece_is_zero_for_rates_that_come_true_and_the_gap_otherwise():
+    labels = np.array([True, False, False, False] * 5 + [True, True, True, False] * 5)
+    right = np.repeat([0.25, 0.75], 20)
+    assert metrics.expected_calibration_error(labels, right, bins=2) == pytest.approx(0)
+    assert metrics.expected_calibration_error(labels, right - 0.1, bins=2) == pytest.approx(0.1)
+
+
+def test_bootstrap_interval_covers_the_mean_at_its_level():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for seed in range(200):
+        low, high = metrics.bootstrap_interval(rng.normal(3, 1, 60), seed, resamples=300)
+        inside += low <= 3 <= high
+    assert 0.88 <= inside / 200 <= 0.99
