@@ -1,0 +1,175 @@
+"""The dataset artefact, opened for reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.contract import artifact
+from data.contract.encode import Events, FeatureTable
+from data.contract.idspace import IdSpace
+from data.contract.schema import Calendar, Order, Vocabulary
+from data.contract.settings import UserError
+from data.timelines import events_from
+from data.windows import day_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from data.contract.artifact import Artifact
+
+NO_DATE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A row group of a timeline file: the unit in which training is planned."""
+
+    path: Path
+    row_group: int
+    num_rows: int
+
+
+class Dataset:
+    """Timelines, partitions, features and id spaces of a prepared log."""
+
+    def __init__(self, source: Artifact, root: Path) -> None:
+        self.artifact = source
+        self.root = root
+        details: dict[str, Any] = source.manifest.details
+        self.details = details
+        self.vocabulary = Vocabulary.from_tree(details["vocabulary"])
+        calendar = details["calendar"]
+        self.calendar = Calendar(**calendar) if calendar else None
+        self.counts: dict[str, int] = details["counts"]
+
+    @classmethod
+    def open(cls, root: Path) -> Dataset:
+        """Opens the current dataset of a root. Raises UserError when there is none."""
+        return cls(artifact.current(root, "dataset"), root)
+
+    @property
+    def order(self) -> Order:
+        """What orders a user's events."""
+        return self.vocabulary.order
+
+    @cached_property
+    def item_ids(self) -> IdSpace:
+        """Id space of the items, memory-mapped."""
+        return self._ids("item")
+
+    @cached_property
+    def user_ids(self) -> IdSpace:
+        """Id space of the users, memory-mapped."""
+        return self._ids("user")
+
+    def _ids(self, name: str) -> IdSpace:
+        version = self.artifact.manifest.id_space[name]["version"]
+        return IdSpace.open(self.root / f"{name}_ids" / version)
+
+    @cached_property
+    def items(self) -> FeatureTable:
+        """Encoded item features by row."""
+        path = self.artifact.path / "items.arrow"
+        return FeatureTable.open("item", self.vocabulary.item_features, path)
+
+    @cached_property
+    def users(self) -> FeatureTable:
+        """Encoded user features by row."""
+        path = self.artifact.path / "users.arrow"
+        return FeatureTable.open("user", self.vocabulary.user_features, path)
+
+    @cached_property
+    def items_created_at(self) -> npt.NDArray[np.int64]:
+        """Creation time of each item row, ms since 1970, 0 where unknown. [rows]."""
+        mapped = pa.memory_map(str(self.artifact.path / "items.arrow"))
+        column = pa.ipc.open_file(mapped).read_all()["created_at"]
+        times: npt.NDArray[np.int64] = column.to_numpy()
+        return times
+
+    @cached_property
+    def timeline_files(self) -> list[Path]:
+        """The timeline files, in order."""
+        return sorted((self.artifact.path / "timelines").glob("part-*.parquet"))
+
+    def blocks(self) -> list[Block]:
+        """All blocks of timelines, in file order."""
+        return [block for path in self.timeline_files for block in _blocks(path)]
+
+    def read_block(self, block: Block, columns: list[str] | None = None) -> pa.Table:
+        """Reads one block; `columns` are names of `schema.TIMELINE`."""
+        return read_block(block, columns)
+
+    def timelines(self) -> Iterator[pa.Table]:
+        """All timelines, a file at a time."""
+        for path in self.timeline_files:
+            yield pq.read_table(path)
+
+    def events_of(self, users: npt.NDArray[np.int64]) -> Events:
+        """The events of any user rows; none for rows without a timeline.
+
+        The first call loads every timeline: 16 bytes an event stay in memory.
+
+        Args:
+            users: [B] rows of the user id space.
+        """
+        rows, events = self._all_events
+        at = np.minimum(np.searchsorted(rows, users), len(rows) - 1)
+        known = rows[at] == users
+        lengths = np.where(known, events.lengths[at], 0)
+        return events.cut(events.offsets[:-1][at], lengths)
+
+    @cached_property
+    def _all_events(self) -> tuple[npt.NDArray[np.int64], Events]:
+        """User rows, ascending, and their events in that order."""
+        columns = ["user", "item", "action", "surface", "timestamp"]
+        whole = pa.concat_tables(pq.read_table(p, columns=columns) for p in self.timeline_files)
+        rows = whole["user"].to_numpy()
+        order = np.argsort(rows, kind="stable")
+        events = events_from(whole)
+        return rows[order], events.cut(events.offsets[:-1][order], events.lengths[order])
+
+    def event_files(self, first_day: int, last_day: int) -> list[Path]:
+        """Files of encoded events of the days from `first_day` to `last_day`."""
+        return self._files("events", "partitions", (first_day, last_day))
+
+    def impression_files(self, first_day: int, last_day: int) -> list[Path]:
+        """Files of impressions of the days from `first_day` to `last_day`."""
+        return self._files("impressions", "impression_partitions", (first_day, last_day))
+
+    def _files(self, table: str, key: str, days: tuple[int, int]) -> list[Path]:
+        if self.calendar is None:
+            raise UserError("this log has no clock, hence no days to choose from")
+        low, high = (date_name(ms) for ms in day_bounds(self.calendar, days))
+        dates = sorted(d for d in self.details[key] if low <= d < high)
+        folders = [self.partition(table, self.details[key][d], d) for d in dates]
+        return [file for folder in folders for file in sorted(folder.glob("part-*.parquet"))]
+
+    def partition(self, table: str, version: str, date: str) -> Path:
+        """Folder of one day's rows of `events` or `impressions`, in the version that holds it."""
+        return self.artifact.path.parent / version / table / f"date={date}"
+
+
+def read_block(block: Block, columns: list[str] | None = None) -> pa.Table:
+    """Reads one block; `columns` are names of `schema.TIMELINE`."""
+    file = pq.ParquetFile(block.path, memory_map=True)
+    return file.read_row_group(block.row_group, columns=columns)
+
+
+def _blocks(path: Path) -> Iterator[Block]:
+    metadata = pq.read_metadata(path)
+    for i in range(metadata.num_row_groups):
+        yield Block(path, i, metadata.row_group(i).num_rows)
+
+
+def date_name(milliseconds: int) -> str:
+    """The UTC date of a time, as partitions are named."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).date().isoformat()
