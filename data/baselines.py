@@ -95,10 +95,10 @@ class ItemNeighbors:
         blocks = [_sets(block, rows) for block in interactions_before(log, part)]
         sets = sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
         norms = np.sqrt(np.maximum(sets.sum(axis=0), 1)).astype(np.float32)
-        unit = (sets @ sp.diags_array(1 / norms)).tocsc()
+        unit = (sets @ sp.diags_array(1 / norms)).tocsr()
         lines = unit.T.tocsr()
         near = [
-            _nearest((lines[start : start + CHUNK_ITEMS] @ unit).tocsr(), start, neighbors)
+            _nearest(lines[start : start + CHUNK_ITEMS] @ unit, start, neighbors)
             for start in range(0, rows, CHUNK_ITEMS)
         ]
         return cls(sp.vstack(near, format="csr"), log.positive_codes)

@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 from data.contract.encode import Events, ragged_positions
 from data.dataset import Dataset
-from data.splits import SplitSettings, parts
+from data.splits import TRAIN, SplitSettings, parts
 from data.timelines import events_from
 from data.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -101,11 +103,14 @@ class SplitLog:
 
     def blocks(self) -> Iterator[SplitEvents]:
         """Runs of users with all their events and the part of each."""
+        return map(self.of, self.dataset.timelines())
+
+    def of(self, table: pa.Table) -> SplitEvents:
+        """The events of a TIMELINE block and the part of each."""
         data = self.dataset
-        for table in data.timelines():
-            part = parts(table, self.split, data.vocabulary, self.windows, data.calendar, self.seed)
-            users = np.asarray(table["user"].combine_chunks(), np.int64)
-            yield SplitEvents(users, events_from(table), part)
+        part = parts(table, self.split, data.vocabulary, self.windows, data.calendar, self.seed)
+        users = np.asarray(table["user"].combine_chunks(), np.int64)
+        return SplitEvents(users, events_from(table), part)
 
     @property
     def positive_codes(self) -> list[int]:
@@ -145,7 +150,7 @@ class SplitEvents:
         With an order, what follows a user's first event of the part is left out even when its own
         part is earlier (a hide after the held-out save).
         """
-        earlier = self.part < part
+        earlier = (self.part >= TRAIN) & (self.part < part)
         if kind == "column":
             return earlier
         first = np.full(len(self.users), len(self.part))
