@@ -1,0 +1,294 @@
+"""Blocks of timelines and impressions -> training batches; the only place where tensors are made.
+
+Every cut, look-up and draw is vectorised over a block. What a window may know is decided here:
+events of other parts are taken out first, labels always lie after what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.contract.encode import Arrays, Events, FeatureTable, Ints, encode_history, ragged_positions
+from data.requests import Requests
+from models.batch import Batch, Jagged
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Pieces of timelines to train on: W windows with what they read and what they predict.
+
+    Attributes:
+        user: index of the window's user in its block, [W].
+        events: what each window reads, oldest first.
+        target_window: window of each target, [T].
+        target_length: events of the window that are read before the target, [T].
+        target_item: item row of the target, [T].
+    """
+
+    user: Ints
+    events: Events
+    target_window: Ints
+    target_length: Ints
+    target_item: Ints
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.user)
+
+    def take(self, windows: Ints) -> Windows:
+        """Some windows, in the order asked for."""
+        lengths = self.events.lengths[windows]
+        events = self.events.cut(self.events.offsets[windows], lengths)
+        ends = np.searchsorted(self.target_window, np.arange(len(self) + 1))
+        counts = np.diff(ends)[windows]
+        at = ragged_positions(ends[windows], counts)
+        renumbered = np.repeat(np.arange(len(windows)), counts)
+        return Windows(
+            self.user[windows], events, renumbered, self.target_length[at], self.target_item[at]
+        )
+
+
+def keep_events(events: Events, mask: Mask) -> Events:
+    """Takes out the events that a learner may not see."""
+    kept = np.concatenate([[0], np.cumsum(mask)])
+    columns = (events.item, events.action, events.surface, events.timestamp)
+    return Events(kept[events.offsets], *(column[mask] for column in columns))
+
+
+def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Events, Ints]:
+    """Puts the events of each user in random order (logs without order); also the permutation."""
+    users = np.repeat(np.arange(len(events.lengths)), events.lengths)
+    order = np.lexsort((rng.random(len(users)), users))
+    columns = (events.item, events.action, events.surface, events.timestamp)
+    return Events(events.offsets, *(column[order] for column in columns)), order
+
+
+def cut_windows(
+    events: Events, labels: Mask, max_length: int, rng: np.random.Generator
+) -> Windows:
+    """Tiles every user's labels with windows, each label in exactly one.
+
+    A window predicts the labels of a stretch of `max_length // 2` events and reads the events
+    before each, at most `max_length`. Where the tiles begin is drawn anew each time.
+
+    Args:
+        events: timelines of a block.
+        labels: which events are to be predicted, aligned with the events.
+        max_length: most events that a window reads.
+        rng: draws the offsets.
+    """
+    stride = max(1, max_length // 2)
+    position = np.flatnonzero(labels).astype(np.int64)
+    user = np.searchsorted(events.offsets, position, side="right") - 1
+    shift = rng.integers(0, stride, len(events.lengths))
+    tile = (position - events.offsets[user] + shift[user]) // stride
+    key = user * (int(tile.max(initial=0)) + 1) + tile
+    _, first, window = np.unique(key, return_index=True, return_inverse=True)
+    last = np.append(first[1:], len(position)) - 1 if len(first) else first
+    tile_start = events.offsets[user[first]] + tile[first] * stride - shift[user[first]]
+    starts = np.maximum(events.offsets[user[first]], tile_start - (max_length - stride))
+    read = events.cut(starts, position[last] - starts)
+    return Windows(user[first], read, window, position - starts[window], events.item[position])
+
+
+def even_chunks(count: int, size: int, rng: np.random.Generator) -> Iterator[Ints]:
+    """A random order of `count` rows in chunks of nearly equal length, none over `size`."""
+    order = rng.permutation(count)
+    for chunk in np.array_split(order, max(1, -(-count // size))):
+        if len(chunk):
+            yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Candidates of a sampled softmax: distinct items and what their logits need.
+
+    Attributes:
+        item: item rows, distinct, [P].
+        log_count: ln of how often each stands in the pool, [P].
+        log_q: ln of how often it was expected to, [P] (METHODS 0.1, expected count).
+    """
+
+    item: Ints
+    log_count: npt.NDArray[np.float32]
+    log_q: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSampler:
+    """Mixed negatives: some positives of the batch and some items at random.
+
+    Attributes:
+        live: item rows that can be recommended, [C].
+        label_share: share of the training labels that each item row has, [rows].
+        in_batch: positives taken from the batch.
+        random: uniform draws from `live`.
+    """
+
+    live: Ints
+    label_share: npt.NDArray[np.float64]
+    in_batch: int
+    random: int
+
+    def sample(self, positives: Ints, rng: np.random.Generator) -> Pool:
+        """Draws the pool of one batch with `positives` [T]."""
+        taken = positives
+        if len(positives) > self.in_batch:
+            taken = rng.choice(positives, self.in_batch, replace=False)
+        drawn = self.live[rng.integers(0, len(self.live), self.random)]
+        item, count = np.unique(np.concatenate([taken, drawn]), return_counts=True)
+        log_q = self.log_expected(item, len(taken))
+        return Pool(item, np.log(count).astype(np.float32), log_q)
+
+    def log_expected(self, item: Ints, num_in_batch: int) -> npt.NDArray[np.float32]:
+        """ln(n_in p + n_rand / C): expected copies of each item in a pool."""
+        share = np.maximum(self.label_share[item], 1e-9)
+        expected = num_in_batch * share + self.random / len(self.live)
+        return np.log(expected).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which rows have an ID embedding of their own; the others look up row 0, a zero vector.
+
+    Attributes:
+        item: bool[item rows].
+        user: bool[user rows].
+    """
+
+    item: Mask
+    user: Mask
+
+    def items(self, rows: Ints) -> Ints:
+        """Embedding rows of item rows."""
+        return np.where(self.item[rows], rows, 0)
+
+    def users(self, rows: Ints) -> Ints:
+        """Embedding rows of user rows."""
+        return np.where(self.user[rows], rows, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Turns rows into the inputs of a model: declared features and admitted ids."""
+
+    items: FeatureTable
+    users: FeatureTable
+    admission: Admission
+
+    def inputs(self, item_rows: Ints, user_rows: Ints) -> tuple[dict[str, Jagged], Arrays]:
+        """ids and feature arrays of U distinct items and B users.
+
+        All item ids travel in the first of the B slots: look-ups do not care whose they are,
+        and both keys need the same number of slots.
+        """
+        lengths = np.zeros(len(user_rows), np.int64)
+        lengths[:1] = len(item_rows)
+        ids = {
+            "item_id": _jagged(self.admission.items(item_rows), lengths),
+            "user_id": _jagged(self.admission.users(user_rows), np.ones_like(user_rows)),
+        }
+        return ids, self.items.gather(item_rows) | self.users.gather(user_rows)
+
+
+def two_tower_batch(
+    windows: Windows, user_rows: Ints, encoder: Encoder, pools: PoolSampler, rng: np.random.Generator
+) -> Batch:
+    """One batch of the retriever.
+
+    Args:
+        windows: B windows.
+        user_rows: row of each window's user, [B].
+        encoder: features and ids.
+        pools: draws the negatives.
+        rng: of this batch.
+    """
+    pool = pools.sample(windows.target_item, rng)
+    wanted = np.concatenate([windows.events.item, windows.target_item, pool.item])
+    items, index = np.unique(wanted, return_inverse=True)
+    history, target, candidates = np.split(
+        index, np.cumsum([len(windows.events.item), len(windows.target_item)])
+    )
+    arrays = encode_history(windows.events) | {"history.item": history}
+    arrays |= {
+        "target.sequence": windows.target_window,
+        "target.length": windows.target_length,
+        "target.item": target,
+        "target.log_q": pools.log_expected(windows.target_item, min(len(target), pools.in_batch)),
+        "pool.item": candidates,
+        "pool.log_count": pool.log_count,
+        "pool.log_q": pool.log_q,
+    }
+    arrays |= _known_pairs(windows, history, target, candidates, len(items))
+    ids, features = encoder.inputs(items, user_rows)
+    return Batch(
+        ids=ids,
+        inputs=tensors(arrays | features),
+        labels={},
+        weight=torch.ones(len(windows)),
+        objective="next_positive",
+    )
+
+
+def _known_pairs(
+    windows: Windows, history: Ints, target: Ints, candidates: Ints, num_items: int
+) -> Arrays:
+    """(window, place in the pool) of every item that the window reads or predicts."""
+    place = np.full(num_items, -1, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    readers = np.repeat(np.arange(len(windows)), windows.events.lengths)
+    window = np.concatenate([readers, windows.target_window])
+    pooled = place[np.concatenate([history, target])]
+    there = pooled >= 0
+    pairs = np.unique(window[there] * max(len(candidates), 1) + pooled[there])
+    return {
+        "known.sequence": pairs // max(len(candidates), 1),
+        "known.pool": pairs % max(len(candidates), 1),
+    }
+
+
+def ranker_batch(
+    requests: Requests, histories: Events, encoder: Encoder, actions: tuple[str, ...]
+) -> Batch:
+    """One batch of the ranker.
+
+    Args:
+        requests: R requests.
+        histories: what was known of each user before the request, [R] cut to the model's length.
+        encoder: features and ids.
+        actions: names of the label columns.
+    """
+    wanted = np.concatenate([histories.item, requests.item])
+    items, index = np.unique(wanted, return_inverse=True)
+    arrays = encode_history(histories, requests.timestamp)
+    arrays |= {
+        "history.item": index[: len(histories.item)],
+        "candidate.item": index[len(histories.item) :],
+        "candidate.lengths": np.diff(requests.offsets),
+        "candidate.position": requests.position,
+    }
+    ids, features = encoder.inputs(items, requests.user)
+    labels = {f"label.{a}": torch.from_numpy(requests.labels[:, i]) for i, a in enumerate(actions)}
+    return Batch(
+        ids=ids,
+        inputs=tensors(arrays | features),
+        labels=labels,
+        weight=torch.ones(len(requests)),
+        objective="impressions",
+    )
+
+
+def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    """numpy -> torch without a copy where the memory is writable."""
+    return {name: torch.from_numpy(np.require(a, requirements="CW")) for name, a in arrays.items()}
+
+
+def _jagged(values: Ints, lengths: Ints) -> Jagged:
+    return Jagged(torch.from_numpy(values), torch.from_numpy(lengths))

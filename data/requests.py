@@ -1,0 +1,120 @@
+"""Impressions grouped into requests, and what each request knew of its user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data.contract.encode import Events, Ints, ragged_positions
+from data.training_log import TrainingLog
+
+NOT_COUNTED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Impressions of R requests: who asked when, what was shown and what came of it.
+
+    Attributes:
+        user: user row, [R].
+        timestamp: ms since 1970, 0 without a clock, [R].
+        known: events of the user that may be read; NOT_COUNTED: those before `timestamp`. [R]
+        offsets: slices of the impressions, [R + 1].
+        item: item rows, [N].
+        position: place in the slate, [N].
+        labels: float32 [N, actions].
+    """
+
+    user: Ints
+    timestamp: Ints
+    known: Ints
+    offsets: Ints
+    item: Ints
+    position: Ints
+    labels: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return len(self.user)
+
+    @classmethod
+    def of(cls, table: pa.Table, actions: tuple[str, ...]) -> Requests:
+        """Groups impressions whose rows are contiguous by request.
+
+        Args:
+            table: encoded impressions.
+            actions: the label columns `label.<action>`, in order.
+        """
+        request = table["request_id"].to_numpy()
+        firsts = np.flatnonzero(np.diff(request, prepend=request[:1] - 1))
+        known = np.full(len(firsts), NOT_COUNTED)
+        if "known" in table.column_names:
+            known = _ints(table, "known")[firsts]
+        labels = [table[f"label.{a}"].to_numpy().astype(np.float32) for a in actions]
+        return cls(
+            _ints(table, "user")[firsts],
+            _ints(table, "timestamp")[firsts],
+            known,
+            np.append(firsts, len(request)).astype(np.int64),
+            _ints(table, "item"),
+            _ints(table, "position"),
+            np.stack(labels, axis=1),
+        )
+
+    def take(self, requests: Ints) -> Requests:
+        """Some requests, in the order asked for."""
+        lengths = np.diff(self.offsets)[requests]
+        at = ragged_positions(self.offsets[requests], lengths)
+        asked = (self.user[requests], self.timestamp[requests], self.known[requests])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Requests(*asked, offsets, self.item[at], self.position[at], self.labels[at])
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvents:
+    """Readable events of all users, by user row.
+
+    Attributes:
+        events: one slice for each row of the user id space.
+    """
+
+    events: Events
+
+    @classmethod
+    def of(cls, log: TrainingLog) -> UserEvents:
+        """Collects the events of the parts that may be read: 20 bytes an event."""
+        rows = log.log.dataset.user_ids.rows
+        lessons = list(log.lessons())
+        users = np.concatenate([lesson.users for lesson in lessons])
+        lengths = np.zeros(rows, np.int64)
+        lengths[users] = np.concatenate([lesson.events.lengths for lesson in lessons])
+        joined = _join([lesson.events for lesson in lessons])
+        starts = np.zeros(rows, np.int64)
+        starts[users] = joined.offsets[:-1]
+        return cls(joined.cut(starts, lengths))
+
+    def histories(self, requests: Requests, max_length: int) -> Events:
+        """The newest events that each request may know, [R] of at most `max_length`."""
+        events, users = self.events, requests.user
+        ends = events.offsets[users] + requests.known
+        timed = requests.known == NOT_COUNTED
+        ends[timed] = events.positions_before(users[timed], requests.timestamp[timed])
+        lengths = np.minimum(ends - events.offsets[users], max_length)
+        return events.cut(ends - lengths, lengths)
+
+
+def _join(groups: list[Events]) -> Events:
+    lengths = np.concatenate([group.lengths for group in groups])
+    columns = (
+        np.concatenate([getattr(group, name) for group in groups])
+        for name in ("item", "action", "surface", "timestamp")
+    )
+    return Events(np.concatenate([[0], np.cumsum(lengths)]), *columns)
+
+
+def _ints(table: pa.Table, name: str) -> Ints:
+    values: Ints = table[name].to_numpy().astype(np.int64)
+    return values

@@ -1,0 +1,152 @@
+"""Impressions for logs that have none: positives among the retriever's own candidates.
+
+A ranker learns from what was shown and what came of it. Where a log only says what was done, each
+sampled positive is set beside items that the retriever would have offered at that moment; the
+manifest says so, and metrics on them are metrics on such rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.contract.artifact import Artifact, Draft, current
+from data.contract.encode import Events, Ints
+from data.contract.settings import to_tree
+from data.dataset import Dataset
+from data.queries import Queries, SplitLog, build_queries
+from data.ranking import Catalogue, rank
+from data.splits import TEST, TRAIN, VALID
+from data.training_log import TrainingLog
+from data.windows import resolve
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.engine.job import Job
+
+TRAIN_REQUESTS = 20_000
+HELD_OUT_REQUESTS = 4_000
+NEGATIVES = 20
+RANKED = 200
+PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Positives to rank: who, after how many known events, and which action followed.
+
+    Attributes:
+        queries: one for each moment, with exactly one positive.
+        action: code of the positive's action, [Q].
+    """
+
+    queries: Queries
+    action: Ints
+
+
+def candidates(job: Job, move_pointer: bool = True) -> Artifact:
+    """Makes impressions for the ranker from the current retriever's candidates."""
+    dataset = Dataset.open(job.root)
+    retriever = current(job.root, "two_tower")
+    tree = to_tree(job.settings)
+    settings = {name: tree[name] for name in ("seed", "split", "windows")}
+
+    def write(draft: Draft) -> None:
+        _write_parts(job, draft, dataset, Retriever.open(retriever, dataset))
+        draft.fields["details"] = {"made_from": "retriever candidates", "negatives": NEGATIVES}
+        draft.fields["id_space"] = dataset.artifact.manifest.id_space
+
+    return job.make("candidates", [dataset.artifact, retriever], settings, write, move_pointer)
+
+
+def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever) -> None:
+    settings = job.settings
+    time_split = settings.split.kind == "time"
+    windows = resolve(settings.windows, dataset.calendar) if time_split else None
+    log = SplitLog(dataset, settings.split, windows, settings.seed)
+    for number, (name, part) in enumerate(PARTS.items()):
+        rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 0xCA, part]))
+        moments = _training_moments(log, rng) if part == TRAIN else _held_out_moments(log, part)
+        table = _impressions(moments, retriever, dataset, rng)
+        folder = draft.path / "impressions" / f"part={name}"
+        folder.mkdir(parents=True)
+        numbered = table["request_id"].to_numpy() + number * 10_000_000
+        table = table.set_column(0, "request_id", pa.array(numbered))
+        pq.write_table(table, folder / "part-00000.parquet", row_group_size=1 << 14)
+
+
+def _training_moments(log: SplitLog, rng: np.random.Generator) -> Moments:
+    """A sample of the training labels, each with the events before it."""
+    lessons = list(TrainingLog(log, (TRAIN,)).lessons())
+    total = sum(int(lesson.labels.sum()) for lesson in lessons)
+    share = min(1.0, TRAIN_REQUESTS / max(1, total))
+    found = []
+    for lesson in lessons:
+        at = np.flatnonzero(lesson.labels & (rng.random(len(lesson.labels)) < share))
+        owner = np.searchsorted(lesson.events.offsets, at, side="right") - 1
+        starts = lesson.events.offsets[owner]
+        history = lesson.events.cut(starts, at - starts)
+        found.append((lesson.users[owner], history, at, lesson.events))
+    return _joined(found)
+
+
+def _joined(found: list[tuple[Ints, Events, Ints, Events]]) -> Moments:
+    lengths = np.concatenate([history.lengths for _, history, _, _ in found])
+    names = ("item", "action", "surface", "timestamp")
+    columns = [np.concatenate([getattr(h, n) for _, h, _, _ in found]) for n in names]
+    item, action, time = (
+        np.concatenate([getattr(events, n)[at] for _, _, at, events in found]).astype(np.int64)
+        for n in ("item", "action", "timestamp")
+    )
+    queries = Queries(
+        np.concatenate([users for users, _, _, _ in found]),
+        Events(np.concatenate([[0], np.cumsum(lengths)]), *columns),
+        item,
+        np.ones(len(item), np.int64),
+        time,
+    )
+    return Moments(queries, action)
+
+
+def _held_out_moments(log: SplitLog, part: int) -> Moments:
+    """One positive of each held-out query, with the action that it was."""
+    queries = build_queries(log, part, HELD_OUT_REQUESTS)
+    first = np.cumsum(queries.num_positives) - queries.num_positives
+    item = queries.positives[first]
+    events = log.dataset.events_of(queries.users)
+    owner = np.repeat(np.arange(len(queries)), events.lengths)
+    codes = np.isin(events.action, log.positive_codes)
+    matches = np.flatnonzero((events.item == item[owner]) & codes)
+    action = np.zeros(len(queries), np.int64)
+    action[owner[matches[::-1]]] = events.action[matches[::-1]]
+    one = np.ones(len(item), np.int64)
+    return Moments(Queries(queries.users, queries.history, item, one, queries.now_ms), action)
+
+
+def _impressions(
+    moments: Moments, retriever: Retriever, dataset: Dataset, rng: np.random.Generator
+) -> pa.Table:
+    """Each positive beside `NEGATIVES` of the items that the retriever ranks highest."""
+    queries = moments.queries
+    ranking = rank(retriever.scores, queries, Catalogue.of(dataset), RANKED)
+    offered = np.where(ranking.hits, -1, ranking.items)
+    order = np.argsort(rng.random(offered.shape) + (offered < 0), axis=1)[:, :NEGATIVES]
+    negatives = np.take_along_axis(offered, order, axis=1)
+    items = np.concatenate([queries.positives[:, None], negatives], axis=1)
+    request, column = np.nonzero(items >= 0)
+    labels = {
+        f"label.{name}": (column == 0) & (moments.action[request] == code)
+        for code, name in enumerate(dataset.vocabulary.actions, start=1)
+    }
+    times = queries.now_ms if queries.now_ms is not None else np.zeros(len(queries), np.int64)
+    shown = {
+        "request_id": request.astype(np.int64),
+        "user": queries.users[request],
+        "item": items[request, column].astype(np.int32),
+        "timestamp": times[request],
+        "known": queries.history.lengths[request],
+        "position": np.zeros(len(request), np.int16),
+        "labels_closed_at": times[request],
+    }
+    return pa.table(shown | labels)

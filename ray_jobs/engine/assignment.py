@@ -1,0 +1,83 @@
+"""What one training run is given: data, settings, the phase, and where its checkpoints lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.contract.artifact import read
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.queries import SplitLog
+from data.splits import TRAIN, VALID
+from data.windows import Windows, resolve
+from ray_jobs.settings import Settings
+
+Phase = Literal["choose", "refit"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One training run; it travels to the workers, so it holds names and no open files.
+
+    Attributes:
+        root: folder of all artefacts.
+        model: name of the task.
+        settings: the job's settings.
+        dataset_version: what to learn from.
+        candidates_version: impressions made from the retriever's candidates, if the log has none.
+        folder: checkpoints and the outcome of this phase.
+        phase: choose validates and stops early; refit takes `max_steps` on everything before the
+            reported part.
+        max_steps: steps to take; 0 leaves it to the settings.
+        start_from: version of the same model whose weights are taken over, if any.
+    """
+
+    root: Path
+    model: str
+    settings: Settings
+    dataset_version: str
+    folder: Path
+    phase: Phase
+    candidates_version: str | None = None
+    max_steps: int = 0
+    start_from: str | None = None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, opened."""
+        return Dataset(read(self.root / "dataset" / self.dataset_version), self.root)
+
+    @cached_property
+    def windows(self) -> Windows | None:
+        """Windows of a time split, else None."""
+        if self.settings.split.kind != "time":
+            return None
+        return resolve(self.settings.windows, self.dataset.calendar)
+
+    @cached_property
+    def log(self) -> SplitLog:
+        """The data set under its split."""
+        return SplitLog(self.dataset, self.settings.split, self.windows, self.settings.seed)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Parts of the log that may be learnt from."""
+        return (TRAIN,) if self.phase == "choose" else (TRAIN, VALID)
+
+    def stream_seed(self, name: str) -> int:
+        """Seed of one of the run's random streams."""
+        key = [self.settings.seed, *name.encode()]
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+    def require_labels(self, count: int) -> None:
+        """Raises UserError when there is nothing to predict."""
+        if count == 0:
+            raise UserError(
+                f"{self.model} has no training labels: no positive action on a new item lies in "
+                "its window; check source.polarity, split.* and windows.*"
+            )

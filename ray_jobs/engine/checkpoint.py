@@ -1,0 +1,97 @@
+"""Training checkpoints: distributed, visible only when whole, loadable by any number of ranks.
+
+`<folder>/step-000400/` holds the tensors (torch.distributed.checkpoint, every rank writes its
+shards) and `state.json`; `<folder>/CURRENT`, written last by rank 0, names the step to resume from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+from data.contract.artifact import write_atomically
+from ray_jobs.engine.loop import Learner, TrainState, world_size
+from ray_jobs.engine.streams import Progress
+
+POINTER = "CURRENT"
+
+
+def save(folder: Path, learner: Learner, state: TrainState) -> None:
+    """Writes a checkpoint; called on every rank. Older ones are removed once it is whole."""
+    merge_progress(state)
+    name = f"step-{state.step:06d}"
+    dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=world_size() == 1)
+    if is_first_rank():
+        (folder / name / "state.json").write_text(json.dumps(_tree(state)))
+        write_atomically(folder / POINTER, name)
+        for old in folder.glob("step-*"):
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+    barrier()
+
+
+def load(folder: Path, learner: Learner) -> TrainState | None:
+    """Restores the learner from the checkpoint that the pointer names; None when there is none."""
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return None
+    path = folder / pointer.read_text().strip()
+    tensors = _tensors(learner)
+    dcp.load(tensors, checkpoint_id=str(path), no_dist=world_size() == 1)
+    _restore(learner, tensors)
+    return _state(json.loads((path / "state.json").read_text()))
+
+
+def _tensors(learner: Learner) -> dict[str, Any]:
+    """What is saved, and the targets of loading."""
+    optimizer = get_optimizer_state_dict(learner.model.core, learner.optimizer)
+    return learner.model.state() | {"optimizer": optimizer}
+
+
+def _restore(learner: Learner, tensors: dict[str, Any]) -> None:
+    learner.model.load(tensors)
+    set_optimizer_state_dict(learner.model.core, learner.optimizer, tensors["optimizer"])
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    tree = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return tree | {"progress": state.progress.to_tree()}
+
+
+def _state(tree: dict[str, Any]) -> TrainState:
+    return TrainState(**tree | {"progress": Progress.from_tree(tree["progress"])})
+
+
+def merge_progress(state: TrainState) -> None:
+    """Lets every rank know what all ranks have consumed of the epoch."""
+    if world_size() == 1:
+        return
+    others: list[Progress | None] = [None] * world_size()
+    dist.all_gather_object(others, state.progress)
+    for other in others:
+        if other is not None:
+            state.progress.absorb(other)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0 (or alone)."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def snapshot_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies tensors to contiguous host memory."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}

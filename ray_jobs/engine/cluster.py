@@ -1,0 +1,49 @@
+"""Connecting to Ray: the cluster that a submitted job runs on, or a private one on loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+
+import psutil
+import ray
+
+MIB = 1 << 20
+LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
+
+
+def connect(num_cpus: int = 0) -> None:
+    """Joins the cluster in RAY_ADDRESS, else starts one on loopback; does nothing when connected.
+
+    Args:
+        num_cpus: logical CPUs that the job needs at once. A local cluster offers at least two
+            more than there are cores: Ray Data starves when training takes every CPU.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        _start_local(num_cpus)
+
+
+def _start_local(num_cpus: int) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        num_cpus=max(num_cpus, (os.cpu_count() or 1) + 2),
+        _node_ip_address=LOOPBACK,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        object_store_memory=_object_store_bytes(),
+    )
+
+
+def _object_store_bytes() -> int:
+    """A tenth of the memory that is free, between 128 MiB and 2 GiB."""
+    return int(min(2048 * MIB, max(128 * MIB, psutil.virtual_memory().available // 10)))

@@ -1,0 +1,135 @@
+"""Trained models applied to rows and histories, by the training code itself.
+
+Serving runs the exported programs instead; tests hold both to the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data.batching import tensors
+from data.contract.artifact import Artifact
+from data.contract.encode import Arrays, Events, Ints, encode_history
+from data.contract.settings import build
+from data.dataset import Dataset
+from data.queries import Queries
+from models.two_tower import TwoTower, TwoTowerSettings
+from ray_jobs.engine.loop import Snapshot
+
+Floats = npt.NDArray[np.float32]
+
+HEADROOM = 1.25
+CHUNK_ITEMS = 8192
+CHUNK_USERS = 512
+CORE, TABLES = "core.", "tables."
+
+
+def table_rows(rows: int) -> int:
+    """Rows of an ID table: those in use and 25% for ids to come (DESIGN, id spaces)."""
+    return int(rows * HEADROOM) + 1
+
+
+def split_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of the core and whole tables of a snapshot."""
+    core = {k.removeprefix(CORE): v for k, v in snapshot.items() if k.startswith(CORE)}
+    tables = {k.removeprefix(TABLES): v for k, v in snapshot.items() if k.startswith(TABLES)}
+    return core, tables
+
+
+def look_up(table: Tensor, rows: Ints) -> Tensor:
+    """Rows of a table, float32[N, dim]; a row that it does not hold is row 0, zeros."""
+    known = np.where(rows < len(table), rows, 0)
+    return table[torch.from_numpy(known)]
+
+
+@dataclass
+class Retriever:
+    """Both towers with their tables."""
+
+    core: TwoTower
+    tables: Mapping[str, Tensor]
+    dataset: Dataset
+    max_length: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, settings: TwoTowerSettings, snapshot: Snapshot) -> Retriever:
+        """Builds the towers and fills them."""
+        weights, tables = split_snapshot(snapshot)
+        core = TwoTower(settings, dataset.vocabulary)
+        core.load_state_dict(weights)
+        return cls(core.eval(), tables, dataset, settings.sequence.max_length)
+
+    @classmethod
+    def open(cls, artifact: Artifact, dataset: Dataset) -> Retriever:
+        """Loads a two_tower artefact."""
+        settings = build(TwoTowerSettings, artifact.manifest.settings["two_tower"])
+        return cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
+
+    @cached_property
+    def item_vectors(self) -> Floats:
+        """Unit vectors of all item rows; zeros for the rows that are no items. [rows, D]."""
+        rows = np.arange(self.dataset.item_ids.rows)
+        found = [self._encode_items(chunk) for chunk in _chunks(rows, CHUNK_ITEMS)]
+        vectors = np.concatenate(found)
+        vectors[: self.dataset.item_ids.first_row] = 0
+        return vectors
+
+    @torch.inference_mode()
+    def _encode_items(self, rows: Ints) -> Floats:
+        inputs = tensors(self.dataset.items.gather(rows))
+        inputs["item_id.rows"] = look_up(self.tables["item_id"], rows)
+        return _numpy(self.core.item_tower(inputs))
+
+    def user_vectors(self, histories: Events, users: Ints) -> Floats:
+        """Unit vectors of users as of the end of their histories.
+
+        Args:
+            histories: all that each user did, [Q].
+            users: their rows, [Q].
+
+        Returns:
+            float32[Q, D].
+        """
+        chunks = _chunks(np.arange(len(users)), CHUNK_USERS)
+        found = [self._encode_users(_cut(histories, at), users[at]) for at in chunks]
+        return np.concatenate([np.zeros((0, self.item_vectors.shape[1]), np.float32), *found])
+
+    @torch.inference_mode()
+    def _encode_users(self, histories: Events, users: Ints) -> Floats:
+        arrays = encode_history(histories.newest(self.max_length))
+        inputs = tensors(arrays | self.dataset.users.gather(users))
+        inputs["user_id.rows"] = look_up(self.tables["user_id"], users)
+        items = arrays["history.item"]
+        inputs["history.embedding.rows"] = torch.from_numpy(self.item_vectors[items])
+        return _numpy(self.core.user_tower(inputs))
+
+    def scores(self, queries: Queries) -> Floats:
+        """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
+        users = self.user_vectors(queries.history, queries.users)
+        scores: Floats = users @ self.item_vectors.T
+        return scores
+
+
+def _cut(events: Events, at: Ints) -> Events:
+    return events.cut(events.offsets[at], events.lengths[at])
+
+
+def _chunks(rows: Ints, size: int) -> Iterator[Ints]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _numpy(value: Tensor) -> Floats:
+    array: Floats = value.numpy()
+    return array

@@ -1,0 +1,194 @@
+"""What all jobs share: settings in, stages with time and memory, one JSON object out.
+
+A job is `python -m ray_jobs.<job> [file.yaml] [key=value ...]`. Progress and tables go to stderr;
+the last line of stdout is one JSON object, also written to `<root>/summary.json`. Exit codes: 0
+done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from data.contract.artifact import Artifact, Draft, find, point, publish, version_of, write_atomically
+from data.contract.settings import (
+    Tree,
+    UserError,
+    build,
+    check_keys,
+    help_lines,
+    merge,
+    read_words,
+    read_yaml,
+)
+from ray_jobs.engine.memory import PeakMemory
+from ray_jobs.settings import Settings
+
+REMEMBERED = ("seed", "source", "split", "windows", "world", "prepare", "id", "two_tower", "ranker")
+SETTINGS_FILE = "settings.yaml"
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoArguments:
+    """A job without words of its own."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One run of a job: its settings, and what it has cost so far.
+
+    Attributes:
+        settings: the checked tree.
+        arguments: the job's own words (`model=`, `day=` ...).
+        root: where all artefacts lie.
+        seconds: wall time of each stage.
+        peak_mib: highest memory of the process tree in each stage (PSS).
+    """
+
+    settings: Settings
+    arguments: Any
+    root: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_mib: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces a stage and records its time and peak memory."""
+        console.rule(f"[bold]{name}", align="left")
+        started = time.perf_counter()
+        with PeakMemory() as memory:
+            yield
+        self.seconds[name] = round(time.perf_counter() - started, 2)
+        self.peak_mib[name] = round(memory.peak_mib, 1)
+        console.print(f"{name}: {self.seconds[name]} s, peak {self.peak_mib[name]:.0f} MiB")
+
+    def make(
+        self,
+        kind: str,
+        parents: Sequence[Artifact],
+        settings: Mapping[str, Any],
+        write: Callable[[Draft], None],
+        move_pointer: bool = True,
+    ) -> Artifact:
+        """Gives the artefact of these parents and settings, writing it if it is not there yet.
+
+        Args:
+            kind: folder under the root.
+            parents: artefacts it is made from.
+            settings: what else decides its content (plain JSON values).
+            write: fills `draft.path` and `draft.fields`; not called when nothing changed.
+            move_pointer: whether `<kind>/CURRENT` shall name it.
+        """
+        references = [parent.reference() for parent in parents]
+        version = version_of(references, settings)
+        artifact = find(self.root, kind, version)
+        if artifact is None:
+            fields = {"parents": references, "settings": dict(settings)}
+            with publish(self.root, kind, version, **fields) as draft:
+                write(draft)
+            artifact = find(self.root, kind, version)
+            assert artifact is not None
+        else:
+            console.print(f"{kind}/{version} is up to date")
+        if move_pointer:
+            point(self.root, artifact)
+        return artifact
+
+
+Main = Callable[[Job], Mapping[str, Any]]
+
+
+def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: bool = False) -> None:
+    """Runs a job from the command line and exits.
+
+    Args:
+        name: the job's name, a verb.
+        main: does the work; what it returns joins the summary.
+        arguments: dataclass of the job's own words.
+        remember: whether explicit settings are kept for later jobs in the same root.
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        print(help_text(name, main, arguments))
+        sys.exit(0)
+    try:
+        job = start(words, arguments, remember)
+        summary = {"job": name, "root": str(job.root), **main(job)}
+    except UserError as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted; run the same command again to finish")
+        sys.exit(130)
+    finish(job, summary)
+
+
+def start(words: Sequence[str], arguments: type[Any] = NoArguments, remember: bool = False) -> Job:
+    """Builds a job from its words and from what the root remembers. Raises UserError."""
+    explicit = read_words(words)
+    own = {f.name for f in dataclasses.fields(arguments)}
+    check_keys(_both(arguments), explicit)
+    given = {k: v for k, v in explicit.items() if k not in own}
+    root = Path(str(given.get("root", Settings.__dataclass_fields__["root"].default)))
+    settings = build(Settings, merge(recall(root), given))
+    job_arguments = build(arguments, {k: v for k, v in explicit.items() if k in own})
+    if remember:
+        keep(root, given)
+    return Job(settings, job_arguments, Path(settings.root))
+
+
+def _both(arguments: type[Any]) -> type[Any]:
+    """The settings and a job's own words as one class, for one check of the names."""
+    hints = typing.get_type_hints(Settings) | typing.get_type_hints(arguments)
+    return dataclasses.make_dataclass("Words", list(hints.items()))
+
+
+def recall(root: Path) -> Tree:
+    """The settings that the root remembers from the run that made it."""
+    path = root / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    tree = read_yaml(path)
+    console.print(f"settings remembered in {path}: {json.dumps(tree)}", highlight=False)
+    return tree
+
+
+def keep(root: Path, explicit: Mapping[str, Any]) -> None:
+    """Remembers explicit settings of what the artefacts are, for later jobs in this root."""
+    path = root / SETTINGS_FILE
+    known = read_yaml(path) if path.is_file() else {}
+    tree = merge(known, {k: v for k, v in explicit.items() if k in REMEMBERED})
+    if tree:
+        write_atomically(path, yaml.safe_dump(tree, sort_keys=False))
+
+
+def finish(job: Job, summary: Mapping[str, Any]) -> None:
+    """Writes the summary to `<root>/summary.json` and to the last line of stdout."""
+    line = json.dumps(dict(summary) | {"seconds": job.seconds, "peak_mib": job.peak_mib})
+    write_atomically(job.root / "summary.json", line + "\n")
+    sys.stderr.flush()
+    print(line, flush=True)
+
+
+def help_text(name: str, main: Main, arguments: type[Any]) -> str:
+    """Usage, the job's own words and every setting with type, default and meaning."""
+    usage = f"python -m ray_jobs.{name} [file.yaml ...] [key=value ...]\n\n{(main.__doc__ or '').strip()}"
+    own = [*help_lines(arguments)]
+    rows = [*own, *help_lines(Settings)]
+    width = max(len(key) for key, *_ in rows)
+    lines = [f"  {k:<{width}}  {text} [{kind}; default {default}]" for k, kind, default, text in rows]
+    head = ["\nWords of this job:", *lines[: len(own)]] if own else []
+    return "\n".join([usage, *head, "\nSettings:", *lines[len(own) :]])

@@ -1,0 +1,298 @@
+"""The one training loop, for every task and any number of ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import nn
+
+from data.contract.settings import Count, NonNegative, Positive, Share
+from data.batching import Admission
+from models.batch import Batch
+from models.embeddings import ShardedModel, Table
+from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
+
+Snapshot = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How models are trained, whichever they are.
+
+    Attributes:
+        num_workers: Ray Train workers; 0 trains in the driver as a group of one.
+        max_steps: most optimiser steps; 0 takes the model's own default.
+        max_epochs: most passes over the training rows.
+        warmup_steps: steps until the learning rate is full.
+        final_rate: share of the learning rate left at the last step (cosine between).
+        validate_every: steps between validations.
+        patience: validations without a better result after which training stops.
+        choose_on: validation metric that picks the number of steps.
+        validation_users: most users in a validation.
+        checkpoint_every: steps between checkpoints.
+        max_failures: worker failures survived before the run is given up.
+        gradient_clip: largest norm of the dense gradient.
+        log_every: steps between log lines.
+    """
+
+    num_workers: NonNegative = 0
+    max_steps: NonNegative = 0
+    max_epochs: Count = 30
+    warmup_steps: NonNegative = 50
+    final_rate: Share = 0.1
+    validate_every: Count = 100
+    patience: Count = 4
+    choose_on: str = "ndcg@50"
+    validation_users: Count = 1000
+    checkpoint_every: Count = 200
+    max_failures: NonNegative = 3
+    gradient_clip: Positive = 1.0
+    log_every: Annotated[int, Field(ge=1)] = 10
+
+
+class Task(Protocol):
+    """What differs from one trained model to the next."""
+
+    name: str
+    admission: Admission
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Full learning rates of the dense part and of the tables."""
+
+    @property
+    def max_steps(self) -> int:
+        """Steps to take when `train.max_steps` is 0."""
+
+    def plan(self) -> BlockPlan:
+        """Which blocks an epoch reads."""
+
+    def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
+        """Cuts one block into batches."""
+
+    def build(self) -> tuple[nn.Module, list[Table]]:
+        """The dense part, and the tables whose rows it reads."""
+
+    def validate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Metrics on the validation part; empty when nothing is chosen."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """A model in training: sharded tables, replicated core, and the core's optimiser.
+
+    Attributes:
+        model: tables and core over the ranks.
+        optimizer: of the dense part; the tables are updated in backward.
+        dense_rate: full learning rate of the dense part.
+        sparse_rate: full learning rate of the tables.
+    """
+
+    model: ShardedModel
+    optimizer: torch.optim.Optimizer
+    dense_rate: float
+    sparse_rate: float
+
+    def set_rate(self, share: float) -> None:
+        """Sets both learning rates to a share of the full ones."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * self.dense_rate
+        self.model.set_tables_learning_rate(share * self.sparse_rate)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that a checkpoint holds beside the weights.
+
+    Attributes:
+        step: optimiser steps done.
+        progress: rows consumed in the current epoch.
+        rows: training rows (windows or requests) consumed since the start.
+        best_step: step of the best validation.
+        best_score: its score.
+        curve: log lines: step, loss, rate, rows/s, share of time waiting for data.
+        validations: step and metrics of each validation.
+    """
+
+    step: int = 0
+    progress: Progress = field(default_factory=Progress)
+    rows: int = 0
+    best_step: int = 0
+    best_score: float = float("-inf")
+    curve: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float]] = field(default_factory=list)
+
+
+class Observer(Protocol):
+    """What happens beside the steps; called on every rank."""
+
+    def logged(self, state: TrainState, line: dict[str, float]) -> None:
+        """A log line is ready."""
+
+    def checkpoint(self, learner: Learner, state: TrainState) -> None:
+        """A checkpoint is due."""
+
+    def validated(self, learner: Learner, state: TrainState) -> bool:
+        """Validates; True when training shall stop."""
+
+
+def train(
+    learner: Learner,
+    stream: Prefetched,
+    state: TrainState,
+    settings: TrainSettings,
+    schedule: Schedule,
+    observer: Observer,
+) -> TrainState:
+    """Runs optimiser steps until the schedule, the stream or the observer ends it.
+
+    Args:
+        learner: the model; changed in place.
+        stream: this rank's batches.
+        state: where to start; changed in place.
+        settings: of the loop.
+        schedule: learning rate by step, and the last step.
+        observer: logs, checkpoints and validation.
+
+    Returns:
+        `state`.
+    """
+    meter = Meter()
+    spare: Batch | None = None
+    while state.step < schedule.max_steps:
+        portion = meter.waiting(lambda: stream.take(state.progress.epoch))
+        if not _anyone(portion is not None):
+            if state.progress.epoch + 1 >= settings.max_epochs:
+                break
+            state.progress.next_epoch()
+            continue
+        spare = portion.batch.muted() if portion else spare or _first_filler(stream)
+        batch = portion.batch if portion else spare
+        loss, logs = _step(learner, batch, schedule.rate(state.step), state, settings)
+        _count(state, portion)
+        meter.add(loss, logs, batch)
+        if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
+            state.curve.append(meter.line(state, schedule))
+            observer.logged(state, state.curve[-1])
+        if state.step % settings.checkpoint_every == 0:
+            observer.checkpoint(learner, state)
+        if state.step % settings.validate_every == 0 and observer.validated(learner, state):
+            break
+    return state
+
+
+def _step(
+    learner: Learner, batch: Batch, rate: float, state: TrainState, settings: TrainSettings
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    # Dropout is reseeded at each step, so that a resumed run draws what the whole one drew.
+    torch.manual_seed((state.step << 8) + _rank())
+    learner.set_rate(rate)
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss, logs = learner.model.module(batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.model.core.parameters(), settings.gradient_clip)
+    learner.optimizer.step()
+    state.step += 1
+    return loss.detach(), logs
+
+
+def _count(state: TrainState, portion: Portion | None) -> None:
+    if portion is None:
+        return
+    state.progress.batches[portion.ticket.block] = portion.consumed
+    state.rows += int((portion.batch.weight > 0).sum())
+
+
+def _anyone(has_batch: bool) -> bool:
+    """Whether any rank still has a batch of this epoch: collectives stay in step."""
+    if world_size() == 1:
+        return has_batch
+    flag = torch.tensor(int(has_batch))
+    dist.all_reduce(flag)
+    return bool(flag.item())
+
+
+def _first_filler(stream: Prefetched) -> Batch:
+    """A rank that begins without a batch of the epoch borrows one of the next."""
+    portion = stream.peek()
+    if portion is None:
+        raise RuntimeError("a rank has no block at all: use fewer workers than there are blocks")
+    return portion.batch.muted()
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up, then a cosine down to a share of the rate."""
+
+    warmup_steps: int
+    max_steps: int
+    final_rate: float
+
+    def rate(self, step: int) -> float:
+        """Share of the full learning rate at a 0-based step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        span = max(1, self.max_steps - self.warmup_steps)
+        done = min(1.0, (step - self.warmup_steps) / span)
+        cosine = 0.5 * (1.0 + float(np.cos(np.pi * done)))
+        return self.final_rate + (1.0 - self.final_rate) * cosine
+
+
+class Meter:
+    """Averages between log lines; nothing is read back from the device in between."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._started = time.perf_counter()
+        self._waited = 0.0
+        self._rows = 0
+        self._steps = 0
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def waiting(self, take: Any) -> Portion | None:
+        """Calls `take` and counts its time as waiting for data."""
+        started = time.perf_counter()
+        portion: Portion | None = take()
+        self._waited += time.perf_counter() - started
+        return portion
+
+    def add(self, loss: torch.Tensor, logs: dict[str, torch.Tensor], batch: Batch) -> None:
+        """Adds one step."""
+        for name, value in {"loss": loss, **logs}.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach()
+        self._rows += int(batch.weight.shape[0])
+        self._steps += 1
+
+    def line(self, state: TrainState, schedule: Schedule) -> dict[str, float]:
+        """The averages since the last line."""
+        seconds = time.perf_counter() - self._started
+        line = {name: float(total) / self._steps for name, total in self._sums.items()}
+        line |= {
+            "step": state.step,
+            "epoch": state.progress.epoch,
+            "rate": schedule.rate(state.step - 1),
+            "samples_per_s": self._rows / seconds,
+            "data_wait": self._waited / seconds,
+        }
+        self._reset()
+        return line
+
+
+def world_size() -> int:
+    """Ranks in the group; 1 without one."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0

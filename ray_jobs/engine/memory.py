@@ -1,0 +1,55 @@
+"""Memory of the process tree: PSS (shared pages counted once) sampled once a second."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import psutil
+
+MIB = 1 << 20
+
+
+def tree_pss() -> int:
+    """Bytes of this process and all below it; shared memory is split among its users."""
+    process = psutil.Process()
+    return sum(_pss(p) for p in [process, *process.children(recursive=True)])
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return 0
+
+
+class PeakMemory:
+    """Context manager that keeps the highest `tree_pss` seen while it is open."""
+
+    def __init__(self, interval_s: float = 1.0) -> None:
+        """Samples every `interval_s` seconds."""
+        self.peak_mib = 0.0
+        self._interval_s = interval_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def _sample(self) -> None:
+        while True:
+            self.peak_mib = max(self.peak_mib, tree_pss() / MIB)
+            if self._done.wait(self._interval_s):
+                return
+
+    def __enter__(self) -> PeakMemory:
+        """Starts sampling."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Takes a last sample and stops."""
+        self._done.set()
+        self._thread.join()

@@ -1,0 +1,211 @@
+"""Block plans and their execution by Ray Data: every row of an epoch exactly once.
+
+An epoch is a seeded permutation of blocks (row groups). Ranks take every n-th block of what is
+left of it; Ray Data reads them in that order; a thread cuts them into batches ahead of the loop.
+What has been consumed is named by (epoch, block, batches), which means the same for any number
+of ranks, so a run resumes with another number than it stopped with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from data.dataset import Block, read_block
+from models.batch import Batch
+
+WHOLE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """Which blocks an epoch reads, and in which order."""
+
+    blocks: tuple[Block, ...]
+    seed: int
+
+    def order(self, epoch: int) -> list[int]:
+        """Block numbers of an epoch in reading order."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
+        return [int(i) for i in rng.permutation(len(self.blocks))]
+
+    def rng(self, epoch: int, block: int) -> np.random.Generator:
+        """The random stream of one block in one epoch, whoever reads it."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, epoch, block, 1]))
+
+
+@dataclass(slots=True)
+class Progress:
+    """What of the current epoch has been consumed, by all ranks together.
+
+    Attributes:
+        epoch: current epoch.
+        batches: block number -> batches consumed, or WHOLE.
+    """
+
+    epoch: int = 0
+    batches: dict[int, int] = field(default_factory=dict)
+
+    def absorb(self, other: Progress) -> None:
+        """Adds what another rank has consumed."""
+        self.batches |= other.batches
+
+    def next_epoch(self) -> None:
+        """Starts the next epoch with nothing consumed."""
+        self.epoch, self.batches = self.epoch + 1, {}
+
+    def to_tree(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"epoch": self.epoch, "batches": {str(k): v for k, v in self.batches.items()}}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Progress:
+        """From JSON."""
+        return cls(tree["epoch"], {int(k): v for k, v in tree["batches"].items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One block to read: in which epoch, and how many of its batches are consumed already."""
+
+    epoch: int
+    block: int
+    skip: int = 0
+
+
+def tickets(
+    plan: BlockPlan, done: Progress, max_epochs: int, rank: int, world_size: int
+) -> list[Ticket]:
+    """What one rank has still to read until the end of `max_epochs`."""
+    current = [
+        Ticket(done.epoch, block, done.batches.get(block, 0))
+        for block in plan.order(done.epoch)
+        if done.batches.get(block) != WHOLE
+    ]
+    mine = current[rank::world_size]
+    for epoch in range(done.epoch + 1, max_epochs):
+        mine += [Ticket(epoch, block) for block in plan.order(epoch)[rank::world_size]]
+    return mine
+
+
+def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+    """Reads blocks in the given order with Ray Data, streaming and ahead of the consumer.
+
+    Memory is bounded by Ray Data's backpressure; order is kept.
+    """
+    if not blocks:
+        return
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with ray.data.DataContext.current(context):
+        plan = ray.put(list(blocks))
+        numbers = ray.data.range(len(blocks), override_num_blocks=len(blocks))
+        tables = numbers.map_batches(
+            _read_numbered, batch_size=None, batch_format="pyarrow", fn_args=(plan,)
+        )
+        yield from tables.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=2
+        )
+
+
+def _read_numbered(numbers: pa.Table, blocks: Any) -> pa.Table:
+    found = ray.get(blocks) if isinstance(blocks, ray.ObjectRef) else blocks
+    return pa.concat_tables([read_block(found[i]) for i in numbers["id"].to_pylist()])
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A batch and what consuming it means for the progress."""
+
+    ticket: Ticket
+    batch: Batch
+    consumed: int
+
+
+Collate = Callable[[pa.Table, np.random.Generator], Iterator[Batch]]
+Reader = Callable[[Sequence[Block]], Iterator[pa.Table]]
+
+
+def portions(
+    plan: BlockPlan, todo: Sequence[Ticket], collate: Collate, read: Reader = read_tables
+) -> Iterator[Portion]:
+    """Batches of the tickets in order; an empty block gives a portion with no rows to train on."""
+    tables = read([plan.blocks[t.block] for t in todo])
+    for ticket, table in zip(todo, tables, strict=True):
+        batches = collate(table, plan.rng(ticket.epoch, ticket.block))
+        numbered = itertools.islice(_last_marked(batches), ticket.skip, None)
+        for batch, consumed in numbered:
+            yield Portion(ticket, batch, consumed)
+
+
+def _last_marked(batches: Iterator[Batch]) -> Iterator[tuple[Batch, int]]:
+    """Numbers batches from 1; the last of a block is marked WHOLE."""
+    ahead = next(batches, None)
+    for number in itertools.count(1):
+        if ahead is None:
+            return
+        batch, ahead = ahead, next(batches, None)
+        yield batch, WHOLE if ahead is None else number
+
+
+class Prefetched:
+    """Runs an iterator in a thread, a few items ahead of the consumer."""
+
+    def __init__(self, items: Iterator[Portion], depth: int = 4) -> None:
+        """Starts the thread; it holds at most `depth` items."""
+        self._queue: queue.Queue[Portion | BaseException | None] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
+        self._thread.start()
+        self._ahead: Portion | None = None
+        self._finished = False
+
+    def _fill(self, items: Iterator[Portion]) -> None:
+        try:
+            for item in items:
+                if not self._put(item):
+                    return
+            self._put(None)
+        except BaseException as error:  # the consumer raises it in its own thread
+            self._put(error)
+
+    def _put(self, item: Portion | BaseException | None) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def peek(self) -> Portion | None:
+        """The next item without taking it, or None at the end."""
+        if self._ahead is None and not self._finished:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            self._ahead, self._finished = item, item is None
+        return self._ahead
+
+    def take(self, epoch: int) -> Portion | None:
+        """The next item if it belongs to `epoch`, else None (the rank has finished the epoch)."""
+        item = self.peek()
+        if item is None or item.ticket.epoch != epoch:
+            return None
+        self._ahead = None
+        return item
+
+    def close(self) -> None:
+        """Stops the thread."""
+        self._stopped.set()
+        self._thread.join(timeout=5)

@@ -1,0 +1,145 @@
+"""The whole loop: `python -m ray_jobs.pipeline root=runs/default`, and `day=next` on the next day.
+
+World or log -> prepare -> train -> evaluate -> export -> index -> serve. A stage whose inputs and
+settings have not changed is skipped; a run that was interrupted is finished by running it again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data.contract.artifact import Artifact, current, has_current, read, write_atomically
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.sources import RawTables, locate, world_tables
+from ray_jobs.deploy import check_served
+from ray_jobs.evaluate import evaluate
+from ray_jobs.export import export
+from ray_jobs.index import index
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.job import Job, run
+from ray_jobs.prepare import prepare
+from ray_jobs.simulate import simulate, simulate_next_day
+from ray_jobs.train import Model, train
+from serve.store import Store
+
+NEXT_DAY_FILE = "next_day.json"
+MODELS: tuple[Model, ...] = ("two_tower", "ranker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineArguments:
+    """Words of the job.
+
+    Attributes:
+        model: train and evaluate this model alone, and stop before export.
+        day: `next` takes posted events and the world's next day, and trains on from yesterday.
+    """
+
+    model: Model | None = None
+    day: Literal["next"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Yesterday:
+    """What a next day starts from; kept in a file until the day is done, so that it can resume.
+
+    Attributes:
+        versions: kind -> version of the artefacts that were current.
+        first_sequence: posted events up to here are in yesterday's data set.
+        last_sequence: posted events up to here join.
+    """
+
+    versions: dict[str, str]
+    first_sequence: int
+    last_sequence: int
+
+    @classmethod
+    def begin(cls, root: Path) -> Yesterday:
+        """Continues the day that was interrupted, or begins a new one."""
+        path = root / NEXT_DAY_FILE
+        if path.is_file():
+            return cls(**json.loads(path.read_text()))
+        kinds = ("world", "dataset", *MODELS)
+        versions = {kind: current(root, kind).version for kind in kinds if has_current(root, kind)}
+        if "dataset" not in versions:
+            raise UserError(f"{root} has no first day yet; run the pipeline without day=next")
+        last = 0
+        if (root / "store").is_dir():
+            with Store.open(root / "store") as store:
+                last = store.last_sequence
+        day = cls(versions, int(Dataset.open(root).details["store_sequence"]), last)
+        write_atomically(path, json.dumps(day.tree()))
+        return day
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def artifact(self, root: Path, kind: str) -> Artifact | None:
+        """Yesterday's artefact of a kind."""
+        return read(root / kind / self.versions[kind]) if kind in self.versions else None
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Takes a log to recommendations over HTTP, or a served root to its next day."""
+    with job.stage("start"):
+        connect(job.settings.train.num_workers + 2)
+    yesterday = Yesterday.begin(job.root) if job.arguments.day else None
+    dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
+    chosen = (job.arguments.model,) if job.arguments.model else MODELS
+    for model in chosen:
+        with job.stage(f"train {model}"):
+            train(job, model, start_from=yesterday and yesterday.artifact(job.root, model))
+    with job.stage("evaluate"):
+        evaluation = evaluate(job, chosen)
+    summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}
+    if job.arguments.model is None:
+        summary |= publish_bundle(job)
+    (job.root / NEXT_DAY_FILE).unlink(missing_ok=True)
+    return summary
+
+
+def prepare_first(job: Job) -> Artifact:
+    """Generates the world if it is the source, and prepares the log."""
+    raw = raw_tables(job)
+    with job.stage("prepare"):
+        return prepare(job, raw)
+
+
+def raw_tables(job: Job) -> RawTables:
+    """The company's tables, or the world's."""
+    if job.settings.source.kind != "world":
+        return locate(job.settings.source)
+    with job.stage("world"):
+        return world_tables(simulate(job).path)
+
+
+def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
+    """Adds posted events, and the world's next day, to yesterday's data set."""
+    raw = posted_tables(job, yesterday)
+    world = yesterday.artifact(job.root, "world")
+    if world and job.settings.source.kind == "world":
+        with job.stage("world"):
+            raw = raw.joined(world_tables(simulate_next_day(job, world).path))
+    with job.stage("prepare"):
+        parent = yesterday.artifact(job.root, "dataset")
+        return prepare(job, raw, parent, store_sequence=yesterday.last_sequence)
+
+
+def publish_bundle(job: Job) -> dict[str, Any]:
+    """Exports, indexes, publishes the bundle, and asks a server for a feed."""
+    with job.stage("export"):
+        exported = export(job)
+    with job.stage("index"):
+        bundle = index(job, exported)
+    with job.stage("deploy"):
+        served = check_served(job)
+    return {"bundle": bundle.version, "served": served}
+
+
+if __name__ == "__main__":
+    run("pipeline", main, PipelineArguments, remember=True)

@@ -1,0 +1,40 @@
+"""The tree of all settings; each group lives beside what it configures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from data.contract.idspace_settings import IdSettings
+from data.sources import SourceSettings
+from data.splits import SplitSettings
+from data.windows import WindowSettings
+from data.world import WorldSettings
+from models.ranker import RankerSettings
+from models.two_tower import TwoTowerSettings
+from ray_jobs.engine.loop import TrainSettings
+from serve.settings import ServeSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of homefeed; the defaults are the recommended run.
+
+    Attributes:
+        root: folder that holds everything of one installation.
+        seed: of sampling, initial weights and evaluation (the world has its own).
+    """
+
+    root: str = "runs/default"
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    source: SourceSettings = field(default_factory=SourceSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    world: WorldSettings = field(default_factory=WorldSettings)
+    id: IdSettings = field(default_factory=IdSettings)
+    two_tower: TwoTowerSettings = field(default_factory=TwoTowerSettings)
+    ranker: RankerSettings = field(default_factory=RankerSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)

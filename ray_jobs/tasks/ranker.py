@@ -1,0 +1,140 @@
+"""Training the ranker: impressions by request, one label an action."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from torch import nn
+
+from data.batching import Admission, Encoder, even_chunks, ranker_batch
+from data.dataset import Block
+from data.requests import Requests, UserEvents
+from data.training_log import TrainingLog, span_of
+from models.batch import Batch
+from models.embeddings import Table
+from models.metrics import ranking_metrics
+from models.ranker import Ranker
+from ray_jobs.engine.assignment import Assignment
+from ray_jobs.engine.inference import RankingModel, table_rows
+from ray_jobs.engine.loop import Snapshot
+from ray_jobs.engine.streams import BlockPlan
+
+
+class RankerTask:
+    """Multi-task training on impressions (METHODS 4)."""
+
+    name = "ranker"
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Finds the impressions; opens none."""
+        self.assignment = assignment
+        self.settings = assignment.settings.ranker
+        windows = assignment.windows
+        span = span_of(assignment.log, windows.ranker if windows else None)
+        self.log = TrainingLog(assignment.log, assignment.parts, span)
+        assignment.require_labels(sum(block.num_rows for block in self.plan().blocks))
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Full learning rates of the dense part and of the tables."""
+        return self.settings.learning_rate, self.settings.table_learning_rate
+
+    @property
+    def max_steps(self) -> int:
+        """The ranker's own number of steps."""
+        return self.settings.max_steps
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Rows that occur in training have an embedding."""
+        counts = self.log.count()
+        least = self.assignment.settings.id.min_count
+        return Admission(counts.item_events >= least, counts.user_labels >= least)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Features and admitted ids."""
+        data = self.assignment.dataset
+        return Encoder(data.items, data.users, self.admission)
+
+    @cached_property
+    def histories(self) -> UserEvents:
+        """What was known of every user."""
+        return UserEvents.of(self.log)
+
+    @property
+    def files(self) -> list[Path]:
+        """Impressions to learn from."""
+        assignment = self.assignment
+        if assignment.windows:
+            return assignment.dataset.impression_files(*assignment.windows.ranker)
+        parts = ("train",) if assignment.phase == "choose" else ("train", "valid")
+        return candidate_files(assignment.root, str(assignment.candidates_version), parts)
+
+    def plan(self) -> BlockPlan:
+        """All row groups of the impressions."""
+        blocks = tuple(block for path in self.files for block in _row_groups(path))
+        return BlockPlan(blocks, self.assignment.stream_seed("ranker.plan"))
+
+    def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches the requests of one block in random order."""
+        actions = self.assignment.dataset.vocabulary.actions
+        requests = Requests.of(self._closed(table), actions)
+        for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
+            part = requests.take(chunk)
+            histories = self.histories.histories(part, self.settings.sequence.max_length)
+            yield ranker_batch(part, histories, self.encoder, actions)
+
+    def _closed(self, table: pa.Table) -> pa.Table:
+        """Leaves out impressions whose labels were still open when the window closed."""
+        windows, calendar = self.assignment.windows, self.assignment.dataset.calendar
+        if windows is None or calendar is None:
+            return table
+        limit = calendar.start_ms(windows.ranker_closed + 1)
+        return table.filter(pc.less_equal(table["labels_closed_at"], limit))
+
+    def build(self) -> tuple[nn.Module, list[Table]]:
+        """The ranker, and tables with room for the ids of days to come."""
+        data = self.assignment.dataset
+        core = Ranker(self.settings, data.vocabulary)
+        rows = table_rows(data.item_ids.rows), table_rows(data.user_ids.rows)
+        return core, core.tables(*rows)
+
+    def validate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Mean metrics over the actions on the part that choices are made on."""
+        table = self._validation_impressions()
+        if table is None or not table.num_rows:
+            return {}
+        data = self.assignment.dataset
+        model = RankingModel.of(data, self.settings, snapshot)
+        probabilities = model.probabilities(table, self.histories_for_validation)
+        labels = Requests.of(table, data.vocabulary.actions).labels
+        metrics = [
+            ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1])
+        ]
+        return {
+            "log_loss": float(np.mean([m["log_loss"] for m in metrics])),
+            "auc": float(np.nanmean([m["auc"] for m in metrics])),
+        }
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Smaller log loss is better."""
+        return -metrics["log_loss"]
+
+
+def candidate_files(root: Path, version: str, parts: tuple[str, ...]) -> list[Path]:
+    """Files of impressions made from candidates."""
+    folder = root / "candidates" / version / "impressions"
+    return [file for part in parts for file in sorted((folder / f"part={part}").glob("*.parquet"))]
+
+
+def _row_groups(path: Path) -> Iterator[Block]:
+    metadata = pq.read_metadata(path)
+    for i in range(metadata.num_row_groups):
+        yield Block(path, i, metadata.row_group(i).num_rows)
