@@ -1,0 +1,156 @@
+"""Raw tables as `prepare` reads them: files, how they are laid out, how columns are named."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from data.contract.schema import Order, Polarity
+from data.contract.settings import UserError
+
+TimestampUnit = Literal["ms", "s", "us", "iso"]
+FeatureOverride = Literal["numeric", "categorical", "multi", "text", "ignore"]
+PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".tsv", ".data", ".dat", ".item", ".user")
+ROLES = ("events", "impressions", "items", "users", "boards", "content")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLayout:
+    """How a delimited text file is read.
+
+    Attributes:
+        delimiter: between columns; several characters are allowed.
+        names: column names, where the file has no header.
+        encoding: of the characters.
+        lists: column -> what separates its values, for columns that hold lists.
+        flags: new list column -> the 0/1 columns whose names are its values.
+    """
+
+    delimiter: str = ","
+    names: tuple[str, ...] = ()
+    encoding: str = "utf8"
+    lists: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSet:
+    """Files of one table and one layout.
+
+    Attributes:
+        files: Parquet or delimited text, in the order in which rows arrived.
+        columns: our column name -> theirs; names not here are the same.
+        timestamp_unit: unit of all times.
+        actions: action -> condition, where actions are derived.
+        text: how text files are read.
+    """
+
+    files: tuple[Path, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    timestamp_unit: TimestampUnit = "ms"
+    actions: Mapping[str, str] = field(default_factory=dict)
+    text: TextLayout = field(default_factory=TextLayout)
+
+    def theirs(self, name: str) -> str:
+        """The name that these files have for one of our columns."""
+        return self.columns.get(name, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawTables:
+    """All raw tables of a log, or of its new days.
+
+    Attributes:
+        order: what orders a user's events.
+        events: the event log.
+        impressions: what was shown, if logged.
+        items: item attributes.
+        users: user attributes.
+        boards: which board holds which item.
+        content: a vector for each item.
+        polarity: action -> polarity, where the default is not wanted.
+        features: column -> kind of feature, where the detected one is not wanted.
+    """
+
+    order: Order
+    events: tuple[FileSet, ...]
+    impressions: tuple[FileSet, ...] = ()
+    items: tuple[FileSet, ...] = ()
+    users: tuple[FileSet, ...] = ()
+    boards: tuple[FileSet, ...] = ()
+    content: tuple[FileSet, ...] = ()
+    polarity: Mapping[str, Polarity] = field(default_factory=dict)
+    features: Mapping[str, FeatureOverride] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, order: Order, sets: Mapping[str, tuple[FileSet, ...]]) -> RawTables:
+        """Tables by role, without overrides."""
+        given: Any = dict(sets)
+        return cls(order=order, **given)
+
+    def joined(self, later: RawTables) -> RawTables:
+        """These tables and then `later` ones, such as a day's log and what was posted over HTTP."""
+        sets = {role: getattr(self, role) + getattr(later, role) for role in ROLES}
+        return replace(self, **sets)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What changes when an input file or the way it is read changes. Plain JSON values."""
+        files = {role: [_print_of(s) for s in getattr(self, role)] for role in ROLES}
+        return files | {
+            "order": self.order,
+            "polarity": dict(self.polarity),
+            "features": dict(self.features),
+        }
+
+
+def _print_of(files: FileSet) -> dict[str, Any]:
+    stats = [(str(path), path.stat()) for path in files.files]
+    return {
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "columns": dict(files.columns),
+        "timestamp_unit": files.timestamp_unit,
+        "actions": dict(files.actions),
+    }
+
+
+def expand(pattern: str, setting: str) -> tuple[Path, ...]:
+    """Data files of a path, folder or glob, sorted. Raises UserError when there are none."""
+    path = Path(pattern)
+    if path.is_file() and path.suffix in PARQUET + TEXT:
+        return (path,)
+    if path.is_dir():
+        found = [f for f in path.rglob("*") if not f.name.startswith((".", "_"))]
+    else:
+        found = [Path(f) for f in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+    files = sorted(f for f in found if f.is_file() and f.suffix in PARQUET + TEXT)
+    if not files:
+        what = "is no .parquet or .csv file" if path.is_file() else "does not exist"
+        what = "holds no .parquet or .csv file" if path.is_dir() else what
+        raise UserError(f"{setting}={pattern} {what}")
+    return tuple(files)
+
+
+def column_names(files: FileSet) -> list[str]:
+    """Columns of the first file."""
+    path = files.files[0]
+    if path.suffix in PARQUET:
+        return list(read_schema(path).names)
+    if files.text.names:
+        return list(files.text.names)
+    with path.open(encoding=files.text.encoding) as stream:
+        line = stream.readline().rstrip("\r\n").removeprefix("\ufeff")
+    return [name.strip('"') for name in line.split(files.text.delimiter)] if line else []
+
+
+def read_schema(path: Path) -> Any:
+    """Arrow schema of a Parquet file. Raises UserError when it is none."""
+    try:
+        return pq.read_schema(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable Parquet file: {error}") from None

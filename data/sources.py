@@ -1,0 +1,122 @@
+"""Where the log comes from: the built-in world, any tables, or the original MovieLens files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from data import movielens
+from data.contract.schema import Order, Polarity
+from data.contract.settings import UserError
+from data.expressions import parse
+from data.raw_tables import (
+    ROLES,
+    FeatureOverride,
+    FileSet,
+    RawTables,
+    TextLayout,
+    TimestampUnit,
+    column_names,
+    expand,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """Where the log comes from.
+
+    Attributes:
+        kind: the built-in world, tables of your own, or original MovieLens files.
+        events: event log of kind=table: a Parquet or CSV file, a folder or a glob.
+        impressions: impression log, likewise; may be left out.
+        items: item table, likewise.
+        users: user table, likewise.
+        boards: edges between boards and items, likewise.
+        content: table with item_id and one vector column, joined as the feature "content".
+        path: folder of an original MovieLens set (ml-100k, ml-1m, ml-20m and later).
+        columns: our column name -> the name in your files; position names what orders a log
+            without a clock.
+        timestamp_unit: unit of all times in your files.
+        actions: action name -> condition on the columns of a row, such as rating>=4; a row gives
+            one event for each condition that it fulfils.
+        polarity: action -> positive, negative or neutral (hide, dislike, report and the like are
+            negative, all others positive).
+        features: item or user column -> kind, where the detected one is not wanted.
+    """
+
+    kind: Literal["world", "table", "movielens"] = "world"
+    events: str | None = None
+    impressions: str | None = None
+    items: str | None = None
+    users: str | None = None
+    boards: str | None = None
+    content: str | None = None
+    path: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    timestamp_unit: TimestampUnit = "ms"
+    actions: dict[str, str] = field(default_factory=dict)
+    polarity: dict[str, Polarity] = field(default_factory=dict)
+    features: dict[str, FeatureOverride] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind == "table" and self.events is None:
+            raise ValueError("source.kind=table needs source.events=<file, folder or glob>")
+        if self.kind == "movielens" and self.path is None:
+            raise ValueError("source.kind=movielens needs source.path=<folder of the set>")
+
+
+def locate(settings: SourceSettings) -> RawTables:
+    """Finds the raw tables of kind=table and movielens (the world's: `world_tables`).
+
+    Raises:
+        UserError: a file is missing or an action's condition is not understood.
+    """
+    for condition in settings.actions.values():
+        parse(condition)
+    if settings.kind == "movielens":
+        sets = movielens.file_sets(Path(settings.path or ""), settings.actions)
+        order: Order = "clock"
+    else:
+        sets = {role: _file_sets(settings, role) for role in ROLES}
+        order = _order(settings, sets["events"][0])
+    located = RawTables.of(order, sets)
+    return replace(located, polarity=settings.polarity, features=settings.features)
+
+
+def _file_sets(settings: SourceSettings, role: str) -> tuple[FileSet, ...]:
+    pattern = getattr(settings, role)
+    if pattern is None:
+        return ()
+    files = expand(pattern, f"source.{role}")
+    actions = settings.actions if role == "events" else {}
+    delimiter = "\t" if files[0].suffix == ".tsv" else ","
+    return (
+        FileSet(
+            files=files,
+            columns=settings.columns,
+            timestamp_unit=settings.timestamp_unit,
+            actions=actions,
+            text=TextLayout(delimiter=delimiter),
+        ),
+    )
+
+
+def _order(settings: SourceSettings, events: FileSet) -> Order:
+    named = "timestamp" in settings.columns
+    if "position" in settings.columns:
+        return "clock" if named else "position"
+    return "clock" if named or "timestamp" in column_names(events) else "none"
+
+
+def world_tables(folder: Path) -> RawTables:
+    """The tables of a world artefact. Raises UserError when they are not there."""
+
+    def files(name: str) -> tuple[FileSet, ...]:
+        found = sorted((folder / name).rglob("*.parquet")) + sorted(folder.glob(f"{name}*.parquet"))
+        return (FileSet(files=tuple(found)),) if found else ()
+
+    sets = {role: files(role) for role in ROLES}
+    if not sets["events"]:
+        raise UserError(f"{folder} holds no events of the world; generate it again")
+    return RawTables.of("clock", sets)
