@@ -1,0 +1,233 @@
+"""ID tables: torchrec collections, planned, sharded, with the optimiser fused into backward.
+
+Notable here:
+- row 0 is unknown: it looks up as zeros and gets no gradient;
+- tables are built on the meta device, each rank fills only its shards, by a seed for each block of
+  rows: the same table comes out whatever the sharding;
+- one path for one rank and for many: `DistributedModelParallel` over the process group;
+- without torchrec the tables are `models.sparse_tables`, in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data.contract.settings import UserError
+from models.batch import Batch, Jagged
+from models.sparse_tables import RowWiseAdagrad, SparseTables
+from models.table_shards import fill
+
+try:
+    from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
+    from torchrec.distributed import DistributedModelParallel
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+    from torchrec.distributed.planner.types import ParameterConstraints
+    from torchrec.optim import RowWiseAdagrad as FusedRowWiseAdagrad
+    from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+except ImportError:  # torch alone
+    EmbeddingCollection = None
+
+Sharding = Literal["auto", "table_wise", "column_wise", "row_wise"]
+META = torch.device("meta")
+EPS = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An ID table.
+
+    Attributes:
+        name: of its ids in a batch and of its rows in a core.
+        num_embeddings: rows, row 0 being unknown.
+        dim: width of a row.
+    """
+
+    name: str
+    num_embeddings: int
+    dim: int
+
+
+class EmbeddingTables(nn.Module):
+    """Looks up rows by id, unpooled, all tables in one collection.
+
+    Example:
+        item_id holds the batch's distinct items, user_id one user a row (B = 2):
+
+            ids["item_id"]  values [7, 3, 9]  lengths [3, 0]   ->  [3, dim]
+            ids["user_id"]  values [4, 0]     lengths [1, 1]   ->  [2, dim], second row zeros
+    """
+
+    def __init__(self, tables: Sequence[Table], device: torch.device = META) -> None:
+        """Builds the tables, unfilled, on `device`."""
+        super().__init__()
+        self.tables = tuple(tables)
+        self.collection: nn.Module = _collection(self.tables, device)
+
+    def forward(self, ids: Mapping[str, Jagged]) -> dict[str, Tensor]:
+        """Rows of every table's ids, by name: float32[len(values), dim], zeros for id 0."""
+        if isinstance(self.collection, SparseTables):
+            rows = self.collection({t.name: ids[t.name].values for t in self.tables})
+        else:
+            found = self.collection(self._keyed(ids))
+            rows = {t.name: found[t.name].values() for t in self.tables}
+        return {name: r * (ids[name].values != 0).unsqueeze(-1) for name, r in rows.items()}
+
+    def _keyed(self, ids: Mapping[str, Jagged]) -> Any:
+        names = [t.name for t in self.tables]
+        return KeyedJaggedTensor(
+            keys=names,
+            values=torch.cat([ids[name].values for name in names]),
+            lengths=torch.cat([ids[name].lengths for name in names]),
+        )
+
+
+def _collection(tables: Sequence[Table], device: torch.device) -> nn.Module:
+    if EmbeddingCollection is None:
+        return SparseTables({t.name: (t.num_embeddings, t.dim) for t in tables}, device)
+    configs = [
+        EmbeddingConfig(
+            name=t.name,
+            feature_names=[t.name],
+            num_embeddings=t.num_embeddings,
+            embedding_dim=t.dim,
+        )
+        for t in tables
+    ]
+    collection: nn.Module = EmbeddingCollection(tables=configs, device=device)
+    return collection
+
+
+class Model(nn.Module):
+    """Tables and the core that reads their rows: what is trained together."""
+
+    def __init__(self, tables: EmbeddingTables, core: nn.Module) -> None:
+        """Pairs them."""
+        super().__init__()
+        self.tables = tables
+        self.core = core
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The core's loss and logs for a batch."""
+        loss, logs = self.core(self.tables(batch.ids), batch)
+        return loss, logs
+
+
+class ShardedModel(NamedTuple):
+    """A model spread over the ranks of the process group.
+
+    Attributes:
+        module: called with a batch; gradients of its dense part are averaged over the ranks.
+        core: the dense part, unwrapped, the same on all ranks.
+        tables_optimizer: what updates the tables in backward; its `zero_grad` takes over a learning
+            rate that was changed in `param_groups`.
+        plan: which table lies where, for people.
+    """
+
+    module: nn.Module
+    core: nn.Module
+    tables_optimizer: Any
+    plan: str
+
+    def dense_parameters(self) -> dict[str, nn.Parameter]:
+        """What an ordinary optimiser has to step, by name."""
+        return dict(self.core.named_parameters())
+
+    def state(self) -> dict[str, Any]:
+        """What a distributed checkpoint saves, and the target into which it loads.
+
+        Every rank calls it. A rank without a shard has no optimiser state: that entry is left out,
+        as the checkpoint would be asked for a key that it does not have.
+        """
+        state = {"model": self.module.state_dict(), "tables": self.tables_optimizer.state_dict()}
+        return state if state["tables"]["state"] else {"model": state["model"]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes over what a distributed checkpoint loaded into `state()`."""
+        self.module.load_state_dict(state["model"])
+        if "tables" in state:
+            self.tables_optimizer.load_state_dict(state["tables"])
+
+    def set_tables_learning_rate(self, learning_rate: float) -> None:
+        """Changes the rate of the optimiser in backward, from the next step on."""
+        for group in self.tables_optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.tables_optimizer.zero_grad()
+
+
+def shard(
+    core: nn.Module,
+    tables: Sequence[Table],
+    learning_rate: float,
+    seed: int,
+    sharding: Sharding = "auto",
+) -> ShardedModel:
+    """Plans and builds the tables beside `core`, filled by `seed`.
+
+    Args:
+        core: the dense part, on its device.
+        tables: what to look up.
+        learning_rate: of row-wise Adagrad on the tables.
+        seed: of the first values, N(0, 1 / dim).
+        sharding: how tables are cut; auto leaves it to torchrec's planner.
+
+    Raises:
+        UserError: several ranks without torchrec.
+    """
+    device = next(core.parameters()).device
+    if EmbeddingCollection is None:
+        sharded = _single(core, tables, learning_rate)
+    else:
+        sharded = _planned(core, tables, learning_rate, sharding)
+    fill(sharded.module, {t.name: t.dim for t in tables}, seed)
+    return sharded
+
+
+def _single(core: nn.Module, tables: Sequence[Table], learning_rate: float) -> ShardedModel:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError(
+            "training on several workers needs torchrec and fbgemm-gpu: install them, or set "
+            "train.num_workers=0"
+        )
+    model = Model(EmbeddingTables(tables, next(core.parameters()).device), core)
+    optimizer = RowWiseAdagrad(model.tables.collection, learning_rate)
+    return ShardedModel(model, core, optimizer, "one process, no torchrec")
+
+
+def _planned(
+    core: nn.Module, tables: Sequence[Table], learning_rate: float, sharding: Sharding
+) -> ShardedModel:
+    device = next(core.parameters()).device
+    model = Model(EmbeddingTables(tables, META), core)
+    apply_optimizer_in_backward(
+        FusedRowWiseAdagrad, model.tables.parameters(), {"lr": learning_rate, "eps": EPS}
+    )
+    sharders = [EmbeddingCollectionSharder()]
+    plan = _planner(tables, sharding, device).collective_plan(model, sharders, dist.group.WORLD)
+    module = DistributedModelParallel(
+        model,
+        device=device,
+        plan=plan,
+        sharders=sharders,
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    return ShardedModel(module, core, module.fused_optimizer, str(plan))
+
+
+def _planner(tables: Sequence[Table], sharding: Sharding, device: torch.device) -> Any:
+    """A planner that never chooses data_parallel: slow for large tables, and not fused."""
+    kinds = ["table_wise", "column_wise", "row_wise"] if sharding == "auto" else [sharding]
+    allowed = ParameterConstraints(sharding_types=kinds, compute_kernels=["fused"])
+    world = dist.get_world_size()
+    return EmbeddingShardingPlanner(
+        topology=Topology(world_size=world, compute_device=device.type, local_world_size=world),
+        constraints={table.name: allowed for table in tables},
+        debug=False,
+    )

@@ -1,0 +1,60 @@
+"""Losses. Shapes: T targets, P pool items, N candidates, A actions."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED = -1e9
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of `values` [T] by `weight` [T] over the rows of all ranks.
+
+    Data-parallel training averages the gradients of the ranks as if each held as many rows;
+    dividing by the mean weight of a rank instead of the own one makes that average exact.
+    """
+    total = weight.sum()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return (values * weight).sum() / total.clamp(min=1e-6)
+
+
+def sampled_softmax(
+    positive: Tensor, negatives: Tensor, correction: Tensor, known: Tensor
+) -> Tensor:
+    """Softmax cross-entropy over a shared pool with logQ correction.
+
+    `L = −ln( e^{s_p − ln Q_p} / (e^{s_p − ln Q_p} + Σ_j c_j e^{s_j − ln Q_j}) )`
+    (Yi et al., RecSys'19, eq. 5; PinnerFormer §4.3): the correction is on both sides.
+
+    Args:
+        positive: float32[T] `s_p − ln Q_p`.
+        negatives: float32[T, P] scores `s_j`.
+        correction: float32[P] `ln c_j − ln Q_j`: multiplicity in the pool, expected count.
+        known: bool[T, P] pool items that are no negatives of the target.
+
+    Returns:
+        float32[T].
+    """
+    logits = (negatives + correction).masked_fill(known, MASKED)
+    return F.softplus(torch.logsumexp(logits, 1) - positive)
+
+
+def multi_task_bce(logits: Tensor, labels: Tensor, task_weight: Tensor) -> Tensor:
+    """Binary cross-entropy summed over heads: `Σ_h w_h [−y_h ln f_h − (1 − y_h) ln(1 − f_h)]`.
+
+    Args:
+        logits: float32[N, A].
+        labels: float32[N, A] in 0..1.
+        task_weight: float32[A] `w_h` (TransAct, KDD'23, eq. 6 with a diagonal weight matrix).
+
+    Returns:
+        float32[N].
+    """
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (each * task_weight).sum(-1)

@@ -1,0 +1,255 @@
+"""Two-tower retrieval: a user's history and an item meet in one space.
+
+Notable here:
+- the history is read through the item tower, so the two sides share one space of items;
+- every position of a window predicts (dense targets), over one pool of candidates a batch;
+- the towers that train are the modules that are exported.
+
+Shapes: B windows of H events, U distinct items of the batch, T targets, P pool items, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError
+from models.embeddings import Table
+from models.features import FeatureEncoder, is_missing
+from models.losses import sampled_softmax, weighted_mean
+from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from data.contract.schema import Vocabulary
+    from models.batch import Batch
+
+MIN_TEMPERATURE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegativeSettings:
+    """The pool of candidates that every target of a batch is told apart from.
+
+    Attributes:
+        in_batch: positives of the batch drawn into the pool, popular items more often.
+        random: items drawn uniformly from the catalogue.
+        log_q: correct for how often an item is in the pool.
+    """
+
+    in_batch: NonNegative = 256
+    random: NonNegative = 256
+    log_q: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty pool."""
+        if self.in_batch + self.random == 0:
+            raise ValueError("set in_batch or random above 0: there is nothing to learn against")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoTowerSettings:
+    """The retrieval model.
+
+    Attributes:
+        dim: width of user and item embeddings.
+        id_dim: width of ID rows.
+        id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
+            history carry items and users without a row.
+        hidden: width of the towers' hidden layers.
+        temperature: first value of the learnt temperature of the scores, at least 0.01.
+        sequence: the encoder of histories.
+        negatives: the pool of candidates.
+        batch_size: windows a step on each worker.
+        learning_rate: of AdamW on the towers.
+        table_learning_rate: of row-wise Adagrad on the ID tables.
+        weight_decay: of AdamW.
+    """
+
+    dim: Count = 64
+    id_dim: Count = 64
+    id_dropout: Dropout = 0.0
+    hidden: Count = 256
+    temperature: Positive = 0.07
+    sequence: SequenceSettings = field(default_factory=SequenceSettings)
+    negatives: NegativeSettings = field(default_factory=NegativeSettings)
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    table_learning_rate: Positive = 0.05
+    weight_decay: float = 0.0
+
+
+class ItemTower(nn.Module):
+    """ID row and features of items -> unit vectors."""
+
+    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
+        """Builds the tower for the declared item columns."""
+        super().__init__()
+        self.features = FeatureEncoder(vocabulary.item_features, "item")
+        self.id = nn.Linear(settings.id_dim + 1, settings.dim)
+        width = settings.id_dim + 1 + self.features.width
+        self.mix = perceptron(width, settings.hidden, settings.dim)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""
+        rows = inputs["item_id.rows"]
+        known = torch.cat([rows, is_missing(rows)], 1)
+        mixed = self.mix(torch.cat([known, *self.features(inputs)], 1))
+        return F.normalize(self.id(known) + mixed, dim=-1)
+
+    def input_names(self) -> list[str]:
+        """Names of the arrays that it reads."""
+        return ["item_id.rows", *self.features.input_names()]
+
+
+class UserTower(nn.Module):
+    """ID row, features and history of users -> unit vectors."""
+
+    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
+        """Builds the tower for the declared user columns, actions and surfaces."""
+        super().__init__()
+        dim = settings.dim
+        self.features = FeatureEncoder(vocabulary.user_features, "user")
+        self.start = perceptron(
+            settings.id_dim + 1 + self.features.width, settings.hidden, dim
+        )
+        self.events = EventEncoder(dim, dim, vocabulary)
+        self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
+        self.head = perceptron(dim, settings.hidden, dim)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """State after the whole history, float32[B, D]; see `states` for the inputs."""
+        states = self.states(inputs)
+        lengths = inputs["history.lengths"]
+        return self.project(states[torch.arange(len(lengths), device=states.device), lengths])
+
+    def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """States after every prefix of the histories.
+
+        Args:
+            inputs: `user_id.rows` float32[B, id_dim], `user.<feature>`, `history.lengths`
+                int64[B] and, for H events, `history.embedding.rows` float32[H, D] (item vectors,
+                zeros if unknown), `history.action`, `history.surface`, `history.gap_ms` int64[H].
+
+        Returns:
+            float32[B, L + 1, D], not yet projected.
+        """
+        rows = inputs["user_id.rows"]
+        start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
+        events = self.events(
+            inputs["history.embedding.rows"],
+            inputs["history.action"],
+            inputs["history.surface"],
+            inputs["history.gap_ms"],
+        )
+        states: Tensor = self.sequence(events, inputs["history.lengths"], start)
+        return states
+
+    def project(self, states: Tensor) -> Tensor:
+        """States [..., D] -> unit vectors [..., D]."""
+        return F.normalize(states + self.head(states), dim=-1)
+
+
+class TwoTower(nn.Module):
+    """Both towers and the loss that trains them."""
+
+    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
+        """Builds the towers for the data set's columns, actions and surfaces."""
+        super().__init__()
+        if settings.temperature < MIN_TEMPERATURE:
+            raise UserError(f"two_tower.temperature must be at least {MIN_TEMPERATURE}")
+        self.settings = settings
+        self.item_tower = ItemTower(settings, vocabulary)
+        self.user_tower = UserTower(settings, vocabulary)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
+
+    def tables(self, num_items: int, num_users: int) -> list[Table]:
+        """ID tables for id spaces of so many rows."""
+        dim = self.settings.id_dim
+        return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
+
+    def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sampled softmax of every target over the batch's pool.
+
+        Args:
+            rows: `item_id` float32[U, id_dim] of the distinct items, `user_id` [B, id_dim].
+            batch: `item.<feature>` of the U items, `user.<feature>` of the B windows,
+                `history.item` int64[H] (index into U), `history.action|surface|gap_ms` [H],
+                `history.lengths` [B]; `target.sequence`, `target.length` (events read),
+                `target.item` (into U) int64[T], `target.log_q` float32[T]; `pool.item` int64[P]
+                (into U), `pool.log_count`, `pool.log_q` float32[P]; `known.sequence`,
+                `known.pool` int64[K]: pairs that are no negatives.
+
+        Returns:
+            Loss and what to log.
+        """
+        inputs = batch.inputs
+        items = self.item_tower({**inputs, "item_id.rows": self._drop(rows["item_id"])})
+        users = self._target_users(rows["user_id"], items, inputs)
+        losses, top = self._losses(users, items, inputs)
+        weight = batch.weight[inputs["target.sequence"]]
+        loss = weighted_mean(losses, weight)
+        logs = {
+            "loss": loss.detach(),
+            "pool_top1": weighted_mean(top.float(), weight),
+            "temperature": self.temperature.detach(),
+        }
+        return loss, logs
+
+    @property
+    def temperature(self) -> Tensor:
+        """Of the scores, learnt, at least `MIN_TEMPERATURE`."""
+        return torch.exp(-self.log_scale).clamp(min=MIN_TEMPERATURE)
+
+    def _drop(self, rows: Tensor) -> Tensor:
+        if not self.training or not self.settings.id_dropout:
+            return rows
+        keep = torch.rand(len(rows), 1, device=rows.device) >= self.settings.id_dropout
+        return rows * keep
+
+    def _target_users(self, user_rows: Tensor, items: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """User vectors as they stood before each target, float32[T, D]."""
+        history = items.index_select(0, inputs["history.item"])
+        states = self.user_tower.states(
+            {
+                **inputs,
+                "user_id.rows": self._drop(user_rows),
+                "history.embedding.rows": history,
+            }
+        )
+        places = inputs["target.sequence"] * states.shape[1] + inputs["target.length"]
+        return self.user_tower.project(states.flatten(0, 1).index_select(0, places))
+
+    def _losses(
+        self, users: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of each target, and whether it beats the whole pool."""
+        users = users / self.temperature
+        positive = (users * items.index_select(0, inputs["target.item"])).sum(-1)
+        negatives = users @ items.index_select(0, inputs["pool.item"]).T
+        correction, positive_correction = inputs["pool.log_count"], torch.zeros_like(positive)
+        if self.settings.negatives.log_q:
+            correction = correction - inputs["pool.log_q"]
+            positive_correction = inputs["target.log_q"]
+        known = self._known(inputs)[inputs["target.sequence"]]
+        losses = sampled_softmax(positive - positive_correction, negatives, correction, known)
+        top = positive.detach() > negatives.detach().masked_fill(known, -math.inf).amax(1)
+        return losses, top
+
+    def _known(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """bool[B, P]: pool items that are positives of the window."""
+        shape = len(inputs["history.lengths"]), len(inputs["pool.item"])
+        known = torch.zeros(shape, dtype=torch.bool, device=inputs["pool.item"].device)
+        known[inputs["known.sequence"], inputs["known.pool"]] = True
+        return known
+
+
+def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
+    """Two layers with GELU between."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
