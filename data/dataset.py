@@ -90,9 +90,16 @@ class Dataset:
     @cached_property
     def items_created_at(self) -> npt.NDArray[np.int64]:
         """Creation time of each item row, ms since 1970, 0 where unknown. [rows]."""
-        mapped = pa.memory_map(str(self.artifact.path / "items.arrow"))
-        column = pa.ipc.open_file(mapped).read_all()["created_at"]
-        times: npt.NDArray[np.int64] = column.to_numpy()
+        return self._created_at("items.arrow")
+
+    @cached_property
+    def users_created_at(self) -> npt.NDArray[np.int64]:
+        """Creation time of each user row, likewise. [rows]."""
+        return self._created_at("users.arrow")
+
+    def _created_at(self, name: str) -> npt.NDArray[np.int64]:
+        mapped = pa.memory_map(str(self.artifact.path / name))
+        times: npt.NDArray[np.int64] = pa.ipc.open_file(mapped).read_all()["created_at"].to_numpy()
         return times
 
     @cached_property

@@ -4,7 +4,8 @@ A query stands at one moment. Everything of the user before it is the history, w
 must not be recommended again; what the user then did positively in the evaluated part, and had not
 touched before, are its positives.
 
-- time: the end of the last day before the part. Users without a history stay in.
+- time: the end of the last day before the part. Users without a history stay in, but for those
+  who are known to have joined later.
 - leave_one_out: just before the held-out event.
 - column: the events of earlier parts, whatever their place in the log.
 """
@@ -197,8 +198,12 @@ def queries_of(block: SplitEvents, part: int, log: SplitLog) -> Queries:
     known = block.known_before(part, log.split.kind)
     owner, item = _positives(block, known, part, log.positive_codes)
     counts = np.bincount(owner, minlength=len(block.users))
-    every = Queries(block.users, block.keep(known), item, counts, _moments(block, known, part, log))
-    return every.take(np.flatnonzero(counts))
+    moments = _moments(block, known, part, log)
+    asked = counts > 0
+    if moments is not None:
+        asked &= log.dataset.users_created_at[block.users] <= moments
+    every = Queries(block.users, block.keep(known), item, counts, moments)
+    return every.take(np.flatnonzero(asked))
 
 
 def _positives(

@@ -1,44 +1,32 @@
-"""Judging models: full-catalogue retrieval beside its baselines, and predictions on impressions.
+"""Judging retrieval: the full catalogue ranked by a model, its baselines and an oracle.
 
-Everything here returns plain trees (JSON values), the content of `metrics.json`, from which the
-report is drawn.
+The result is a plain tree (JSON values), part of `metrics.json`, from which the report is drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
+from rich.console import Console
 from rich.progress import track
 
 from data.baselines import ItemNeighbors, Popularity
-from data.contract.idspace import hash_ids
 from data.contract.settings import Count, Positive, UserError
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import Slice, by_activity, by_age, by_interest, by_popularity, slice_recall
 from data.splits import TEST
-from models.metrics import (
-    auc,
-    bootstrap_interval,
-    per_query,
-    ranking_metrics,
-    reliability,
-    retrieval_metrics,
-)
-from ray_jobs.engine.job import console
+from models.metrics import bootstrap_interval, per_query, retrieval_metrics
 
 Tree = dict[str, Any]
-Probabilities = Callable[[pa.Table], npt.NDArray[np.float32]]
 
 MODEL = "model"
-INTERVAL_METRICS = ("recall", "ndcg", "hit_rate", "mrr")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +58,7 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class EvaluationSet:
     """The queries of the reported part and what all scorers are judged against.
 
     Attributes:
@@ -88,7 +76,7 @@ class Trial:
     settings: EvalSettings
 
     @classmethod
-    def of(cls, log: SplitLog, settings: EvalSettings) -> Trial:
+    def of(cls, log: SplitLog, settings: EvalSettings) -> EvaluationSet:
         """Draws the queries. Raises UserError when there is nothing to predict."""
         queries = build_queries(log, TEST, settings.max_users)
         if len(queries) == 0:
@@ -124,11 +112,11 @@ def _interests(log: SplitLog) -> pa.Array | None:
     return log.dataset.items.columns["interests" if "interests" in lists else lists[0]]
 
 
-def judge_retrieval(trial: Trial, scorers: Mapping[str, Scorer]) -> Tree:
+def judge_retrieval(held_out: EvaluationSet, scorers: Mapping[str, Scorer]) -> Tree:
     """Ranks the catalogue by each scorer.
 
     Args:
-        trial: the queries.
+        held_out: the queries.
         scorers: name -> scorer, the model first under the name `model`.
 
     Returns:
@@ -136,40 +124,42 @@ def judge_retrieval(trial: Trial, scorers: Mapping[str, Scorer]) -> Tree:
         metrics: scorer -> metric -> value; intervals: scorer -> metric -> 95% over users;
         slices: list of {name, k, labels, positives, recall: scorer -> values}.
     """
-    depth = max(*trial.settings.ks, trial.settings.slice_k)
+    depth = max(*held_out.settings.ks, held_out.settings.slice_k)
     rankings = {
-        name: rank(scorer, trial.queries, trial.catalogue, depth)
-        for name, scorer in track(scorers.items(), "ranking the catalogue", console=console)
+        name: rank(scorer, held_out.queries, held_out.catalogue, depth)
+        for name, scorer in track(
+            scorers.items(), "ranking the catalogue", console=Console(stderr=True)
+        )
     }
     return {
-        "queries": len(trial.queries),
-        "positives": len(trial.queries.positives),
-        "reachable": _reachable(trial),
-        "items": trial.catalogue.num_items,
-        "metrics": {name: _metrics(r, trial) for name, r in rankings.items()},
-        "intervals": {name: _intervals(r, trial) for name, r in rankings.items()},
-        "slices": [_slice(group, rankings, trial) for group in trial.slices()],
+        "queries": len(held_out.queries),
+        "positives": len(held_out.queries.positives),
+        "reachable": _reachable(held_out),
+        "items": held_out.catalogue.num_items,
+        "metrics": {name: _metrics(r, held_out) for name, r in rankings.items()},
+        "intervals": {name: _intervals(r, held_out) for name, r in rankings.items()},
+        "slices": [_slice(group, rankings, held_out) for group in held_out.slices()],
     }
 
 
-def _metrics(ranking: Ranking, trial: Trial) -> dict[str, float]:
+def _metrics(ranking: Ranking, held_out: EvaluationSet) -> dict[str, float]:
     return retrieval_metrics(
         ranking.items,
         ranking.hits,
         ranking.num_positives,
-        trial.catalogue.num_items,
-        trial.settings.ks,
+        held_out.catalogue.num_items,
+        held_out.settings.ks,
     )
 
 
-def _intervals(ranking: Ranking, trial: Trial) -> dict[str, tuple[float, float]]:
-    values = per_query(ranking.hits, ranking.num_positives, trial.settings.ks[0])
-    return {name: bootstrap_interval(value, trial.log.seed) for name, value in values.items()}
+def _intervals(ranking: Ranking, held_out: EvaluationSet) -> dict[str, tuple[float, float]]:
+    values = per_query(ranking.hits, ranking.num_positives, held_out.settings.ks[0])
+    return {name: bootstrap_interval(value, held_out.log.seed) for name, value in values.items()}
 
 
-def _reachable(trial: Trial) -> float:
+def _reachable(held_out: EvaluationSet) -> float:
     """Share of the positives that were in the catalogue at the moment of their query."""
-    queries, catalogue = trial.queries, trial.catalogue
+    queries, catalogue = held_out.queries, held_out.catalogue
     there = catalogue.live[queries.positives]
     if queries.now_ms is not None:
         moments = queries.now_ms[queries.positive_owners]
@@ -177,9 +167,9 @@ def _reachable(trial: Trial) -> float:
     return float(there.mean())
 
 
-def _slice(group: Slice, rankings: Mapping[str, Ranking], trial: Trial) -> Tree:
-    k = trial.settings.slice_k
-    found = {name: slice_recall(group, r, trial.queries, k) for name, r in rankings.items()}
+def _slice(group: Slice, rankings: Mapping[str, Ranking], held_out: EvaluationSet) -> Tree:
+    k = held_out.settings.slice_k
+    found = {name: slice_recall(group, r, held_out.queries, k) for name, r in rankings.items()}
     return {
         "name": group.name,
         "k": k,
@@ -199,67 +189,6 @@ class StreamedScores:
     def __call__(self, queries: Queries) -> Scores:
         """The next `len(queries)` lines."""
         return np.stack([next(self._lines) for _ in range(len(queries))])
-
-
-def draw_requests(tables: Iterator[pa.Table], total: int, most: int, seed: int) -> pa.Table:
-    """Whole requests drawn by the hash of their id, about `most` impressions.
-
-    Args:
-        tables: impressions.
-        total: rows in all of them.
-        most: rows wanted.
-        seed: of the draw.
-
-    Returns:
-        All of the impressions when there are fewer than `most`.
-    """
-    if total <= most:
-        return pa.concat_tables(tables)
-    limit = np.uint64(most / total * 2.0**64)
-    return pa.concat_tables(table.filter(pa.array(_draws(table, seed) < limit)) for table in tables)
-
-
-def _draws(table: pa.Table, seed: int) -> npt.NDArray[np.uint64]:
-    salt = hash_ids(pa.array([seed], pa.int64())).view(np.int64)[0]
-    return hash_ids(pa.array(table["request_id"].to_numpy() ^ salt))
-
-
-def judge_ranking(
-    impressions: pa.Table,
-    actions: Sequence[str],
-    probabilities: Probabilities,
-    popularity: Popularity,
-    bins: int,
-) -> Tree:
-    """Predictions on impressions, one entry an action.
-
-    Args:
-        impressions: with a column `label.<action>` each.
-        actions: names, in the order of the model's outputs.
-        probabilities: gives float32[N, actions].
-        popularity: whose ranking of the same impressions stands beside.
-        bins: of the reliability diagram.
-
-    Returns:
-        action -> auc, log_loss, calibration, ece, positive_rate (None where undefined),
-        popularity: {auc}, reliability: {predicted, actual, count}.
-    """
-    predicted = probabilities(impressions)
-    counts = popularity.counts[impressions["item"].to_numpy()]
-    found: Tree = {}
-    for column, action in enumerate(actions):
-        labels = np.asarray(impressions[f"label.{action}"]).astype(bool)
-        curve = reliability(labels, predicted[:, column], bins)
-        found[action] = {
-            **ranking_metrics(labels, predicted[:, column]),
-            "popularity": {"auc": auc(labels, counts)},
-            "reliability": {
-                "predicted": curve.predicted.tolist(),
-                "actual": curve.actual.tolist(),
-                "count": curve.count.tolist(),
-            },
-        }
-    return found
 
 
 def without_nan(value: Any) -> Any:

@@ -48,6 +48,7 @@ def log_of(rows, kind="time", order="clock", blocks=1, seed=0):
         item_ids=SimpleNamespace(rows=NUM_ITEMS + 1, first_row=1),
         user_ids=SimpleNamespace(rows=NUM_USERS + 1),
         items_created_at=np.zeros(NUM_ITEMS + 1, np.int64),
+        users_created_at=np.zeros(NUM_USERS + 1, np.int64),
         timelines=lambda: iter(tables),
     )
     column = "part" if kind == "column" else None
@@ -238,3 +239,9 @@ def test_days_after_the_reported_ones_are_known_to_nobody():
     windows = dataclasses.replace(log.windows, test=(167, 179))
     late = dataclasses.replace(log, windows=windows)
     assert Popularity.fit(late, TEST, half_life_days=10).counts.nonzero()[0].tolist() == [3]
+
+
+def test_users_who_join_after_the_moment_are_not_asked():
+    log = log_of([(user, 1, SAVE, 170, 2) for user in (1, 2, 3)])
+    log.dataset.users_created_at[1:4] = START + np.array([165, 166, 167]) * DAY_MS
+    assert build_queries(log, TEST, 5).users.tolist() == [1, 2]

@@ -1,0 +1,121 @@
+"""Plots of the reports, as SVG text: recall curves, slices, calibration, training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Tree = Mapping[str, Any]
+
+COLORS = {
+    "model": "#2563eb",
+    "item_knn": "#d97706",
+    "popularity": "#9ca3af",
+    "oracle_log": "#111827",
+}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "homefeed",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def recall_curves(metrics: Mapping[str, Tree], ks: Sequence[int]) -> str:
+    """recall@k over k, a line for each scorer."""
+
+    def draw(axes: Axes) -> None:
+        for name, values in metrics.items():
+            recall = [values[f"recall@{k}"] for k in ks]
+            dash = "--" if name.startswith("oracle") else "-"
+            axes.plot(ks, recall, dash, marker="o", label=name, color=COLORS.get(name))
+        axes.set_xscale("log")
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.minorticks_off()
+        axes.set(xlabel="k", ylabel="recall@k", ylim=(0, None))
+        axes.legend()
+
+    return _svg(draw, (6, 3.6))
+
+
+def slice_bars(group: Tree) -> str:
+    """Recall in each group of a slice, a bar for each scorer."""
+    labels = [
+        f"{label}\n({n})" for label, n in zip(group["labels"], group["positives"], strict=True)
+    ]
+    scorers = group["recall"]
+    width = 0.8 / len(scorers)
+
+    def draw(axes: Axes) -> None:
+        for place, (name, recall) in enumerate(scorers.items()):
+            left = [n + (place - (len(scorers) - 1) / 2) * width for n in range(len(labels))]
+            heights = [value or 0 for value in recall]
+            axes.bar(left, heights, width, label=name, color=COLORS.get(name))
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+        axes.set(ylabel=f"recall@{group['k']}", title=f"by {group['name']} (number of positives)")
+        axes.legend()
+
+    return _svg(draw, (8, 3.6))
+
+
+def calibration_curves(actions: Mapping[str, Tree]) -> str:
+    """Predicted against actual rate in bins of equal mass, a line for each action."""
+
+    def draw(axes: Axes) -> None:
+        top = 0.0
+        for action, values in actions.items():
+            curve = values["reliability"]
+            axes.plot(curve["predicted"], curve["actual"], marker="o", markersize=3, label=action)
+            top = max(top, *curve["predicted"], *curve["actual"], 0.0)
+        axes.plot([0, top], [0, top], ":", color="#111827", label="right")
+        axes.set(xlabel="predicted", ylabel="actual")
+        axes.legend()
+
+    return _svg(draw, (5, 3.8))
+
+
+def training_curve(phase: Tree) -> str:
+    """Loss over steps, with the validations beside it."""
+    curve, validations = phase["curve"], phase["validations"]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(
+            [line["step"] for line in curve], [line["loss"] for line in curve], color="#2563eb"
+        )
+        axes.set(xlabel="step", ylabel="loss")
+        if validations:
+            _validations(axes, validations)
+        axes.axvline(phase["best_step"], color="#9ca3af", linestyle=":")
+
+    return _svg(draw, (6, 3.2))
+
+
+def _validations(axes: Axes, validations: Sequence[Tree]) -> None:
+    """A second scale for the first metric of the validations."""
+    name = next(key for key in validations[0] if key != "step")
+    right = axes.twinx()
+    right.grid(visible=False)
+    steps = [line["step"] for line in validations]
+    right.plot(steps, [line[name] for line in validations], "o-", color="#d97706")
+    right.set_ylabel(name, color="#d97706")
+
+
+def _svg(draw: Any, size: tuple[float, float]) -> str:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        target = io.StringIO()
+        figure.savefig(target, format="svg", metadata={"Date": None})
+    text = target.getvalue()
+    return text[text.index("<svg") :]

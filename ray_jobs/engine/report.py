@@ -1,0 +1,180 @@
+"""Reports: the same tables on the terminal and, with plots, in one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from rich.table import Table as RichTable
+
+from ray_jobs.engine import plots
+from ray_jobs.engine.job import console
+
+Tree = Mapping[str, Any]
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+RANKING_COLUMNS = ("auc", "log_loss", "calibration", "ece", "positive_rate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        title: what the terminal shows above it.
+        columns: names, the first that of the row.
+        rows: cells.
+        marked: whether the first row stands out.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: heading.
+        note: what to know before reading on.
+        tables: of these the first is also printed on the terminal, if `printed`.
+        plots: functions that draw one plot each, as SVG.
+        printed: whether the terminal shows it.
+    """
+
+    title: str
+    note: str = ""
+    tables: Sequence[Table] = ()
+    plots: Sequence[Callable[[], str]] = ()
+    printed: bool = True
+
+
+def write_report(path: Path, title: str, facts: Tree, sections: Sequence[Section]) -> None:
+    """Writes one HTML file that needs nothing else.
+
+    Args:
+        path: of the file.
+        title: heading of the page.
+        facts: name -> text, shown on top.
+        sections: in order.
+    """
+    loader = FileSystemLoader(TEMPLATE.parent)
+    template = Environment(loader=loader, autoescape=True).get_template(TEMPLATE.name)
+    path.write_text(template.render(title=title, facts=facts, sections=sections))
+
+
+def show(sections: Sequence[Section]) -> None:
+    """Prints the first table of each printed section to stderr."""
+    for section in sections:
+        if section.printed and section.tables:
+            console.print(_rich(section.tables[0]))
+
+
+def _rich(table: Table) -> RichTable:
+    found = RichTable(title=table.title, title_justify="left")
+    for place, name in enumerate(table.columns):
+        found.add_column(name, justify="right" if place else "left")
+    for place, row in enumerate(table.rows):
+        found.add_row(*row, style="bold" if table.marked and place == 0 else None)
+    return found
+
+
+def number(value: float | None) -> str:
+    """Four digits; a dash for what is undefined."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def retrieval_sections(retrieval: Tree, ks: Sequence[int]) -> list[Section]:
+    """Retrieval beside its baselines, and its slices, from `judge_retrieval`."""
+    note = (
+        f"{retrieval['queries']} users, {retrieval['positives']} positives "
+        f"({100 * retrieval['reachable']:.1f}% of them were in the catalogue when asked), "
+        f"{retrieval['items']} items, all ranked but for those the user had touched. "
+        "In brackets: 95% bootstrap interval over users."
+    )
+    curves = partial(plots.recall_curves, retrieval["metrics"], ks)
+    overall = [_headline(retrieval, ks[0]), *_by_metric(retrieval, ks)]
+    groups = retrieval["slices"]
+    return [
+        Section(title="Retrieval", note=note, tables=overall, plots=[curves]),
+        Section(
+            title="Slices",
+            note="Pooled over users: a positive counts once, whoever's it is.",
+            tables=[_slice_table(group) for group in groups],
+            plots=[partial(plots.slice_bars, group) for group in groups],
+            printed=False,
+        ),
+    ]
+
+
+def _headline(retrieval: Tree, k: int) -> Table:
+    names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "mrr", "coverage")]
+    rows = []
+    for scorer, metrics in retrieval["metrics"].items():
+        intervals = retrieval["intervals"][scorer]
+        rows.append([scorer, *(_with_interval(metrics[n], intervals.get(n)) for n in names)])
+    return Table(title="Retrieval", columns=["", *names], rows=rows, marked=True)
+
+
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    return number(value) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+
+
+def _by_metric(retrieval: Tree, ks: Sequence[int]) -> list[Table]:
+    metrics = retrieval["metrics"]
+    names = list(dict.fromkeys(key.split("@")[0] for key in next(iter(metrics.values()))))
+    return [
+        Table(
+            title=name,
+            columns=[name, *(f"@{k}" for k in ks)],
+            rows=[[s, *(number(v[f"{name}@{k}"]) for k in ks)] for s, v in metrics.items()],
+            marked=True,
+        )
+        for name in names
+    ]
+
+
+def _slice_table(group: Tree) -> Table:
+    recall = group["recall"]
+    lines = zip(group["labels"], group["positives"], *recall.values(), strict=True)
+    return Table(
+        title=f"recall@{group['k']} by {group['name']}",
+        columns=[group["name"], "positives", *recall],
+        rows=[[label, str(count), *map(number, values)] for label, count, *values in lines],
+    )
+
+
+def ranking_section(ranking: Tree, made_from: str) -> Section:
+    """Predictions on impressions, from `judge_ranking`."""
+    columns = ["action", *RANKING_COLUMNS, "AUC of popularity"]
+    rows = [
+        [action, *(number(v[c]) for c in RANKING_COLUMNS), number(v["popularity"]["auc"])]
+        for action, v in ranking["actions"].items()
+    ]
+    return Section(
+        title="Ranking",
+        note=f"{ranking['impressions']} impressions of the reported part, from {made_from}.",
+        tables=[Table(title="Ranking", columns=columns, rows=rows)],
+        plots=[partial(plots.calibration_curves, ranking["actions"])],
+    )
+
+
+def training_section(model: str, phases: Tree) -> Section:
+    """Loss and validations of each phase of a training run."""
+    rows = [
+        [name, str(p["steps"]), str(p["best_step"]), str(p["rows"])] for name, p in phases.items()
+    ]
+    return Section(
+        title=f"Training of {model}",
+        note="Dotted: the step that was kept.",
+        tables=[Table(title="", columns=["phase", "steps", "best step", "rows"], rows=rows)],
+        plots=[partial(plots.training_curve, p) for p in phases.values() if p["curve"]],
+        printed=False,
+    )

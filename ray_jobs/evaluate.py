@@ -1,0 +1,290 @@
+"""Evaluates the current models: `python -m ray_jobs.evaluate root=runs/default [model=two_tower]`.
+
+Retrieval over the full catalogue beside popularity, item-kNN and, in the built-in world, the oracle
+of its logged future; predictions of the ranker on impressions of the reported part. This is the
+only job that opens the world's hidden state. Leaves `report.html` and `metrics.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.baselines import Popularity
+from data.contract.artifact import Artifact, Draft, current, has_current
+from data.contract.settings import UserError, to_tree
+from data.dataset import Dataset
+from data.oracles import oracle_log
+from data.queries import Queries, SplitLog
+from data.ranking import Scorer, Scores
+from data.requests import UserEvents
+from data.splits import TEST, TRAIN, VALID
+from data.training_log import TrainingLog
+from data.windows import resolve
+from ray_jobs.engine.evaluation import (
+    MODEL,
+    EvaluationSet,
+    StreamedScores,
+    Tree,
+    judge_retrieval,
+    without_nan,
+)
+from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.predictions import judge_ranking, read_impressions
+from ray_jobs.engine.report import (
+    Section,
+    ranking_section,
+    retrieval_sections,
+    show,
+    training_section,
+    write_report,
+)
+from ray_jobs.simulate import latents_folder
+from ray_jobs.tasks.ranker import candidate_files
+from ray_jobs.train import Model
+
+MODELS: tuple[Model, ...] = ("two_tower", "ranker")
+METRICS, REPORT = "metrics.json", "report.html"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateArguments:
+    """Words of the job.
+
+    Attributes:
+        model: which model to evaluate; every current one if not given.
+    """
+
+    model: Model | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated, and on what.
+
+    Attributes:
+        job: settings and root.
+        log: the data set under its split.
+        models: the trained artefacts by kind.
+        candidates: impressions made for a log that has none, when a ranker is judged on them.
+    """
+
+    job: Job
+    log: SplitLog
+    models: Mapping[str, Artifact]
+    candidates: Artifact | None
+
+    @property
+    def parents(self) -> list[Artifact]:
+        """What the evaluation is made from."""
+        made = [self.candidates] if self.candidates else []
+        return [self.log.dataset.artifact, *self.models.values(), *made]
+
+
+def evaluate(
+    job: Job,
+    models: Sequence[Model],
+    trained: Mapping[str, Artifact] | None = None,
+    move_pointer: bool = True,
+) -> Artifact:
+    """Judges models on the reported part of the current data set.
+
+    Args:
+        job: settings and root.
+        models: kinds to evaluate.
+        trained: artefacts (also of kind "candidates") to take instead of the current ones.
+        move_pointer: whether the result becomes the current evaluation.
+
+    Returns:
+        The artefact; `manifest.metrics` is {retrieval: {...}, ranking: {...}}.
+
+    Raises:
+        UserError: a model has learnt from reported days, or there is nothing to evaluate.
+    """
+    subject = _subject(job, models, trained or {})
+    tree = to_tree(job.settings)
+    settings = {name: tree[name] for name in ("seed", "split", "windows", "eval")}
+
+    def write(draft: Draft) -> None:
+        found = without_nan(_judge(subject))
+        (draft.path / METRICS).write_text(json.dumps(found, indent=1))
+        write_report(draft.path / REPORT, "Evaluation", _facts(subject), _sections(found, subject))
+        draft.fields["metrics"] = _summary(found)
+
+    artifact = job.make("evaluation", subject.parents, settings, write, move_pointer)
+    show(_sections(json.loads((artifact.path / METRICS).read_text()), subject))
+    return artifact
+
+
+def _subject(job: Job, models: Sequence[Model], trained: Mapping[str, Artifact]) -> Subject:
+    dataset = Dataset.open(job.root)
+    windows = None
+    if job.settings.split.kind == "time":
+        windows = resolve(job.settings.windows, dataset.calendar)
+    log = SplitLog(dataset, job.settings.split, windows, job.settings.seed)
+    chosen: dict[str, Artifact] = {
+        model: trained.get(model) or current(job.root, model) for model in models
+    }
+    for artifact in chosen.values():
+        _check_window(artifact, log)
+    candidates = None
+    if "ranker" in chosen and not (windows and dataset.counts.get("impressions")):
+        candidates = trained.get("candidates") or current(job.root, "candidates")
+    return Subject(job, log, chosen, candidates)
+
+
+def _check_window(artifact: Artifact, log: SplitLog) -> None:
+    window, windows = artifact.manifest.window, log.windows
+    if window and windows and window[1] >= windows.test[0]:
+        raise UserError(
+            f"{artifact.manifest.name} has learnt from days up to {window[1]}, but days "
+            f"{windows.test[0]}-{windows.test[1]} are reported; train it again with these windows"
+        )
+
+
+def _judge(subject: Subject) -> Tree:
+    """The content of `metrics.json`."""
+    settings = subject.job.settings.eval
+    found: Tree = {"ks": list(settings.ks), "retrieval": None, "ranking": None}
+    if "two_tower" in subject.models:
+        held_out = EvaluationSet.of(subject.log, settings)
+        found["retrieval"] = judge_retrieval(held_out, _scorers(subject, held_out))
+    if "ranker" in subject.models:
+        found["ranking"] = _ranking(subject)
+    return found
+
+
+def _scorers(subject: Subject, held_out: EvaluationSet) -> dict[str, Scorer]:
+    retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset)
+    scorers: dict[str, Scorer] = {MODEL: retriever.scores, **held_out.baselines()}
+    if subject.job.settings.source.kind == "world" and subject.log.windows:
+        scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
+    return scorers
+
+
+def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
+    """Scores by the world's own probabilities: the ceiling of recall on its log.
+
+    Users and items that the world does not know (posted over HTTP) score 0.
+
+    Args:
+        subject: whose world and windows.
+        queries: Q evaluated users.
+
+    Yields:
+        float32[b, rows], Q lines in all.
+    """
+    dataset, windows = subject.log.dataset, subject.log.windows
+    assert windows is not None
+    first, last = windows.test
+    item_ids = dataset.item_ids.external(
+        np.arange(dataset.item_ids.first_row, dataset.item_ids.rows)
+    )
+    known = dataset.users_created_at[queries.users] > 0
+    lines = (
+        line
+        for chunk in oracle_log(
+            latents_folder(subject.job),
+            np.asarray(dataset.user_ids.external(queries.users[known])),
+            np.asarray(item_ids),
+            first - 1,
+            horizon_days=last - first + 1,
+        )
+        for line in chunk
+    )
+    for has_line in known.tolist():
+        scores = np.zeros((1, dataset.item_ids.rows), np.float32)
+        if has_line:
+            scores[0, dataset.item_ids.first_row :] = next(lines)
+        yield scores
+
+
+def _ranking(subject: Subject) -> Tree:
+    dataset, settings = subject.log.dataset, subject.job.settings.eval
+    impressions = _impressions(subject)
+    model = RankingModel.open(subject.models["ranker"], dataset)
+    histories = UserEvents.of(TrainingLog(subject.log, (TRAIN, VALID, TEST)))
+    actions = judge_ranking(
+        impressions,
+        dataset.vocabulary.actions,
+        lambda table: model.probabilities(table, histories),
+        Popularity.fit(subject.log, TEST, settings.popularity_half_life_days),
+        settings.calibration_bins,
+    )
+    return {"impressions": impressions.num_rows, "actions": actions}
+
+
+def _impressions(subject: Subject) -> pa.Table:
+    """Impressions of the reported part."""
+    log, settings = subject.log, subject.job.settings
+    if subject.candidates:
+        files = candidate_files(subject.job.root, subject.candidates.version, ("test",))
+    else:
+        assert log.windows is not None
+        files = log.dataset.impression_files(*log.windows.test)
+    return read_impressions(files, settings.eval.max_impressions, settings.seed)
+
+
+def _summary(found: Tree) -> Tree:
+    """What the summaries of jobs carry of an evaluation."""
+    summary: Tree = {}
+    if found["retrieval"]:
+        metrics = dict(found["retrieval"]["metrics"])
+        summary["retrieval"] = (
+            {"queries": found["retrieval"]["queries"]} | metrics.pop(MODEL) | metrics
+        )
+    if found["ranking"]:
+        summary["ranking"] = {
+            action: {name: v for name, v in values.items() if name != "reliability"}
+            for action, values in found["ranking"]["actions"].items()
+        }
+    return summary
+
+
+def _facts(subject: Subject) -> dict[str, str]:
+    """What the report says on top."""
+    job, windows = subject.job, subject.log.windows
+    facts = {"split": job.settings.split.kind, "seed": str(job.settings.seed)}
+    if windows:
+        facts["reported days"] = f"{windows.test[0]}-{windows.test[1]}"
+    return facts | {a.kind: a.version for a in subject.parents}
+
+
+def _sections(found: Tree, subject: Subject) -> list[Section]:
+    sections: list[Section] = []
+    if found["retrieval"]:
+        sections += retrieval_sections(found["retrieval"], found["ks"])
+    if found["ranking"]:
+        source = "the retriever's candidates" if subject.candidates else "the log"
+        sections.append(ranking_section(found["ranking"], source))
+    for kind, artifact in subject.models.items():
+        sections.append(training_section(kind, artifact.manifest.details["phases"]))
+    return sections
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Evaluates the current models, or one of them, on the reported part."""
+    chosen = [job.arguments.model] if job.arguments.model else _current_models(job.root)
+    with job.stage("evaluate"):
+        artifact = evaluate(job, chosen)
+    report = str(artifact.path / REPORT)
+    return {"version": artifact.version, "metrics": artifact.manifest.metrics, "report": report}
+
+
+def _current_models(root: Path) -> list[Model]:
+    """Raises UserError when nothing is trained."""
+    found = [model for model in MODELS if has_current(root, model)]
+    if not found:
+        raise UserError(f"{root} has no trained model yet; run the job train first")
+    return found
+
+
+if __name__ == "__main__":
+    run("evaluate", main, EvaluateArguments)
