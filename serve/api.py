@@ -1,0 +1,122 @@
+"""HTTP interface over a feed: FastAPI routes, OpenAPI at /docs and /openapi.json."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from data.contract.settings import UserError
+from serve.feed import Feed
+from serve.limits import Limits
+from serve.messages import (
+    MAX_BATCH,
+    Event,
+    EventsAccepted,
+    Item,
+    ItemsAccepted,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarItems,
+)
+
+log = logging.getLogger(__name__)
+
+Next = Callable[[Request], Awaitable[Response]]
+Events = Annotated[Event | Annotated[list[Event], Field(max_length=MAX_BATCH)], Body()]
+Items = Annotated[Item | Annotated[list[Item], Field(max_length=MAX_BATCH)], Body()]
+NumItems = Annotated[int, Query(ge=1, le=500)]
+
+
+def create_api(feed: Feed) -> FastAPI:
+    """The application that serves `feed`."""
+    api = FastAPI(title="homefeed", version="0.1.0", description="Recommendations over HTTP")
+    api.add_middleware(Limits, max_concurrent=feed.settings.max_concurrent)
+    _add_recommendations(api, feed)
+    _add_posting(api, feed)
+    _add_status(api, feed)
+    _count_requests(api, feed)
+    api.add_exception_handler(UserError, _answer_user_error)
+    api.add_exception_handler(RequestValidationError, _answer_bad_body)
+    return api
+
+
+def _json(model: BaseModel) -> Response:
+    """Serialises once; FastAPI would check the answer against its model first."""
+    return Response(model.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def _add_recommendations(api: FastAPI, feed: Feed) -> None:
+    @api.post("/v1/recommend", response_model=RecommendResponse)
+    def recommend(request: RecommendRequest) -> Response:
+        """A feed for a user, known or not."""
+        return _json(feed.recommend(request))
+
+    @api.get("/v1/items/{item_id}/similar", response_model=SimilarItems)
+    def similar(item_id: str, num_items: NumItems = 10) -> Response:
+        """Items near an item."""
+        found = feed.similar(item_id, num_items)
+        if found is None:
+            raise HTTPException(404, [{"msg": f"item {item_id!r} is unknown"}])
+        return _json(found)
+
+
+def _add_posting(api: FastAPI, feed: Feed) -> None:
+    @api.post("/v1/events", response_model=EventsAccepted)
+    def events(body: Events) -> Response:
+        """Takes one event or a list; all or none are on disk when it answers."""
+        return _json(feed.post_events(body if isinstance(body, list) else [body]))
+
+    @api.post("/v1/items", response_model=ItemsAccepted)
+    def items(body: Items) -> Response:
+        """Takes one item or a list, embedded at once; posting an item again replaces it."""
+        return _json(feed.post_items(body if isinstance(body, list) else [body]))
+
+
+def _add_status(api: FastAPI, feed: Feed) -> None:
+    @api.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    def readyz() -> dict[str, Any]:
+        """A bundle serves; `refused` tells of a newer one that cannot."""
+        models = feed.models()
+        return {"ready": True, "bundle": models["bundle"], "refused": models["refused"]}
+
+    @api.get("/v1/models")
+    def models() -> dict[str, Any]:
+        """Versions that serve and what they were made from."""
+        return feed.models()
+
+    @api.get("/metrics")
+    def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(feed.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _count_requests(api: FastAPI, feed: Feed) -> None:
+    @api.middleware("http")
+    async def count(request: Request, call_next: Next) -> Response:
+        started = time.perf_counter()
+        response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "other")
+        feed.metrics.requests.labels(route, response.status_code).inc()
+        feed.metrics.latency.labels(route).observe(time.perf_counter() - started)
+        return response
+
+
+def _answer_user_error(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": [{"loc": ["body"], "msg": str(error)}]}, 422)
+
+
+def _answer_bad_body(_: Request, error: Exception) -> Response:
+    """Says where and why; the input itself is not sent back, as it may be no valid text."""
+    assert isinstance(error, RequestValidationError)
+    reasons = [{"loc": [str(p) for p in e["loc"]], "msg": e["msg"]} for e in error.errors()]
+    return JSONResponse({"detail": reasons[:20]}, 422)

@@ -1,0 +1,179 @@
+"""A bundle: everything that serving needs, immutable, memory-mapped, checked before it serves.
+
+Files under `<root>/bundles/<version>/`:
+    programs/<name>.onnx      item_tower, user_tower; ranker_user and ranker_items unless there is
+                              no ranker: then the retrieval score ranks
+    tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
+    item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
+    index.faiss               over the items that may be served
+    live_items.npy            rows that may be served
+    popular.npy, fresh.npy    rows, best and newest first
+    items.arrow, users.arrow  encoded features by row
+    ids/item, ids/user        id spaces
+    histories/<column>.npy    timelines of all users in row order, with offsets.npy
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.contract.artifact import Artifact, read
+from data.contract.encode import Events, FeatureTable, Ints
+from data.contract.idspace import IdSpace
+from data.contract.schema import Calendar, Vocabulary
+from data.contract.settings import UserError
+from serve.index import ItemIndex
+from serve.programs import Floats, Program, gather_rows, open_programs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KIND = "bundles"
+EMBEDDING_TOLERANCE = 1e-3
+PROBES = 8
+
+Table = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """An open bundle. Arrays are memory-mapped; see the head of this file for their meaning."""
+
+    artifact: Artifact
+    vocabulary: Vocabulary
+    calendar: Calendar | None
+    item_ids: IdSpace
+    user_ids: IdSpace
+    items: FeatureTable
+    users: FeatureTable
+    histories: Events
+    tables: dict[str, Table]
+    item_embeddings: Floats
+    live_items: Ints
+    popular: Ints
+    fresh: Ints
+    programs: dict[str, Program]
+    index: ItemIndex
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Opens a bundle after comparing its checksums, and refuses parts that do not fit.
+
+        Raises:
+            UserError: a file is missing or altered, or two parts disagree (both are named).
+        """
+        artifact = read(path)
+        artifact.verify()
+        bundle = _load(path, artifact)
+        check_id_spaces(bundle)
+        check_embeddings(bundle)
+        return bundle
+
+    @property
+    def version(self) -> str:
+        """Version of the bundle."""
+        return self.artifact.version
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Facts that its maker wrote into the manifest."""
+        return self.artifact.manifest.details
+
+    @property
+    def store_sequence(self) -> int:
+        """Posted events up to this sequence number are in the histories already."""
+        return int(self.details.get("store_sequence", 0))
+
+    @property
+    def has_ranker(self) -> bool:
+        """Whether a ranker orders the candidates."""
+        return {"ranker_user", "ranker_items"} <= self.programs.keys()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions that answers carry: the bundle and its models."""
+        return {"bundle": self.version, **self.details["versions"]}
+
+    def max_length(self, model: str) -> int:
+        """Events that a model reads: the settings it was trained with."""
+        return int(self.details["max_length"][model])
+
+    def id_rows(self, model: str, side: str, rows: Ints) -> Floats:
+        """Id embeddings f32[N, D] of `rows`; zero for a row that the table does not have."""
+        return gather_rows(self.tables[f"{model}.{side}_id"], rows)
+
+
+def _load(path: Path, artifact: Artifact) -> Bundle:
+    details = artifact.manifest.details
+    vocabulary = Vocabulary.from_tree(details["vocabulary"])
+    calendar = details.get("calendar")
+    item_ids, user_ids = IdSpace.open(path / "ids" / "item"), IdSpace.open(path / "ids" / "user")
+    rows = {"item_id": item_ids.rows, "user_id": user_ids.rows}
+    tables = {f.stem: _map(f) for f in sorted((path / "tables").glob("*.npy"))}
+    return Bundle(
+        artifact=artifact,
+        vocabulary=vocabulary,
+        calendar=Calendar(**calendar) if calendar else None,
+        item_ids=item_ids,
+        user_ids=user_ids,
+        items=FeatureTable.open("item", vocabulary.item_features, path / "items.arrow"),
+        users=FeatureTable.open("user", vocabulary.user_features, path / "users.arrow"),
+        histories=open_histories(path / "histories"),
+        # A table has headroom for rows that the id space does not have yet.
+        tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
+        item_embeddings=_map(path / "item_embeddings.npy"),
+        live_items=_map(path / "live_items.npy"),
+        popular=_map(path / "popular.npy"),
+        fresh=_map(path / "fresh.npy"),
+        programs=open_programs(path / "programs"),
+        index=ItemIndex.open(path / "index.faiss"),
+    )
+
+
+def _map(path: Path) -> Any:
+    return np.load(path, mmap_mode="r")
+
+
+def open_histories(folder: Path) -> Events:
+    """Memory-maps the timelines of all users: `Events` with one entry a user row."""
+    return Events(*(_map(folder / f"{field.name}.npy") for field in fields(Events)))
+
+
+def check_id_spaces(bundle: Bundle) -> None:
+    """Refuses id spaces other than those that the manifest says its parts were made for."""
+    for space in (bundle.item_ids, bundle.user_ids):
+        stated = bundle.artifact.manifest.id_space.get(space.name, {})
+        held = space.reference()
+        if {key: stated.get(key) for key in held} != held:
+            name = bundle.artifact.manifest.name
+            raise UserError(
+                f"{name} is for {space.name} ids {stated} but holds {held}; export again"
+            )
+
+
+def check_embeddings(bundle: Bundle) -> None:
+    """Refuses item vectors that another item tower made: a few are embedded afresh."""
+    stored, name = bundle.item_embeddings, bundle.artifact.manifest.name
+    if len(stored) != bundle.item_ids.rows or stored.shape[1] != bundle.index.dim:
+        raise UserError(
+            f"{name} has item embeddings {stored.shape} but {bundle.item_ids.rows} item rows and "
+            f"an index of width {bundle.index.dim}; index the export again"
+        )
+    rows = np.asarray(bundle.live_items[:PROBES])
+    id_rows = bundle.id_rows("two_tower", "item", rows)
+    fresh = embed_items(bundle.programs["item_tower"], id_rows, bundle.items.gather(rows))
+    if not np.allclose(fresh, stored[rows], atol=EMBEDDING_TOLERANCE):
+        raise UserError(
+            f"{name}: its item embeddings and index were not made by its item tower "
+            f"two_tower/{bundle.versions.get('two_tower', '?')}; index the export again"
+        )
+
+
+def embed_items(tower: Program, id_rows: Floats, features: dict[str, Any]) -> Floats:
+    """Vectors of N items by the exported item tower: f32[N, D], unit length."""
+    outputs = tower({"item_id.rows": id_rows, **features})
+    return np.asarray(outputs[tower.outputs[0]], np.float32)

@@ -1,0 +1,79 @@
+"""Candidates of several sources -> one list without doubles, each source with its share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.contract.encode import Ints
+from serve.blend import occurrence
+from serve.programs import Floats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source found, best first.
+
+    Attributes:
+        source: its name.
+        rows: item rows, [N].
+        scores: higher is better within the source, [N].
+    """
+
+    source: str
+    rows: Ints
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Candidates of a request.
+
+    Attributes:
+        rows: distinct item rows, [N].
+        source: index into `names` of the source that gave each, [N].
+        names: names of the sources.
+    """
+
+    rows: Ints
+    source: Ints
+    names: tuple[str, ...]
+
+    def take(self, at: Ints) -> Candidates:
+        """Some of them."""
+        return Candidates(self.rows[at], self.source[at], self.names)
+
+
+def merge(
+    found: Sequence[Found], exclude: Ints, shares: Mapping[str, float], limit: int
+) -> Candidates:
+    """Takes from each source its share, then fills up from what they have left.
+
+    Args:
+        found: what each source found; earlier ones win ties.
+        exclude: rows that may not be shown.
+        shares: source -> share of `limit`, scaled to those that answered.
+        limit: candidates wanted.
+    """
+    lists = [one.rows[~np.isin(one.rows, exclude)] for one in found]
+    weights = np.array([shares.get(one.source, 0.1) for one in found])
+    quotas = np.ceil(limit * weights / max(weights.sum(), 1e-9))
+    source = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
+    place = np.concatenate([np.arange(len(rows)) for rows in lists] or [np.zeros(0, np.int64)])
+    order = np.lexsort((source, place, place >= quotas[source]))
+    rows = np.concatenate([*lists, np.zeros(0, np.int64)])[order]
+    _, first = np.unique(rows, return_index=True)
+    kept = np.sort(first)[:limit]
+    return Candidates(rows[kept], source[order][kept], tuple(one.source for one in found))
+
+
+def without_duplicates(candidates: Candidates, signatures: Ints | None) -> Candidates:
+    """Keeps the first of each image signature (0 is unknown and kept)."""
+    if signatures is None:
+        return candidates
+    return candidates.take(np.flatnonzero((occurrence(signatures) == 0) | (signatures == 0)))

@@ -1,0 +1,193 @@
+"""All items of a replica: those of the bundle, and those posted since, in rows above them.
+
+Posted items are embedded by the exported item tower and searched exactly beside the bundle's
+index. Their rows hold until the next bundle, whose id space has them.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.contract.encode import Arrays, FeatureTable, Ints, ragged_positions
+from serve.bundle import Bundle, embed_items
+from serve.ids import Mask, canonical, is_admitted, lookup
+from serve.posted_items import encode_items
+from serve.programs import Floats, gather_rows
+from serve.store import Document, ExternalId, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARTS = ("values", "lengths")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Posted items, replaced as a whole when more come.
+
+    Attributes:
+        ids: external ids in row order.
+        features: their encoded columns.
+        embeddings: [N, D].
+        positions: external id -> position here.
+    """
+
+    ids: list[ExternalId]
+    features: FeatureTable
+    embeddings: Floats
+    positions: dict[ExternalId, int] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, bundle: Bundle) -> Delta:
+        """No item."""
+        columns = {name: column.slice(0, 0) for name, column in bundle.items.columns.items()}
+        features = FeatureTable("item", bundle.items.features, columns)
+        return cls([], features, np.zeros((0, bundle.index.dim), np.float32))
+
+    def extended(
+        self, ids: list[ExternalId], columns: dict[str, pa.Array], embeddings: Floats
+    ) -> Delta:
+        """With more items; one that was here keeps its position and takes the new columns."""
+        newest = self.positions | {
+            identifier: len(self.ids) + at for at, identifier in enumerate(ids)
+        }
+        order = np.fromiter(newest.values(), np.int64)
+        together = {
+            name: pa.concat_arrays([column, columns[name]]).take(pa.array(order))
+            for name, column in self.features.columns.items()
+        }
+        return Delta(
+            list(newest),
+            FeatureTable("item", self.features.features, together),
+            np.concatenate([self.embeddings, embeddings])[order],
+            {identifier: at for at, identifier in enumerate(newest)},
+        )
+
+
+class Catalogue:
+    """Rows, features and vectors of every item that a replica knows."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._delta = Delta.empty(bundle)
+        self._sequence = bundle.store_sequence
+        self._lock = threading.Lock()
+        self.first_posted_row = bundle.item_ids.rows
+
+    def take_posted(self, store: Store) -> int:
+        """Takes in the items posted since the last call. Gives how many can now be recommended."""
+        with self._lock:
+            posted = list(store.documents("items", self._sequence))
+            if not posted:
+                return 0
+            self._sequence = posted[-1][0]
+            return self._add([item for _, item in posted])
+
+    def _add(self, items: Sequence[Document]) -> int:
+        """Embeds items; those that the bundle's id space has admitted are left to the bundle."""
+        space = self._bundle.item_ids
+        ids = canonical(space, [item["item_id"] for item in items])
+        new = np.flatnonzero(~is_admitted(space, lookup(space, ids))).tolist()
+        if not new:
+            return 0
+        columns = encode_items(self._bundle.items.features, [items[i] for i in new])
+        features = FeatureTable("item", self._bundle.items.features, columns)
+        no_rows = np.full(len(new), self.first_posted_row)
+        id_rows = self._bundle.id_rows("two_tower", "item", no_rows)
+        tower = self._bundle.programs["item_tower"]
+        vectors = embed_items(tower, id_rows, features.gather(np.arange(len(new))))
+        self._delta = self._delta.extended([ids[i] for i in new], columns, vectors)
+        return len(new)
+
+    def rows_of(self, ids: Sequence[ExternalId]) -> Ints:
+        """Rows [n] of external ids; an unknown one gives its hash bucket. Raises UserError."""
+        known = canonical(self._bundle.item_ids, ids)
+        rows = lookup(self._bundle.item_ids, known)
+        for at, identifier in enumerate(known):
+            position = self._delta.positions.get(identifier)
+            if position is not None:
+                rows[at] = self.first_posted_row + position
+        return rows
+
+    def external(self, rows: Ints) -> list[ExternalId]:
+        """External ids of known rows."""
+        ids: list[ExternalId] = self._bundle.item_ids.external(rows).to_pylist()
+        for at in np.flatnonzero(rows >= self.first_posted_row):
+            ids[at] = self._delta.ids[rows[at] - self.first_posted_row]
+        return ids
+
+    def is_known(self, rows: Ints) -> Mask:
+        """Whether rows are items, not buckets."""
+        return is_admitted(self._bundle.item_ids, rows)
+
+    @property
+    def posted_rows(self) -> Ints:
+        """Rows of posted items, newest first."""
+        return self.first_posted_row + np.arange(len(self._delta.ids))[::-1]
+
+    def id_rows(self, model: str, rows: Ints) -> Floats:
+        """Id embeddings f32[N, D] in a model's table; zero for posted items."""
+        return self._bundle.id_rows(model, "item", rows)
+
+    def embeddings(self, rows: Ints) -> Floats:
+        """Vectors f32[N, D]; zero where there is none."""
+        vectors = gather_rows(self._bundle.item_embeddings, rows)
+        posted = rows >= self.first_posted_row
+        vectors[posted] = self._delta.embeddings[rows[posted] - self.first_posted_row]
+        return vectors
+
+    def features(self, rows: Ints) -> Arrays:
+        """Named arrays of the declared columns of `rows` [N]."""
+        arrays = self._bundle.items.gather(rows)
+        posted = rows >= self.first_posted_row
+        if posted.any():
+            _overlay(
+                arrays, self._delta.features.gather(rows[posted] - self.first_posted_row), posted
+            )
+        return arrays
+
+    def column(self, name: str, rows: Ints) -> Ints | None:
+        """A categorical column of `rows` [N], 0 where absent; None where items have none."""
+        features = [f for f in self._bundle.items.features if f.name == name]
+        if not features or features[0].kind != "categorical":
+            return None
+        values = self._bundle.items.columns[name].to_numpy()
+        hashes: Ints = values[np.where(rows < len(values), rows, 0)]
+        posted = rows >= self.first_posted_row
+        own = self._delta.features.columns[name].to_numpy()
+        hashes[posted] = own[rows[posted] - self.first_posted_row]
+        return hashes
+
+    def nearest(self, query: Floats, k: int, exclude: Ints) -> tuple[Ints, Floats]:
+        """The k items nearest to `query` [D] that are not in the sorted `exclude`, best first."""
+        rows, scores = self._bundle.index.search(query, k, exclude)
+        delta = self._delta
+        if not delta.ids:
+            return rows, scores
+        posted = self.first_posted_row + np.arange(len(delta.ids))
+        allowed = ~np.isin(posted, exclude)
+        rows = np.concatenate([rows, posted[allowed]])
+        scores = np.concatenate([scores, (delta.embeddings @ query)[allowed]])
+        best = np.argsort(-scores, kind="stable")[:k]
+        return rows[best], scores[best]
+
+
+def _overlay(arrays: dict[str, Any], posted: dict[str, Any], where: Mask) -> None:
+    """Writes the arrays of the rows marked by `where` over those of all rows, in place."""
+    ragged = [name.removesuffix(".values") for name in arrays if name.endswith(".values")]
+    for name in arrays.keys() - {f"{name}.{part}" for name in ragged for part in PARTS}:
+        arrays[name] = np.array(arrays[name])
+        arrays[name][where] = posted[name]
+    for name in ragged:
+        values, lengths = (arrays[f"{name}.{part}"] for part in PARTS)
+        own_values, own_lengths = (posted[f"{name}.{part}"] for part in PARTS)
+        starts = np.cumsum(lengths) - lengths
+        starts[where] = len(values) + np.cumsum(own_lengths) - own_lengths
+        lengths[where] = own_lengths
+        at = ragged_positions(starts, lengths)
+        arrays[f"{name}.values"] = np.concatenate([values, own_values])[at]

@@ -1,0 +1,88 @@
+"""Runs sources side by side, each with a deadline, in a pool of fixed size.
+
+A thread that is late cannot be stopped: it keeps its place until it ends, its answer is dropped,
+and when too many wait for a place a source is shed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from serve.candidates import Found
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What came back in time.
+
+    Attributes:
+        found: answers in the order asked.
+        failures: source -> late, shed, or the error.
+    """
+
+    found: list[Found]
+    failures: dict[str, str]
+
+
+class Fanout:
+    """A pool shared by all requests of a process.
+
+    Args:
+        threads: sources that run at the same time.
+        queue: sources that may wait for a thread.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="source")
+        self._places = threading.BoundedSemaphore(threads + queue)
+
+    def close(self) -> None:
+        """Ends the threads once they are done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(self, calls: Mapping[str, Call], deadlines_s: Mapping[str, float]) -> Answers:
+        """Asks all sources and waits for each until its deadline.
+
+        Args:
+            calls: source -> call, in the order in which ties are won.
+            deadlines_s: source -> seconds from now.
+        """
+        started = time.perf_counter()
+        futures = {name: self._submit(call) for name, call in calls.items()}
+        answers = Answers([], {})
+        for name, future in futures.items():
+            left = started + deadlines_s[name] - time.perf_counter()
+            _collect(name, future, left, answers)
+        return answers
+
+    def _submit(self, call: Call) -> Future[Found] | None:
+        if not self._places.acquire(blocking=False):
+            return None
+        future = self._pool.submit(call)
+        future.add_done_callback(lambda _: self._places.release())
+        return future
+
+
+def _collect(name: str, future: Future[Found] | None, left_s: float, answers: Answers) -> None:
+    if future is None:
+        answers.failures[name] = "shed"
+        return
+    if not wait([future], timeout=max(left_s, 0.0)).done:
+        future.cancel()
+        answers.failures[name] = "late"
+        return
+    error = future.exception()
+    if error is None:
+        answers.found.append(future.result())
+        return
+    log.error("source %s failed", name, exc_info=error)
+    answers.failures[name] = repr(error)

@@ -1,0 +1,241 @@
+"""A home feed in one object: bundle, posted events, request log. No HTTP and no Ray needed.
+
+feed = Feed(Path("runs/default"), ServeSettings())
+feed.recommend(RecommendRequest(user_id=5)).items
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from data.contract.settings import UserError
+from serve.clock import wall_ms
+from serve.fanout import Fanout
+from serve.funnel import NO_ROWS, Funnel, Slate
+from serve.messages import (
+    Event,
+    EventsAccepted,
+    Item,
+    ItemsAccepted,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarItem,
+    SimilarItems,
+)
+from serve.metrics import Metrics
+from serve.posting import post_events, post_items
+from serve.request_log import RequestLog, Served
+from serve.shown import Shown
+from serve.stages import Trace
+from serve.store import FOLDER as STORE
+from serve.store import Store
+from serve.switch import Switch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from serve.bundle import Bundle
+    from serve.settings import ServeSettings
+    from serve.sources import Query
+
+log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Serves the bundle that `<root>/bundles/CURRENT` names, and whichever it names later.
+
+    Args:
+        root: the root of the pipeline.
+        settings: of serving.
+        background: whether a thread follows the pointer, takes in items that other replicas were
+            posted, and writes the request log. Without it, call `tick`.
+
+    Raises:
+        UserError: there is no bundle that can serve.
+    """
+
+    def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.store = Store(root / STORE, settings.max_actions, settings.store_gib)
+        self._fanout = Fanout(settings.threads, settings.queue)
+        self._switch = Switch(root, self._build)
+        self._shown = Shown(settings.seen_hours)
+        self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
+        self._request_ids = RequestIds()
+        self._closing = threading.Event()
+        self._logged_ms = wall_ms()
+        self._note_bundle()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        if background:
+            self._thread.start()
+
+    def _build(self, bundle: Bundle) -> Funnel:
+        funnel = Funnel(bundle, self.store, self._fanout, self.settings)
+        funnel.catalogue.take_posted(self.store)
+        return funnel
+
+    def close(self) -> None:
+        """Writes the log and lets go of threads and files."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._log.write()
+        self._fanout.close()
+        self.store.close()
+
+    def _run(self) -> None:
+        while not self._closing.wait(self.settings.poll_seconds):
+            try:
+                self.tick()
+            except Exception:
+                log.exception("background work failed; trying again")
+
+    def tick(self) -> None:
+        """One round of background work."""
+        if self._switch.follow():
+            self._note_bundle()
+        self.metrics.refused.set(self._switch.refused is not None)
+        self._switch.funnel.catalogue.take_posted(self.store)
+        if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
+            self._logged_ms = wall_ms()
+            self._log.write()
+
+    def _note_bundle(self) -> None:
+        self.metrics.bundle.clear()
+        self.metrics.bundle.labels(self._switch.funnel.bundle.version).set(1)
+
+    def recommend(self, request: RecommendRequest) -> RecommendResponse:
+        """Answers a request; whatever fails inside, there is a feed.
+
+        Raises:
+            UserError: the request names something that is not there, or ids of the wrong type.
+        """
+        funnel, trace = self._switch.funnel, Trace()
+        with trace.stage("total"):
+            query, slate = self._slate(funnel, request, trace)
+            item_ids = funnel.catalogue.external(slate.rows)
+        request_id = self._request_ids.next()
+        if query is not None:
+            self._remember(request_id, query, slate, item_ids, funnel.bundle)
+        self.metrics.observe(trace, slate.sources)
+        return RecommendResponse(
+            request_id=request_id,
+            items=_items(item_ids, slate, funnel.bundle.vocabulary.actions),
+            versions=funnel.bundle.versions,
+            fallback=trace.fallback,
+            timings_ms=trace.timings_ms,
+            debug=trace.funnel if request.debug else None,
+        )
+
+    def _slate(
+        self, funnel: Funnel, request: RecommendRequest, trace: Trace
+    ) -> tuple[Query | None, Slate]:
+        query = None
+        try:
+            with trace.stage("user"):
+                query = funnel.query(request, trace, self._shown_rows(funnel, request))
+            slate = funnel.slate(query, request.num_items, trace)
+        except UserError:
+            raise
+        except Exception:
+            log.exception("the funnel failed; popular items stand in")
+        else:
+            if len(slate.rows):
+                return query, slate
+        trace.fallbacks.add("popular")
+        return query, funnel.popular(NO_ROWS, request.num_items)
+
+    def _shown_rows(self, funnel: Funnel, request: RecommendRequest) -> Any:
+        user_id = funnel.users.canonical_id(request.user_id)
+        items = self._shown.items(user_id, funnel.clock.now_ms())
+        return funnel.catalogue.rows_of(items) if items else NO_ROWS
+
+    def _remember(
+        self, request_id: int, query: Query, slate: Slate, item_ids: list[int | str], bundle: Bundle
+    ) -> None:
+        self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
+        if self.settings.log_requests:
+            served = Served(request_id, query.user, query.surface, item_ids, slate, bundle.versions)
+            self._log.add(served, bundle.vocabulary.actions)
+
+    def post_events(self, events: Sequence[Event]) -> EventsAccepted:
+        """Appends events; they are on disk when this returns. Raises UserError."""
+        accepted = post_events(self._switch.funnel, self.store, events)
+        self.metrics.events.labels("accepted").inc(accepted.accepted)
+        self.metrics.events.labels("duplicate").inc(accepted.duplicates)
+        return accepted
+
+    def post_items(self, items: Sequence[Item]) -> ItemsAccepted:
+        """Adds items; on disk and recommendable when this returns. Raises UserError."""
+        return post_items(self._switch.funnel, self.store, items)
+
+    def similar(self, item_id: int | str, num_items: int) -> SimilarItems | None:
+        """Nearest items in the item space; None for an unknown item. Raises UserError."""
+        funnel = self._switch.funnel
+        row = funnel.catalogue.rows_of([item_id])
+        if not funnel.catalogue.is_known(row).all():
+            return None
+        rows, scores = funnel.catalogue.nearest(funnel.catalogue.embeddings(row)[0], num_items, row)
+        pairs = zip(funnel.catalogue.external(rows), scores.tolist(), strict=True)
+        return SimilarItems(
+            item_id=funnel.catalogue.external(row)[0],
+            items=[SimilarItem(item_id=identifier, score=score) for identifier, score in pairs],
+            versions=funnel.bundle.versions,
+        )
+
+    def models(self) -> dict[str, Any]:
+        """What serves, what it was made from, and which bundle is refused, if any."""
+        bundle = self._switch.funnel.bundle
+        manifest = bundle.artifact.manifest
+        refused = self._switch.refused
+        return {
+            "bundle": bundle.version,
+            "versions": bundle.versions,
+            "created": manifest.created,
+            "parents": manifest.parents,
+            "id_space": manifest.id_space,
+            "actions": bundle.vocabulary.actions,
+            "programs": sorted(bundle.programs),
+            "posted_items": len(self._switch.funnel.catalogue.posted_rows),
+            "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
+            "refused": None if refused is None else asdict(refused),
+        }
+
+
+def _items(
+    item_ids: list[int | str], slate: Slate, actions: tuple[str, ...]
+) -> list[RecommendedItem]:
+    scores, predictions = slate.scores.tolist(), slate.predictions.tolist()
+    return [
+        RecommendedItem.model_construct(
+            item_id=item_ids[at],
+            score=scores[at],
+            predictions=dict(zip(actions, predictions[at], strict=False)),
+            source=slate.sources[at],
+        )
+        for at in range(len(item_ids))
+    ]
+
+
+class RequestIds:
+    """Numbers below 2^53 (JSON's safe range): time, then salt that tells replicas apart."""
+
+    SALTS = 1 << 12
+
+    def __init__(self) -> None:
+        self._salt = secrets.randbelow(self.SALTS)
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """A number that this process never gave before."""
+        with self._lock:
+            self._last = max(self._last + self.SALTS, wall_ms() * self.SALTS + self._salt)
+            return self._last

@@ -1,0 +1,184 @@
+"""Life of a request over one bundle.
+
+1. user: row, history of the bundle, posted events, what must not be shown
+2. sources: candidate sources side by side, each with a deadline
+3. merge: shares, exclusion, one item of each image signature
+4. rank: probabilities of all actions, the user side computed once
+5. blend: utility, a cap for each creator
+
+Whatever fails or is late is left out, and the answer says so: `partial`, `unranked`, `popular`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.contract.encode import Ints
+from data.contract.settings import UserError
+from serve.blend import cap_per_creator, utility_weights
+from serve.candidates import Candidates, merge, without_duplicates
+from serve.catalogue import Catalogue
+from serve.clock import Clock
+from serve.programs import Floats
+from serve.ranker import Ranker
+from serve.retrieval import UserTower
+from serve.sources import RELATED, Query, Source, check_context, default_sources
+from serve.users import User, Users
+
+if TYPE_CHECKING:
+    from serve.bundle import Bundle
+    from serve.fanout import Fanout
+    from serve.messages import RecommendRequest
+    from serve.settings import ServeSettings
+    from serve.stages import Trace
+    from serve.store import Store
+
+log = logging.getLogger(__name__)
+
+NO_ROWS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """Places of a feed, best first.
+
+    Attributes:
+        rows: item rows, [N].
+        scores: utility, or what ordered them instead, [N].
+        predictions: probability of each action, [N, T]; [N, 0] when nothing was ranked.
+        sources: source of each, [N].
+    """
+
+    rows: Ints
+    scores: Floats
+    predictions: Floats
+    sources: list[str]
+
+
+class Funnel:
+    """Answers requests from one bundle, the posted items and the store.
+
+    Args:
+        bundle: the open bundle.
+        store: posted events and items.
+        fanout: the pool in which sources run.
+        settings: of serving.
+    """
+
+    def __init__(
+        self, bundle: Bundle, store: Store, fanout: Fanout, settings: ServeSettings
+    ) -> None:
+        self.bundle = bundle
+        self.catalogue = Catalogue(bundle)
+        self.clock = Clock(bundle, settings.clock)
+        self.users = Users(bundle, self.catalogue, settings.max_actions)
+        self.sources: tuple[Source, ...] = default_sources(bundle, self.catalogue)
+        self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
+        self._tower = UserTower(bundle, self.catalogue)
+        self._weights = utility_weights(bundle.vocabulary, settings.utility)
+        self._store = store
+        self._fanout = fanout
+        self._settings = settings
+
+    def query(self, request: RecommendRequest, trace: Trace, shown: Ints = NO_ROWS) -> Query:
+        """Reads the user and what may not be shown.
+
+        Args:
+            request: as it came.
+            trace: notes a store that fails.
+            shown: rows that the user was shown lately.
+
+        Raises:
+            UserError: an id of the wrong type, a context that names nothing.
+        """
+        user_id = self.users.canonical_id(request.user_id)
+        check_context(self.catalogue, request.context, self.bundle.index.dim)
+        if request.surface == RELATED and request.context == type(request.context)():
+            raise UserError("surface=related needs context.item_id or context.query_vector")
+        user = self._read(user_id, trace)
+        asked = self.catalogue.rows_of(request.exclude)
+        named = asked[self.catalogue.is_known(asked)]
+        exclude = np.unique(np.concatenate([user.seen, named, shown]))
+        return Query(user, request.context, request.surface, exclude, self._tower)
+
+    def _read(self, user_id: int | str, trace: Trace) -> User:
+        now_ms = self.clock.now_ms()
+        try:
+            return self.users.read(user_id, self._store, now_ms)
+        except Exception:
+            log.exception("the store failed; going on with the bundle's history")
+            trace.fallbacks.add("partial")
+            return self.users.read(user_id, None, now_ms)
+
+    def slate(self, query: Query, num_items: int, trace: Trace) -> Slate:
+        """Finds, ranks and orders; what fails on the way is noted in the trace."""
+        with trace.stage("sources"):
+            candidates = self._candidates(query, max(self._settings.candidates, num_items), trace)
+        with trace.stage("rank"):
+            predictions, scores = self._rank(query, candidates, trace)
+        with trace.stage("blend"):
+            best = self._blend(candidates, scores)[:num_items]
+        trace.funnel |= {"excluded": len(query.exclude), "candidates": len(candidates.rows)}
+        names = [candidates.names[at] for at in candidates.source[best]]
+        return Slate(candidates.rows[best], scores[best], predictions[best], names)
+
+    def _candidates(self, query: Query, limit: int, trace: Trace) -> Candidates:
+        applying = [source for source in self.sources if source.applies(query)]
+        calls = {source.name: partial(source, query, limit) for source in applying}
+        deadlines = {name: self._settings.deadline_s(name) for name in calls}
+        answers = self._fanout.ask(calls, deadlines)
+        if answers.failures:
+            trace.fallbacks.add("partial")
+        merged = merge(answers.found, query.exclude, self._settings.shares, limit)
+        kept = without_duplicates(merged, self.catalogue.column("image_signature", merged.rows))
+        trace.funnel |= {
+            "found": {one.source: len(one.rows) for one in answers.found},
+            "kept": {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)},
+            "failures": answers.failures,
+            "duplicates": len(merged.rows) - len(kept.rows),
+        }
+        return kept
+
+    def _rank(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Floats, Floats]:
+        """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
+        if self.ranker is not None and len(candidates.rows):
+            try:
+                predictions = self.ranker(query.user, candidates.rows)
+            except Exception:
+                log.exception("the ranker failed; the retrieval score ranks")
+                trace.fallbacks.add("unranked")
+            else:
+                return predictions, predictions @ self._weights
+        return np.zeros((len(candidates.rows), 0), np.float32), self._light(
+            query, candidates, trace
+        )
+
+    def _light(self, query: Query, candidates: Candidates, trace: Trace) -> Floats:
+        """Retrieval scores; the order of the candidates for a new user or if the tower fails."""
+        in_order = -np.arange(len(candidates.rows), dtype=np.float32)
+        if query.user.is_new:
+            return in_order
+        try:
+            scores: Floats = self.catalogue.embeddings(candidates.rows) @ query.user_vector
+        except Exception:
+            log.exception("the user tower failed; the sources' order stands")
+            trace.fallbacks.add("unranked")
+            return in_order
+        return scores
+
+    def _blend(self, candidates: Candidates, scores: Floats) -> Ints:
+        order = np.argsort(-scores, kind="stable")
+        creators = self.catalogue.column("creator_id", candidates.rows)
+        return cap_per_creator(order, creators, self._settings.max_per_creator)
+
+    def popular(self, exclude: Ints, num_items: int) -> Slate:
+        """What is left when all else failed: popular items."""
+        rows = np.asarray(self.bundle.popular[: num_items + len(exclude)])
+        rows = rows[~np.isin(rows, exclude)][:num_items]
+        scores = -np.arange(len(rows), dtype=np.float32)
+        return Slate(rows, scores, np.zeros((len(rows), 0), np.float32), ["popular"] * len(rows))

@@ -1,0 +1,133 @@
+"""Bodies of the HTTP interface: what is accepted, within which bounds, and what is answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+MAX_BATCH = 10_000
+MAX_LIST = 10_000
+
+Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Text = Annotated[StrictStr, Field(max_length=64)]
+Id = Int64 | Annotated[StrictStr, Field(min_length=1, max_length=256)]
+Milliseconds = Annotated[StrictInt, Field(ge=631_152_000_000, lt=4_102_444_800_000)]
+Number = Annotated[StrictFloat | Int64, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """A request body: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Context(Body):
+    """What the user looks at or asks for."""
+
+    item_id: Id | None = Field(default=None, description="retrieve what is related to this item")
+    interests: list[Id] | None = Field(
+        default=None, max_length=100, description="retrieve items of these interests"
+    )
+    query_vector: list[Number] | None = Field(
+        default=None,
+        max_length=4096,
+        description="retrieve what is near this vector of the item space",
+    )
+
+
+class RecommendRequest(Body):
+    """Asks for a feed."""
+
+    user_id: Id
+    num_items: Annotated[StrictInt, Field(ge=1, le=500)] = 10
+    surface: Text = Field(
+        default="home", description="`related` retrieves from context.item_id alone"
+    )
+    context: Context = Context()
+    exclude: list[Id] = Field(default=[], max_length=MAX_LIST, description="items not to be shown")
+    debug: StrictBool = Field(default=False, description="also answer what each stage did")
+
+
+class RecommendedItem(BaseModel):
+    """One place of a feed."""
+
+    item_id: int | str
+    score: float = Field(description="utility, or the retrieval score where nothing is ranked")
+    predictions: dict[str, float] = Field(description="probability of each action")
+    source: str = Field(description="candidate source that found it first")
+
+
+class RecommendResponse(BaseModel):
+    """A feed."""
+
+    request_id: int
+    items: list[RecommendedItem]
+    versions: dict[str, str]
+    fallback: bool | str = Field(
+        description="false, or what was missing: partial (a source or the store), unranked, popular"
+    )
+    timings_ms: dict[str, float]
+    debug: dict[str, Any] | None = None
+
+
+class Event(Body):
+    """Something a user did. Posting the same `event_id` again changes nothing."""
+
+    event_id: Id | None = Field(default=None, description="made by the server when absent")
+    user_id: Id
+    item_id: Id
+    action: Text
+    surface: Text = "home"
+    timestamp: Milliseconds | None = Field(
+        default=None, description="ms since 1970; now when absent"
+    )
+    duration_s: Annotated[Number, Field(ge=0)] | None = None
+    board_id: Id | None = None
+    request_id: Id | None = Field(
+        default=None, description="of the feed in which the item was shown"
+    )
+
+
+class EventsAccepted(BaseModel):
+    """Events that are on disk now."""
+
+    accepted: int
+    duplicates: int = Field(description="events whose event_id was there already")
+    sequence: int = Field(description="sequence number of the newest event in the store")
+
+
+class Item(BaseModel):
+    """An item with its declared columns (those of the item table)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    item_id: Id
+    created_at: Milliseconds | None = Field(
+        default=None, description="ms since 1970; now when absent"
+    )
+
+
+class ItemsAccepted(BaseModel):
+    """Items that are on disk now."""
+
+    accepted: int
+    recommendable: int = Field(
+        description="items that can be recommended from now on; the others are in the bundle "
+        "already, and the next one takes the new columns"
+    )
+
+
+class SimilarItem(BaseModel):
+    """A neighbour in the item space."""
+
+    item_id: int | str
+    score: float = Field(description="inner product of unit vectors")
+
+
+class SimilarItems(BaseModel):
+    """Nearest items."""
+
+    item_id: int | str
+    items: list[SimilarItem]
+    versions: dict[str, str]

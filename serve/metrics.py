@@ -1,0 +1,73 @@
+"""Prometheus metrics of a replica."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from serve.stages import Trace
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """What is counted, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "homefeed_requests", "HTTP requests", ["route", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "homefeed_request_seconds",
+            "Time to answer",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stages = Histogram(
+            "homefeed_stage_seconds",
+            "Time of a stage",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.fallbacks = Counter(
+            "homefeed_fallbacks", "Feeds that lacked something", ["kind"], registry=registry
+        )
+        self.failures = Counter(
+            "homefeed_source_failures",
+            "Sources late, shed or failed",
+            ["source"],
+            registry=registry,
+        )
+        self.items = Counter(
+            "homefeed_recommended_items", "Items shown, by source", ["source"], registry=registry
+        )
+        self.events = Counter("homefeed_events", "Posted events", ["outcome"], registry=registry)
+        self.log_lost = Counter(
+            "homefeed_log_lost_items", "Shown items that were not logged", registry=registry
+        )
+        self.bundle = Gauge(
+            "homefeed_bundle", "1 for the bundle that serves", ["version"], registry=registry
+        )
+        self.refused = Gauge(
+            "homefeed_bundle_refused", "1 while the newest bundle is refused", registry=registry
+        )
+
+    def observe(self, trace: Trace, sources: list[str]) -> None:
+        """Counts an answered request for a feed."""
+        for stage, milliseconds in trace.timings_ms.items():
+            self.stages.labels(stage).observe(milliseconds / 1000)
+        for kind in trace.fallbacks:
+            self.fallbacks.labels(kind).inc()
+        for source in trace.funnel.get("failures", {}):
+            self.failures.labels(source).inc()
+        for source in sources:
+            self.items.labels(source).inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)

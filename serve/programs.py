@@ -1,0 +1,74 @@
+"""Exported programs in ONNX Runtime: flat named arrays in, named arrays out, one thread each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from data.contract.settings import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from data.contract.encode import Arrays
+
+Floats = npt.NDArray[np.float32]
+
+
+class Program:
+    """One exported program.
+
+    Attributes:
+        name: item_tower, user_tower, ranker_user or ranker_items.
+        inputs: names of the arrays it reads.
+        outputs: names of the arrays it gives.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self._session = onnxruntime.InferenceSession(
+            str(path), _options(), providers=["CPUExecutionProvider"]
+        )
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def __call__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Runs on those of `arrays` that the program reads. Raises UserError when one is absent."""
+        absent = [name for name in self.inputs if name not in arrays]
+        if absent:
+            raise UserError(
+                f"program {self.name} reads {', '.join(absent)}, which nothing here makes"
+            )
+        fed = {name: arrays[name] for name in self.inputs}
+        return dict(zip(self.outputs, self._session.run(None, fed), strict=True))
+
+
+def _options() -> onnxruntime.SessionOptions:
+    # A second thread beside a busy process costs more than it brings (DESIGN, serving).
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def open_programs(folder: Path) -> dict[str, Program]:
+    """All programs of a bundle by name."""
+    return {path.stem: Program(path) for path in sorted(folder.glob("*.onnx"))}
+
+
+def gather_rows(table: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]) -> Floats:
+    """Rows of an embedding table as float32; a row past the end is a missing one, zero.
+
+    Args:
+        table: [rows, D], memory-mapped.
+        rows: [N].
+    """
+    known = rows < len(table)
+    gathered: Floats = table[np.where(known, rows, 0)].astype(np.float32)
+    gathered[~known] = 0
+    return gathered

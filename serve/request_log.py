@@ -1,0 +1,165 @@
+"""Log of what was shown, with the features as used: asynchronous, hourly Parquet, bounded.
+
+`<root>/requests/impressions/hour=YYYY-MM-DDTHH/part-*.parquet` has the contract's impression
+columns (labels are joined later) plus score and predictions; `<root>/requests/features/hour=...`
+has one row a request with the encoded history and the user row that were used. All other features
+are those of the bundle that `versions` names, which never changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serve.funnel import Slate
+from serve.store import ExternalId
+from serve.users import User
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+FOLDER = "requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One answered request.
+
+    Attributes:
+        request_id: as answered.
+        user: as read for it.
+        surface: where the feed was shown.
+        item_ids: external ids, best first.
+        slate: rows, scores, predictions and sources, aligned.
+        versions: of bundle and models.
+    """
+
+    request_id: int
+    user: User
+    surface: str
+    item_ids: list[ExternalId]
+    slate: Slate
+    versions: Mapping[str, str]
+
+
+class RequestLog:
+    """Takes served requests from any thread; another one writes them.
+
+    Args:
+        root: the root.
+        max_rows: shown items that may wait; beyond them requests are lost and counted.
+        count_lost: called with the number of items lost.
+    """
+
+    def __init__(self, root: Path, max_rows: int, count_lost: Callable[[int], None]) -> None:
+        self._folder = root / FOLDER
+        self._max_rows = max_rows
+        self._count_lost = count_lost
+        self._waiting: list[tuple[Served, tuple[str, ...]]] = []
+        self._rows = 0
+        self._lock = threading.Lock()
+
+    def add(self, served: Served, actions: tuple[str, ...]) -> None:
+        """Queues a request; `actions` name the columns of its predictions."""
+        with self._lock:
+            if self._rows + len(served.item_ids) <= self._max_rows:
+                self._waiting.append((served, actions))
+                self._rows += len(served.item_ids)
+                return
+        self._count_lost(len(served.item_ids))
+
+    def write(self) -> int:
+        """Writes what waits, one file an hour and kind. Gives the number of requests written."""
+        with self._lock:
+            waiting, self._waiting, self._rows = self._waiting, [], 0
+        groups: dict[tuple[str, tuple[str, ...]], list[Served]] = {}
+        for served, actions in waiting:
+            groups.setdefault((_hour(served.user.now_ms), actions), []).append(served)
+        for (hour, actions), group in groups.items():
+            self._write("impressions", hour, impressions(group, actions))
+            self._write("features", hour, features(group))
+        return len(waiting)
+
+    def _write(self, kind: str, hour: str, table: pa.Table) -> None:
+        folder = self._folder / kind / f"hour={hour}"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        temporary = folder / f".{name}"
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.rename(folder / name)
+
+
+def _hour(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H")
+
+
+def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
+    """One row a shown item, those of a request together, best first."""
+    lengths = [len(served.item_ids) for served in group]
+    total = sum(lengths)
+
+    def repeated(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
+        return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(group)), lengths)))
+
+    columns = {
+        "request_id": repeated([s.request_id for s in group], pa.int64()),
+        "user_id": repeated([s.user.user_id for s in group]),
+        "item_id": pa.array([item for s in group for item in s.item_ids]),
+        "timestamp": repeated([s.user.now_ms for s in group], pa.int64()),
+        "surface": repeated([s.surface for s in group], pa.string()),
+        "position": pa.array([p for n in lengths for p in range(1, n + 1)], pa.int16()),
+        "propensity": pa.array(np.ones(total, np.float32)),
+        "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),
+        "experiment": pa.array([""] * total),
+        "arm": pa.array([""] * total),
+        "versions": repeated([orjson.dumps(dict(s.versions)).decode() for s in group]),
+        "labels": pa.nulls(total, pa.struct([(action, pa.bool_()) for action in actions])),
+        "labels_closed_at": pa.nulls(total, pa.int64()),
+        "score": _joined([s.slate.scores for s in group]),
+        **{f"prediction.{a}": _predictions(group, at) for at, a in enumerate(actions)},
+    }
+    return pa.table(columns)
+
+
+def _joined(arrays: Sequence[npt.NDArray[np.floating[Any]]]) -> pa.Array:
+    return pa.array(np.concatenate(arrays).astype(np.float32))
+
+
+def _predictions(group: list[Served], action: int) -> pa.Array:
+    """Probabilities of one action; NaN where the ranker did not run."""
+    ranked = [s.slate.predictions.shape[1] > 0 for s in group]
+    missing = [np.full(len(s.slate.rows), np.nan, np.float32) for s in group]
+    pairs = zip(group, ranked, missing, strict=True)
+    return _joined([s.slate.predictions[:, action] if has else none for s, has, none in pairs])
+
+
+def features(group: list[Served]) -> pa.Table:
+    """One row a request: the user row and the history as used, oldest event first."""
+    users = [served.user for served in group]
+    return pa.table(
+        {
+            "request_id": pa.array([s.request_id for s in group], pa.int64()),
+            "user": pa.array([user.row for user in users], pa.int64()),
+            "now_ms": pa.array([user.now_ms for user in users], pa.int64()),
+            "versions": pa.array([orjson.dumps(dict(s.versions)).decode() for s in group]),
+            **{
+                f"history.{name}": pa.array(
+                    [getattr(u.events, name) for u in users], pa.list_(pa.int64())
+                )
+                for name in ("item", "action", "surface", "timestamp")
+            },
+        }
+    )

@@ -1,0 +1,72 @@
+"""Settings of serving (root `serve`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data.contract.settings import Count, NonNegative, Positive, Share
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+NonNegativeHours = Annotated[float, Field(ge=0)]
+
+
+def _shares() -> dict[str, Share]:
+    return {"two_tower": 0.8, "related": 0.6, "interests": 0.3, "popular": 0.1, "fresh": 0.1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """How a bundle is served.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        replicas: processes that serve; all on the machine that holds the store.
+        candidates: items that the sources give to the ranker.
+        shares: share of the candidates that each source is given; those that do not answer leave
+            theirs to the others.
+        deadlines_ms: source -> time it may take; `default` stands for the sources not named.
+        threads: threads for the sources of all requests of a replica.
+        queue: sources of all requests that may wait for a thread; more are shed.
+        max_concurrent: requests in work or waiting in a replica before it answers 503.
+        seen_hours: hours for which an item that was shown is not shown again; 0 shows it again.
+        max_actions: newest posted actions kept at hand for a user.
+        store_gib: most disk space that the store may take.
+        utility: action -> weight of its probability in the utility; the others count +1 when
+            positive, -1 when negative.
+        max_per_creator: items of one creator in a feed while there are others.
+        clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
+            `log` when the log ended over a week before its bundle was made.
+        poll_seconds: time between looks at the pointer to the bundle.
+        log_requests: whether shown items and the features used are logged.
+        log_seconds: time between writes of the request log.
+        log_rows: shown items that may wait for a write; more are lost, and counted.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    replicas: Count = 1
+    candidates: Count = 500
+    shares: dict[str, Share] = field(default_factory=_shares)
+    deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 150.0})
+    threads: Count = 4
+    queue: NonNegative = 64
+    max_concurrent: Count = 100
+    seen_hours: NonNegativeHours = 0.0
+    max_actions: Count = 1000
+    store_gib: Count = 16
+    utility: dict[str, float] = field(default_factory=dict)
+    max_per_creator: Count = 3
+    clock: Literal["auto", "wall", "log"] = "auto"
+    poll_seconds: Positive = 0.5
+    log_requests: bool = True
+    log_seconds: Positive = 10.0
+    log_rows: Count = 200_000
+
+    def deadline_s(self, source: str) -> float:
+        """Seconds that a source may take."""
+        default = self.deadlines_ms.get("default", 150.0)
+        return self.deadlines_ms.get(source, default) / 1000

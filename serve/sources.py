@@ -1,0 +1,219 @@
+"""Candidate sources: each finds items for a query, best first.
+
+A source of one's own is any object with a `name` that is called like these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from data.contract.encode import FeatureTable, Ints, hash_values
+from data.contract.settings import UserError
+from serve.candidates import Found
+from serve.messages import Context
+from serve.retrieval import UserTower
+from serve.users import User
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serve.bundle import Bundle
+    from serve.catalogue import Catalogue
+    from serve.programs import Floats
+
+RELATED = "related"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the sources are asked.
+
+    Attributes:
+        user: the user at the time of the request.
+        context: what the request said.
+        surface: where the feed is shown.
+        exclude: sorted rows that may not be shown.
+        tower: gives the user's vector.
+    """
+
+    user: User
+    context: Context
+    surface: str
+    exclude: Ints
+    tower: UserTower
+
+    @cached_property
+    def user_vector(self) -> Floats:
+        """The user's vector, computed once."""
+        return self.tower(self.user)
+
+
+class Source(Protocol):
+    """A candidate source."""
+
+    name: str
+
+    def applies(self, query: Query) -> bool:
+        """Whether the source has anything to say about a query."""
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """Finds up to `limit` items that are not excluded (others are dropped later)."""
+
+
+class TwoTower:
+    """Items nearest to the user's vector."""
+
+    name = "two_tower"
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def applies(self, query: Query) -> bool:
+        """For users of whom something is known, but not beside a related item."""
+        return not query.user.is_new and query.surface != RELATED
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """By inner product."""
+        rows, scores = self._catalogue.nearest(query.user_vector, limit, query.exclude)
+        return Found(self.name, rows, scores)
+
+
+class Related:
+    """Items near the item, or the vector, that the context names."""
+
+    name = RELATED
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def applies(self, query: Query) -> bool:
+        """When the context names something."""
+        return query.context.item_id is not None or query.context.query_vector is not None
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """By inner product with the context's vector, the context item left out."""
+        row = context_row(self._catalogue, query.context)
+        exclude = np.union1d(query.exclude, row)
+        rows, scores = self._catalogue.nearest(self._vector(query.context, row), limit, exclude)
+        return Found(self.name, rows, scores)
+
+    def _vector(self, context: Context, row: Ints) -> Floats:
+        if context.query_vector is None:
+            return self._catalogue.embeddings(row)[0]
+        vector: Floats = np.array(context.query_vector, np.float32)
+        unit: Floats = vector / np.float32(max(np.linalg.norm(vector), 1e-12))
+        return unit
+
+
+def context_row(catalogue: Catalogue, context: Context) -> Ints:
+    """Row of the context's item, [1] or [0]."""
+    return catalogue.rows_of([] if context.item_id is None else [context.item_id])
+
+
+def check_context(catalogue: Catalogue, context: Context, dim: int) -> None:
+    """Refuses a context that names no known item or a vector of another width."""
+    row = context_row(catalogue, context)
+    if not catalogue.is_known(row).all():
+        raise UserError(f"context.item_id {context.item_id!r} is no item here")
+    if context.query_vector is not None and len(context.query_vector) != dim:
+        width = len(context.query_vector)
+        raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
+
+
+class Interests:
+    """Most popular items that carry one of the context's interests."""
+
+    name = "interests"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._values, self._rows = _inverted(bundle)
+
+    def applies(self, query: Query) -> bool:
+        """When interests are named and items declare them."""
+        return bool(query.context.interests) and len(self._rows) > 0
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """All interests together, in the order of popularity."""
+        wanted = np.sort(hash_interests(query.context.interests or []))
+        start = np.searchsorted(self._values, wanted)
+        end = np.searchsorted(self._values, wanted, side="right")
+        places = [self._rows[a:b] for a, b in zip(start, end, strict=True)]
+        return head(self.name, np.concatenate(places), limit + len(query.exclude))
+
+
+def hash_interests(interests: Sequence[int | str]) -> Ints:
+    """Hashes of interests as the item table encodes them."""
+    return np.concatenate([np.asarray(hash_values(pa.array([value]))) for value in interests])
+
+
+def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:
+    """Sorted interest hashes, and the rows that carry them, popular ones first."""
+    features = tuple(
+        f for f in bundle.items.features if f.name == "interests" and f.kind == "multi"
+    )
+    if not features:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    rows = np.asarray(bundle.popular)
+    columns = FeatureTable("item", features, bundle.items.columns).gather(rows)
+    values = np.asarray(columns["item.interests.values"], np.int64)
+    carrying = np.repeat(rows, np.asarray(columns["item.interests.lengths"]))
+    order = np.argsort(values, kind="stable")
+    return values[order], carrying[order]
+
+
+class Popular:
+    """Items with the most recent positive actions."""
+
+    name = "popular"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._rows = bundle.popular
+
+    def applies(self, query: Query) -> bool:
+        """Always: what everybody likes stands in for what is missing."""
+        return query is not None
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """The head of the list."""
+        return head(self.name, self._rows, limit + len(query.exclude))
+
+
+class Fresh:
+    """Newest items: those posted, then those of the bundle."""
+
+    name = "fresh"
+
+    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
+        self._rows = bundle.fresh
+        self._catalogue = catalogue
+
+    def applies(self, query: Query) -> bool:
+        """Wherever a feed is not about one item."""
+        return query.surface != RELATED
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """The head of the list."""
+        rows = np.concatenate([self._catalogue.posted_rows, self._rows])
+        return head(self.name, rows, limit + len(query.exclude))
+
+
+def head(source: str, rows: Ints, limit: int) -> Found:
+    """The first rows of a list, scored by their place."""
+    taken = np.asarray(rows[:limit], np.int64)
+    return Found(source, taken, -np.arange(len(taken), dtype=np.float32))
+
+
+def default_sources(bundle: Bundle, catalogue: Catalogue) -> tuple[Source, ...]:
+    """The sources of a bundle; the first to find an item is named as its source."""
+    return (
+        Related(catalogue),
+        TwoTower(catalogue),
+        Interests(bundle),
+        Popular(bundle),
+        Fresh(bundle, catalogue),
+    )

@@ -1,0 +1,114 @@
+"""What is known of a user at the time of a request: bundle history, then posted events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.contract.encode import Events, Ints
+from serve.ids import canonical, is_admitted, lookup
+from serve.store import Document, ExternalId, Store
+
+if TYPE_CHECKING:
+    from data.contract.idspace import IdSpace
+    from serve.bundle import Bundle
+    from serve.catalogue import Catalogue
+
+Columns = tuple[Ints, Ints, Ints, Ints]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One user at one time.
+
+    Attributes:
+        user_id: external id.
+        row: row of the user id space; a hash bucket for a user never seen.
+        admitted: whether the row is the user's own.
+        events: all past events, oldest first; items are rows of the catalogue.
+        now_ms: time of the request.
+    """
+
+    user_id: ExternalId
+    row: int
+    admitted: bool
+    events: Events
+    now_ms: int
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is known of the user."""
+        return not self.admitted and not len(self.events.item)
+
+    @property
+    def seen(self) -> Ints:
+        """Sorted rows of all items the user ever acted on."""
+        return np.unique(self.events.item)
+
+
+class Users:
+    """Reads users from a bundle and the store."""
+
+    def __init__(self, bundle: Bundle, catalogue: Catalogue, max_actions: int) -> None:
+        self._bundle = bundle
+        self._catalogue = catalogue
+        self._max_actions = max_actions
+        vocabulary = bundle.vocabulary
+        self._clocked = vocabulary.order == "clock"
+        self._actions = {name: code for code, name in enumerate(vocabulary.actions, start=1)}
+        self._surfaces = {name: code for code, name in enumerate(vocabulary.surfaces, start=1)}
+
+    def canonical_id(self, user_id: ExternalId) -> ExternalId:
+        """The id in the root's type. Raises UserError."""
+        return canonical(self._bundle.user_ids, [user_id])[0]
+
+    def read(self, user_id: ExternalId, store: Store | None, now_ms: int) -> User:
+        """A user with all that is known now; without a store, with what the bundle knows."""
+        space: IdSpace = self._bundle.user_ids
+        rows = lookup(space, [user_id])
+        admitted = bool(is_admitted(space, rows)[0])
+        row = int(rows[0])
+        posted = self._posted(user_id, store)
+        events = self._merge(self._history(row if admitted else 0), posted)
+        newest = int(events.timestamp.max(initial=0)) if self._clocked else 0
+        return User(user_id, row, admitted, events, max(now_ms, newest))
+
+    def _history(self, row: int) -> Columns:
+        histories = self._bundle.histories
+        if row == 0 or row + 1 >= len(histories.offsets):
+            start = end = 0
+        else:
+            start, end = int(histories.offsets[row]), int(histories.offsets[row + 1])
+        columns = (histories.item, histories.action, histories.surface, histories.timestamp)
+        return tuple(c[start:end].astype(np.int64) for c in columns)  # type: ignore[return-value]
+
+    def _posted(self, user_id: ExternalId, store: Store | None) -> Columns:
+        after = self._bundle.store_sequence
+        documents = store.actions(user_id, after, self._max_actions) if store else []
+        rows = self._catalogue.rows_of([event["item_id"] for event in documents])
+        return (
+            rows,
+            self._codes(documents, "action"),
+            self._codes(documents, "surface"),
+            self._times(documents),
+        )
+
+    def _codes(self, documents: list[Document], name: str) -> Ints:
+        codes = self._actions if name == "action" else self._surfaces
+        return np.array([codes.get(event[name], 0) for event in documents], np.int64)
+
+    def _times(self, documents: list[Document]) -> Ints:
+        """Times of posted events; 0 in a log without a clock, as in its timelines."""
+        return np.array(
+            [event["timestamp"] if self._clocked else 0 for event in documents], np.int64
+        )
+
+    def _merge(self, history: Columns, posted: Columns) -> Events:
+        item, action, surface, timestamp = (
+            np.concatenate(pair) for pair in zip(history, posted, strict=True)
+        )
+        order = np.argsort(timestamp, kind="stable") if len(posted[0]) else slice(None)
+        columns = (item[order], action[order], surface[order], timestamp[order])
+        return Events(np.array([0, len(item)]), *columns)
