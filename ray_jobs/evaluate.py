@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from data.baselines import Popularity
-from data.contract.artifact import Artifact, Draft, current, has_current
+from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError, to_tree
-from data.dataset import Dataset
 from data.oracles import oracle_log
-from data.queries import Queries, SplitLog
+from data.queries import Queries
 from data.ranking import Scorer, Scores
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
-from data.windows import resolve
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,
@@ -37,7 +34,7 @@ from ray_jobs.engine.evaluation import (
 )
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.job import Job, run
-from ray_jobs.engine.predictions import judge_ranking, read_impressions
+from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.report import (
     Section,
     ranking_section,
@@ -46,8 +43,8 @@ from ray_jobs.engine.report import (
     training_section,
     write_report,
 )
+from ray_jobs.engine.subject import Subject
 from ray_jobs.simulate import latents_folder
-from ray_jobs.tasks.ranker import candidate_files
 from ray_jobs.train import Model
 
 MODELS: tuple[Model, ...] = ("two_tower", "ranker")
@@ -65,29 +62,6 @@ class EvaluateArguments:
     model: Model | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is evaluated, and on what.
-
-    Attributes:
-        job: settings and root.
-        log: the data set under its split.
-        models: the trained artefacts by kind.
-        candidates: impressions made for a log that has none, when a ranker is judged on them.
-    """
-
-    job: Job
-    log: SplitLog
-    models: Mapping[str, Artifact]
-    candidates: Artifact | None
-
-    @property
-    def parents(self) -> list[Artifact]:
-        """What the evaluation is made from."""
-        made = [self.candidates] if self.candidates else []
-        return [self.log.dataset.artifact, *self.models.values(), *made]
-
-
 def evaluate(
     job: Job,
     models: Sequence[Model],
@@ -99,7 +73,7 @@ def evaluate(
     Args:
         job: settings and root.
         models: kinds to evaluate.
-        trained: artefacts (also of kind "candidates") to take instead of the current ones.
+        trained: artefacts to take instead of the current ones.
         move_pointer: whether the result becomes the current evaluation.
 
     Returns:
@@ -108,45 +82,19 @@ def evaluate(
     Raises:
         UserError: a model has learnt from reported days, or there is nothing to evaluate.
     """
-    subject = _subject(job, models, trained or {})
+    subject = Subject.open(job, models, trained or {})
     tree = to_tree(job.settings)
     settings = {name: tree[name] for name in ("seed", "split", "windows", "eval")}
 
     def write(draft: Draft) -> None:
         found = without_nan(_judge(subject))
         (draft.path / METRICS).write_text(json.dumps(found, indent=1))
-        write_report(draft.path / REPORT, "Evaluation", _facts(subject), _sections(found, subject))
+        write_report(draft.path / REPORT, "Evaluation", subject.facts, _sections(found, subject))
         draft.fields["metrics"] = _summary(found)
 
     artifact = job.make("evaluation", subject.parents, settings, write, move_pointer)
     show(_sections(json.loads((artifact.path / METRICS).read_text()), subject))
     return artifact
-
-
-def _subject(job: Job, models: Sequence[Model], trained: Mapping[str, Artifact]) -> Subject:
-    dataset = Dataset.open(job.root)
-    windows = None
-    if job.settings.split.kind == "time":
-        windows = resolve(job.settings.windows, dataset.calendar)
-    log = SplitLog(dataset, job.settings.split, windows, job.settings.seed)
-    chosen: dict[str, Artifact] = {
-        model: trained.get(model) or current(job.root, model) for model in models
-    }
-    for artifact in chosen.values():
-        _check_window(artifact, log)
-    candidates = None
-    if "ranker" in chosen and not (windows and dataset.counts.get("impressions")):
-        candidates = trained.get("candidates") or current(job.root, "candidates")
-    return Subject(job, log, chosen, candidates)
-
-
-def _check_window(artifact: Artifact, log: SplitLog) -> None:
-    window, windows = artifact.manifest.window, log.windows
-    if window and windows and window[1] >= windows.test[0]:
-        raise UserError(
-            f"{artifact.manifest.name} has learnt from days up to {window[1]}, but days "
-            f"{windows.test[0]}-{windows.test[1]} are reported; train it again with these windows"
-        )
 
 
 def _judge(subject: Subject) -> Tree:
@@ -208,7 +156,7 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 def _ranking(subject: Subject) -> Tree:
     dataset, settings = subject.log.dataset, subject.job.settings.eval
-    impressions = _impressions(subject)
+    impressions = subject.impressions()
     model = RankingModel.open(subject.models["ranker"], dataset)
     histories = UserEvents.of(TrainingLog(subject.log, (TRAIN, VALID, TEST)))
     actions = judge_ranking(
@@ -219,17 +167,6 @@ def _ranking(subject: Subject) -> Tree:
         settings.calibration_bins,
     )
     return {"impressions": impressions.num_rows, "actions": actions}
-
-
-def _impressions(subject: Subject) -> pa.Table:
-    """Impressions of the reported part."""
-    log, settings = subject.log, subject.job.settings
-    if subject.candidates:
-        files = candidate_files(subject.job.root, subject.candidates.version, ("test",))
-    else:
-        assert log.windows is not None
-        files = log.dataset.impression_files(*log.windows.test)
-    return read_impressions(files, settings.eval.max_impressions, settings.seed)
 
 
 def _summary(found: Tree) -> Tree:
@@ -246,15 +183,6 @@ def _summary(found: Tree) -> Tree:
             for action, values in found["ranking"]["actions"].items()
         }
     return summary
-
-
-def _facts(subject: Subject) -> dict[str, str]:
-    """What the report says on top."""
-    job, windows = subject.job, subject.log.windows
-    facts = {"split": job.settings.split.kind, "seed": str(job.settings.seed)}
-    if windows:
-        facts["reported days"] = f"{windows.test[0]}-{windows.test[1]}"
-    return facts | {a.kind: a.version for a in subject.parents}
 
 
 def _sections(found: Tree, subject: Subject) -> list[Section]:

@@ -111,6 +111,21 @@ def _validations(axes: Axes, validations: Sequence[Tree]) -> None:
     right.set_ylabel(name, color="#d97706")
 
 
+def intervals(labels: Sequence[str], rows: Sequence[Tree], metric: str) -> str:
+    """A metric of each setting with its interval over seeds, from `grid.table`."""
+    found = [row["metrics"].get(metric) for row in rows]
+    place = [n for n, value in enumerate(found) if value]
+
+    def draw(axes: Axes) -> None:
+        means = [found[n]["mean"] for n in place]
+        widths = [found[n]["half_width"] or 0 for n in place]
+        axes.errorbar(means, place, xerr=widths, fmt="o", color="#2563eb", capsize=3)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel=metric, ylim=(len(labels) - 0.5, -0.5))
+
+    return _svg(draw, (8, 1 + 0.35 * len(labels)))
+
+
 def _svg(draw: Any, size: tuple[float, float]) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")

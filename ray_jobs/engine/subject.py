@@ -1,0 +1,91 @@
+"""What an evaluation is about: trained models, the data set under its split, the impressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from data.contract.artifact import Artifact, current, read
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.queries import SplitLog
+from data.windows import resolve
+from ray_jobs.engine.job import Job
+from ray_jobs.engine.predictions import read_impressions
+from ray_jobs.tasks.ranker import candidate_files
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Models to evaluate, and what on.
+
+    Attributes:
+        job: settings and root.
+        log: the data set under its split.
+        models: the trained artefacts by kind.
+        candidates: the impressions that the ranker was trained on, when the log has none.
+    """
+
+    job: Job
+    log: SplitLog
+    models: Mapping[str, Artifact]
+    candidates: Artifact | None
+
+    @classmethod
+    def open(cls, job: Job, kinds: Sequence[str], trained: Mapping[str, Artifact]) -> Subject:
+        """Finds what is to be evaluated on the current data set.
+
+        Args:
+            job: settings and root.
+            kinds: of models.
+            trained: artefacts to take instead of the current ones.
+
+        Raises:
+            UserError: a model is missing, or has learnt from the days that are reported.
+        """
+        dataset = Dataset.open(job.root)
+        timed = job.settings.split.kind == "time"
+        windows = resolve(job.settings.windows, dataset.calendar) if timed else None
+        log = SplitLog(dataset, job.settings.split, windows, job.settings.seed)
+        models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
+        for artifact in models.values():
+            _check_window(artifact, log)
+        made = models["ranker"].manifest.parents if "ranker" in models else []
+        versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
+        candidates = read(job.root / "candidates" / versions[0]) if versions else None
+        return cls(job, log, models, candidates)
+
+    @property
+    def parents(self) -> list[Artifact]:
+        """What the evaluation is made from."""
+        made = [self.candidates] if self.candidates else []
+        return [self.log.dataset.artifact, *self.models.values(), *made]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the report says on top."""
+        settings, windows = self.job.settings, self.log.windows
+        facts = {"split": settings.split.kind, "seed": str(settings.seed)}
+        if windows:
+            facts["reported days"] = f"{windows.test[0]}-{windows.test[1]}"
+        return facts | {artifact.kind: artifact.version for artifact in self.parents}
+
+    def impressions(self) -> pa.Table:
+        """Impressions of the reported part. Raises UserError when there are none."""
+        log, settings = self.log, self.job.settings
+        if self.candidates:
+            files = candidate_files(self.job.root, self.candidates.version, ("test",))
+        else:
+            files = log.dataset.impression_files(*log.windows.test) if log.windows else []
+        return read_impressions(files, settings.eval.max_impressions, settings.seed)
+
+
+def _check_window(artifact: Artifact, log: SplitLog) -> None:
+    window, windows = artifact.manifest.window, log.windows
+    if window and windows and window[1] >= windows.test[0]:
+        raise UserError(
+            f"{artifact.manifest.name} has learnt from days up to {window[1]}, but days "
+            f"{windows.test[0]}-{windows.test[1]} are reported; train it again with these windows"
+        )
