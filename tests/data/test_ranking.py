@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.contract.schema import DAY_MS
+from data.queries import build_queries
+from data.ranking import Catalogue, rank
+from data.splits import TEST
+
+SAVE, HIDE = 1, 2
+NUM_ITEMS, NUM_USERS = 12, 9
+START = 1_700_000_000_000 // DAY_MS * DAY_MS
+
+events = st.lists(
+    st.tuples(
+        st.integers(1, NUM_USERS),
+        st.integers(1, NUM_ITEMS),
+        st.sampled_from([SAVE, HIDE]),
+        st.integers(1, 180),
+        st.integers(0, 2),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(events, st.integers(1, NUM_ITEMS + 3), st.integers(0, 100))
+def test_rank_gives_the_best_items_that_may_be_shown(log_of, rows, k, seed):
+    log = log_of(rows, blocks=2)
+    rng = np.random.default_rng(seed)
+    log.dataset.items_created_at[1:] = START + rng.integers(0, 200, NUM_ITEMS) * DAY_MS
+    catalogue = Catalogue.of(log.dataset)
+    queries = build_queries(log, TEST, 100)
+    table = rng.permutation(NUM_USERS * 20 + 20).reshape(-1, 20)[:, : catalogue.rows]
+    ranking = rank(lambda q: table[q.users % len(table)].astype(np.float32), queries, catalogue, k)
+    assert ranking.items.shape == (len(queries), k)
+    for n, user in enumerate(queries.users.tolist()):
+        one = queries.take(np.array([n]))
+        seen, positives, now = one.history.item.tolist(), one.positives.tolist(), one.now_ms[0]
+        allowed = [r for r in range(1, catalogue.rows) if catalogue.created_at[r] <= now]
+        best = sorted(set(allowed) - set(seen), key=lambda r: -table[user % len(table), r])[:k]
+        assert ranking.items[n].tolist() == best + [-1] * (k - len(best))
+        assert ranking.hits[n].tolist() == [r in positives for r in ranking.items[n].tolist()]
+        assert ranking.num_positives[n] == len(positives)
+
+
+def test_rank_refuses_scores_that_are_not_numbers(log_of):
+    queries = build_queries(log_of([(1, 1, SAVE, 170, 2)]), TEST, 5)
+    catalogue = Catalogue(np.ones(4, bool), np.zeros(4, np.int64))
+    with pytest.raises(ValueError, match="NaN"):
+        rank(lambda q: np.full((len(q), 4), np.nan, np.float32), queries, catalogue, 2)
