@@ -1,0 +1,54 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.baselines import Popularity
+from data.contract.settings import UserError
+from ray_jobs.engine.predictions import judge_ranking, read_impressions
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files of 500 requests, ten impressions each."""
+    paths = [tmp_path / f"part-{n}.parquet" for n in range(2)]
+    for n, path in enumerate(paths):
+        request = np.repeat(np.arange(500) * 7919 + n * 10_000_000, 10)
+        pq.write_table(pa.table({"request_id": request, "item": np.arange(5000)}), path)
+    return paths
+
+
+def test_all_impressions_are_read_when_there_are_few(files):
+    assert read_impressions(files, 10_000, seed=0).num_rows == 10_000
+
+
+def test_drawn_requests_are_whole_and_about_as_many_as_asked_for(files):
+    table = read_impressions(files, 3000, seed=0)
+    _, counts = np.unique(table["request_id"].to_numpy(), return_counts=True)
+    assert set(counts.tolist()) == {10}
+    assert 2400 < table.num_rows < 3600
+    other = read_impressions(files, 3000, seed=1)
+    assert not table["request_id"].equals(other["request_id"])
+
+
+def test_no_impressions_is_an_error_that_says_what_to_do():
+    with pytest.raises(UserError, match=r"windows\.test"):
+        read_impressions([], 10, seed=0)
+
+
+def test_each_action_is_judged_by_its_own_column():
+    rng = np.random.default_rng(0)
+    save = rng.random(4000)
+    click = np.full(4000, 0.25)
+    labels = {"save": rng.random(4000) < save, "click": rng.random(4000) < click}
+    table = pa.table({"item": np.arange(4000) % 5} | {f"label.{a}": v for a, v in labels.items()})
+    counts = Popularity(np.arange(5, dtype=np.float32))
+    predicted = np.stack([save, 2 * click], axis=1).astype(np.float32)
+    found = judge_ranking(table, ("save", "click"), lambda _: predicted, counts, bins=5)
+    assert found["save"]["auc"] > 0.8
+    assert found["save"]["calibration"] == pytest.approx(1, abs=0.05)
+    assert found["click"]["auc"] == 0.5
+    assert found["click"]["calibration"] == pytest.approx(2, abs=0.15)
+    assert found["save"]["popularity"]["auc"] == pytest.approx(0.5, abs=0.03)
+    assert sum(found["click"]["reliability"]["count"]) == 4000
+    assert found["click"]["ece"] == pytest.approx(0.25, abs=0.03)
