@@ -1,8 +1,5 @@
 """HTTP interface over a feed: FastAPI routes, OpenAPI at /docs and /openapi.json."""
 
-import logging
-import time
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
@@ -23,10 +20,8 @@ from serve.messages import (
     RecommendResponse,
     SimilarItems,
 )
+from serve.metrics import RequestMetrics
 
-log = logging.getLogger(__name__)
-
-Next = Callable[[Request], Awaitable[Response]]
 Events = Annotated[Event | Annotated[list[Event], Field(max_length=MAX_BATCH)], Body()]
 Items = Annotated[Item | Annotated[list[Item], Field(max_length=MAX_BATCH)], Body()]
 NumItems = Annotated[int, Query(ge=1, le=500)]
@@ -36,10 +31,10 @@ def create_api(feed: Feed) -> FastAPI:
     """The application that serves `feed`."""
     api = FastAPI(title="homefeed", version="0.1.0", description="Recommendations over HTTP")
     api.add_middleware(Limits, max_concurrent=feed.settings.max_concurrent)
+    api.add_middleware(RequestMetrics, metrics=feed.metrics)
     _add_recommendations(api, feed)
     _add_posting(api, feed)
     _add_status(api, feed)
-    _count_requests(api, feed)
     api.add_exception_handler(UserError, _answer_user_error)
     api.add_exception_handler(RequestValidationError, _answer_bad_body)
     return api
@@ -56,7 +51,7 @@ def _add_recommendations(api: FastAPI, feed: Feed) -> None:
         """A feed for a user, known or not."""
         return _json(feed.recommend(request))
 
-    @api.get("/v1/items/{item_id}/similar", response_model=SimilarItems)
+    @api.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems)
     def similar(item_id: str, num_items: NumItems = 10) -> Response:
         """Items near an item."""
         found = feed.similar(item_id, num_items)
@@ -98,17 +93,6 @@ def _add_status(api: FastAPI, feed: Feed) -> None:
     def metrics() -> Response:
         """Prometheus metrics."""
         return Response(feed.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def _count_requests(api: FastAPI, feed: Feed) -> None:
-    @api.middleware("http")
-    async def count(request: Request, call_next: Next) -> Response:
-        started = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        feed.metrics.requests.labels(route, response.status_code).inc()
-        feed.metrics.latency.labels(route).observe(time.perf_counter() - started)
-        return response
 
 
 def _answer_user_error(_: Request, error: Exception) -> Response:

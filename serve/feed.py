@@ -62,6 +62,7 @@ class Feed:
 
     def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
         self.settings = settings
+        self._root = root
         self.metrics = Metrics()
         self.store = Store(root / STORE, settings.max_actions, settings.store_gib)
         self._fanout = Fanout(settings.threads, settings.queue)
@@ -196,6 +197,7 @@ class Feed:
         manifest = bundle.artifact.manifest
         refused = self._switch.refused
         return {
+            "root": str(self._root.resolve()),
             "bundle": bundle.version,
             "versions": bundle.versions,
             "created": manifest.created,

@@ -104,10 +104,14 @@ class Related:
 
     def _vector(self, context: Context, row: Ints) -> Floats:
         if context.query_vector is None:
-            return self._catalogue.embeddings(row)[0]
-        vector: Floats = np.array(context.query_vector, np.float32)
-        unit: Floats = vector / np.float32(max(np.linalg.norm(vector), 1e-12))
-        return unit
+            return np.asarray(self._catalogue.embeddings(row)[0])
+        vector = np.array(context.query_vector, np.float32)
+        return unit(vector)
+
+
+def unit(vector: Floats) -> Floats:
+    """A vector [D] at length 1; zero stays zero."""
+    return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))
 
 
 def context_row(catalogue: Catalogue, context: Context) -> Ints:

@@ -135,7 +135,7 @@ class Store:
             numbers = np.frombuffer(known, ">u8")
             numbers = numbers[numbers > after][-limit:]
             events = self._tables["events"]
-            found = [transaction.get(number.tobytes(), db=events) for number in numbers]
+            found = [transaction.get(_bytes(int(n)), db=events) for n in numbers]
             return [orjson.loads(text) for text in found if text is not None]
 
     def put_items(self, items: Iterable[Document]) -> int:

@@ -1,5 +1,6 @@
 """A tiny root with a bundle whose programs are so simple that numpy can say what must come out."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -80,6 +81,17 @@ class TinyLog:
         self.items = rng.integers(0, ITEMS, count)
         self.actions = rng.integers(1, 4, count)
         self.times = FIRST_DAY_MS + np.sort(rng.integers(0, 10 * DAY_MS, count))
+
+    def with_item(self, item_id: int) -> "TinyLog":
+        """The same log with one more item, a copy of the first."""
+        later = copy.copy(self)
+        row = self.item_table.slice(0, 1).set_column(0, "item_id", pa.array([item_id]))
+        later.item_table = pa.concat_tables([self.item_table, row])
+        later.content = np.concatenate([self.content, self.content[:1]])
+        later.item_ids = self.item_ids.extend(
+            pa.array([item_id]), np.zeros(1, int), np.zeros(1, int)
+        )
+        return later
 
 
 def write_lookup(path: Path, space: IdSpace, ids: pa.Array, table: pa.Table, features: Any) -> None:
@@ -194,7 +206,7 @@ def write_towers(folder: Path, scale: float) -> None:
 
 
 def write_ranker(folder: Path) -> None:
-    """user: id row + sum of history contents; logits: (id row + content) . user * action weights."""
+    """user: id row + sum of history contents; logits: (id row + content) . user * weights."""
     node = helper.make_node
     save_program(
         folder,
@@ -294,6 +306,11 @@ def write_bundle(
 @pytest.fixture(scope="session")
 def tiny_log() -> TinyLog:
     return TinyLog()
+
+
+@pytest.fixture(scope="session")
+def string_log() -> TinyLog:
+    return TinyLog(string_ids=True)
 
 
 @pytest.fixture(scope="session")

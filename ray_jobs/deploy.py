@@ -1,0 +1,162 @@
+"""Serves a root on this machine: `python -m ray_jobs.deploy root=runs/default`, Ctrl-C ends it.
+
+What `bundles/CURRENT` names is served, and whatever it names later, without a restart.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import statistics
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+from ray import serve
+
+from data.contract.artifact import current
+from data.contract.settings import UserError, to_tree
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.job import console, run
+from serve.app import NAME, app
+from serve.bundle import KIND, Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ray_jobs.engine.job import Job
+    from serve.settings import ServeSettings
+
+SWITCH_SECONDS = 60.0
+REQUESTS = 5
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Serves the current bundle over HTTP until Ctrl-C."""
+    bundle = current(job.root, KIND)
+    settings = job.settings.serve
+    refuse_taken_port(settings)
+    started = time.monotonic()
+    with served(job, settings.port or free_port(settings.host)) as url:
+        console.print(f"serving {bundle.manifest.name} at {url} (try {url}/docs); Ctrl-C ends it")
+        wait_for_interrupt()
+        console.print("ending")
+    return {"url": url, "seconds_served": round(time.monotonic() - started, 1)}
+
+
+def wait_for_interrupt() -> None:
+    """Returns on Ctrl-C or a request to terminate."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    for number in signals:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def served(job: Job, port: int) -> Iterator[str]:
+    """Serves the root on this process's Ray while the context lasts. Gives the URL."""
+    settings = job.settings.serve
+    connect(settings.replicas + 1)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": settings.host, "port": port},
+        logging_config={"log_level": "WARNING"},
+    )
+    args = {"root": str(job.root.resolve()), "settings": to_tree(settings)}
+    try:
+        serve.run(app(args), name=NAME)
+        yield f"http://{settings.host}:{port}"
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def refuse_taken_port(settings: ServeSettings) -> None:
+    """Raises UserError when something else listens already."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        if settings.port and probe.connect_ex((settings.host, settings.port)) == 0:
+            raise UserError(f"port {settings.port} is taken; set serve.port, 0 takes a free one")
+
+
+def free_port(host: str) -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_served(job: Job) -> dict[str, Any]:
+    """Asks for a feed over HTTP: a server of this root once it has switched, else one started here.
+
+    Returns:
+        status, num_items, fallback and latency_ms (median) of a known user's feed.
+    """
+    version = current(job.root, KIND).version
+    settings = job.settings.serve
+    url = f"http://{settings.host}:{settings.port}"
+    if serves_root(url, job):
+        wait_for_bundle(url, version)
+        return ask(url, known_user(job))
+    with served(job, free_port(settings.host)) as own_url:
+        return ask(own_url, known_user(job))
+
+
+def serves_root(url: str, job: Job) -> bool:
+    """Whether a server of this root answers at `url`."""
+    try:
+        answer = httpx.get(f"{url}/v1/models", timeout=5.0)
+        return bool(answer.json()["root"] == str(job.root.resolve()))
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False
+
+
+def wait_for_bundle(url: str, version: str) -> None:
+    """Waits until a server has switched. Raises UserError when it refuses or takes too long."""
+    end = time.monotonic() + SWITCH_SECONDS
+    while time.monotonic() < end:
+        models = httpx.get(f"{url}/v1/models", timeout=5.0).json()
+        if models["bundle"] == version:
+            return
+        refused = models["refused"]
+        if refused and refused["version"] == version:
+            raise UserError(f"{url} refuses bundle {version}: {refused['reason']}")
+        time.sleep(0.1)
+    raise UserError(f"{url} still serves {models['bundle']}, not {version}; see its log")
+
+
+def known_user(job: Job) -> int | str:
+    """A user with a history of middling length."""
+    bundle = Bundle.open(current(job.root, KIND).path)
+    lengths = np.diff(bundle.histories.offsets)
+    lengths[: bundle.user_ids.first_row] = 0
+    users = np.flatnonzero(lengths)
+    middle = users[np.argsort(lengths[users], kind="stable")[len(users) // 2]]
+    user: int | str = bundle.user_ids.external(np.array([middle]))[0].as_py()
+    return user
+
+
+def ask(url: str, user_id: int | str) -> dict[str, Any]:
+    """Posts a few requests for one user; the first warms up and is not timed."""
+    times = []
+    with httpx.Client(base_url=url, timeout=30.0) as client:
+        for _ in range(1 + REQUESTS):
+            started = time.perf_counter()
+            answer = client.post("/v1/recommend", json={"user_id": user_id, "num_items": 10})
+            times.append((time.perf_counter() - started) * 1000)
+    body = answer.json()
+    return {
+        "status": answer.status_code,
+        "num_items": len(body.get("items", [])),
+        "fallback": body.get("fallback"),
+        "latency_ms": round(statistics.median(times[1:]), 2),
+    }
+
+
+if __name__ == "__main__":
+    run("deploy", main)

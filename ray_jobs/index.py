@@ -1,0 +1,179 @@
+"""Makes the bundle that serves: `python -m ray_jobs.index root=runs/default`.
+
+Takes an export (programs, ID tables, look-ups), embeds every item with the exported item tower,
+builds the nearest-item index, lays the users' timelines in row order, publishes the bundle and
+points `bundles/CURRENT` at it. Cost grows with items (embedding, index) and events (timelines);
+memory with items only: timelines go through a block at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.contract.artifact import current, read
+from data.contract.encode import Events, FeatureTable, Ints, ragged_positions
+from data.contract.settings import Count, Positive, Share, to_tree
+from data.dataset import Dataset
+from data.timelines import events_from
+from serve.bundle import KIND, embed_items
+from serve.index import IndexKind, ItemIndex, build_index
+from serve.programs import Floats, Program, gather_rows
+
+if TYPE_CHECKING:
+    from data.contract.artifact import Artifact, Draft
+    from ray_jobs.engine.job import Job
+
+CHUNK = 4096
+COLUMNS = {"item": np.int32, "action": np.int16, "surface": np.int16, "timestamp": np.int64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """How the index of a bundle is built.
+
+    Attributes:
+        kind: `flat` is exact, `ivf` has inverted lists; `auto` takes flat below 50,000 items.
+        recall: share of the exact 100 nearest items that an inverted file must find.
+        half_life_days: time in which a positive action's weight in the popular list halves.
+        head: items kept in the lists of popular and of new items.
+    """
+
+    kind: IndexKind = "auto"
+    recall: Share = 0.95
+    half_life_days: Positive = 7.0
+    head: Count = 5000
+
+
+def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
+    """Publishes the bundle of an export, or finds it published already.
+
+    Args:
+        job: settings and root.
+        export: programs, tables and look-ups.
+        move_pointer: whether servers of this root shall take it.
+    """
+    settings: IndexSettings = job.settings.index
+    reference = next(p for p in export.manifest.parents if p["kind"] == "dataset")
+    dataset = Dataset(read(job.root / "dataset" / reference["version"]), job.root)
+
+    def write(draft: Draft) -> None:
+        shutil.copytree(
+            export.path, draft.path, dirs_exist_ok=True, copy_function=link, ignore=_own
+        )
+        built = _write_items(draft.path, dataset, settings)
+        (draft.path / "histories").mkdir()
+        write_histories(draft.path / "histories", dataset)
+        draft.fields |= {
+            "id_space": export.manifest.id_space,
+            "dim": built.dim,
+            "dtype": "float32",
+            "normalised": True,
+            "metric": "inner_product",
+            "details": export.manifest.details | {"indexed_items": built.size},
+        }
+
+    return job.make(KIND, [export], {"index": to_tree(settings)}, write, move_pointer)
+
+
+def _own(_: str, names: list[str]) -> set[str]:
+    """The export's own manifest, and programs in torch's format, which serving does not read."""
+    return {name for name in names if name == "manifest.json" or name.endswith(".pt2")}
+
+
+def link(source: str, target: str) -> None:
+    """A second name for an immutable file; a copy where the file system cannot."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> ItemIndex:
+    """Vectors, index, and the lists of items that may be served, are popular, are new."""
+    space = dataset.item_ids
+    live = np.arange(space.first_row, space.rows)
+    vectors = embed_all(folder, dataset.items, live, space.rows)
+    built = build_index(live, vectors[live], settings.kind, settings.recall)
+    built.save(folder / "index.faiss")
+    np.save(folder / "item_embeddings.npy", vectors)
+    np.save(folder / "live_items.npy", live)
+    np.save(folder / "popular.npy", popular_items(dataset, live, settings))
+    np.save(folder / "fresh.npy", fresh_items(dataset, live)[: settings.head])
+    return built
+
+
+def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Floats:
+    """Vectors of all rows by the exported item tower, f32[rows, D]; zero for what is no item."""
+    tower = Program(folder / "programs" / "item_tower.onnx")
+    table = np.load(folder / "tables" / "two_tower.item_id.npy", mmap_mode="r")
+    chunks = [live[at : at + CHUNK] for at in range(0, len(live), CHUNK)]
+    found = [embed_items(tower, gather_rows(table, chunk), items.gather(chunk)) for chunk in chunks]
+    vectors = np.zeros((rows, found[0].shape[1]), np.float32)
+    vectors[live] = np.concatenate(found)
+    return vectors
+
+
+def popular_items(dataset: Dataset, live: Ints, settings: IndexSettings) -> Ints:
+    """Items by positive actions that fade with time, best first; ties by row."""
+    counts = pq.read_table(dataset.artifact.path / "item_days.parquet")
+    positive = np.isin(counts["action"].to_numpy(), dataset.vocabulary.codes("positive"))
+    day, item = counts["day"].to_numpy()[positive], counts["item"].to_numpy()[positive]
+    age = day.max(initial=0) - day
+    weight = counts["count"].to_numpy()[positive] * 0.5 ** (age / settings.half_life_days)
+    scores = np.bincount(item, weight, minlength=dataset.item_ids.rows)[live]
+    best: Ints = live[np.argsort(-scores, kind="stable")][: settings.head]
+    return best
+
+
+def fresh_items(dataset: Dataset, live: Ints) -> Ints:
+    """Items by creation, or first event, newest first; those of unknown age are left out."""
+    first_seen = np.zeros(dataset.item_ids.rows, np.int64)
+    first_seen[dataset.item_ids.first_row :] = dataset.item_ids.first_seen
+    created = dataset.items_created_at
+    times = np.where(created > 0, created, first_seen)[live]
+    newest: Ints = live[np.argsort(-times, kind="stable")][: int((times > 0).sum())]
+    return newest
+
+
+def write_histories(folder: Path, dataset: Dataset) -> None:
+    """Lays all timelines end to end in the order of user rows (serve.bundle.open_histories)."""
+    lengths = np.zeros(dataset.user_ids.rows, np.int64)
+    for block in dataset.blocks():
+        table = dataset.read_block(block, ["user", "item"])
+        lengths[table["user"].to_numpy()] = pc.list_value_length(table["item"]).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    np.save(folder / "offsets.npy", offsets)
+    columns = {name: _column(folder, name, int(offsets[-1])) for name in COLUMNS}
+    for block in dataset.blocks():
+        table = dataset.read_block(block, ["user", *COLUMNS])
+        _scatter(columns, events_from(table), offsets[table["user"].to_numpy()])
+
+
+def _column(folder: Path, name: str, size: int) -> Any:
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", COLUMNS[name], (size,))
+
+
+def _scatter(columns: dict[str, Any], events: Events, starts: Ints) -> None:
+    at = ragged_positions(starts, events.lengths)
+    for name, column in columns.items():
+        column[at] = getattr(events, name)
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Builds and publishes the bundle of the current export."""
+    with job.stage("index"):
+        bundle = index(job, current(job.root, "export"))
+    return {"bundle": bundle.version, "indexed_items": bundle.manifest.details["indexed_items"]}
+
+
+if __name__ == "__main__":
+    from ray_jobs.engine.job import run
+
+    run("index", main)
