@@ -1,0 +1,107 @@
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data.baselines import Popularity
+from data.contract.encode import Events
+from data.contract.schema import DAY_MS, Vocabulary
+from data.contract.settings import UserError, build
+from data.queries import Queries
+from data.ranking import CHUNK_SCORES, Catalogue
+from ray_jobs.engine.evaluation import (
+    EvalSettings,
+    EvaluationSet,
+    StreamedScores,
+    judge_retrieval,
+    without_nan,
+)
+
+NUM_QUERIES, ROWS = 40, 60
+NOW = 100 * DAY_MS
+
+
+@pytest.fixture
+def held_out():
+    """40 users with one seen item (row 1) and the positives q + 2 and 59; row 59 is yet to come."""
+    ones = np.ones(NUM_QUERIES, np.int64)
+    positives = np.stack([np.arange(NUM_QUERIES) + 2, np.full(NUM_QUERIES, ROWS - 1)], axis=1)
+    queries = Queries(
+        users=np.arange(NUM_QUERIES),
+        history=Events(np.arange(NUM_QUERIES + 1), ones, ones, ones, ones),
+        positives=positives.ravel(),
+        num_positives=2 * ones,
+        now_ms=NOW * ones,
+    )
+    created = np.full(ROWS, DAY_MS)
+    created[ROWS - 1] = NOW + 1
+    vocabulary = Vocabulary(order="clock", actions=("save",), polarity=("positive",))
+    log = SimpleNamespace(dataset=SimpleNamespace(vocabulary=vocabulary), seed=0)
+    popularity = Popularity(np.arange(ROWS, dtype=np.float32))
+    catalogue = Catalogue(np.arange(ROWS) > 0, created)
+    return EvaluationSet(log, queries, catalogue, popularity, EvalSettings(ks=(1, 5), slice_k=1))
+
+
+def knowing(queries):
+    """Scores the positives highest."""
+    scores = np.zeros((len(queries), ROWS), np.float32)
+    scores[queries.positive_owners, queries.positives] = 1
+    return scores
+
+
+def test_a_scorer_that_knows_the_answer_is_bounded_by_what_was_there(held_out):
+    found = judge_retrieval(held_out, {"model": knowing, "popularity": held_out.popularity.scores})
+    assert (found["queries"], found["positives"], found["items"]) == (40, 80, 59)
+    assert found["reachable"] == 0.5
+    assert found["metrics"]["model"]["recall@5"] == 0.5
+    assert found["metrics"]["model"]["hit_rate@1"] == 1.0
+    assert found["metrics"]["popularity"]["recall@5"] < 0.5
+
+
+def test_intervals_hold_their_means(held_out):
+    found = judge_retrieval(held_out, {"model": held_out.popularity.scores})
+    for name, (low, high) in found["intervals"]["model"].items():
+        assert low <= found["metrics"]["model"][name] <= high
+    assert "recall@1" in found["intervals"]["model"]
+
+
+def test_slices_come_with_every_scorer(held_out):
+    found = judge_retrieval(held_out, {"model": knowing, "popularity": held_out.popularity.scores})
+    by_name = {group["name"]: group for group in found["slices"]}
+    assert set(by_name) == {"user activity", "item popularity", "item age"}
+    age = by_name["item age"]
+    at = age["labels"].index("not there yet")
+    assert age["positives"][at] == 40
+    assert age["recall"]["model"][at] == 0.0
+    assert sum(age["positives"]) == 80
+    assert sum(by_name["item popularity"]["positives"]) == 80
+
+
+def test_the_result_is_json(held_out):
+    found = judge_retrieval(held_out, {"model": knowing})
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(without_nan(found)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_streamed_scores_are_those_of_the_queries_in_order(held_out, size, monkeypatch):
+    monkeypatch.setattr("data.ranking.CHUNK_SCORES", 16 * ROWS)
+    assert CHUNK_SCORES > 16 * ROWS
+    chunks = (knowing(chunk) for chunk in held_out.queries.chunks(size))
+    streamed = judge_retrieval(held_out, {"model": StreamedScores(chunks)})
+    assert streamed == judge_retrieval(held_out, {"model": knowing})
+
+
+def test_nan_becomes_none_at_any_depth():
+    tree = {"a": [1.0, math.nan, {"b": math.nan}], "c": "nan", "d": (2,)}
+    assert without_nan(tree) == {"a": [1.0, None, {"b": None}], "c": "nan", "d": [2]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [({"ks": []}, "at least one"), ({"ks": [0]}, "greater"), ({"max_users": 0}, "max_users")],
+)
+def test_settings_out_of_bounds_are_refused(tree, text):
+    with pytest.raises(UserError, match=text):
+        build(EvalSettings, tree)
