@@ -174,22 +174,28 @@ def _write_report(folder: Path, job: Job, rows: Sequence[Row], chosen: Row | Non
 
 def _section(job: Job, rows: Sequence[Row], chosen: Row | None) -> Section:
     shown = _shown(rows, job.settings.tune.metrics)
-    lines = [
-        [_label(row["settings"]), f"{row['seeds']}/{row['seeds'] + row['failed']}"]
-        + [_with_interval(row["metrics"].get(name)) for name in shown]
-        for row in rows
-    ]
     note = f"Mean and {job.settings.tune.level:.0%} t-interval over seeds, on the reported part."
     if chosen:
         note += f" Best on the validation part: {_label(chosen['settings'])}."
+    labels = [_label(row["settings"]) for row in rows]
     return Section(
         title="Settings",
         note=note,
-        tables=[Table(title=note, columns=["settings", "seeds", *shown], rows=lines)],
-        plots=[
-            partial(plots.intervals, [_label(r["settings"]) for r in rows], rows, n) for n in shown
+        tables=[
+            _table("Settings", rows, shown, "metrics"),
+            _table("Difference to the first, paired by seed", rows[1:], shown, "difference"),
         ],
+        plots=[partial(plots.intervals, labels, rows, name) for name in shown],
     )
+
+
+def _table(title: str, rows: Sequence[Row], shown: Sequence[str], part: str) -> Table:
+    lines = [
+        [_label(row["settings"]), f"{row['seeds']}/{row['seeds'] + row['failed']}"]
+        + [_with_interval(row[part].get(name)) for name in shown]
+        for row in rows
+    ]
+    return Table(title=title, columns=["settings", "seeds", *shown], rows=lines)
 
 
 def _shown(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
@@ -226,11 +232,18 @@ def main(job: Job) -> dict[str, Any]:
         "trials": sum(row["seeds"] + row["failed"] for row in rows),
         "failed": sum(row["failed"] for row in rows),
         "best": chosen and chosen["settings"],
-        "table": [
-            row | {"metrics": {name: row["metrics"].get(name) for name in wanted}} for row in rows
-        ],
+        "table": [_only(row, wanted) for row in rows],
         "report": str(artifact.path / REPORT),
     }
+
+
+def _only(row: Row, wanted: Sequence[str]) -> dict[str, Any]:
+    """A row of the table for the summary: the shown metrics alone."""
+    parts = {
+        part: {name: row[part][name] for name in wanted if name in row[part]}
+        for part in ("metrics", "difference")
+    }
+    return {**row, **parts}
 
 
 if __name__ == "__main__":

@@ -115,15 +115,17 @@ def table(trials: Sequence[Trial], level: float) -> list[dict[str, Any]]:
         level: coverage of the intervals.
 
     Returns:
-        settings, seeds (finished), failed, metrics and validation: name -> {mean, half_width}.
+        settings, seeds (finished), failed; metrics, validation and difference: name -> {mean,
+        half_width}, the last being paired by seed with the first setting's metrics.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(str(trial.choice), []).append(trial)
-    return [_row(group, level) for group in groups.values()]
+    first = next(iter(groups.values()), [])
+    return [_row(group, first, level) for group in groups.values()]
 
 
-def _row(group: Sequence[Trial], level: float) -> dict[str, Any]:
+def _row(group: Sequence[Trial], first: Sequence[Trial], level: float) -> dict[str, Any]:
     done = [trial for trial in group if not trial.error]
     return {
         "settings": group[0].choice,
@@ -131,7 +133,22 @@ def _row(group: Sequence[Trial], level: float) -> dict[str, Any]:
         "failed": len(group) - len(done),
         "metrics": _summary([trial.metrics for trial in done], level),
         "validation": _summary([trial.validation for trial in done], level),
+        "difference": _summary(_differences(done, first), level),
     }
+
+
+def _differences(group: Sequence[Trial], first: Sequence[Trial]) -> list[dict[str, float]]:
+    """Metrics minus those of the first setting under the same seed."""
+    base = {trial.seed: trial.metrics for trial in first}
+    pairs = [(trial.metrics, base.get(trial.seed, {})) for trial in group]
+    return [
+        {name: own[name] - other[name] for name in own if _both(own, other, name)}
+        for own, other in pairs
+    ]
+
+
+def _both(own: Mapping[str, float | None], other: Mapping[str, float | None], name: str) -> bool:
+    return own.get(name) is not None and other.get(name) is not None
 
 
 def _summary(results: Sequence[Mapping[str, float]], level: float) -> dict[str, Any]:

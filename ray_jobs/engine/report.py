@@ -71,10 +71,11 @@ def write_report(path: Path, title: str, facts: Tree, sections: Sequence[Section
 
 
 def show(sections: Sequence[Section]) -> None:
-    """Prints the first table of each printed section to stderr."""
+    """Prints the first table and the note of each printed section to stderr."""
     for section in sections:
         if section.printed and section.tables:
             console.print(_rich(section.tables[0]))
+            console.print(section.note, style="dim", highlight=False)
 
 
 def _rich(table: Table) -> RichTable:

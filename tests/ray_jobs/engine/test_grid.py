@@ -85,3 +85,12 @@ def test_without_validation_there_is_no_best():
     assert (
         best(table([Trial(choice={}, seed=0, metrics={"recall@10": 1.0})], 0.95), "ndcg@50") is None
     )
+
+
+def test_differences_are_paired_by_seed():
+    shift = {0: 0.1, 1: 0.2, 2: 0.7}
+    trials = [trial(8, s, v) for s, v in shift.items()]
+    trials += [trial(64, s, v + 0.01) for s, v in shift.items() if s < 2]
+    difference = table([*trials, trial(64, 2, error="broke")], 0.95)[1]["difference"]["recall@10"]
+    assert difference["mean"] == pytest.approx(0.01)
+    assert difference["half_width"] == pytest.approx(0, abs=1e-9)
