@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data import world_journal
 from data.contract.settings import UserError
-from data.simulation import DayLog, Simulation
+from data.world_state import DayLog, WorldState
 from data.world_files import Entities, write_part
 from data.world_response import POSITIVE
 from data.world_settings import ACTIONS, World, WorldSettings, resolve
@@ -73,18 +73,18 @@ def generate(
     Raises:
         UserError: The days do not follow what is recorded, or that is of another world.
     """
-    simulation = begin(resolve(settings), latents, days)
+    state = begin(resolve(settings), latents, days)
     counts: Counter[str] = Counter()
     with Entities(folder, days.start) as entities:
         if days.start == 1:
-            append_newborn(entities, simulation, 0)
+            append_newborn(entities, state, 0)
         for day in days:
-            log = simulation.run_day()
-            tables = day_tables(simulation, log)
+            log = state.run_day()
+            tables = day_tables(state, log)
             write_part(tables.events, folder / "events", day)
             write_part(tables.impressions, folder / "impressions", day)
             entities.boards.append(tables.boards)
-            append_newborn(entities, simulation, day)
+            append_newborn(entities, state, day)
             record(latents, day, log)
             counts.update(day_counts(log, tables))
             if progress is not None:
@@ -98,21 +98,21 @@ def generate(
     return WorldSummary(first_day=days.start, last_day=days[-1], actions=actions, **counts)
 
 
-def begin(world: World, latents: Path, days: range) -> Simulation:
-    """A simulation at the end of the day before `days`. Raises UserError as `generate` does."""
+def begin(world: World, latents: Path, days: range) -> WorldState:
+    """A state at the end of the day before `days`. Raises UserError as `generate` does."""
     if len(days) == 0 or days.step != 1 or days.start < 1:
         raise UserError(f"days must be consecutive and start at 1 or later, not {days}")
     if days.start == 1:
         world_journal.create(latents, world)
-        return Simulation(world)
+        return WorldState(world)
     world_journal.check_world(latents, world)
-    return Simulation.load(latents, days.start - 1)
+    return WorldState.load(latents, days.start - 1)
 
 
-def append_newborn(entities: Entities, simulation: Simulation, day: int) -> None:
+def append_newborn(entities: Entities, state: WorldState, day: int) -> None:
     """Writes the items and users created on a day (day 0: all before day 1)."""
-    entities.items.append(item_table(simulation.world, simulation.population, day))
-    entities.users.append(user_table(simulation.world, simulation.population, day))
+    entities.items.append(item_table(state.world, state.population, day))
+    entities.users.append(user_table(state.world, state.population, day))
 
 
 def record(latents: Path, day: int, log: DayLog) -> None:

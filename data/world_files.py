@@ -27,7 +27,7 @@ class GrowingFile:
     """A Parquet file that tables are appended to; as before when something fails.
 
     Rows that it has already are kept if older than `since_ms`, so that a day generated
-    again replaces itself.
+    again replaces itself; 0 starts afresh.
     """
 
     def __init__(self, path: Path, time_column: str, since_ms: int) -> None:
@@ -71,7 +71,7 @@ class Entities(ExitStack):
 
     def __init__(self, folder: Path, first_day: int) -> None:
         super().__init__()
-        since_ms = day_start_ms(first_day)
+        since_ms = day_start_ms(first_day) if first_day > 1 else 0
         self.items, self.users, self.boards = (
             self.enter_context(GrowingFile(folder / f"{name}.parquet", column, since_ms))
             for name, column in (

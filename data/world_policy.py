@@ -35,7 +35,7 @@ from data.world_settings import World
 
 SOURCES = ("uniform", "popular", "embedding", "topic")
 UNIFORM, POPULAR, EMBEDDING, TOPIC = range(4)
-POPULARITY_BIAS = 0.3
+POPULARITY_BIAS = 0.6
 FLOOR = 0.02  # actions credited to every item, so that popularity reaches the whole catalogue
 
 Doubles = npt.NDArray[np.float64]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from data.world_population import Floats, Longs, Rows
 
 FOREIGN_PENALTY = 3.0
+NO_INTEREST = -12.0  # log weight of an interest that a user does not have
 UNSEEN = np.float32(-1e30)
 
 
@@ -85,12 +86,21 @@ def _build_pools(users: PoolUsers, items: PoolItems, size: int) -> tuple[Rows, F
     for user in range(num_users):
         count = _score_candidates(users, user, items, scores, candidates)
         found = candidates[:count]
-        best = found[np.argsort(-scores[found])[:size]]
-        weights = np.exp(scores[best] - scores[best].max()) if count else scores[best]
+        best = _best(found, scores[found], size)
+        weights = np.exp(scores[best] - scores[best[:1]])
         pool[user, : len(best)] = best
         probabilities[user, : len(best)] = weights / weights.sum()
         scores[found] = UNSEEN
     return pool, probabilities
+
+
+@numba.njit(cache=True)
+def _best(rows: Rows, scores: Floats, size: int) -> Rows:
+    """The rows of the highest scores, best first."""
+    if len(rows) > size:
+        threshold = -np.partition(-scores, size - 1)[size - 1]
+        rows, scores = rows[scores >= threshold], scores[scores >= threshold]
+    return rows[np.argsort(-scores)[:size]]
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract"})
@@ -100,6 +110,8 @@ def _score_candidates(
     """Writes the scores of one user's candidates and their rows; returns their number."""
     count = 0
     for interest in range(users.topics.shape[1]):
+        if users.log_weights[user, interest] < NO_INTEREST:
+            continue
         query = users.interests[user, interest]
         for topic in items.neighbours[users.topics[user, interest]]:
             for row in items.by_topic[items.starts[topic] : items.starts[topic + 1]]:

@@ -29,6 +29,19 @@ Rows = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 
 
+class IdKind(IntEnum):
+    """Kinds of external ids."""
+
+    USER = 1
+    ITEM = 2
+    CREATOR = 3
+    BOARD = 4
+    REQUEST = 5
+    EVENT = 6
+    CAMPAIGN = 7
+    SIGNATURE = 8
+
+
 class Stage(IntEnum):
     """First word after the seed of every random stream of the world."""
 
@@ -53,13 +66,13 @@ def day_start_ms(day: int) -> int:
     return START_MS + (day - 1) * DAY_MS
 
 
-def external_ids(rows: Longs, world: World, kind: int) -> Longs:
+def external_ids(rows: Longs, world: World, kind: IdKind) -> Longs:
     """Scrambles row numbers into distinct ids below 2^52 (exact in JSON numbers).
 
     Args:
         rows: Numbers below 2^48, any shape.
         world: The world; its seed changes the ids.
-        kind: Tells ids of users, items, boards, requests and events apart.
+        kind: What the ids are of.
     """
     mask = np.uint64((1 << 52) - 1)
     offset = np.random.SeedSequence([world.seed, kind]).generate_state(1, np.uint64)[0]
@@ -68,6 +81,14 @@ def external_ids(rows: Longs, world: World, kind: int) -> Longs:
         ids = (ids * np.uint64(factor)) & mask
         ids ^= ids >> np.uint64(26)
     return ids.astype(np.int64)
+
+
+def rows_of(ids: Longs, count: int, world: World, kind: IdKind) -> Longs:
+    """Rows below `count` by external ids; -1 for others. Any shape."""
+    known = external_ids(np.arange(count), world, kind)
+    order = np.argsort(known)
+    nearest = order[np.minimum(np.searchsorted(known, ids, sorter=order), count - 1)]
+    return np.where(known[nearest] == ids, nearest, -1)
 
 
 def unit(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -145,7 +166,7 @@ class Users(Rowwise):
     created_at: Longs
 
     def long_term(self) -> Floats:
-        """Mean of a user's interests by weight, [U, D]."""
+        """Mean of each user's interests by weight, [U, D]."""
         return np.einsum("um,umd->ud", self.weights, self.interests)
 
 

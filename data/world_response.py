@@ -52,32 +52,51 @@ def item_logit(action: ActionModel, items: Items) -> Floats:
     return logit.astype(np.float32)
 
 
-def affinities(exposure: Exposure, users: Users, items: Items) -> tuple[Floats, Floats]:
-    """Cosine of each item with the session's intent, and with all interests by weight, [N]."""
-    num_interests = users.interests.shape[1]
+class Affinity(NamedTuple):
+    """What binds users to items; arrays of one shape.
+
+    Attributes:
+        intent: Cosine of the item with the session's intent.
+        interests: Mean cosine with all interests, by weight.
+        foreign: Whether the item is not in the user's language.
+    """
+
+    intent: Floats
+    interests: Floats
+    foreign: Flags
+
+
+def action_probability(action: ActionModel, base: Floats, affinity: Affinity) -> Floats:
+    """Probability of an action on an item that is looked at; `base` from `item_logit`."""
+    return sigmoid(
+        base
+        + np.float32(action.intent) * affinity.intent
+        + np.float32(action.interests) * affinity.interests
+        + np.float32(action.foreign) * affinity.foreign
+    )
+
+
+def affinities(exposure: Exposure, users: Users, items: Items) -> Affinity:
+    """Affinities of impressions, [N]."""
     flat = users.interests.reshape(-1, users.interests.shape[2])
-    rows = exposure.users * np.int32(num_interests) + exposure.intents
-    intent = row_products(flat, rows, items.vector, exposure.items)
-    return intent, row_products(users.long_term(), exposure.users, items.vector, exposure.items)
+    slots = exposure.users * np.int32(users.interests.shape[1]) + exposure.intents
+    seen = exposure.items
+    return Affinity(
+        row_products(flat, slots, items.vector, seen),
+        row_products(users.long_term(), exposure.users, items.vector, seen),
+        items.language[seen] != users.language[exposure.users],
+    )
 
 
 def action_probabilities(
-    world: World, exposure: Exposure, users: Users, items: Items
-) -> tuple[Floats, Floats]:
-    """Probability of each action on each impression.
-
-    Returns:
-        Probabilities, [N, A]; and the cosines with the intents, [N].
-    """
-    intent, interests = affinities(exposure, users, items)
-    foreign = items.language[exposure.items] != users.language[exposure.users]
-    logits = np.empty((len(intent), len(ACTIONS)), np.float32)
+    world: World, exposure: Exposure, affinity: Affinity, items: Items
+) -> Floats:
+    """Probability of each action on each impression, [N, A]."""
+    probabilities = np.empty((len(exposure.items), len(ACTIONS)), np.float32)
     for a, action in enumerate(world.actions):
-        logits[:, a] = item_logit(action, items)[exposure.items]
-        logits[:, a] += action.intent * intent + action.interests * interests
-        logits[:, a] += action.foreign * foreign
-    looked_at = examination(exposure.positions, world.position_decay)
-    return sigmoid(logits) * looked_at[:, None], intent
+        base = item_logit(action, items)[exposure.items]
+        probabilities[:, a] = action_probability(action, base, affinity)
+    return probabilities * examination(exposure.positions, world.position_decay)[:, None]
 
 
 def durations(

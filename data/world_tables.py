@@ -4,7 +4,6 @@ Shapes: N impressions, E events, I items, C width of content vectors.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import product
 from typing import Any
 
@@ -13,12 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.contract.schema import DAY_MS
-from data.simulation import DayLog, Simulation
+from data.world_state import DayLog, WorldState
 from data.world_policy import SOURCES, Request
 from data.world_population import (
     FORMATS,
     LANGUAGES,
     Floats,
+    IdKind,
     Longs,
     Population,
     Stage,
@@ -48,19 +48,6 @@ LATE_SHARE, VERY_LATE_SHARE = 0.01, 0.001
 WRONG_INTEREST_SHARE, SECOND_INTEREST_SHARE = 0.1, 0.3
 
 
-class IdKind(IntEnum):
-    """Kinds of external ids."""
-
-    USER = 1
-    ITEM = 2
-    CREATOR = 3
-    BOARD = 4
-    REQUEST = 5
-    EVENT = 6
-    CAMPAIGN = 7
-    SIGNATURE = 8
-
-
 @dataclass(slots=True)
 class DayTables:
     """What happened on one day: events by time, sampled impressions, new board edges."""
@@ -70,19 +57,19 @@ class DayTables:
     boards: pa.Table
 
 
-def day_tables(simulation: Simulation, log: DayLog) -> DayTables:
-    """Tables of the day that the simulation has just run."""
-    world, day = simulation.world, simulation.day
+def day_tables(state: WorldState, log: DayLog) -> DayTables:
+    """Tables of the day that the state has just run."""
+    world, day = state.world, state.day
     rng = random_stream(world, Stage.TABLES, day)
     num_requests = int(log.request.max(initial=-1)) + 1
     sampled = rng.random(num_requests) < world.impression_share
     request_ids = day_ids(np.arange(num_requests), day, world, IdKind.REQUEST)
-    events = _events(simulation, log, rng)
+    events = _events(state, log, rng)
     row = events["row"].to_numpy()
     request = pa.array(request_ids[log.request[row]], mask=~sampled[log.request[row]])
     events = events.drop_columns("row").append_column("request_id", request)
     saves = events.filter(pa.compute.is_valid(events["board_id"]))
-    impressions = _impressions(simulation, log, np.nonzero(sampled[log.request])[0])
+    impressions = _impressions(state, log, np.nonzero(sampled[log.request])[0])
     return DayTables(
         events=events,
         impressions=impressions.add_column(
@@ -92,19 +79,19 @@ def day_tables(simulation: Simulation, log: DayLog) -> DayTables:
     )
 
 
-def _events(simulation: Simulation, log: DayLog, rng: np.random.Generator) -> pa.Table:
+def _events(state: WorldState, log: DayLog, rng: np.random.Generator) -> pa.Table:
     """Events of a log in the order of time, with the `row` of their impression."""
-    world, items = simulation.world, simulation.population.items
+    world, items = state.world, state.population.items
     row, action = np.nonzero(log.labels)
     timestamp = log.timestamp[row] + ACTION_DELAY_MS[action]
-    timestamp = np.minimum(timestamp, day_start_ms(simulation.day + 1) - 1)
+    timestamp = np.minimum(timestamp, day_start_ms(state.day + 1) - 1)
     order = np.argsort(timestamp, kind="stable")
     row, action, timestamp = row[order], action[order], timestamp[order]
     formats = items.format[log.items[row]]
     boards = log.users[row].astype(np.int64) * world.num_topics + log.topics[row]
     return pa.table(
         {
-            "event_id": day_ids(np.arange(len(row)), simulation.day, world, IdKind.EVENT),
+            "event_id": day_ids(np.arange(len(row)), state.day, world, IdKind.EVENT),
             "user_id": external_ids(log.users[row], world, IdKind.USER),
             "item_id": external_ids(log.items[row], world, IdKind.ITEM),
             "action": named(action, ACTIONS),
@@ -120,11 +107,11 @@ def _events(simulation: Simulation, log: DayLog, rng: np.random.Generator) -> pa
     )
 
 
-def _impressions(simulation: Simulation, log: DayLog, row: Longs) -> pa.Table:
+def _impressions(state: WorldState, log: DayLog, row: Longs) -> pa.Table:
     """Impressions of chosen rows of a log, without their request ids."""
-    world, users = simulation.world, log.users[row]
+    world, users = state.world, log.users[row]
     request = Request(users, log.topics[row], log.search[row])
-    propensity = simulation.policy.propensities(request, log.items[row])
+    propensity = state.policy.propensities(request, log.items[row])
     labels = [pa.array(log.labels[row, a]) for a in range(len(ACTIONS))]
     return pa.table(
         {

@@ -29,6 +29,7 @@ from data.world_response import (
     POSITIVE,
     Exposure,
     action_probabilities,
+    affinities,
     continue_probability,
 )
 from data.world_settings import World
@@ -91,7 +92,7 @@ class DayLog:
         return cls(*(np.concatenate([getattr(log, f.name) for log in logs]) for f in fields(cls)))
 
 
-class Simulation:
+class WorldState:
     """A world at the end of a day.
 
     Attributes:
@@ -111,12 +112,12 @@ class Simulation:
     @classmethod
     def load(cls, latents: Path, day: int) -> Self:
         """Replays a recorded world up to the end of a day."""
-        simulation = cls(read_world(latents))
-        world = simulation.world
+        state = cls(read_world(latents))
+        world = state.world
         for past in range(1, day + 1):
-            simulation._open_day(refresh=past > day - world.refresh_days)
-            simulation._close_day(*read_day(latents, past))
-        return simulation
+            state._open_day(refresh=past > day - world.refresh_days)
+            state._close_day(*read_day(latents, past))
+        return state
 
     def run_day(self) -> DayLog:
         """Simulates the next day."""
@@ -178,7 +179,9 @@ class Simulation:
             slates[request, position],
             position,
         )
-        labels, affinity = self.respond(exposure, rng)
+        users, items = self.population.users, self.population.items
+        affinity = affinities(exposure, users, items)
+        probability = action_probabilities(self.world, exposure, affinity, items)
         log = DayLog(
             request=request,
             users=exposure.users,
@@ -187,12 +190,12 @@ class Simulation:
             items=exposure.items,
             positions=position,
             sources=sources[request, position],
-            affinity=affinity,
+            affinity=affinity.intent,
             timestamp=np.minimum(
                 sessions.started[request] + SLOT_MS * (position + 1).astype(np.int64),
                 day_start_ms(self.day + 2) - 1,
             ),
-            labels=labels,
+            labels=rng.random(probability.shape, np.float32) < probability,
         )
         return log, self._goes_on(log, len(sessions.users), rng)
 
@@ -204,18 +207,6 @@ class Simulation:
         np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
         known = self.acted_on.contains(np.broadcast_to(users[:, None], slates.shape), slates)
         return ~repeated & ~known & (slates >= 0)
-
-    def respond(self, exposure: Exposure, rng: np.random.Generator) -> tuple[Flags, Floats]:
-        """Samples the actions on impressions.
-
-        Returns:
-            Labels, [N, A]; and the cosine of each item with the session's intent, [N].
-        """
-        population = self.population
-        probabilities, affinity = action_probabilities(
-            self.world, exposure, population.users, population.items
-        )
-        return rng.random(probabilities.shape, dtype=np.float32) < probabilities, affinity
 
     def _goes_on(self, log: DayLog, num_requests: int, rng: np.random.Generator) -> Flags:
         positives = np.bincount(log.request, log.labels[:, POSITIVE].sum(1), num_requests)
