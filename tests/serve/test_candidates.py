@@ -1,0 +1,51 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.candidates import Candidates, Found, merge, without_duplicates
+
+NONE = np.zeros(0, np.int64)
+
+
+def found(source: str, rows: list[int]) -> Found:
+    return Found(source, np.array(rows, np.int64), -np.arange(len(rows), dtype=np.float32))
+
+
+def test_each_source_gets_its_share() -> None:
+    lists = [found("a", list(range(100))), found("b", list(range(1000, 1100)))]
+    merged = merge(lists, NONE, {"a": 0.75, "b": 0.25}, 40)
+    assert np.bincount(merged.source).tolist() == [30, 10]
+
+
+def test_what_a_source_leaves_goes_to_the_others() -> None:
+    lists = [found("a", [1, 2]), found("b", list(range(1000, 1100)))]
+    merged = merge(lists, NONE, {"a": 0.9, "b": 0.1}, 20)
+    assert np.bincount(merged.source).tolist() == [2, 18]
+
+
+def test_no_source_no_candidates() -> None:
+    assert len(merge([], NONE, {}, 10).rows) == 0
+
+
+rows = st.lists(st.integers(0, 40), unique=True, max_size=30)
+
+
+@given(st.lists(rows, min_size=1, max_size=4), st.sets(st.integers(0, 40)), st.integers(1, 50))
+def test_merging_gives_distinct_allowed_rows_and_as_many_as_there_are(
+    lists: list[list[int]], excluded: set[int], limit: int
+) -> None:
+    names = [f"s{n}" for n in range(len(lists))]
+    together = [found(name, one) for name, one in zip(names, lists, strict=True)]
+    merged = merge(together, np.array(sorted(excluded), np.int64), {}, limit)
+    available = set().union(*lists) - excluded
+    assert len(set(merged.rows.tolist())) == len(merged.rows) == min(limit, len(available))
+    assert set(merged.rows.tolist()) <= available
+    for row, source in zip(merged.rows.tolist(), merged.source.tolist(), strict=True):
+        assert row in lists[source]
+
+
+def test_the_first_of_each_signature_is_kept() -> None:
+    candidates = Candidates(np.arange(5), np.zeros(5, np.int64), ("a",))
+    kept = without_duplicates(candidates, np.array([7, 0, 7, 8, 0]))
+    assert kept.rows.tolist() == [0, 1, 3, 4]
+    assert without_duplicates(candidates, None) is candidates

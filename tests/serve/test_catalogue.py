@@ -1,0 +1,86 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.bundle import Bundle
+from serve.catalogue import Catalogue
+from serve.store import Store
+
+
+@pytest.fixture
+def catalogue(root: Path) -> Catalogue:
+    return Catalogue(Bundle.open(root / "bundles" / "v1"))
+
+
+def post(catalogue: Catalogue, folder: Path, *items: dict[str, Any]) -> int:
+    with Store(folder) as store:
+        store.put_items(items)
+        return catalogue.take_posted(store)
+
+
+def test_features_of_mixed_rows_are_those_of_each_row_alone(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    rows = np.array([7, 205, 9, 206, 205, 3])
+    items = [
+        {"item_id": 5000, "content": [0.5] * 8, "interests": ["a", "b"], "quality": 2.0},
+        {"item_id": 5001, "creator_id": 12},
+    ]
+    assert post(catalogue, tmp_path, *items) == 2
+    together = catalogue.features(rows)
+    for at, row in enumerate(rows):
+        alone = catalogue.features(np.array([row]))
+        for name in ("item.content", "item.creator_id", "item.quality", "item.interests.lengths"):
+            np.testing.assert_array_equal(together[name][at : at + 1], alone[name])
+    ends = np.cumsum(together["item.interests.lengths"])
+    values = np.split(together["item.interests.values"], ends[:-1])
+    for row, got in zip(rows, values, strict=True):
+        expected = catalogue.features(np.array([row]))["item.interests.values"]
+        np.testing.assert_array_equal(got, expected)
+    assert together["item.interests.lengths"].tolist()[1] == 2
+
+
+def test_a_posted_item_has_the_vector_that_the_tower_gives(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    content = [0.6, 0.8] + [0.0] * 6
+    post(catalogue, tmp_path, {"item_id": 5000, "content": content})
+    row = catalogue.rows_of([5000])
+    assert row.tolist() == [catalogue.first_posted_row]
+    np.testing.assert_allclose(catalogue.embeddings(row)[0], content, atol=1e-3)
+    assert catalogue.external(row) == [5000]
+    assert catalogue.is_known(row).all()
+
+
+def test_posting_an_item_again_keeps_its_row_and_takes_its_columns(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    items = [{"item_id": 5000, "quality": 1.0}, {"item_id": 5001}]
+    post(catalogue, tmp_path, *items)
+    first = catalogue.rows_of([5000, 5001])
+    post(catalogue, tmp_path, {"item_id": 5002}, {"item_id": 5000, "quality": 9.0})
+    assert catalogue.rows_of([5000, 5001]).tolist() == first.tolist()
+    assert catalogue.features(first)["item.quality"].tolist()[0] == 9.0
+    assert catalogue.posted_rows.tolist() == [207, 206, 205]
+
+
+def test_nearest_merges_posted_items_in_order(catalogue: Catalogue, tmp_path: Path) -> None:
+    none = np.zeros(0, np.int64)
+    query = catalogue.embeddings(np.array([50]))[0]
+    before, _ = catalogue.nearest(query, 5, none)
+    assert before[0] == 50
+    post(catalogue, tmp_path, {"item_id": 5000, "content": query.tolist()})
+    rows, scores = catalogue.nearest(query, 5, none)
+    assert set(rows[:2]) == {50, 205}
+    assert rows[2:].tolist() == before[1:4].tolist()
+    assert (np.diff(scores) <= 0).all()
+    without, _ = catalogue.nearest(query, 5, np.array([50, 205]))
+    assert without.tolist()[:4] == before[1:].tolist()
+
+
+def test_unknown_items_are_buckets_with_zero_vectors(catalogue: Catalogue) -> None:
+    row = catalogue.rows_of([123_456])
+    assert not catalogue.is_known(row).any()
+    assert not catalogue.embeddings(row).any()

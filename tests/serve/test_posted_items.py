@@ -1,0 +1,86 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.contract.encode import FeatureTable, encode_columns
+from data.contract.schema import Feature
+from data.contract.settings import UserError
+from serve.posted_items import check_columns, encode_items
+
+FEATURES = (
+    Feature(name="content", kind="vector", dim=3),
+    Feature(name="creator_id", kind="categorical"),
+    Feature(name="interests", kind="multi"),
+    Feature(name="quality", kind="numeric"),
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("zap", 1, "no column 'zap' here; known are content, creator_id, interests, quality"),
+        ("quality", "high", "'quality' must be a finite number"),
+        ("quality", float("inf"), "'quality' must be a finite number"),
+        ("quality", True, "'quality' must be a finite number"),
+        ("creator_id", 1.5, "'creator_id' must be a string, an integer"),
+        ("creator_id", 2**64, "'creator_id' must be a string, an integer"),
+        ("creator_id", "\ud800", "'creator_id' must be a string, an integer"),
+        ("interests", "food", "'interests' must be a list"),
+        ("interests", ["food", 3], "'interests' must be a list"),
+        ("content", [1.0, 2.0], "'content' must be a list of as many finite numbers"),
+        ("content", [1.0, 2.0, "x"], "'content' must be a list of as many finite numbers"),
+        ("title", 3, "'title' must be text"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_refused(column: str, value: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=reason.replace("(", r"\(")):
+        check_columns(FEATURES, {"item_id": 1, column: value})
+
+
+def test_declared_columns_and_texts_are_taken() -> None:
+    item = {"item_id": 1, "created_at": 5, "title": "Rye", "quality": None, "creator_id": True}
+    check_columns(FEATURES, item | {"content": [1, 2.5, 0], "interests": []})
+
+
+def test_posted_items_are_encoded_as_the_item_table_is() -> None:
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "content": pa.array([[1.0, 0, 0], [0, 0.5, 0]], pa.list_(pa.float16(), 3)),
+            "creator_id": [4, 5],
+            "interests": [["food"], ["art", "food"]],
+            "quality": [1.5, None],
+        }
+    )
+    expected = encode_columns(table, FEATURES)
+    posted = encode_items(FEATURES, table.to_pylist())
+    assert {n: c.to_pylist() for n, c in posted.items()} == {
+        n: c.to_pylist() for n, c in expected.items()
+    }
+
+
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.lists(st.integers(-3, 3).map(float), min_size=3, max_size=3),
+        "creator_id": st.none() | st.integers(-5, 5) | st.sampled_from(["4", "x"]) | st.booleans(),
+        "interests": st.lists(st.sampled_from(["a", "b"])) | st.lists(st.integers(0, 3)),
+        "quality": st.none() | st.integers(0, 9) | st.floats(0, 9, width=32),
+    },
+)
+
+
+@given(st.lists(values, min_size=1, max_size=8))
+def test_an_item_is_encoded_the_same_whatever_is_posted_with_it(
+    items: list[dict[str, Any]],
+) -> None:
+    together = FeatureTable("item", FEATURES, encode_items(FEATURES, items))
+    for at, item in enumerate(items):
+        alone = FeatureTable("item", FEATURES, encode_items(FEATURES, [item]))
+        expected = alone.gather(np.array([0]))
+        for name, array in together.gather(np.array([at])).items():
+            np.testing.assert_array_equal(array, expected[name])

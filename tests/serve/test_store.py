@@ -1,0 +1,149 @@
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", max_actions=5) as opened:
+        yield opened
+
+
+def event(
+    event_id: Any, user_id: Any = 1, item_id: Any = 9, timestamp: int = 10**12
+) -> dict[str, Any]:
+    return {
+        "event_id": event_id,
+        "user_id": user_id,
+        "item_id": item_id,
+        "action": "save",
+        "surface": "home",
+        "timestamp": timestamp,
+        "received_at": timestamp + 5,
+    }
+
+
+def test_appending_twice_changes_nothing(store: Store) -> None:
+    first = store.append([event("a"), event("b"), event("a")])
+    assert (first.accepted, first.duplicates, first.sequence) == (2, 1, 2)
+    again = store.append([event("b", item_id=10)])
+    assert (again.accepted, again.duplicates, again.sequence) == (0, 1, 2)
+    assert [e["item_id"] for e in store.actions(1, 0, 10)] == [9, 9]
+
+
+def test_an_integer_event_id_is_the_same_as_its_text(store: Store) -> None:
+    assert store.append([event(17), event("17")]).duplicates == 1
+
+
+def test_integer_and_string_users_are_apart(store: Store) -> None:
+    store.append([event("a", user_id=1), event("b", user_id="1")])
+    assert len(store.actions(1, 0, 10)) == 1
+    assert len(store.actions("1", 0, 10)) == 1
+
+
+def test_only_the_newest_actions_of_a_user_are_at_hand(store: Store) -> None:
+    store.append([event(n, item_id=n) for n in range(8)])
+    assert [e["item_id"] for e in store.actions(1, 0, 100)] == [3, 4, 5, 6, 7]
+    assert [e["item_id"] for e in store.actions(1, 0, 2)] == [6, 7]
+    assert len(list(store.documents("events", 0))) == 8
+
+
+def test_absorbed_actions_are_left_out(store: Store) -> None:
+    store.append([event(n, item_id=n) for n in range(4)])
+    assert [e["item_id"] for e in store.actions(1, 2, 10)] == [2, 3]
+    assert store.actions(2, 0, 10) == []
+
+
+def test_what_was_acknowledged_is_there_after_reopening(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        store.append([event("a")])
+        store.put_items([{"item_id": 5}])
+    with Store.open(tmp_path / "store") as store:
+        assert store.last_sequence == 2
+        assert store.append([event("a")]).duplicates == 1
+        assert len(store.actions(1, 0, 10)) == 1
+
+
+def test_events_come_back_as_a_table_with_contract_columns(store: Store) -> None:
+    store.append([event(1), event("b", timestamp=10**12 + 1) | {"duration_s": 2.5, "board_id": 4}])
+    table = store.events_since(0)
+    assert table.schema.field("event_id").type == pa.string()
+    assert table.schema.field("user_id").type == pa.int64()
+    assert table["event_id"].to_pylist() == ["1", "b"]
+    assert table["duration_s"].to_pylist() == [None, 2.5]
+    assert table["timestamp"].to_pylist() == [10**12, 10**12 + 1]
+    assert store.events_since(1)["event_id"].to_pylist() == ["b"]
+    assert store.events_since(0, until=1)["event_id"].to_pylist() == ["1"]
+
+
+def test_no_events_are_an_empty_table_with_the_same_columns(store: Store) -> None:
+    table = store.events_since(0)
+    assert table.num_rows == 0
+    assert {"event_id", "user_id", "item_id", "action", "timestamp"} <= set(table.column_names)
+    assert store.items_since(0).num_rows == 0
+
+
+def test_a_posted_item_replaces_the_one_before(store: Store) -> None:
+    store.put_items([{"item_id": 5, "quality": 1.0}, {"item_id": 6, "interests": ["a"]}])
+    assert store.put_items([{"item_id": 5, "quality": 2.0}]) == 3
+    table = store.items_since(0)
+    assert table["item_id"].to_pylist() == [6, 5]
+    assert table["quality"].to_pylist() == [None, 2.0]
+    assert table["interests"].to_pylist() == [["a"], None]
+    assert store.items_since(2)["item_id"].to_pylist() == [5]
+
+
+def test_mixed_values_of_a_column_become_text(store: Store) -> None:
+    store.put_items([{"item_id": 5, "creator_id": 1}, {"item_id": 6, "creator_id": "x"}])
+    assert store.items_since(0)["creator_id"].to_pylist() == ["1", "x"]
+
+
+def test_events_and_items_share_one_sequence(store: Store) -> None:
+    assert store.append([event("a")]).sequence == 1
+    assert store.put_items([{"item_id": 5}]) == 2
+    assert store.append([event("b")]).sequence == 3
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=6), max_size=8))
+def test_any_batches_leave_each_event_once_in_order_of_arrival(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]]
+) -> None:
+    expected: dict[int, int] = {}
+    with Store(tmp_path_factory.mktemp("store")) as store:
+        for batch in batches:
+            store.append([event(key, user_id=user) for key, user in batch])
+            for key, user in batch:
+                expected.setdefault(key, user)
+        stored = [(int(e["event_id"]), e["user_id"]) for _, e in store.documents("events", 0)]
+        assert stored == list(expected.items())
+        for user in range(4):
+            keys = [e["event_id"] for e in store.actions(user, 0, 100)]
+            assert keys == [key for key, owner in expected.items() if owner == user]
+
+
+def _append(folder: Path, writer: int) -> None:
+    with Store(folder) as store:
+        for n in range(20):
+            store.append([event(f"{writer}-{n}", user_id=n % 3), event(f"shared-{n}")])
+
+
+def test_several_processes_append_without_loss_or_doubles(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append, args=(tmp_path / "store", n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    with Store(tmp_path / "store") as store:
+        numbers, events = zip(*store.documents("events", 0), strict=True)
+    assert numbers == tuple(range(1, 81))
+    assert len({e["event_id"] for e in events}) == 80
