@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact
 
 NO_DATE = "none"
+PARTITIONS = {"events": "partitions", "impressions": "impression_partitions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,17 @@ class Dataset:
     @cached_property
     def item_ids(self) -> IdSpace:
         """Id space of the items, memory-mapped."""
-        return self._ids("item")
+        return IdSpace.open(self.ids_folder("item"))
 
     @cached_property
     def user_ids(self) -> IdSpace:
         """Id space of the users, memory-mapped."""
-        return self._ids("user")
+        return IdSpace.open(self.ids_folder("user"))
 
-    def _ids(self, name: str) -> IdSpace:
-        version = self.artifact.manifest.id_space[name]["version"]
-        return IdSpace.open(self.root / f"{name}_ids" / version)
+    def ids_folder(self, name: str) -> Path:
+        """Folder of the id space of "item" or "user"."""
+        version: str = self.artifact.manifest.id_space[name]["version"]
+        return self.root / f"{name}_ids" / version
 
     @cached_property
     def items(self) -> FeatureTable:
@@ -146,23 +148,31 @@ class Dataset:
 
     def event_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of encoded events of the days from `first_day` to `last_day`."""
-        return self._files("events", "partitions", (first_day, last_day))
+        return self._files("events", (first_day, last_day))
 
     def impression_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of impressions of the days from `first_day` to `last_day`."""
-        return self._files("impressions", "impression_partitions", (first_day, last_day))
+        return self._files("impressions", (first_day, last_day))
 
-    def _files(self, table: str, key: str, days: tuple[int, int]) -> list[Path]:
+    def undated_files(self) -> list[Path]:
+        """Files of the encoded events of a log without a clock."""
+        if self.calendar is not None:
+            return []
+        return sorted((self.artifact.path / "events" / f"date={NO_DATE}").glob("part-*.parquet"))
+
+    def partition_folders(self, table: str) -> dict[str, Path]:
+        """Folder of each day of `events` or `impressions`, by date."""
+        versions: dict[str, str] = self.details[PARTITIONS[table]]
+        base = self.artifact.path.parent
+        return {d: base / v / table / f"date={d}" for d, v in versions.items()}
+
+    def _files(self, table: str, days: tuple[int, int]) -> list[Path]:
         if self.calendar is None:
             raise UserError("this log has no clock, hence no days to choose from")
         low, high = (date_name(ms) for ms in day_bounds(self.calendar, days))
-        dates = sorted(d for d in self.details[key] if low <= d < high)
-        folders = [self.partition(table, self.details[key][d], d) for d in dates]
-        return [file for folder in folders for file in sorted(folder.glob("part-*.parquet"))]
-
-    def partition(self, table: str, version: str, date: str) -> Path:
-        """Folder of one day's rows of `events` or `impressions`, in the version that holds it."""
-        return self.artifact.path.parent / version / table / f"date={date}"
+        folders = sorted(self.partition_folders(table).items())
+        chosen = [folder for date, folder in folders if low <= date < high]
+        return [file for folder in chosen for file in sorted(folder.glob("part-*.parquet"))]
 
 
 def read_block(block: Block, columns: list[str] | None = None) -> pa.Table:

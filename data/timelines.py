@@ -46,18 +46,18 @@ def _lists(table: pa.Table, name: str) -> pa.ListArray:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def group(events: pa.Table, sequence: npt.NDArray[np.int64]) -> pa.Table:
+def group(events: pa.Table) -> pa.Table:
     """Groups encoded events into timelines.
 
     Args:
-        events: `user` and the fields of a timeline, N rows in order of arrival.
-        sequence: [N] what orders a user's events; ties keep the order of arrival.
+        events: `user`, the fields of a timeline and `sequence`, N rows in order of arrival; a
+            user's events are ordered by timestamp, sequence and arrival.
 
     Returns:
         `schema.TIMELINE`, users ascending. O(N log N).
     """
     user = events["user"].to_numpy()
-    order = np.lexsort((sequence, user))
+    order = np.lexsort((events["sequence"].to_numpy(), events["timestamp"].to_numpy(), user))
     ordered = events.select(EVENT_FIELDS).take(pa.array(order)).combine_chunks()
     users, starts = np.unique(user[order], return_index=True)
     offsets = pa.array(np.append(starts, len(user)).astype(np.int32))

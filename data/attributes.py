@@ -1,0 +1,266 @@
+"""Item and user tables: raw rows in, encoded columns aligned with the rows of an id space out.
+
+These tables are read whole: they grow with the catalogue, not with the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from data import parsing
+from data.chunks import FILE, ROW, RawBlock, parse_text
+from data.contract.encode import encode_columns
+from data.contract.schema import Feature
+from data.contract.settings import UserError
+from data.parsing import whole
+from data.raw_tables import PARQUET, FileSet, TextLayout, column_names
+from data.rejects import NO_REJECTS, Inspection, check_columns
+from data.statistics import vector_column
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from data.contract.idspace import IdSpace
+
+CONTENT = "content"
+BLANK: Mapping[str, Any] = {"numeric": None, "categorical": 0, "multi": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Checked rows of an item or user table.
+
+    Attributes:
+        ids: [N] distinct external ids.
+        created_at: [N] ms since 1970, 0 where unknown.
+        columns: [N] all other columns, by our names.
+        rejects: rows that were refused.
+    """
+
+    ids: pa.Array
+    created_at: npt.NDArray[np.int64]
+    columns: pa.Table
+    rejects: pa.Table
+
+
+def read_attributes(
+    sets: Sequence[FileSet], id_column: str, kind: pa.DataType, content: Sequence[FileSet] = ()
+) -> Attributes:
+    """Reads a table; where two sets have an id, the later set's row counts.
+
+    Args:
+        sets: files of the table.
+        id_column: "item_id" or "user_id".
+        kind: type of the external ids.
+        content: tables of one vector per id, joined as the column "content".
+
+    Raises:
+        UserError: no id column, an id twice in one set, or ids of the wrong type.
+    """
+    read = [_read_set(files, id_column, kind) for files in sets]
+    if not read:
+        read = [Attributes(pa.array([], kind), np.zeros(0, np.int64), pa.table({}), NO_REJECTS)]
+    joined = _latest(read)
+    return _with_content(joined, content, id_column) if content else joined
+
+
+def _latest(parts: Sequence[Attributes]) -> Attributes:
+    ids = pa.concat_arrays([part.ids for part in parts])
+    created_at = np.concatenate([part.created_at for part in parts])
+    tables = [part.columns.append_column(ROW, pa.nulls(len(part.ids))) for part in parts]
+    columns = pa.concat_tables(tables, promote_options="permissive").drop_columns(ROW)
+    _, newest = np.unique(_codes(ids)[::-1], return_index=True)
+    keep = pa.array(np.sort(len(ids) - 1 - newest))
+    rejects = pa.concat_tables(part.rejects for part in parts)
+    rows = columns.take(keep) if columns.num_columns else columns
+    return Attributes(ids.take(keep), created_at[np.asarray(keep)], rows, rejects)
+
+
+def _codes(ids: pa.Array) -> npt.NDArray[np.int64]:
+    """A number for each distinct id."""
+    codes: npt.NDArray[np.int64] = np.asarray(ids.dictionary_encode().indices).astype(np.int64)
+    return codes
+
+
+def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
+    table_id = files.theirs(id_column)
+    present = column_names(files)
+    if table_id not in present and id_column in present:
+        table_id = id_column  # columns.item_id=... may name the event log's column only
+    else:
+        check_columns(files, [id_column], f"{id_column.removesuffix('_id')} tables")
+    rows = _read_files(files)
+    inspection = Inspection.of(RawBlock(rows, NO_REJECTS), files.files)
+    ids = inspection.accept(table_id, parsing.ids(whole(rows[table_id]), kind, table_id))
+    created_at = _created_at(rows, files, inspection)
+    good = pa.array(~inspection.bad)
+    _refuse_duplicates(ids.filter(good), rows.filter(good), files)
+    columns = _renamed(rows, files).drop_columns([FILE, ROW])
+    kept = [name for name in columns.column_names if name not in (table_id, id_column)]
+    return Attributes(
+        ids.filter(good),
+        created_at[~inspection.bad],
+        columns.select(kept).filter(good),
+        inspection.all_rejects(),
+    )
+
+
+def _renamed(rows: pa.Table, files: FileSet) -> pa.Table:
+    ours = {theirs: name for name, theirs in files.columns.items()}
+    return rows.rename_columns([ours.get(name, name) for name in rows.column_names])
+
+
+def _created_at(rows: pa.Table, files: FileSet, inspection: Inspection) -> npt.NDArray[np.int64]:
+    name = files.theirs("created_at")
+    if name not in rows.column_names:
+        return np.zeros(rows.num_rows, np.int64)
+    parsed = parsing.times(whole(rows[name]), files.timestamp_unit, name)
+    times: npt.NDArray[np.int64] = np.asarray(inspection.accept(name, parsed).fill_null(0))
+    return times
+
+
+def _refuse_duplicates(ids: pa.Array, rows: pa.Table, files: FileSet) -> None:
+    codes = _codes(ids)
+    order = np.argsort(codes, kind="stable")
+    again = np.flatnonzero(np.diff(codes[order]) == 0)
+    if not len(again):
+        return
+    first, second = order[again[0]], order[again[0] + 1]
+    places = [
+        f"{files.files[rows[FILE][int(at)].as_py()]} row {rows[ROW][int(at)].as_py()}"
+        for at in (first, second)
+    ]
+    raise UserError(
+        f"id {ids[int(first)].as_py()} is there twice: {places[0]} and {places[1]} "
+        f"({len(again)} rows too many in all); keep one row for each id"
+    )
+
+
+def _read_files(files: FileSet) -> pa.Table:
+    tables = [_numbered(_read_file(path, files), i) for i, path in enumerate(files.files)]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pa.ArrowTypeError as error:
+        raise UserError(f"files of one table disagree about a column: {error}") from None
+
+
+def _numbered(table: pa.Table, file: int) -> pa.Table:
+    files = pa.array(np.full(table.num_rows, file, np.int32))
+    return table.append_column(FILE, files).append_column(ROW, pa.array(np.arange(table.num_rows)))
+
+
+def _read_file(path: Path, files: FileSet) -> pa.Table:
+    if path.suffix in PARQUET:
+        return pq.ParquetFile(path).read()
+    names = column_names(files)
+    with path.open("rb") as stream:
+        if not files.text.names:
+            stream.readline()
+        data = stream.read()
+    options = pa_csv.ConvertOptions(strings_can_be_null=True)
+    table = parse_text(path, data, files.text, options, (names, None))
+    return _with_lists(table, files.text)
+
+
+def _with_lists(table: pa.Table, text: TextLayout) -> pa.Table:
+    for name, separator in text.lists.items():
+        lists = pc.split_pattern(table[name].cast(pa.string()), separator)
+        table = table.set_column(table.schema.get_field_index(name), name, lists)
+    for name, flags in text.flags.items():
+        table = table.append_column(name, _flagged(table, flags)).drop_columns(list(flags))
+    return table
+
+
+def _flagged(table: pa.Table, flags: Sequence[str]) -> pa.Array:
+    """Lists of the names of the columns that hold 1."""
+    marked = np.stack([table[name].to_numpy() == 1 for name in flags], axis=1)
+    offsets = np.append(0, np.cumsum(marked.sum(1))).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(np.array(flags)[np.nonzero(marked)[1]]))
+
+
+def _with_content(items: Attributes, content: Sequence[FileSet], id_column: str) -> Attributes:
+    """Joins the vectors; items that only the content table knows are added."""
+    read = [_read_set(files, id_column, items.ids.type) for files in content]
+    vectors = [
+        a.columns[vector_column(a.columns, f.files[0])] for a, f in zip(read, content, strict=True)
+    ]
+    column = pa.concat_arrays([whole(v) for v in vectors])
+    content_ids = pa.concat_arrays([a.ids for a in read])
+    new = np.asarray(pc.invert(pc.is_in(content_ids, items.ids)))
+    ids = pa.concat_arrays([items.ids, content_ids.filter(pa.array(new))])
+    rows = pa.array(np.append(np.arange(len(items.ids)), np.full(new.sum(), -1)))
+    rows = pc.if_else(pc.less(rows, 0), None, rows)
+    columns = {name: items.columns[name].take(rows) for name in items.columns.column_names}
+    columns[CONTENT] = column.take(pc.index_in(ids, content_ids))
+    created_at = np.append(items.created_at, np.zeros(new.sum(), np.int64))
+    rejects = pa.concat_tables([items.rejects, *(a.rejects for a in read)])
+    return Attributes(ids, created_at, pa.table(columns), rejects)
+
+
+def aligned(
+    space: IdSpace,
+    attributes: Attributes,
+    features: Sequence[Feature],
+    previous: pa.Table | None = None,
+) -> pa.Table:
+    """Encoded attributes by row of an id space: `id`, `created_at` and a column per feature.
+
+    Args:
+        space: whose rows index the result; all of `attributes.ids` are in it.
+        attributes: columns as `statistics.features` or `statistics.converted` gives them.
+        features: the declared features.
+        previous: the result for an earlier state of the space; rows not in `attributes` keep it.
+    """
+    rows = space.lookup(attributes.ids)
+    encoded = encode_columns(attributes.columns, features) if len(rows) else {}
+    old = previous.num_rows if previous is not None else 0
+    source = np.zeros(space.rows, np.int64)
+    source[:old] = np.arange(1, old + 1)
+    source[rows] = np.arange(len(rows)) + old + 1
+    columns = {"id": space.external(np.arange(space.rows))}
+    times = pa.array(attributes.created_at)
+    columns["created_at"] = _chosen(
+        Feature(name="created_at", kind="categorical"), previous, times, source
+    )
+    for feature in features:
+        columns[feature.name] = _chosen(feature, previous, encoded.get(feature.name), source)
+    return pa.table(columns)
+
+
+def _chosen(
+    feature: Feature, previous: pa.Table | None, new: pa.Array | None, source: npt.NDArray[np.int64]
+) -> pa.Array:
+    """Rows of [a blank row, the previous rows, the new rows]; null vectors become the blank one."""
+    parts = [whole(previous[feature.name])] if previous is not None else []
+    parts += [new] if new is not None else []
+    kind = (
+        parts[-1].type
+        if parts
+        else encode_columns(pa.table({"": pa.nulls(1)}), [feature])[feature.name].type
+    )
+    blank = [0.0] * feature.dim if feature.kind == "vector" else BLANK[feature.kind]
+    stacked = pa.concat_arrays([pa.array([blank], kind), *parts])
+    if feature.kind == "vector":
+        source = np.where(np.asarray(stacked.is_null())[source], 0, source)
+    return stacked.take(pa.array(source))
+
+
+def write_aligned(table: pa.Table, path: Path) -> None:
+    """Writes one record batch, so that readers map its columns without a copy."""
+    single = table.combine_chunks()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, single.schema) as writer:
+        writer.write_table(single)
+
+
+def read_aligned(path: Path) -> pa.Table:
+    """Memory-maps what `write_aligned` wrote."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,108 @@
+"""Putting a log's vocabulary, calendar and id spaces together, new or as an extension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from data.admission import admit, merge_counts, no_counts
+from data.contract.idspace import IdSpace
+from data.contract.schema import DAY_MS, NEGATIVE_ACTIONS, Calendar, Polarity, Vocabulary
+from data.contract.settings import UserError
+from data.exchange import read_table, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from data.attributes import Attributes
+    from data.contract.idspace_settings import IdSettings
+
+PENDING = "pending.arrow"
+MOST_NAMES = 1000
+DEFAULT_SURFACE = "home"
+
+
+def vocabulary(
+    raw_order: str,
+    actions: Iterable[str],
+    surfaces: Iterable[str | None],
+    polarity: Mapping[str, Polarity],
+) -> Vocabulary:
+    """Names in alphabetical order, so that codes do not depend on the order of rows.
+
+    Raises:
+        UserError: hundreds of different names, or a polarity of an action that is not there.
+    """
+    names = tuple(sorted(set(actions)))
+    places = tuple(sorted({name for name in surfaces if name})) or (DEFAULT_SURFACE,)
+    for column, values in (("action", names), ("surface", places)):
+        if len(values) > MOST_NAMES:
+            raise UserError(
+                f"column {column} has {len(values)} different values, such as {values[0]}; "
+                f"map another one with source.columns.{column}=<column>"
+            )
+    for action in polarity:
+        if action not in names:
+            known = ", ".join(names)
+            raise UserError(f"source.polarity.{action}: the log has no such action; it has {known}")
+    signs = tuple(polarity.get(name, _polarity(name)) for name in names)
+    return Vocabulary(order=raw_order, actions=names, polarity=signs, surfaces=places)  # type: ignore[arg-type]
+
+
+def _polarity(action: str) -> Polarity:
+    return "negative" if action.lower() in NEGATIVE_ACTIONS else "positive"
+
+
+def calendar(days: Iterable[int], known: Calendar | None) -> Calendar | None:
+    """The days of a log from days since 1970; a known calendar is only ever made longer."""
+    found = list(days)
+    if known is not None:
+        last = max(found, default=0) - known.first_day_ms // DAY_MS + 1
+        return replace(known, num_days=max(known.num_days, last))
+    length = max(found) - min(found) + 1
+    return Calendar(first_day_ms=min(found) * DAY_MS, num_days=length, base_days=length)
+
+
+def group_starts(events_by_day: Mapping[int, int], size: int) -> tuple[int, ...]:
+    """First days of groups of consecutive days with about `size` events each."""
+    starts, waiting = [], size
+    for day in sorted(events_by_day):
+        if waiting >= size:
+            starts.append(day)
+            waiting = 0
+        waiting += events_by_day[day]
+    return tuple(starts) or (1,)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """An id space after a log, and the ids that wait for more events."""
+
+    space: IdSpace
+    pending: pa.Table
+
+    @classmethod
+    def empty(cls, name: str, kind: pa.DataType, settings: IdSettings) -> Enrolled:
+        """Before the first log."""
+        return cls(IdSpace.empty(name, kind, settings.buckets), no_counts(kind))
+
+    @classmethod
+    def open(cls, folder: Path) -> Enrolled:
+        """What `save` wrote."""
+        return cls(IdSpace.open(folder), read_table(folder / PENDING))
+
+    def save(self, folder: Path) -> None:
+        """Writes the id space and the waiting ids."""
+        self.space.save(folder)
+        write_table(self.pending, folder / PENDING)
+
+    def after(self, counts: pa.Table, attributes: Attributes, min_count: int) -> Enrolled:
+        """Admits the ids of a log and of an attribute table."""
+        kind = self.space.ids.type
+        joined = merge_counts([self.pending, counts], kind)
+        return Enrolled(
+            *admit(self.space, joined, (attributes.ids, attributes.created_at), min_count)
+        )

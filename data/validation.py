@@ -1,0 +1,252 @@
+"""Raw event rows -> checked rows and rejects.
+
+A row with a value that cannot be used is rejected once, with its file, row, column, reason and
+value; a column that cannot be used at all stops the job with a `UserError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import parsing
+from data.chunks import FILE, ROW, RawBlock
+from data.contract.idspace import hash_ids
+from data.contract.schema import Order
+from data.contract.settings import UserError
+from data.expressions import columns_of, evaluate, parse
+from data.parsing import OUT_OF_RANGE, Parsed, whole
+from data.raw_tables import FileSet
+from data.rejects import Inspection
+from data.splits import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DEFAULT_ACTION = "interact"
+DEFAULT_SURFACE = "home"
+MOST = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LogForm:
+    """What the rows of a log must have.
+
+    Attributes:
+        order: what orders a user's events.
+        user_type: int64 or string.
+        item_type: int64 or string.
+        part_column: the log's own column of parts, if the split reads one.
+        actions: the known actions, once a log has some; others are rejected then.
+    """
+
+    order: Order
+    user_type: pa.DataType
+    item_type: pa.DataType
+    part_column: str | None = None
+    actions: tuple[str, ...] | None = None
+
+    def needs(self) -> list[str]:
+        """Our names of the columns that must be there."""
+        ordered = {"clock": ["timestamp"], "position": ["position"], "none": []}
+        return ["user_id", "item_id", *ordered[self.order]]
+
+
+def id_type(column: pa.Array, name: str) -> pa.DataType:
+    """int64 or string, whichever the values of a first block are. Raises UserError for others."""
+    if pa.types.is_integer(column.type):
+        return pa.int64()
+    if not parsing.is_text(column.type):
+        raise UserError(f"column {name} is {column.type}; ids are whole numbers or strings")
+    refused = [mask for mask, _ in parsing.integers(column, name).faults]
+    return pa.int64() if np.mean(refused) < MOST else pa.string()
+
+
+def wanted_columns(files: FileSet, form: LogForm) -> list[str]:
+    """Their names of all event columns that are read."""
+    ours = ["event_id", "user_id", "item_id", "action", "surface", "timestamp", "received_at"]
+    names = [files.theirs(name) for name in [*ours, "duration_s", "position"]]
+    conditions = {name for text in files.actions.values() for name in columns_of(parse(text))}
+    part = [form.part_column] if form.part_column else []
+    return list(dict.fromkeys([*names, *sorted(conditions), *part]))
+
+
+def check_events(
+    block: RawBlock, files: FileSet, form: LogForm, paths: Sequence[Path]
+) -> tuple[pa.Table, pa.Table]:
+    """Checks a block of events.
+
+    Returns:
+        Checked events (event_id, user_id, item_id, action, surface, timestamp, received_at,
+        duration_s, part, sequence, file, row) in order of arrival, and rejects.
+    """
+    inspection = Inspection.of(block, paths)
+    columns = _Columns(inspection, files)
+    checked = {
+        "event_id": columns.event_ids(),
+        "user_id": columns.ids("user_id", form.user_type),
+        "item_id": columns.ids("item_id", form.item_type),
+        "surface": columns.surfaces(),
+        **columns.clock(form.order),
+        "duration_s": columns.durations(),
+        "part": columns.parts(form.part_column),
+        "file": block.rows[FILE],
+        "row": block.rows[ROW],
+    }
+    action, rows = columns.actions(form.actions)
+    taken = pa.table(checked).take(pa.array(rows)).append_column("action", action)
+    good = taken.filter(pa.array(~inspection.bad[rows]))
+    return _unique_ids(good, files, block.rows.column_names), inspection.all_rejects()
+
+
+def _unique_ids(events: pa.Table, files: FileSet, present: Sequence[str]) -> pa.Table:
+    """Ids of events without one, from file and row; of derived actions, from id and action."""
+    given = files.theirs("event_id") in present
+    if given and not files.actions:
+        return events
+    names = sorted(files.actions)
+    code = np.asarray(
+        pc.index_in(events["action"], pa.array(names or [""], pa.string())).fill_null(0)
+    )
+    if given:
+        salt = code.astype(np.int64) * np.int64(0x2545F4914F6CDD1D)
+        mixed = hash_ids(pa.array(events["event_id"].to_numpy() ^ salt))
+        ids = (mixed >> np.uint64(1)).astype(np.int64)
+    else:
+        place = (events["file"].to_numpy().astype(np.int64) << 36) + events["row"].to_numpy()
+        ids = place * max(len(names), 1) + code
+    return events.set_column(events.schema.get_field_index("event_id"), "event_id", pa.array(ids))
+
+
+@dataclass(slots=True)
+class _Columns:
+    """The columns of one block by our names, each checked as it is asked for."""
+
+    inspection: Inspection
+    files: FileSet
+
+    def _raw(self, ours: str) -> pa.Array | None:
+        theirs = self.files.theirs(ours)
+        rows = self.inspection.rows
+        return whole(rows[theirs]) if theirs in rows.column_names else None
+
+    def _needed(self, ours: str) -> pa.Array:
+        column = self._raw(ours)
+        if column is None:
+            path = self.inspection.paths[self.inspection.rows[FILE][0].as_py()]
+            raise UserError(f"{path} has no column {self.files.theirs(ours)}, as other files have")
+        return column
+
+    def _accept(self, ours: str, parsed: Parsed) -> pa.Array:
+        return self.inspection.accept(self.files.theirs(ours), parsed)
+
+    @property
+    def _num_rows(self) -> int:
+        return int(self.inspection.rows.num_rows)
+
+    def event_ids(self) -> pa.Array:
+        column = self._raw("event_id")
+        if column is None:
+            return pa.array(np.zeros(self._num_rows, np.int64))
+        return self._accept("event_id", parsing.event_ids(column, self.files.theirs("event_id")))
+
+    def ids(self, ours: str, kind: pa.DataType) -> pa.Array:
+        column = self._needed(ours)
+        return self._accept(ours, parsing.ids(column, kind, self.files.theirs(ours)))
+
+    def surfaces(self) -> pa.Array:
+        column = self._raw("surface")
+        if column is None:
+            return pa.array(np.full(self._num_rows, DEFAULT_SURFACE))
+        return self._accept("surface", parsing.texts(column, self.files.theirs("surface")))
+
+    def clock(self, order: Order) -> dict[str, pa.Array]:
+        """timestamp, received_at and sequence; zeros for what the log does not have."""
+        nothing = pa.array(np.zeros(self._num_rows, np.int64))
+        found = {"timestamp": nothing, "received_at": nothing, "sequence": nothing}
+        position = self._raw("position")
+        if order != "none" and position is not None:
+            parsed = parsing.integers(position, self.files.theirs("position"))
+            found["sequence"] = self._accept("position", parsing.required(parsed, position))
+        if order == "clock":
+            found["timestamp"] = self._times("timestamp", required=True)
+            received = self._times("received_at", required=False)
+            found["received_at"] = pc.coalesce(received, found["timestamp"])
+        return found
+
+    def _times(self, ours: str, required: bool) -> pa.Array:
+        column = self._raw(ours)
+        if column is None:
+            return pa.nulls(self._num_rows, pa.int64())
+        parsed = parsing.times(column, self.files.timestamp_unit, self.files.theirs(ours))
+        if required:
+            parsed = parsing.required(parsed, column)
+        return self._accept(ours, parsed)
+
+    def durations(self) -> pa.Array:
+        column = self._raw("duration_s")
+        if column is None:
+            return pa.array(np.zeros(self._num_rows, np.float32))
+        parsed = parsing.numbers(column, self.files.theirs("duration_s"))
+        negative = np.asarray(pc.fill_null(pc.less(parsed.values, 0.0), False))
+        values = self._accept("duration_s", parsed.refuse(negative, "negative"))
+        return pc.fill_null(values, 0.0).cast(pa.float32(), safe=False)
+
+    def parts(self, column: str | None) -> pa.Array:
+        """Codes of `splits.PARTS`."""
+        if column is None:
+            return pa.array(np.zeros(self._num_rows, np.int8))
+        raw = whole(self.inspection.rows[column])
+        names = pc.utf8_lower(parsing.texts(raw, column).values)
+        at = pc.index_in(names, pa.array(list(PARTS)))
+        unknown = np.asarray(at.is_null()) & np.asarray(raw.is_valid())
+        parsed = Parsed(at).refuse(unknown, f"not one of {', '.join(PARTS)}")
+        place = np.asarray(
+            self.inspection.accept(column, parsing.required(parsed, raw)).fill_null(0)
+        )
+        return pa.array(np.array(list(PARTS.values()), np.int8)[place])
+
+    def actions(self, known: tuple[str, ...] | None) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """Action names and the rows that they belong to; a row may give none or several."""
+        rows = np.arange(self._num_rows)
+        if self.files.actions:
+            return self._derived_actions()
+        column = self._raw("action")
+        if column is None:
+            return pa.array(np.full(self._num_rows, DEFAULT_ACTION)), rows
+        parsed = parsing.texts(column, self.files.theirs("action"))
+        parsed.refuse(np.asarray(pc.fill_null(pc.equal(parsed.values, ""), False)), "empty")
+        if known is not None:
+            strange = np.asarray(pc.invert(pc.is_in(parsed.values, pa.array(known))))
+            parsed.refuse(strange, f"unknown action; this root has {', '.join(known)}")
+        return self._accept("action", parsing.required(parsed, column)), rows
+
+    def _derived_actions(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        names = sorted(self.files.actions)
+        conditions = [parse(self.files.actions[name]) for name in names]
+        fulfilled = np.stack([evaluate(c, self.inspection.rows) for c in conditions], axis=1)
+        rows, code = np.nonzero(fulfilled)
+        return pa.array(np.array(names)[code], pa.string()), rows
+
+
+def refuse_wrong_unit(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
+    """Stops when most times of a first block are out of range: the unit is declared wrong.
+
+    Raises:
+        UserError: naming the unit that fits.
+    """
+    theirs = files.theirs("timestamp")
+    late = pc.and_(pc.equal(rejects["column"], theirs), pc.equal(rejects["reason"], OUT_OF_RANGE))
+    if not block.rows.num_rows or (pc.sum(late).as_py() or 0) < MOST * block.rows.num_rows:
+        return
+    unit = parsing.unit_that_fits(whole(block.rows[theirs]), files.timestamp_unit)
+    names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+    looks = f"timestamps look like {names[unit]}; set source.timestamp_unit={unit}" if unit else (
+        "check the column and source.timestamp_unit (ms, s, us or iso)")  # fmt: skip
+    raise UserError(f"most times in {theirs} of {files.files[0]} are {OUT_OF_RANGE}: {looks}")

@@ -1,0 +1,78 @@
+"""Running a function over numbered pieces of work, with Ray Data or in this process.
+
+The function writes its rows to files itself; only what it returns travels.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import ray
+from ray.data import TaskPoolStrategy
+from rich.progress import Progress
+
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.job import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTasks:
+    """Where work runs.
+
+    Attributes:
+        workers: Ray Data tasks at a time; 0 runs them in this process.
+    """
+
+    workers: int
+
+    def run(
+        self, function: Callable[[C, int], R], context: C, count: int, label: str
+    ) -> Iterator[R]:
+        """Gives `function(context, i)` for i below `count`, in order, with a progress bar."""
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(label, total=count)
+            results = self._spread if self.workers else _in_process
+            for result in results(function, context, count):
+                bar.advance(task)
+                yield result
+
+    def _spread(self, function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
+        connect(self.workers)
+        settings = ray.data.DataContext.get_current().copy()
+        settings.execution_options.preserve_order = True
+        settings.enable_progress_bars = False
+        settings.print_on_execution_start = False
+        with ray.data.DataContext.current(settings):
+            numbers = ray.data.range(count, override_num_blocks=count)
+            call: Any = _call
+            results = numbers.map_batches(
+                call,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_args=(function, ray.put(context)),
+                compute=TaskPoolStrategy(size=self.workers),
+            )
+            tables: Iterator[Any] = iter(
+                results.iter_batches(batch_size=None, batch_format="pyarrow")
+            )
+            for table in tables:
+                yield from map(pickle.loads, table["result"].to_pylist())
+
+
+def _in_process(function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
+    return (function(context, i) for i in range(count))
+
+
+def _call(numbers: pa.Table, function: Callable[[Any, int], Any], context: Any) -> pa.Table:
+    known = ray.get(context) if isinstance(context, ray.ObjectRef) else context
+    results = [pickle.dumps(function(known, i)) for i in numbers["id"].to_pylist()]
+    return pa.table({"result": pa.array(results, pa.binary())})

@@ -1,0 +1,327 @@
+"""The passes over a log, and what each hands to the next; `ray_jobs.prepare` puts them in order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from data.chunks import Chunk, plan
+from data.contract.schema import DAY_MS, Calendar, Vocabulary
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.enrolment import group_starts
+from data.impressions import (
+    ImpressionIntake,
+    ImpressionTally,
+    route_impressions,
+    write_impressions,
+)
+from data.intake import (
+    Intake,
+    PrepareSettings,
+    Tally,
+    check_chunk,
+    find_duplicates,
+    log_form,
+)
+from data.partitions import Placement, timeline_name, write_days, write_shard
+from data.raw_tables import FileSet, RawTables, column_names
+from data.routing import Routed, Routing, route_block
+from data.splits import PARTS
+from data.validation import LogForm
+from ray_jobs.block_tasks import BlockTasks
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What all passes know.
+
+    Attributes:
+        settings: of prepare.
+        raw: the tables to read.
+        part_column: the log's own column of parts, if the split reads one.
+        parent: the data set that is extended, if any.
+        folder: the data set being written.
+        work: for spilled files.
+        rejects: for rejected rows.
+    """
+
+    settings: PrepareSettings
+    raw: RawTables
+    part_column: str | None
+    parent: Dataset | None
+    folder: Path
+    work: Path
+    rejects: Path
+
+    @cached_property
+    def events(self) -> tuple[Chunk, ...]:
+        """The event log, cut into chunks."""
+        first = self.parent.details["num_files"] if self.parent else 0
+        return tuple(plan(self.raw.events, self.settings.block_rows, first))
+
+    @cached_property
+    def impressions(self) -> tuple[Chunk, ...]:
+        """The impression log, likewise."""
+        return tuple(plan(self.raw.impressions, self.settings.block_rows))
+
+    @cached_property
+    def tasks(self) -> BlockTasks:
+        """Where the passes run: a small log is done before Ray's workers have started."""
+        rows = sum(chunk.num_rows for chunk in self.events + self.impressions)
+        small = rows <= self.settings.in_process_rows
+        return BlockTasks(0 if small else self.settings.workers)
+
+    @property
+    def event_paths(self) -> tuple[Path, ...]:
+        """Event files by number; an extension counts on from the files before."""
+        first = self.parent.details["num_files"] if self.parent else 0
+        return (Path(),) * first + _paths(self.raw.events)
+
+    @property
+    def known_form(self) -> LogForm | None:
+        """What rows must be like to extend the parent."""
+        if self.parent is None:
+            return None
+        ids = self.parent.user_ids.ids.type, self.parent.item_ids.ids.type
+        return LogForm(self.parent.order, *ids, self.part_column, self.parent.vocabulary.actions)
+
+
+def _paths(sets: tuple[FileSet, ...]) -> tuple[Path, ...]:
+    return tuple(path for files in sets for path in files.files)
+
+
+def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
+    """First pass: checks, spills and counts the events.
+
+    Raises:
+        UserError: an empty log, a missing or unusable column, too many rejects.
+    """
+    form = log_form(preparation.raw, preparation.part_column, preparation.known_form)
+    if not preparation.events and preparation.parent is None:
+        raise UserError(f"the event log {preparation.raw.events[0].files[0]} is empty")
+    intake = Intake(
+        chunks=preparation.events,
+        paths=preparation.event_paths,
+        form=form,
+        folder=preparation.work,
+        rejects=preparation.rejects,
+        block_rows=preparation.settings.block_rows,
+    )
+    tally = Tally()
+    for found in preparation.tasks.run(check_chunk, intake, len(intake.chunks), "check"):
+        tally.add(found)
+    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    return form, tally
+
+
+def mark_duplicates(preparation: Preparation, tally: Tally, first_open_day: int) -> None:
+    """Finds events that are there twice, in this log or in the parent's open days."""
+    parent, sets = preparation.parent, preparation.raw.events
+    if parent is not None or any(s.theirs("event_id") in column_names(s) for s in sets):
+        known = _known_ids(parent, first_open_day) if parent else np.zeros(0, np.int64)
+        find_duplicates(preparation.work, tally.blocks, tally.num_events, known)
+
+
+def _known_ids(parent: Dataset, first_open_day: int) -> npt.NDArray[np.int64]:
+    if parent.calendar is None:
+        files = parent.undated_files()
+    else:
+        files = parent.event_files(first_open_day, parent.calendar.num_days)
+    ids = [pq.ParquetFile(file).read(["event_id"])["event_id"].to_numpy() for file in files]
+    return np.concatenate([np.zeros(0, np.int64), *ids])
+
+
+def routing_of(
+    preparation: Preparation,
+    tally: Tally,
+    names: Vocabulary,
+    calendar: Calendar | None,
+    ids: dict[str, Path],
+) -> Routing:
+    """How the events of a log are divided over timeline files and days."""
+    size = preparation.settings.shard_events
+    parent = preparation.parent
+    late_days = preparation.settings.late_days
+    first_day = 0
+    open_day = 1
+    if calendar is not None:
+        first_day = calendar.first_day_ms // DAY_MS
+    if parent is not None and parent.calendar is not None:
+        open_day = parent.calendar.num_days - late_days + 1
+    days = {day - first_day + 1: count for day, count in tally.days.items()}
+    return Routing(
+        folder=preparation.work,
+        rejects=preparation.rejects,
+        paths=preparation.event_paths,
+        ids=ids,
+        actions=names.actions,
+        surfaces=names.surfaces,
+        calendar=calendar,
+        first_open_day=open_day,
+        num_shards=parent.details["num_shards"] if parent else -(-tally.num_events // size),
+        group_starts=group_starts(days, 2 * size),
+    )
+
+
+def route(preparation: Preparation, routing: Routing, tally: Tally) -> Routed:
+    """Second pass: external ids become rows. Raises UserError on too many rejects."""
+    mark_duplicates(preparation, tally, routing.first_open_day)
+    routed = Routed()
+    blocks = _Blocks(routing, tuple(tally.blocks))
+    for found in preparation.tasks.run(_route_numbered, blocks, len(tally.blocks), "route"):
+        routed.add(found)
+    tally.reasons.update(routed.reasons)
+    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    return routed
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The spilled blocks by number."""
+
+    routing: Routing
+    names: tuple[str, ...]
+
+
+def _route_numbered(blocks: _Blocks, number: int) -> Routed:
+    return route_block(blocks.routing, blocks.names[number])
+
+
+def place(
+    preparation: Preparation, routing: Routing, routed: Routed, tally: Tally
+) -> dict[str, int]:
+    """Third pass: writes timelines and day partitions. Returns rows by date."""
+    parent = preparation.parent
+    placement = Placement(
+        routing=routing,
+        blocks=tuple(tally.blocks),
+        folder=preparation.folder,
+        parts=tuple(parts_of(preparation, tally)),
+        timelines=_timelines(parent, routing.num_shards) if parent else {},
+        partitions=parent.partition_folders("events") if parent else {},
+        first_part=len(parent.undated_files()) if parent and parent.calendar is None else 0,
+    )
+    shards = tuple(s for s in range(routing.num_shards) if routed.shards[s] or parent is None)
+    if parent is not None:
+        untouched = set(range(routing.num_shards)) - set(shards)
+        _keep(parent, preparation.folder, untouched)
+    work = _Places(placement, shards, _groups(routing, routed))
+    rows: dict[str, int] = {}
+    for written in preparation.tasks.run(_place, work, work.count, "write"):
+        rows |= written
+    return rows
+
+
+def _groups(routing: Routing, routed: Routed) -> tuple[int, ...]:
+    if routing.calendar is None:
+        return tuple(range(routing.num_shards))
+    days = np.array(sorted(routed.days), np.int64)
+    return tuple(np.unique(routing.group_of(days)).tolist())
+
+
+def _timelines(parent: Dataset, num_shards: int) -> dict[int, Path]:
+    folder = parent.artifact.path / "timelines"
+    return {shard: folder / timeline_name(shard) for shard in range(num_shards)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Shards, then groups of days, by one number."""
+
+    placement: Placement
+    shards: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.shards) + len(self.groups)
+
+
+def _place(work: _Places, number: int) -> dict[str, int]:
+    if number < len(work.shards):
+        write_shard(work.placement, work.shards[number])
+        return {}
+    return write_days(work.placement, work.groups[number - len(work.shards)])
+
+
+def _keep(parent: Dataset, folder: Path, shards: set[int]) -> None:
+    """Links the files that the new rows do not change."""
+    timelines = _timelines(parent, max(shards, default=-1) + 1)
+    for file in [timelines[shard] for shard in sorted(shards)] + parent.undated_files():
+        link(file, folder / file.relative_to(parent.artifact.path))
+
+
+def link(file: Path, to: Path) -> None:
+    """Hard-links a file, or copies it where that is not possible."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
+
+
+def parts_of(preparation: Preparation, tally: Tally) -> list[str]:
+    """Parts that the log names. Raises UserError when nothing is left to report on."""
+    if preparation.part_column is None:
+        return []
+    codes = {code: name for name, code in reversed(PARTS.items())}
+    found = {codes[code] for code in tally.names.get("part", set())}
+    if preparation.parent is not None:
+        found |= set(preparation.parent.details["parts"])
+    if "train" not in found or len(found) < 2:
+        raise UserError(
+            f"split.column={preparation.part_column} names only {', '.join(sorted(found))}; "
+            "it must have train and valid or test rows"
+        )
+    return sorted(found)
+
+
+def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) -> dict[str, int]:
+    """Both passes over the impressions. Returns rows by date; raises UserError on many rejects."""
+    if not preparation.impressions:
+        return {}
+    if routing.calendar is None:
+        raise UserError("an impression log needs a log with a clock; leave source.impressions out")
+    parent = preparation.parent
+    intake = ImpressionIntake(
+        chunks=preparation.impressions,
+        paths=_paths(preparation.raw.impressions),
+        routing=routing,
+        folder=preparation.folder,
+        partitions=parent.partition_folders("impressions") if parent else {},
+        block_rows=preparation.settings.block_rows,
+    )
+    found = ImpressionTally()
+    tasks = preparation.tasks
+    for part in tasks.run(route_impressions, intake, len(intake.chunks), "route impressions"):
+        found.add(part)
+    tally.rows += found.rows
+    tally.reasons.update(found.reasons)
+    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    work = _ImpressionFiles(intake, tuple(found.files))
+    rows: dict[str, int] = {}
+    for written in tasks.run(
+        _place_impressions, work, len(routing.group_starts), "write impressions"
+    ):
+        rows |= written
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _ImpressionFiles:
+    """Spilled impressions."""
+
+    intake: ImpressionIntake
+    files: tuple[str, ...]
+
+
+def _place_impressions(work: _ImpressionFiles, group: int) -> dict[str, int]:
+    return write_impressions(work.intake, work.files, group)

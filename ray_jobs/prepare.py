@@ -1,0 +1,261 @@
+"""Raw tables -> the data set: `python -m ray_jobs.prepare root=runs/x source.kind=table ...`.
+
+Three passes over the log, each a bounded piece at a time (Ray Data, or this process for a small
+log): check and spill; map ids to rows and send each event to its user and its day; write timelines
+and day partitions. A next day runs the same passes over its new rows alone and extends what is
+there. Time and disk grow with the rows, memory with the ids and the item and user tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data import enrolment
+from data.contract import artifact
+from data.contract.idspace import IdSpace
+from data.contract.settings import UserError, to_tree
+from data.dataset import PARTITIONS, Dataset, date_name
+from data.exchange import read_table
+from data.impressions import label_names
+from data.partitions import ITEM_DAYS, merged_item_days
+from data.raw_tables import RawTables
+from data.sources import locate, world_tables
+from data.windows import resolve
+from ray_jobs import passes
+from ray_jobs.engine.job import Job, run
+from ray_jobs.entities import Side, enrol, read_sides, write_side
+from ray_jobs.passes import Preparation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from data.contract.artifact import Artifact, Draft
+    from data.contract.schema import Calendar, Vocabulary
+    from data.intake import Tally
+    from data.routing import Routed
+    from data.validation import LogForm
+
+ITEM_DAYS_FILE = "item_days.parquet"
+CONTENT_SETTINGS = ("max_reject_share", "late_days", "shard_events")
+SIDES = ("item", "user")
+
+
+def prepare(
+    job: Job, raw: RawTables, parent: Artifact | None = None, store_sequence: int = 0
+) -> Artifact:
+    """Makes the data set of raw tables, or extends `parent` by them.
+
+    Args:
+        job: settings and root.
+        raw: all tables, or the new rows of a next day (with contract names where posted).
+        parent: the data set to extend.
+        store_sequence: how many posted events are in it then.
+
+    Raises:
+        UserError: input that cannot be used; the text says how to mend it.
+    """
+    settings = job.settings
+    if parent is None:
+        _refuse_split(job, raw)
+    inputs = {
+        "raw": raw.fingerprint(),
+        "part_column": settings.split.column,
+        "prepare": {k: v for k, v in to_tree(settings.prepare).items() if k in CONTENT_SETTINGS},
+        "id": to_tree(settings.id),
+        "store_sequence": store_sequence,
+    }
+    before = Dataset(parent, job.root) if parent else None
+    maker = _Maker(job, raw, before, inputs, store_sequence)
+    made = job.make("dataset", [parent] if parent else [], inputs, maker.write)
+    for side in SIDES:
+        version = made.manifest.id_space[side]["version"]
+        artifact.point(job.root, artifact.read(job.root / f"{side}_ids" / version))
+    return made
+
+
+def _refuse_split(job: Job, raw: RawTables) -> None:
+    kind, order = job.settings.split.kind, raw.order
+    if kind == "time" and order != "clock":
+        other = "leave_one_out" if order == "position" else "column split.column=<column>"
+        raise UserError(
+            f"split.kind=time needs a clock and this log has none; set split.kind={other}, "
+            "or name its clock with source.columns.timestamp=<column>"
+        )
+    if kind == "leave_one_out" and order == "none":
+        raise UserError(
+            "split.kind=leave_one_out needs an order; name one with source.columns.timestamp or "
+            "source.columns.position=<column>, or set split.kind=column split.column=<column>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Writes one data set."""
+
+    job: Job
+    raw: RawTables
+    parent: Dataset | None
+    inputs: dict[str, Any]
+    store_sequence: int
+
+    def write(self, draft: Draft) -> None:
+        """Fills the draft; what it spills is removed at the end, also after an error."""
+        with self._preparation(draft) as preparation:
+            form, tally = passes.take_in(preparation)
+            sides = read_sides(preparation, form, tally)
+            vocabulary, calendar = self._vocabulary(tally, sides), self._calendar(tally)
+            ids = {side.name: self._enrolled(preparation, form, tally, side) for side in sides}
+            routing = passes.routing_of(
+                preparation, tally, vocabulary, calendar, {k: v.path for k, v in ids.items()}
+            )
+            routed = passes.route(preparation, routing, tally)
+            rows = {
+                "events": passes.place(preparation, routing, routed, tally),
+                "impressions": passes.place_impressions(preparation, routing, tally),
+            }
+            for side in sides:
+                write_side(side, IdSpace.open(ids[side.name].path), preparation)
+            write_item_days(preparation, rows["events"])
+            self._describe(draft, ids)
+            draft.fields["details"] = {
+                "vocabulary": dataclasses.asdict(vocabulary),
+                "calendar": dataclasses.asdict(calendar) if calendar else None,
+                "store_sequence": self.store_sequence,
+                "num_shards": routing.num_shards,
+                "num_files": len(preparation.event_paths),
+                "parts": passes.parts_of(preparation, tally),
+                **self._partitions(draft, rows),
+            }
+            draft.fields["details"]["counts"] = self._counts(draft, tally, routed)
+
+    @contextmanager
+    def _preparation(self, draft: Draft) -> Iterator[Preparation]:
+        version = draft.path.name
+        work = self.job.root / ".work" / f"prepare-{version}"
+        rejects = self.job.root / "rejects" / version
+        for folder in (work, rejects):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        split_column = self.job.settings.split.column
+        settings = self.job.settings.prepare
+        try:
+            yield Preparation(
+                settings, self.raw, split_column, self.parent, draft.path, work, rejects
+            )
+        finally:
+            shutil.rmtree(work)
+
+    def _vocabulary(self, tally: Tally, sides: list[Side]) -> Vocabulary:
+        if self.parent is not None:
+            return self.parent.vocabulary
+        labels = [name for files in self.raw.impressions for name in label_names(files)]
+        found = enrolment.vocabulary(
+            self.raw.order,
+            [*tally.names.get("action", ()), *labels],
+            tally.names.get("surface", ()),
+            self.raw.polarity,
+        )
+        item, user = sides
+        return dataclasses.replace(found, item_features=item.features, user_features=user.features)
+
+    def _calendar(self, tally: Tally) -> Calendar | None:
+        known = self.parent.calendar if self.parent else None
+        if self.raw.order != "clock" and known is None:
+            return None
+        calendar = enrolment.calendar(tally.days, known)
+        if self.job.settings.split.kind == "time":
+            resolve(self.job.settings.windows, calendar)
+        return calendar
+
+    def _enrolled(
+        self, preparation: Preparation, form: LogForm, tally: Tally, side: Side
+    ) -> Artifact:
+        enrolled = enrol(preparation, self.job.settings.id, form, tally, side)
+
+        def write(draft: Draft) -> None:
+            enrolled.save(draft.path)
+            draft.fields["id_space"] = {side.name: enrolled.space.reference()}
+
+        before = [artifact.read(self.parent.ids_folder(side.name))] if self.parent else []
+        return self.job.make(f"{side.name}_ids", before, self.inputs, write, move_pointer=False)
+
+    def _describe(self, draft: Draft, ids: dict[str, Artifact]) -> None:
+        draft.fields["parents"] += [made.reference() for made in ids.values()]
+        draft.fields["id_space"] = {
+            side: made.manifest.id_space[side] | {"version": made.version}
+            for side, made in ids.items()
+        }
+
+    def _partitions(self, draft: Draft, rows: dict[str, dict[str, int]]) -> dict[str, Any]:
+        """Which version holds each day, by table."""
+        return {
+            key: (self.parent.details[key] if self.parent else {})
+            | dict.fromkeys(rows[table], draft.path.name)
+            for table, key in PARTITIONS.items()
+        }
+
+    def _counts(self, draft: Draft, tally: Tally, routed: Routed) -> dict[str, int]:
+        before = self.parent.counts if self.parent else {"events": 0, "rejected": 0}
+        new = routed.days.total()
+        held = draft.fields["details"]["impression_partitions"]
+        folders = [draft.path.parent / v / "impressions" / f"date={d}" for d, v in held.items()]
+        spaces = draft.fields["id_space"]
+        return {
+            "events": before["events"] + new,
+            "new_events": new,
+            "users": spaces["user"]["rows"] - 1 - self.job.settings.id.buckets,
+            "items": spaces["item"]["rows"] - 1 - self.job.settings.id.buckets,
+            "impressions": sum(map(num_rows, folders)),
+            "rejected": before["rejected"] + tally.num_rejected,
+        }
+
+
+def num_rows(folder: Path) -> int:
+    """Rows of the Parquet files of a folder."""
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("part-*.parquet"))
+
+
+def write_item_days(preparation: Preparation, dates: dict[str, int]) -> None:
+    """Joins the counts of the groups of days, and the parent's of the days that did not change."""
+    parts = [read_table(f) for f in sorted(preparation.work.glob("item_days-*.arrow"))]
+    parent = preparation.parent
+    if parent is not None:
+        earlier = pq.read_table(parent.artifact.path / ITEM_DAYS_FILE)
+        parts.append(earlier.filter(pa.array(~_rewritten(parent, earlier, dates))))
+    merged = merged_item_days([part.cast(ITEM_DAYS) for part in parts] or [ITEM_DAYS.empty_table()])
+    pq.write_table(merged, preparation.folder / ITEM_DAYS_FILE, compression="zstd")
+
+
+def _rewritten(parent: Dataset, counts: pa.Table, dates: dict[str, int]) -> npt.NDArray[np.bool_]:
+    """Which counts are of days whose partitions were written again; none without a clock."""
+    days = counts["day"].to_numpy()
+    if parent.calendar is None:
+        return np.zeros(len(days), bool)
+    known = np.unique(days)
+    again = [day for day in known.tolist() if date_name(parent.calendar.start_ms(day)) in dates]
+    return np.isin(days, again)
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Prepares the tables that `source.*` names, or the world that was simulated before."""
+    if job.settings.source.kind == "world":
+        raw = world_tables(artifact.current(job.root, "world").path)
+    else:
+        raw = locate(job.settings.source)
+    with job.stage("prepare"):
+        made = prepare(job, raw)
+    return {"dataset": made.version, "counts": made.manifest.details["counts"]}
+
+
+if __name__ == "__main__":
+    run("prepare", main, remember=True)
