@@ -44,7 +44,9 @@ class Ranker:
 
     def user_inputs(self, user: User) -> Arrays:
         """Named arrays of the user side."""
-        history = encode_history(user.events.newest(self._max_length), np.array([user.now_ms]))
+        history = encode_history(
+            user.events.newest(self._max_length), np.array([user.reference_ms])
+        )
         items = self._item_inputs(np.asarray(history["history.item"], np.int64))
         row = np.array([user.row])
         return {

@@ -153,7 +153,7 @@ def features(group: list[Served]) -> pa.Table:
         {
             "request_id": pa.array([s.request_id for s in group], pa.int64()),
             "user": pa.array([user.row for user in users], pa.int64()),
-            "now_ms": pa.array([user.now_ms for user in users], pa.int64()),
+            "reference_ms": pa.array([user.reference_ms for user in users], pa.int64()),
             "versions": pa.array([orjson.dumps(dict(s.versions)).decode() for s in group]),
             **{
                 f"history.{name}": pa.array(

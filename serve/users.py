@@ -29,6 +29,7 @@ class User:
         admitted: whether the row is the user's own.
         events: all past events, oldest first; items are rows of the catalogue.
         now_ms: time of the request.
+        clocked: whether events have times; else all is as of the newest event.
     """
 
     user_id: ExternalId
@@ -36,6 +37,13 @@ class User:
     admitted: bool
     events: Events
     now_ms: int
+    clocked: bool
+
+    @property
+    def reference_ms(self) -> int:
+        """The time from which the models measure the age of events; never before any of them."""
+        newest = int(self.events.timestamp.max(initial=0))
+        return max(self.now_ms, newest) if self.clocked else newest
 
     @property
     def is_new(self) -> bool:
@@ -72,8 +80,7 @@ class Users:
         row = int(rows[0])
         posted = self._posted(user_id, store)
         events = self._merge(self._history(row if admitted else 0), posted)
-        newest = int(events.timestamp.max(initial=0)) if self._clocked else 0
-        return User(user_id, row, admitted, events, max(now_ms, newest))
+        return User(user_id, row, admitted, events, now_ms, self._clocked)
 
     def _history(self, row: int) -> Columns:
         histories = self._bundle.histories
@@ -109,6 +116,7 @@ class Users:
         item, action, surface, timestamp = (
             np.concatenate(pair) for pair in zip(history, posted, strict=True)
         )
-        order = np.argsort(timestamp, kind="stable") if len(posted[0]) else slice(None)
+        late = self._clocked and len(posted[0])
+        order = np.argsort(timestamp, kind="stable") if late else slice(None)
         columns = (item[order], action[order], surface[order], timestamp[order])
         return Events(np.array([0, len(item)]), *columns)

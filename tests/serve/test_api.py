@@ -1,0 +1,222 @@
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from serve.api import create_api
+from serve.feed import Feed
+from serve.limits import MAX_BODY_BYTES, Limits
+
+
+class Client:
+    """Speaks HTTP to the application in this process."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, method: str, path: str, **request: Any) -> httpx.Response:
+        import anyio
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://feed") as client:
+                return await client.request(method, path, **request)
+
+        return anyio.run(send)
+
+
+@pytest.fixture
+def client(feed: Feed) -> Client:
+    return Client(create_api(feed))
+
+
+def test_a_feed_has_the_fields_of_the_contract(client: Client) -> None:
+    answer = client("POST", "/v1/recommend", json={"user_id": 3, "num_items": 10})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"request_id", "items", "versions", "fallback", "timings_ms"}
+    assert len(body["items"]) == 10
+    assert set(body["items"][0]) == {"item_id", "score", "predictions", "source"}
+    assert set(body["items"][0]["predictions"]) == {"save", "click", "hide"}
+    assert body["fallback"] is False
+    assert {"user", "sources", "rank", "blend", "total"} <= set(body["timings_ms"])
+    assert body["versions"]["bundle"] == "v1"
+
+
+def test_debug_answers_the_funnel(client: Client) -> None:
+    body = client("POST", "/v1/recommend", json={"user_id": 3, "debug": True}).json()
+    assert set(body["debug"]) >= {"found", "kept", "failures", "duplicates", "excluded"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({}, "Field required"),
+        ({"user_id": None}, "valid integer"),
+        ({"user_id": 1.5}, "valid integer"),
+        ({"user_id": True}, "valid integer"),
+        ({"user_id": "abc"}, "user ids are 64-bit integers here; got 'abc'"),
+        ({"user_id": 2**63}, "less than"),
+        ({"user_id": ""}, "at least 1 character"),
+        ({"user_id": 3, "num_items": 0}, "greater than or equal to 1"),
+        ({"user_id": 3, "num_items": "ten"}, "valid integer"),
+        ({"user_id": 3, "num_item": 5}, "Extra inputs are not permitted"),
+        ({"user_id": 3, "exclude": 5}, "valid list"),
+        ({"user_id": 3, "exclude": list(range(20_000))}, "at most 10000"),
+        ({"user_id": 3, "context": {"item_id": 4}}, "is no item here"),
+        ({"user_id": 3, "context": {"query_vector": [1.0]}}, "the item space has 8"),
+        ({"user_id": 3, "context": {"query_vector": ["a"]}}, "valid number"),
+        ({"user_id": 3, "surface": "related"}, "needs context.item_id"),
+        ([1, 2], "valid dictionary"),
+    ],
+)
+def test_a_bad_body_is_answered_with_the_reason(client: Client, body: Any, reason: str) -> None:
+    answer = client("POST", "/v1/recommend", json=body)
+    assert answer.status_code == 422
+    assert reason in json.dumps(answer.json()["detail"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"user_id": "\\ud800"}',
+        b'{"user_id": 3, "context": {"query_vector": [NaN]}}',
+        b'{"user_id": 3, "context": {"query_vector": [1e999]}}',
+        b'{"user_id": 3, "surface": "\\udfff"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_body_that_is_no_proper_json_is_the_callers_error(client: Client, content: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client("POST", "/v1/recommend", content=content, headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["detail"]
+
+
+def test_events_are_taken_one_by_one_or_as_a_list(client: Client) -> None:
+    event = {"user_id": 3, "item_id": 1005, "action": "save", "event_id": "a"}
+    first = client("POST", "/v1/events", json=event)
+    assert first.json() == {"accepted": 1, "duplicates": 0, "sequence": 1}
+    more = client("POST", "/v1/events", json=[event, event | {"event_id": 2, "duration_s": 3}])
+    assert more.json() == {"accepted": 1, "duplicates": 1, "sequence": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"action": "zap"}, "action 'zap' is unknown; known are save, click, hide"),
+        ({"timestamp": 1_767_225_600}, "greater than or equal to 631152000000"),
+        ({"user_id": None}, "valid integer"),
+        ({"item_id": "x"}, "item ids are 64-bit integers"),
+        ({"duration_s": -1}, "greater than or equal to 0"),
+        ({"zap": 1}, "Extra inputs"),
+    ],
+)
+def test_a_bad_event_is_refused_and_none_of_its_batch_is_taken(
+    client: Client, feed: Feed, change: dict[str, Any], reason: str
+) -> None:
+    event = {"user_id": 3, "item_id": 1005, "action": "save"}
+    answer = client("POST", "/v1/events", json=[event, event | change])
+    assert answer.status_code == 422
+    assert reason in json.dumps(answer.json())
+    assert feed.store.last_sequence == 0
+
+
+def test_a_posted_item_is_similar_at_once(client: Client) -> None:
+    item = {"item_id": 5000, "content": [1.0] + [0.0] * 7, "interests": ["food"]}
+    answer = client("POST", "/v1/items", json=item)
+    assert answer.json() == {"accepted": 1, "recommendable": 1}
+    similar = client("GET", "/v1/items/5000/similar", params={"num_items": 3})
+    assert similar.status_code == 200
+    assert len(similar.json()["items"]) == 3
+    assert similar.json()["item_id"] == 5000
+    assert 5000 not in [one["item_id"] for one in similar.json()["items"]]
+
+
+def test_a_bad_item_is_refused_with_the_reason(client: Client) -> None:
+    answer = client("POST", "/v1/items", json=[{"item_id": 5000}, {"item_id": 5001, "zap": 1}])
+    assert answer.status_code == 422
+    assert "items[1]: items have no column 'zap' here" in json.dumps(answer.json())
+    assert client("GET", "/v1/items/5000/similar").status_code == 404
+
+
+def test_an_unknown_item_is_not_found(client: Client) -> None:
+    answer = client("GET", "/v1/items/77/similar")
+    assert answer.status_code == 404
+    assert "77" in json.dumps(answer.json())
+    assert client("GET", "/v1/items/abc/similar").status_code == 422
+    assert client("GET", "/v1/items/1005/similar", params={"num_items": 0}).status_code == 422
+
+
+def test_status_tells_what_serves(client: Client) -> None:
+    assert client("GET", "/healthz").json() == {"status": "ok"}
+    assert client("GET", "/readyz").json() == {"ready": True, "bundle": "v1", "refused": None}
+    models = client("GET", "/v1/models").json()
+    assert models["versions"] == {"bundle": "v1", "two_tower": "tt1", "ranker": "r1"}
+    assert models["actions"] == ["save", "click", "hide"]
+
+
+def test_metrics_count_requests_fallbacks_and_events(client: Client, feed: Feed) -> None:
+    client("POST", "/v1/recommend", json={"user_id": 3})
+    client("POST", "/v1/recommend", json={})
+    client("GET", "/nowhere")
+    client("POST", "/v1/events", json={"user_id": 3, "item_id": 1005, "action": "save"})
+    feed._switch.funnel.ranker = None
+    text = client("GET", "/metrics").text
+    assert 'homefeed_requests_total{route="/v1/recommend",status="200"} 1.0' in text
+    assert 'homefeed_requests_total{route="/v1/recommend",status="422"} 1.0' in text
+    assert 'homefeed_requests_total{route="other",status="404"} 1.0' in text
+    assert 'homefeed_events_total{outcome="accepted"} 1.0' in text
+    assert 'homefeed_bundle{version="v1"} 1.0' in text
+    assert 'homefeed_stage_seconds_count{stage="rank"} 1.0' in text
+
+
+def test_the_openapi_description_names_every_route(client: Client) -> None:
+    paths = client("GET", "/openapi.json").json()["paths"]
+    assert {"/v1/recommend", "/v1/events", "/v1/items", "/healthz", "/readyz"} <= set(paths)
+    assert "/v1/items/{item_id}/similar" in paths
+
+
+def test_a_body_beyond_the_bound_is_refused(client: Client) -> None:
+    answer = client("POST", "/v1/recommend", content=b" " * (MAX_BODY_BYTES + 1))
+    assert answer.status_code == 413
+
+    async def endless() -> Any:
+        for _ in range(10):
+            yield b" " * (1 << 20)
+
+    assert client("POST", "/v1/recommend", content=endless()).status_code in (400, 413)
+
+
+def test_too_many_requests_in_work_are_told_to_come_back() -> None:
+    import anyio
+
+    gate = anyio.Event()
+    statuses = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await gate.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(limits: Limits) -> None:
+        transport = httpx.ASGITransport(limits)
+        async with httpx.AsyncClient(transport=transport, base_url="http://feed") as client:
+            answer = await client.get("/")
+            statuses.append((answer.status_code, answer.headers.get("retry-after")))
+            if answer.status_code == 503:
+                gate.set()
+
+    async def main() -> None:
+        limits = Limits(slow, max_concurrent=2)
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask, limits)
+        await ask(limits)
+
+    anyio.run(main)
+    assert sorted(statuses) == [(200, None), (200, None), (200, None), (503, "1")]

@@ -1,0 +1,101 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.contract.settings import UserError
+from serve.bundle import Bundle
+from serve.clock import Clock, wall_ms
+from serve.programs import Program, gather_rows
+
+Edit = Callable[[Path, dict[str, Any]], None]
+DAY_MS = 86_400_000
+
+
+def test_every_file_is_compared_with_its_checksum(root: Path) -> None:
+    folder = root / "bundles" / "v1"
+    for name in (
+        "index.faiss",
+        "programs/item_tower.onnx",
+        "histories/item.npy",
+        "ids/user/ids.arrow",
+    ):
+        copy = shutil.copytree(folder, root / "bundles" / f"copy-{Path(name).name}")
+        with (copy / name).open("r+b") as file:
+            file.seek(-1, 2)
+            last = file.read(1)[0]
+            file.seek(-1, 2)
+            file.write(bytes([last ^ 1]))
+        with pytest.raises(UserError, match=f"{name} does not match its checksum"):
+            Bundle.open(copy)
+
+
+def test_ids_of_another_major_version_are_refused_naming_both(
+    root: Path, edit_manifest: Edit
+) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"id_space": {"item": {"major": 2, "rows": 205}}})
+    with pytest.raises(UserError, match=r"item ids \{'major': 2.* but holds \{'major': 1"):
+        Bundle.open(folder)
+
+
+def test_vectors_of_another_item_tower_are_refused(
+    root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit
+) -> None:
+    publish_bundle(root, "v2", scale=0.02)
+    other, folder = root / "bundles" / "v2", root / "bundles" / "v1"
+    shutil.copy(other / "programs" / "item_tower.onnx", folder / "programs" / "item_tower.onnx")
+    edit_manifest(folder, {"checksums": {}})
+    with pytest.raises(UserError, match="not made by its item tower two_tower/tt1"):
+        Bundle.open(folder)
+
+
+def test_vectors_of_another_width_are_refused(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    np.save(folder / "item_embeddings.npy", np.zeros((205, 4), np.float32))
+    edit_manifest(folder, {"checksums": {}})
+    with pytest.raises(UserError, match=r"item embeddings \(205, 4\) .* index of width 8"):
+        Bundle.open(folder)
+
+
+def test_headroom_of_a_table_is_not_served(root: Path) -> None:
+    bundle = Bundle.open(root / "bundles" / "v1")
+    rows = np.array([0, 204, 205, 10_000])
+    served = bundle.id_rows("ranker", "item", rows)
+    assert served.dtype == np.float32
+    assert not served[[0, 2, 3]].any()
+    assert served[1].any()
+
+
+def test_a_program_says_what_it_lacks(root: Path) -> None:
+    program = Program(root / "bundles" / "v1" / "programs" / "item_tower.onnx")
+    assert program.inputs == ("item_id.rows", "item.content")
+    with pytest.raises(UserError, match=r"item_tower reads item\.content"):
+        program({"item_id.rows": np.zeros((1, 8), np.float32)})
+
+
+def test_half_precision_tables_are_served_as_float32() -> None:
+    table = np.ones((3, 2), np.float16)
+    assert gather_rows(table, np.array([1, 5])).tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+def test_over_an_old_log_time_goes_on_where_the_log_ends(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"created": "2026-06-01T00:00:00+00:00"})
+    bundle = Bundle.open(folder)
+    created = 1_780_272_000_000
+    end = 1_767_225_600_000 + 10 * DAY_MS
+    since = wall_ms() - created
+    assert abs(Clock(bundle, "auto").now_ms() - (end + since)) < 10_000
+    assert abs(Clock(bundle, "wall").now_ms() - wall_ms()) < 10_000
+
+
+def test_over_a_log_of_today_time_is_wall_time(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"created": "2026-01-12T00:00:00+00:00"})
+    bundle = Bundle.open(folder)
+    assert abs(Clock(bundle, "auto").now_ms() - wall_ms()) < 10_000
+    assert Clock(bundle, "log").now_ms() < wall_ms()

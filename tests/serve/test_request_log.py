@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data.contract.schema import IMPRESSION_COLUMNS
+from serve.feed import Feed
+from serve.messages import RecommendRequest
+from serve.settings import ServeSettings
+
+
+def files(root: Path, kind: str) -> list[Path]:
+    return sorted((root / "requests" / kind).rglob("part-*.parquet"))
+
+
+def test_shown_items_are_logged_with_the_contracts_columns(
+    root: Path, settings: ServeSettings
+) -> None:
+    feed = Feed(root, settings, background=False)
+    answers = [feed.recommend(RecommendRequest(user_id=user, num_items=4)) for user in (3, 999, 7)]
+    feed.close()
+    (path,) = files(root, "impressions")
+    assert path.parent.name == "hour=2026-01-11T00"
+    table = pq.read_table(path)
+    assert set(IMPRESSION_COLUMNS) <= set(table.column_names)
+    assert table["request_id"].to_pylist() == [a.request_id for a in answers for _ in range(4)]
+    assert table["user_id"].to_pylist() == [3] * 4 + [999] * 4 + [7] * 4
+    assert table["position"].to_pylist() == [1, 2, 3, 4] * 3
+    shown = [item for answer in answers for item in answer.items]
+    assert table["item_id"].to_pylist() == [item.item_id for item in shown]
+    assert table["source"].to_pylist() == [item.source for item in shown]
+    saves = [item.predictions["save"] for item in shown]
+    np.testing.assert_allclose(table["prediction.save"].to_numpy(), saves, rtol=1e-6)
+    assert table["labels"].null_count == 12
+
+
+def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:
+    answer = feed.recommend(RecommendRequest(user_id=3))
+    user = feed._switch.funnel.users.read(3, feed.store, 0)
+    feed._log.write()
+    row = pq.read_table(files(root, "features")[0]).to_pylist()[0]
+    assert row["request_id"] == answer.request_id
+    assert row["user"] == user.row
+    assert row["history.item"] == user.events.item.tolist()
+    assert row["history.timestamp"] == user.events.timestamp.tolist()
+
+
+def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettings) -> None:
+    bounded = ServeSettings(log_rows=15, deadlines_ms=settings.deadlines_ms, clock="log")
+    feed = Feed(root, bounded, background=False)
+    for _ in range(3):
+        feed.recommend(RecommendRequest(user_id=3))
+    assert b"homefeed_log_lost_items_total 20.0" in feed.metrics.text()
+    feed.close()
+    assert sum(pq.read_metadata(f).num_rows for f in files(root, "impressions")) == 10
+
+
+def test_an_unranked_feed_is_logged_without_predictions(feed: Feed, root: Path) -> None:
+    feed._switch.funnel.ranker = None
+    feed.recommend(RecommendRequest(user_id=3))
+    feed._log.write()
+    table = pq.read_table(files(root, "impressions")[0])
+    assert np.isnan(table["prediction.save"].to_numpy()).all()
+
+
+def test_logging_can_be_switched_off(root: Path) -> None:
+    feed = Feed(root, ServeSettings(log_requests=False), background=False)
+    feed.recommend(RecommendRequest(user_id=3))
+    feed.close()
+    assert not (root / "requests").exists()
