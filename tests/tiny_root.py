@@ -1,0 +1,295 @@
+"""A tiny root with a bundle whose programs are so simple that numpy can say what must come out."""
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
+
+from data.contract import artifact
+from data.contract.encode import encode_columns
+from data.contract.idspace import IdSpace
+from data.contract.schema import DAY_MS, Calendar, Feature, Vocabulary
+from serve.index import build_index
+
+ITEMS, USERS, DIM, BUCKETS = 200, 50, 8, 4
+FIRST_DAY_MS = 1_767_225_600_000
+FIRST_ITEM, FIRST_USER = 1000, 1
+ACTION_WEIGHTS = np.array([4.0, 2.0, -3.0], np.float32)
+
+VOCABULARY = Vocabulary(
+    order="clock",
+    actions=("save", "click", "hide"),
+    polarity=("positive", "positive", "negative"),
+    surfaces=("home", "related"),
+    item_features=(
+        Feature(name="content", kind="vector", dim=DIM),
+        Feature(name="creator_id", kind="categorical", cardinality=40),
+        Feature(name="image_signature", kind="categorical", cardinality=195),
+        Feature(name="interests", kind="multi", cardinality=5),
+        Feature(name="quality", kind="numeric"),
+    ),
+    user_features=(Feature(name="country", kind="categorical", cardinality=3),),
+)
+
+
+def unit(vectors: Any) -> Any:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+class TinyLog:
+    """Raw rows and timelines, seeded."""
+
+    def __init__(self, seed: int = 0, string_ids: bool = False) -> None:
+        rng = np.random.default_rng(seed)
+        kind = pa.string() if string_ids else pa.int64()
+        items = pa.array(range(FIRST_ITEM, FIRST_ITEM + ITEMS)).cast(kind)
+        users = pa.array(range(FIRST_USER, FIRST_USER + USERS)).cast(kind)
+        zeros = np.zeros(ITEMS, np.int64)
+        self.item_ids = IdSpace.empty("item", kind, BUCKETS).extend(items, zeros, zeros)
+        self.user_ids = IdSpace.empty("user", kind, BUCKETS).extend(
+            users, zeros[:USERS], zeros[:USERS]
+        )
+        self.content = unit(rng.normal(size=(ITEMS, DIM))).astype(np.float16)
+        signatures = np.arange(ITEMS)
+        signatures[:10] = np.repeat(np.arange(5), 2)
+        self.item_table = pa.table(
+            {
+                "item_id": items,
+                "content": pa.FixedSizeListArray.from_arrays(pa.array(self.content.ravel()), DIM),
+                "creator_id": np.arange(ITEMS) % 40,
+                "image_signature": signatures,
+                "interests": [[f"topic{i % 5}"] * (i % 3) for i in range(ITEMS)],
+                "quality": pa.array([None if i % 7 == 0 else float(i) for i in range(ITEMS)]),
+            }
+        )
+        self.user_table = pa.table({"user_id": users, "country": ["DE", "FR"] * (USERS // 2)})
+        self.lengths = rng.integers(0, 20, USERS)
+        count = int(self.lengths.sum())
+        self.items = rng.integers(0, ITEMS, count)
+        self.actions = rng.integers(1, 4, count)
+        self.times = FIRST_DAY_MS + np.sort(rng.integers(0, 10 * DAY_MS, count))
+
+    def with_item(self, item_id: int) -> "TinyLog":
+        """The same log with one more item, a copy of the first."""
+        later = copy.copy(self)
+        row = self.item_table.slice(0, 1).set_column(0, "item_id", pa.array([item_id]))
+        later.item_table = pa.concat_tables([self.item_table, row])
+        later.content = np.concatenate([self.content, self.content[:1]])
+        later.item_ids = self.item_ids.extend(
+            pa.array([item_id]), np.zeros(1, int), np.zeros(1, int)
+        )
+        return later
+
+
+def write_lookup(path: Path, space: IdSpace, ids: pa.Array, table: pa.Table, features: Any) -> None:
+    """Row-aligned encoded columns; rows without an id are empty."""
+    at = np.full(space.rows, -1)
+    at[space.lookup(ids)] = np.arange(len(ids))
+    taken = table.take(pa.array(np.maximum(at, 0)))
+    columns = encode_columns(taken, features)
+    for feature in features:
+        columns[feature.name] = _blank(columns[feature.name], at < 0, feature)
+    columns = {
+        "id": taken.column(0).combine_chunks(),
+        "created_at": np.zeros(space.rows, np.int64),
+        **columns,
+    }
+    written = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, written.schema) as writer:
+        writer.write_table(written)
+
+
+def _blank(column: pa.Array, empty: Any, feature: Feature) -> pa.Array:
+    values = column.to_pylist()
+    nothing = {"vector": [0.0] * feature.dim, "categorical": 0, "multi": [], "numeric": None}[
+        feature.kind
+    ]
+    values = [
+        nothing if gone or (value is None and feature.kind != "numeric") else value
+        for value, gone in zip(values, empty, strict=True)
+    ]
+    if feature.kind == "vector":
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ravel(values).astype(np.float16)), feature.dim
+        )
+    return pa.array(values, column.type)
+
+
+def write_histories(folder: Path, log: TinyLog) -> None:
+    folder.mkdir()
+    rows = log.user_ids.lookup(log.user_table["user_id"].combine_chunks())
+    starts = np.cumsum(log.lengths) - log.lengths
+    lengths = np.zeros(log.user_ids.rows, np.int64)
+    lengths[rows] = log.lengths
+    order = np.argsort(rows)
+    at = np.concatenate([np.arange(starts[u], starts[u] + log.lengths[u]) for u in order])
+    item_rows = log.item_ids.lookup(log.item_table["item_id"].combine_chunks())
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    np.save(folder / "item.npy", item_rows[log.items][at].astype(np.int32))
+    np.save(folder / "action.npy", log.actions[at].astype(np.int16))
+    np.save(folder / "surface.npy", np.ones(len(at), np.int16))
+    np.save(folder / "timestamp.npy", log.times[at])
+
+
+def tensor(name: str, *shape: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, list(shape))
+
+
+def constant(name: str, value: Any) -> Any:
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def save_program(
+    folder: Path, name: str, nodes: Any, inputs: Any, outputs: Any, constants: Any
+) -> None:
+    graph = helper.make_graph(nodes, name, inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / f"{name}.onnx")
+
+
+def write_towers(folder: Path, scale: float) -> None:
+    """item: unit(id row + scale * content); user: unit(id row + sum of history vectors)."""
+    node = helper.make_node
+    normalise = [
+        node("ReduceL2", ["sum", "axis"], ["norm"], keepdims=1),
+        node("Max", ["norm", "tiny"], ["safe"]),
+        node("Div", ["sum", "safe"], ["embedding"]),
+    ]
+    constants = [constant("axis", np.array([1])), constant("tiny", np.float32(1e-12))]
+    save_program(
+        folder,
+        "item_tower",
+        [
+            node("Mul", ["item.content", "scale"], ["scaled"]),
+            node("Add", ["item_id.rows", "scaled"], ["sum"]),
+            *normalise,
+        ],
+        [tensor("item_id.rows", "N", DIM), tensor("item.content", "N", DIM)],
+        [tensor("embedding", "N", DIM)],
+        [*constants, constant("scale", np.float32(scale))],
+    )
+    integers = [
+        tensor(f"history.{n}", "H", kind=TensorProto.INT64) for n in ("action", "surface", "gap_ms")
+    ]
+    save_program(
+        folder,
+        "user_tower",
+        [
+            node("ReduceSum", ["history.embedding.rows", "zero"], ["read"], keepdims=1),
+            node("Add", ["read", "user_id.rows"], ["sum"]),
+            *normalise,
+        ],
+        [
+            tensor("user_id.rows", "B", DIM),
+            tensor("history.embedding.rows", "H", DIM),
+            *integers,
+            tensor("history.lengths", "B", kind=TensorProto.INT64),
+        ],
+        [tensor("embedding", "B", DIM)],
+        [*constants, constant("zero", np.array([0]))],
+    )
+
+
+def write_ranker(folder: Path) -> None:
+    """user: id row + sum of history contents; logits: (id row + content) . user * weights."""
+    node = helper.make_node
+    save_program(
+        folder,
+        "ranker_user",
+        [
+            node("ReduceSum", ["history.item.content", "zero"], ["read"], keepdims=1),
+            node("Add", ["read", "user_id.rows"], ["user"]),
+            node("Unsqueeze", ["history.item_id.rows", "zero"], ["keys"]),
+        ],
+        [
+            tensor("user_id.rows", "B", DIM),
+            tensor("history.item_id.rows", "H", DIM),
+            tensor("history.item.content", "H", DIM),
+            tensor("history.age_ms", "H", kind=TensorProto.INT64),
+            tensor("history.lengths", "B", kind=TensorProto.INT64),
+        ],
+        [tensor("user", "B", DIM), tensor("keys", 1, "H", DIM)],
+        [constant("zero", np.array([0]))],
+    )
+    save_program(
+        folder,
+        "ranker_items",
+        [
+            node("Add", ["item_id.rows", "item.content"], ["item"]),
+            node("Gemm", ["item", "user"], ["match"], transB=1),
+            node("Mul", ["match", "weights"], ["logits"]),
+        ],
+        [
+            tensor("user", 1, DIM),
+            tensor("keys", 1, "L", DIM),
+            tensor("item_id.rows", "N", DIM),
+            tensor("item.content", "N", DIM),
+            tensor("position", "N", kind=TensorProto.INT64),
+        ],
+        [tensor("logits", "N", 3)],
+        [constant("weights", ACTION_WEIGHTS[None])],
+    )
+
+
+def item_contents(log: TinyLog) -> Any:
+    contents = np.zeros((log.item_ids.rows, DIM), np.float32)
+    contents[log.item_ids.lookup(log.item_table["item_id"].combine_chunks())] = log.content
+    return contents
+
+
+def write_bundle(
+    root: Path, version: str, log: TinyLog, *, ranker: bool = True, scale: float = 1.0
+) -> Path:
+    """Publishes a bundle of `log`. Another `scale` is another item space."""
+    rng = np.random.default_rng(1)
+    rows = {"item_id": log.item_ids.rows, "user_id": log.user_ids.rows}
+    details = {
+        "vocabulary": asdict(VOCABULARY),
+        "calendar": asdict(Calendar(first_day_ms=FIRST_DAY_MS, num_days=10, base_days=10)),
+        "max_length": {"two_tower": 6, "ranker": 4},
+        "versions": {"two_tower": "tt1", "ranker": "r1"},
+        "store_sequence": 0,
+    }
+    spaces = {"item": log.item_ids.reference(), "user": log.user_ids.reference()}
+    fields = {"details": details, "id_space": spaces, "parents": []}
+    with artifact.publish(root, "bundles", version, **fields) as draft:
+        for folder in ("programs", "tables"):
+            (draft.path / folder).mkdir()
+        write_towers(draft.path / "programs", scale)
+        if ranker:
+            write_ranker(draft.path / "programs")
+        for model in ("two_tower", "ranker"):
+            for name, count in rows.items():
+                table = rng.normal(scale=0.05, size=(int(count * 1.25), DIM)).astype(np.float32)
+                table[0] = 0
+                np.save(draft.path / "tables" / f"{model}.{name}.npy", table)
+        log.item_ids.save(draft.path / "ids" / "item")
+        log.user_ids.save(draft.path / "ids" / "user")
+        ids = log.item_table["item_id"].combine_chunks()
+        write_lookup(
+            draft.path / "items.arrow", log.item_ids, ids, log.item_table, VOCABULARY.item_features
+        )
+        ids = log.user_table["user_id"].combine_chunks()
+        write_lookup(
+            draft.path / "users.arrow", log.user_ids, ids, log.user_table, VOCABULARY.user_features
+        )
+        write_histories(draft.path / "histories", log)
+        table = np.load(draft.path / "tables" / "two_tower.item_id.npy")[: log.item_ids.rows]
+        vectors = unit(table + scale * item_contents(log)).astype(np.float32)
+        vectors[: log.item_ids.first_row] = 0
+        live = np.arange(log.item_ids.first_row, log.item_ids.rows)
+        np.save(draft.path / "item_embeddings.npy", vectors)
+        np.save(draft.path / "live_items.npy", live)
+        np.save(draft.path / "popular.npy", rng.permutation(live))
+        np.save(draft.path / "fresh.npy", live[::-1])
+        build_index(live, vectors[live], "flat", 0.95).save(draft.path / "index.faiss")
+    published = artifact.read(root / "bundles" / version)
+    artifact.point(root, published)
+    return root
