@@ -107,7 +107,7 @@ class Dataset:
     @cached_property
     def timeline_files(self) -> list[Path]:
         """The timeline files, in order."""
-        return sorted((self.artifact.path / "timelines").glob("part-*.parquet"))
+        return _parts(self.artifact.path / "timelines")
 
     def blocks(self) -> list[Block]:
         """All blocks of timelines, in file order."""
@@ -154,11 +154,18 @@ class Dataset:
         """Files of impressions of the days from `first_day` to `last_day`."""
         return self._files("impressions", (first_day, last_day))
 
+    def event_files_since(self, day: int) -> list[Path]:
+        """Files of encoded events of a day and all later ones, also those after the calendar."""
+        assert self.calendar is not None
+        first = date_name(self.calendar.start_ms(day))
+        folders = sorted(self.partition_folders("events").items())
+        return [f for date, folder in folders if date >= first for f in _parts(folder)]
+
     def undated_files(self) -> list[Path]:
         """Files of the encoded events of a log without a clock."""
         if self.calendar is not None:
             return []
-        return sorted((self.artifact.path / "events" / f"date={NO_DATE}").glob("part-*.parquet"))
+        return _parts(self.artifact.path / "events" / f"date={NO_DATE}")
 
     def partition_folders(self, table: str) -> dict[str, Path]:
         """Folder of each day of `events` or `impressions`, by date."""
@@ -172,13 +179,17 @@ class Dataset:
         low, high = (date_name(ms) for ms in day_bounds(self.calendar, days))
         folders = sorted(self.partition_folders(table).items())
         chosen = [folder for date, folder in folders if low <= date < high]
-        return [file for folder in chosen for file in sorted(folder.glob("part-*.parquet"))]
+        return [file for folder in chosen for file in _parts(folder)]
 
 
 def read_block(block: Block, columns: list[str] | None = None) -> pa.Table:
     """Reads one block; `columns` are names of `schema.TIMELINE`."""
     file = pq.ParquetFile(block.path, memory_map=True)
     return file.read_row_group(block.row_group, columns=columns)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def _blocks(path: Path) -> Iterator[Block]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PENDING = "pending.arrow"
 MOST_NAMES = 1000
+MAX_GAP_DAYS = 90
 DEFAULT_SURFACE = "home"
 
 
@@ -56,14 +57,26 @@ def _polarity(action: str) -> Polarity:
     return "negative" if action.lower() in NEGATIVE_ACTIONS else "positive"
 
 
-def calendar(days: Iterable[int], known: Calendar | None) -> Calendar | None:
-    """The days of a log from days since 1970; a known calendar is only ever made longer."""
-    found = list(days)
-    if known is not None:
-        last = max(found, default=0) - known.first_day_ms // DAY_MS + 1
-        return replace(known, num_days=max(known.num_days, last))
-    length = max(found) - min(found) + 1
-    return Calendar(first_day_ms=min(found) * DAY_MS, num_days=length, base_days=length)
+def calendar(days: Iterable[int], known: Calendar | None) -> Calendar:
+    """The days of a log.
+
+    A known calendar is only ever made longer, and not across a gap of more than MAX_GAP_DAYS: rows
+    dated far after the log (a wall clock beside a simulated one) join the timelines, but do not
+    take the time windows away from the data.
+
+    Args:
+        days: days since 1970 that have events.
+        known: the calendar of the log that is extended.
+    """
+    found = sorted(days)
+    if known is None:
+        length = found[-1] - found[0] + 1
+        return Calendar(first_day_ms=found[0] * DAY_MS, num_days=length, base_days=length)
+    last = known.num_days
+    for day in (number - known.first_day_ms // DAY_MS + 1 for number in found):
+        if last < day <= last + MAX_GAP_DAYS:
+            last = day
+    return replace(known, num_days=last)
 
 
 def group_starts(events_by_day: Mapping[int, int], size: int) -> tuple[int, ...]:

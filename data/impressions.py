@@ -224,7 +224,9 @@ def _write_day(rows: pa.Table, path: Path, earlier: Path | None) -> int:
     order = np.lexsort(keys)
     path.parent.mkdir(parents=True, exist_ok=True)
     ordered = rows.take(pa.array(order[_new(rows, order)]))
-    pq.write_table(ordered, path, compression="zstd", compression_level=1)
+    pq.write_table(
+        ordered, path, compression="zstd", compression_level=1, use_dictionary=["source"]
+    )
     return int(ordered.num_rows)
 
 

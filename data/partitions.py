@@ -133,7 +133,7 @@ def write_rows(events: pa.Table, rows: npt.NDArray[np.int64], path: Path) -> Non
     """Writes chosen rows of encoded events, a million at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = events.select(ENCODED_EVENT.names)
-    with pq.ParquetWriter(path, ENCODED_EVENT, compression="zstd", compression_level=1) as writer:
+    with pq.ParquetWriter(path, ENCODED_EVENT, **timelines.PARQUET_OPTIONS) as writer:
         for start in range(0, len(rows), WRITE_ROWS):
             writer.write_table(columns.take(pa.array(rows[start : start + WRITE_ROWS])))
 

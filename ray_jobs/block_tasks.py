@@ -1,10 +1,12 @@
 """Running a function over numbered pieces of work, with Ray Data or in this process.
 
-The function writes its rows to files itself; only what it returns travels.
+The function writes its rows to files itself; only what it returns travels. Ray's workers import
+this module and the function's: neither may import torch, which would cost each of them 300 MiB.
 """
 
 from __future__ import annotations
 
+import logging
 import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import ray
 from ray.data import TaskPoolStrategy
+from rich.console import Console
 from rich.progress import Progress
 
 from ray_jobs.engine.cluster import connect
-from ray_jobs.engine.job import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +40,7 @@ class BlockTasks:
         self, function: Callable[[C, int], R], context: C, count: int, label: str
     ) -> Iterator[R]:
         """Gives `function(context, i)` for i below `count`, in order, with a progress bar."""
-        with Progress(console=console, transient=True) as bar:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=count)
             results = self._spread if self.workers else _in_process
             for result in results(function, context, count):
@@ -47,6 +49,7 @@ class BlockTasks:
 
     def _spread(self, function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
         connect(self.workers)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         settings = ray.data.DataContext.get_current().copy()
         settings.execution_options.preserve_order = True
         settings.enable_progress_bars = False

@@ -134,7 +134,7 @@ def _known_ids(parent: Dataset, first_open_day: int) -> npt.NDArray[np.int64]:
     if parent.calendar is None:
         files = parent.undated_files()
     else:
-        files = parent.event_files(first_open_day, parent.calendar.num_days)
+        files = parent.event_files_since(first_open_day)
     ids = [pq.ParquetFile(file).read(["event_id"])["event_id"].to_numpy() for file in files]
     return np.concatenate([np.zeros(0, np.int64), *ids])
 

@@ -227,13 +227,19 @@ def num_rows(folder: Path) -> int:
 
 def write_item_days(preparation: Preparation, dates: dict[str, int]) -> None:
     """Joins the counts of the groups of days, and the parent's of the days that did not change."""
-    parts = [read_table(f) for f in sorted(preparation.work.glob("item_days-*.arrow"))]
+    files = sorted(preparation.work.glob("item_days-*.arrow"))
     parent = preparation.parent
+    path = preparation.folder / ITEM_DAYS_FILE
+    if parent is None and preparation.raw.order == "clock":
+        with pq.ParquetWriter(path, ITEM_DAYS, compression="zstd") as writer:
+            for file in files:
+                writer.write_table(read_table(file))
+        return
+    parts = [read_table(file) for file in files]
     if parent is not None:
         earlier = pq.read_table(parent.artifact.path / ITEM_DAYS_FILE)
         parts.append(earlier.filter(pa.array(~_rewritten(parent, earlier, dates))))
-    merged = merged_item_days([part.cast(ITEM_DAYS) for part in parts] or [ITEM_DAYS.empty_table()])
-    pq.write_table(merged, preparation.folder / ITEM_DAYS_FILE, compression="zstd")
+    pq.write_table(merged_item_days(parts), path, compression="zstd")
 
 
 def _rewritten(parent: Dataset, counts: pa.Table, dates: dict[str, int]) -> npt.NDArray[np.bool_]:
