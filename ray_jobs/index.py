@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -23,7 +24,7 @@ from data.contract.settings import Count, Positive, Share, to_tree
 from data.dataset import Dataset
 from data.timelines import events_from
 from serve.bundle import KIND, embed_items
-from serve.index import IndexKind, ItemIndex, build_index
+from serve.index import IndexKind, build_index
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
@@ -67,16 +68,12 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         shutil.copytree(
             export.path, draft.path, dirs_exist_ok=True, copy_function=link, ignore=_own
         )
-        built = _write_items(draft.path, dataset, settings)
         (draft.path / "histories").mkdir()
         write_histories(draft.path / "histories", dataset)
+        draft.fields |= _write_items(draft.path, dataset, settings)
         draft.fields |= {
             "id_space": export.manifest.id_space,
-            "dim": built.dim,
-            "dtype": "float32",
-            "normalised": True,
-            "metric": "inner_product",
-            "details": export.manifest.details | {"indexed_items": built.size},
+            "details": export.manifest.details,
         }
 
     return job.make(KIND, [export], {"index": to_tree(settings)}, write, move_pointer)
@@ -95,18 +92,32 @@ def link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> ItemIndex:
-    """Vectors, index, and the lists of items that may be served, are popular, are new."""
+def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> dict[str, Any]:
+    """Vectors, index, and the lists of items that may be served, are popular, are new.
+
+    Returns:
+        What the manifest says of the vectors.
+    """
     space = dataset.item_ids
     live = np.arange(space.first_row, space.rows)
     vectors = embed_all(folder, dataset.items, live, space.rows)
-    built = build_index(live, vectors[live], settings.kind, settings.recall)
+    built, recall = build_index(live, vectors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")
-    np.save(folder / "item_embeddings.npy", vectors)
-    np.save(folder / "live_items.npy", live)
-    np.save(folder / "popular.npy", popular_items(dataset, live, settings))
-    np.save(folder / "fresh.npy", fresh_items(dataset, live)[: settings.head])
-    return built
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "item_embeddings": vectors,
+        "live_items": live,
+        "popular": popular_items(dataset, live, settings),
+        "fresh": fresh_items(dataset, live)[: settings.head],
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return {
+        "dim": built.dim,
+        "dtype": "float32",
+        "normalised": True,
+        "metric": "inner_product",
+        "metrics": {"recall@100": recall, "indexed_items": built.size},
+    }
 
 
 def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Floats:
@@ -170,7 +181,7 @@ def main(job: Job) -> dict[str, Any]:
     """Builds and publishes the bundle of the current export."""
     with job.stage("index"):
         bundle = index(job, current(job.root, "export"))
-    return {"bundle": bundle.version, "indexed_items": bundle.manifest.details["indexed_items"]}
+    return {"bundle": bundle.version, **bundle.manifest.metrics}
 
 
 if __name__ == "__main__":

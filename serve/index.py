@@ -89,7 +89,9 @@ class ItemIndex:
         return faiss.SearchParametersIVF(nprobe=nprobe)  # type: ignore[call-arg]
 
 
-def build_index(rows: Ints, vectors: Floats, kind: IndexKind, recall: float) -> ItemIndex:
+def build_index(
+    rows: Ints, vectors: Floats, kind: IndexKind, recall: float
+) -> tuple[ItemIndex, float]:
     """Builds an index over unit vectors.
 
     Args:
@@ -97,17 +99,21 @@ def build_index(rows: Ints, vectors: Floats, kind: IndexKind, recall: float) -> 
         vectors: [N, D].
         kind: flat, ivf, or auto by size.
         recall: share of the exact 100 nearest that an inverted file shall find.
+
+    Returns:
+        The index, and that share as measured.
     """
     flat = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
     if kind == "flat" or (kind == "auto" and len(rows) < FLAT_LIMIT):
         flat.add_with_ids(vectors, rows)
-        return ItemIndex(flat)
+        return ItemIndex(flat), 1.0
     index = _inverted_file(rows, vectors)
-    found = ItemIndex(index)
     flat.add_with_ids(vectors, rows)
-    while measure_recall(found, ItemIndex(flat), vectors) < recall and index.nprobe < index.nlist:
+    while True:
+        reached = measure_recall(ItemIndex(index), ItemIndex(flat), vectors)
+        if reached >= recall or index.nprobe == index.nlist:
+            return ItemIndex(index), reached
         index.nprobe = min(index.nlist, index.nprobe * 2)
-    return found
 
 
 def _inverted_file(rows: Ints, vectors: Floats) -> Any:

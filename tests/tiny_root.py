@@ -289,7 +289,8 @@ def write_bundle(
         np.save(draft.path / "live_items.npy", live)
         np.save(draft.path / "popular.npy", rng.permutation(live))
         np.save(draft.path / "fresh.npy", live[::-1])
-        build_index(live, vectors[live], "flat", 0.95).save(draft.path / "index.faiss")
+        index, _ = build_index(live, vectors[live], "flat", 0.95)
+        index.save(draft.path / "index.faiss")
     published = artifact.read(root / "bundles" / version)
     artifact.point(root, published)
     return root
