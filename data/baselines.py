@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
-
-CHUNK_ITEMS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +92,13 @@ class ItemNeighbors:
         """Counts co-occurrence in what precedes `part`. O(sum of squared history lengths)."""
         rows = log.dataset.item_ids.rows
         blocks = [_sets(block, rows) for block in interactions_before(log, part)]
-        sets = sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
-        norms = np.sqrt(np.maximum(sets.sum(axis=0), 1)).astype(np.float32)
-        unit = (sets @ sp.diags_array(1 / norms)).tocsr()
-        lines = unit.T.tocsr()
-        near = [
-            _nearest(lines[start : start + CHUNK_ITEMS] @ unit, start, neighbors)
-            for start in range(0, rows, CHUNK_ITEMS)
-        ]
-        return cls(sp.vstack(near, format="csr"), log.positive_codes)
+        users = sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
+        items = users.tocsc()
+        columns, cosines = _nearest(*_lists(items), *_lists(users), min(neighbors, rows))
+        kept = columns >= 0
+        offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+        near = sp.csr_array((cosines[kept], columns[kept], offsets), (rows, rows))
+        return cls(near, log.positive_codes)
 
     def scores(self, queries: Queries) -> Scores:
         """Sum of the similarity to every positive event of the history, [b, rows]."""
@@ -122,15 +119,61 @@ def _sets(block: Interactions, rows: int) -> sp.csr_array:
     return sp.csr_array((values, (line, pairs & 0xFFFFFFFF)), shape)
 
 
-def _nearest(similarity: sp.csr_array, first_item: int, count: int) -> sp.csr_array:
-    """The `count` largest entries of each line, but for the item itself."""
-    dense = similarity.toarray()
-    lines = np.arange(len(dense))
-    dense[lines, first_item + lines] = 0
-    kept = min(count, dense.shape[1])
-    columns = np.argpartition(dense, dense.shape[1] - kept, axis=1)[:, -kept:]
-    values = np.take_along_axis(dense, columns, axis=1)
-    offsets = np.arange(0, columns.size + 1, kept)
-    near = sp.csr_array((values.ravel(), columns.ravel(), offsets), dense.shape)
-    near.eliminate_zeros()
-    return near
+def _lists(sets: sp.csr_array | sp.csc_array) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Offsets and members of the compressed axis, of the types that are compiled for."""
+    return sets.indptr.astype(np.int64), sets.indices.astype(np.int32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest(
+    item_offsets: Ints,
+    item_users: npt.NDArray[np.int32],
+    user_offsets: Ints,
+    user_items: npt.NDArray[np.int32],
+    count: int,
+) -> tuple[npt.NDArray[np.int32], Scores]:
+    """Cosine neighbours of every item: rows [items, count] (-1 for none) and their cosines.
+
+    One line of co-occurrence counts at a time; the best `count` of it stay in a heap whose root is
+    the worst of them.
+    """
+    num_items = len(item_offsets) - 1
+    sizes = np.diff(item_offsets)
+    columns = np.full((num_items, count), -1, np.int32)
+    cosines = np.zeros((num_items, count), np.float32)
+    shared = np.zeros(num_items, np.int32)
+    touched = np.empty(num_items, np.int32)
+    for item in range(num_items):
+        found = 0
+        for user in item_users[item_offsets[item] : item_offsets[item + 1]]:
+            for other in user_items[user_offsets[user] : user_offsets[user + 1]]:
+                if shared[other] == 0:
+                    touched[found] = other
+                    found += 1
+                shared[other] += 1
+        for other in touched[:found]:
+            if other != item:
+                cosine = np.float32(shared[other] / np.sqrt(sizes[item] * sizes[other]))
+                if cosine > cosines[item, 0]:
+                    _replace_worst(columns[item], cosines[item], other, cosine)
+            shared[other] = 0
+    return columns, cosines
+
+
+@numba.njit(cache=True, nogil=True)
+def _replace_worst(
+    columns: npt.NDArray[np.int32], cosines: Scores, column: int, cosine: np.float32
+) -> None:
+    """Puts an entry in the place of a heap's root and restores the heap."""
+    place, size = 0, len(cosines)
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and cosines[child + 1] < cosines[child]:
+            child += 1
+        if cosines[child] >= cosine:
+            break
+        cosines[place], columns[place] = cosines[child], columns[child]
+        place = child
+    cosines[place], columns[place] = cosine, column
