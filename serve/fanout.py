@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from serve.candidates import Found
@@ -76,13 +76,11 @@ def _collect(name: str, future: Future[Found] | None, left_s: float, answers: An
     if future is None:
         answers.failures[name] = "shed"
         return
-    if not wait([future], timeout=max(left_s, 0.0)).done:
+    try:
+        answers.found.append(future.result(timeout=max(left_s, 0.0)))
+    except TimeoutError:
         future.cancel()
         answers.failures[name] = "late"
-        return
-    error = future.exception()
-    if error is None:
-        answers.found.append(future.result())
-        return
-    log.error("source %s failed", name, exc_info=error)
-    answers.failures[name] = repr(error)
+    except Exception as error:
+        log.exception("source %s failed", name)
+        answers.failures[name] = repr(error)

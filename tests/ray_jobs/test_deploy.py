@@ -1,0 +1,147 @@
+"""Serving a root from the command line, and asking a server for a feed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from data.contract import artifact
+from data.contract.settings import UserError
+from ray_jobs.deploy import check_served, free_port, known_user, refuse_taken_port, serves_root
+from ray_jobs.engine.job import Job
+from serve.api import create_api
+from serve.feed import Feed
+from serve.settings import ServeSettings
+from tests.tiny_root import TinyLog, write_bundle
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "root", "v1", TinyLog())
+
+
+def job_of(root: Path, **settings: Any) -> Job:
+    chosen = ServeSettings(deadlines_ms={"default": 30_000.0}, poll_seconds=0.1, **settings)
+    return Job(SimpleNamespace(serve=chosen), None, root)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(job: Job) -> Iterator[str]:
+    """The root behind a plain HTTP server in this process."""
+    feed = Feed(job.root, job.settings.serve)
+    port = job.settings.serve.port
+    config = uvicorn.Config(create_api(feed), port=port, log_level="warning", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    wait_until_ready(url)
+    yield url
+    server.should_exit = True
+    thread.join()
+    feed.close()
+
+
+def wait_until_ready(url: str, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        assert time.monotonic() < end, "the server did not come up"
+        time.sleep(0.1)
+
+
+def test_a_running_server_of_the_root_is_asked_once_it_has_switched(root: Path) -> None:
+    job = job_of(root, port=free_port("127.0.0.1"))
+    with running(job) as url:
+        assert serves_root(url, job)
+        write_bundle(root, "v2", TinyLog())
+        served = check_served(job)
+        assert httpx.get(f"{url}/v1/models").json()["bundle"] == "v2"
+    assert served["status"] == 200
+    assert served["num_items"] == 10
+    assert served["fallback"] is False
+    assert served["latency_ms"] > 0
+
+
+def test_a_server_that_refuses_the_bundle_is_an_error_with_its_reason(root: Path) -> None:
+    job = job_of(root, port=free_port("127.0.0.1"))
+    with running(job):
+        write_bundle(root, "v2", TinyLog())
+        (root / "bundles" / "v2" / "popular.npy").write_bytes(b"broken")
+        with pytest.raises(UserError, match=r"refuses bundle v2: .*popular\.npy"):
+            check_served(job)
+
+
+def test_a_server_of_another_root_is_not_asked(root: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    port = free_port("127.0.0.1")
+    with running(job_of(other, port=port)) as url:
+        assert not serves_root(url, job_of(root, port=port))
+
+
+def test_without_a_server_one_is_started_asked_and_ended(ray_cluster: None, root: Path) -> None:
+    served = check_served(job_of(root, port=free_port("127.0.0.1")))
+    assert (served["status"], served["num_items"], served["fallback"]) == (200, 10, False)
+
+
+def test_the_user_asked_for_has_a_history_of_middling_length(root: Path) -> None:
+    log = TinyLog()
+    lengths = np.sort(log.lengths[log.lengths > 0])
+    user = known_user(job_of(root))
+    assert log.lengths[int(user) - 1] == lengths[len(lengths) // 2]
+
+
+def test_a_taken_port_is_refused(root: Path) -> None:
+    job = job_of(root, port=free_port("127.0.0.1"))
+    with running(job), pytest.raises(UserError, match=r"is taken; set serve\.port"):
+        refuse_taken_port(job.settings.serve)
+
+
+def test_a_root_without_a_bundle_is_a_clear_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ray_jobs.deploy", f"root={tmp_path}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "has no bundles yet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ray
+def test_deploy_serves_in_the_foreground_until_interrupted(root: Path) -> None:
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "-m", "ray_jobs.deploy", f"root={root}", f"serve.port={port}"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, 120)
+        answer = httpx.post(f"{url}/v1/recommend", json={"user_id": 3}, timeout=30)
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert f"serving bundles/v1 at {url}" in errors.replace("\n", " ")
+    assert "Traceback" not in errors
+    assert json.loads(output.splitlines()[-1])["url"] == url
+    assert artifact.current(root, "bundles").version == "v1"
