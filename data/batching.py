@@ -55,13 +55,6 @@ class Windows:
         )
 
 
-def keep_events(events: Events, mask: Mask) -> Events:
-    """Takes out the events that a learner may not see."""
-    kept = np.concatenate([[0], np.cumsum(mask)])
-    columns = (events.item, events.action, events.surface, events.timestamp)
-    return Events(kept[events.offsets], *(column[mask] for column in columns))
-
-
 def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Events, Ints]:
     """Puts the events of each user in random order (logs without order); also the permutation."""
     users = np.repeat(np.arange(len(events.lengths)), events.lengths)

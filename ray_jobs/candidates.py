@@ -39,10 +39,13 @@ class Moments:
     Attributes:
         queries: one for each moment, with exactly one positive.
         action: code of the positive's action, [Q].
+        liked: (user row << 32 | item row) of pairs that are positives at another moment of the
+            same part, hence no negatives; sorted.
     """
 
     queries: Queries
     action: Ints
+    liked: Ints
 
 
 def candidates(job: Job, move_pointer: bool = True) -> Artifact:
@@ -81,17 +84,19 @@ def _training_moments(log: SplitLog, rng: np.random.Generator) -> Moments:
     lessons = list(TrainingLog(log, (TRAIN,)).lessons())
     total = sum(int(lesson.labels.sum()) for lesson in lessons)
     share = min(1.0, TRAIN_REQUESTS / max(1, total))
-    found = []
+    found, liked = [], []
     for lesson in lessons:
+        owners = np.repeat(lesson.users, lesson.events.lengths)[lesson.labels]
+        liked.append((owners << 32) | lesson.events.item[lesson.labels].astype(np.int64))
         at = np.flatnonzero(lesson.labels & (rng.random(len(lesson.labels)) < share))
         owner = np.searchsorted(lesson.events.offsets, at, side="right") - 1
         starts = lesson.events.offsets[owner]
         history = lesson.events.cut(starts, at - starts)
         found.append((lesson.users[owner], history, at, lesson.events))
-    return _joined(found)
+    return _joined(found, np.sort(np.concatenate(liked)))
 
 
-def _joined(found: list[tuple[Ints, Events, Ints, Events]]) -> Moments:
+def _joined(found: list[tuple[Ints, Events, Ints, Events]], liked: Ints) -> Moments:
     lengths = np.concatenate([history.lengths for _, history, _, _ in found])
     names = ("item", "action", "surface", "timestamp")
     columns = [np.concatenate([getattr(h, n) for _, h, _, _ in found]) for n in names]
@@ -106,7 +111,7 @@ def _joined(found: list[tuple[Ints, Events, Ints, Events]]) -> Moments:
         np.ones(len(item), np.int64),
         time,
     )
-    return Moments(queries, action)
+    return Moments(queries, action, liked)
 
 
 def _held_out_moments(log: SplitLog, part: int) -> Moments:
@@ -121,7 +126,9 @@ def _held_out_moments(log: SplitLog, part: int) -> Moments:
     action = np.zeros(len(queries), np.int64)
     action[owner[matches[::-1]]] = events.action[matches[::-1]]
     one = np.ones(len(item), np.int64)
-    return Moments(Queries(queries.users, queries.history, item, one, queries.now_ms), action)
+    asked = Queries(queries.users, queries.history, item, one, queries.now_ms)
+    owners = np.repeat(queries.users, queries.num_positives)
+    return Moments(asked, action, np.sort((owners << 32) | queries.positives))
 
 
 def _impressions(
@@ -130,7 +137,8 @@ def _impressions(
     """Each positive beside `NEGATIVES` of the items that the retriever ranks highest."""
     queries = moments.queries
     ranking = rank(retriever.scores, queries, Catalogue.of(dataset), RANKED)
-    offered = np.where(ranking.hits, -1, ranking.items)
+    pairs = (queries.users[:, None] << 32) | ranking.items
+    offered = np.where(np.isin(pairs, moments.liked), -1, ranking.items)
     order = np.argsort(rng.random(offered.shape) + (offered < 0), axis=1)[:, :NEGATIVES]
     negatives = np.take_along_axis(offered, order, axis=1)
     items = np.concatenate([queries.positives[:, None], negatives], axis=1)

@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from models.export import write_programs
 from ray_jobs.engine.inference import RankingModel, Retriever
-from ray_jobs.engine.job import Job, run
+
+if TYPE_CHECKING:
+    from ray_jobs.engine.job import Job
 
 Model = RankingModel | Retriever
 
@@ -121,4 +123,6 @@ def main(job: Job) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from ray_jobs.engine.job import run
+
     run("export", main)

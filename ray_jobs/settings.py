@@ -8,13 +8,18 @@ from typing import Annotated
 from pydantic import Field
 
 from data.contract.idspace_settings import IdSettings
+from data.intake import PrepareSettings
 from data.sources import SourceSettings
 from data.splits import SplitSettings
 from data.windows import WindowSettings
 from data.world import WorldSettings
 from models.ranker import RankerSettings
 from models.two_tower import TwoTowerSettings
+from ray_jobs.engine.evaluation import EvalSettings
+from ray_jobs.engine.grid import TuneSettings
 from ray_jobs.engine.loop import TrainSettings
+from ray_jobs.export import ExportSettings
+from ray_jobs.index import IndexSettings
 from serve.settings import ServeSettings
 
 
@@ -33,8 +38,13 @@ class Settings:
     split: SplitSettings = field(default_factory=SplitSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
     id: IdSettings = field(default_factory=IdSettings)
     two_tower: TwoTowerSettings = field(default_factory=TwoTowerSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    tune: TuneSettings = field(default_factory=TuneSettings)

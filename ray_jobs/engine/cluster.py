@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 
 import psutil
 import ray
@@ -22,8 +21,6 @@ def connect(num_cpus: int = 0) -> None:
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.data.DataContext.get_current().enable_progress_bars = False
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
@@ -31,9 +28,6 @@ def connect(num_cpus: int = 0) -> None:
 
 
 def _start_local(num_cpus: int) -> None:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         num_cpus=max(num_cpus, (os.cpu_count() or 1) + 2),
         _node_ip_address=LOOPBACK,

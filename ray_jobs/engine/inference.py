@@ -8,22 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batching import tensors
+from data.batching import Admission, Encoder, ranker_batch, tensors
 from data.contract.artifact import Artifact
-from data.contract.encode import Arrays, Events, Ints, encode_history
+from data.contract.encode import Events, Ints, encode_history
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.queries import Queries
+from data.requests import Requests, UserEvents
+from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from ray_jobs.engine.loop import Snapshot
 
@@ -32,6 +33,7 @@ Floats = npt.NDArray[np.float32]
 HEADROOM = 1.25
 CHUNK_ITEMS = 8192
 CHUNK_USERS = 512
+CHUNK_REQUESTS = 256
 CORE, TABLES = "core.", "tables."
 
 
@@ -61,6 +63,7 @@ class Retriever:
     tables: Mapping[str, Tensor]
     dataset: Dataset
     max_length: int
+    name: ClassVar[str] = "two_tower"
 
     @classmethod
     def of(cls, dataset: Dataset, settings: TwoTowerSettings, snapshot: Snapshot) -> Retriever:
@@ -119,6 +122,62 @@ class Retriever:
         users = self.user_vectors(queries.history, queries.users)
         scores: Floats = users @ self.item_vectors.T
         return scores
+
+
+@dataclass
+class RankingModel:
+    """The ranker with its tables."""
+
+    core: Ranker
+    tables: Mapping[str, Tensor]
+    dataset: Dataset
+    max_length: int
+    name: ClassVar[str] = "ranker"
+
+    @classmethod
+    def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
+        """Builds the ranker and fills it."""
+        weights, tables = split_snapshot(snapshot)
+        core = Ranker(settings, dataset.vocabulary)
+        core.load_state_dict(weights)
+        return cls(core.eval(), tables, dataset, settings.sequence.max_length)
+
+    @classmethod
+    def open(cls, artifact: Artifact, dataset: Dataset) -> RankingModel:
+        """Loads a ranker artefact."""
+        settings = build(RankerSettings, artifact.manifest.settings["ranker"])
+        return cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Every row looks up itself: rows without an embedding are zeros in the tables."""
+        data = self.dataset
+        everyone = Admission(np.ones(data.item_ids.rows, bool), np.ones(data.user_ids.rows, bool))
+        return Encoder(data.items, data.users, everyone)
+
+    def probabilities(self, impressions: pa.Table, events: UserEvents) -> Floats:
+        """Probability of each action at each impression.
+
+        Args:
+            impressions: encoded impressions, rows of a request contiguous, N in all.
+            events: what may be known of every user; cut to the moment of each request here.
+
+        Returns:
+            float32[N, actions].
+        """
+        actions = self.dataset.vocabulary.actions
+        requests = Requests.of(impressions, actions)
+        found = [np.zeros((0, len(actions)), np.float32)]
+        for at in _chunks(np.arange(len(requests)), CHUNK_REQUESTS):
+            found.append(self._rank(requests.take(at), events))
+        return np.concatenate(found)
+
+    @torch.inference_mode()
+    def _rank(self, requests: Requests, events: UserEvents) -> Floats:
+        histories = events.histories(requests, self.max_length)
+        batch = ranker_batch(requests, histories, self.encoder, self.dataset.vocabulary.actions)
+        rows = {n: look_up(t, batch.ids[n].values.numpy()) for n, t in self.tables.items()}
+        return _numpy(torch.sigmoid(self.core.logits(rows, batch)))
 
 
 def _cut(events: Events, at: Ints) -> Events:

@@ -33,6 +33,7 @@ from data.contract.settings import (
     read_yaml,
 )
 from ray_jobs.engine.memory import PeakMemory
+from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 
 REMEMBERED = ("seed", "source", "split", "windows", "world", "prepare", "id", "two_tower", "ranker")
@@ -120,6 +121,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         arguments: dataclass of the job's own words.
         remember: whether explicit settings are kept for later jobs in the same root.
     """
+    quiet_libraries()
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         print(help_text(name, main, arguments))

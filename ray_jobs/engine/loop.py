@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,10 @@ class TrainSettings:
         final_rate: share of the learning rate left at the last step (cosine between).
         validate_every: steps between validations.
         patience: validations without a better result after which training stops.
-        choose_on: validation metric that picks the number of steps.
+        choose_on: validation metric that picks the retriever's number of steps (the ranker's is
+            picked by log loss).
         validation_users: most users in a validation.
+        refresh_steps: steps of a next day, which starts from yesterday's weights.
         checkpoint_every: steps between checkpoints.
         max_failures: worker failures survived before the run is given up.
         gradient_clip: largest norm of the dense gradient.
@@ -50,8 +52,9 @@ class TrainSettings:
     final_rate: Share = 0.1
     validate_every: Count = 100
     patience: Count = 4
-    choose_on: str = "ndcg@50"
+    choose_on: Literal["ndcg@10", "ndcg@50", "recall@10", "recall@50", "recall@200"] = "ndcg@50"
     validation_users: Count = 1000
+    refresh_steps: Count = 100
     checkpoint_every: Count = 200
     max_failures: NonNegative = 3
     gradient_clip: Positive = 1.0
@@ -82,7 +85,10 @@ class Task(Protocol):
         """The dense part, and the tables whose rows it reads."""
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Metrics on the validation part; empty when nothing is chosen."""
+        """Metrics on the validation part; empty when there is nothing to choose on."""
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """What choices are made on, larger being better."""
 
 
 @dataclass(slots=True)

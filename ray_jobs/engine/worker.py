@@ -28,6 +28,7 @@ from ray_jobs.engine.loop import (
     train,
     world_size,
 )
+from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.streams import Prefetched, portions, read_tables, tickets
 
 BEST = "best.safetensors"
@@ -37,6 +38,7 @@ CURVE = "curve.jsonl"
 
 def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> None:
     """Trains on this rank; rank 0 leaves `best.safetensors` and `outcome.json` in the folder."""
+    quiet_libraries()
     settings = assignment.settings.train
     task = make_task(assignment)
     learner = build_learner(task, assignment)
@@ -143,7 +145,7 @@ class Recorder:
         if not metrics:
             return False
         state.validations.append({"step": state.step, **metrics})
-        score = metrics.get(self.settings.choose_on, next(iter(metrics.values())))
+        score = self.task.score(metrics)
         if score > state.best_score:
             state.best_step, state.best_score = state.step, score
             self._keep(weights)

@@ -14,6 +14,7 @@ from torch import nn
 
 from data.batching import Admission, Encoder, even_chunks, ranker_batch
 from data.dataset import Block
+from data.splits import TRAIN, VALID
 from data.requests import Requests, UserEvents
 from data.training_log import TrainingLog, span_of
 from models.batch import Batch
@@ -24,6 +25,8 @@ from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.inference import RankingModel, table_rows
 from ray_jobs.engine.loop import Snapshot
 from ray_jobs.engine.streams import BlockPlan
+
+VALIDATION_ROWS = 100_000
 
 
 class RankerTask:
@@ -113,7 +116,7 @@ class RankerTask:
             return {}
         data = self.assignment.dataset
         model = RankingModel.of(data, self.settings, snapshot)
-        probabilities = model.probabilities(table, self.histories_for_validation)
+        probabilities = model.probabilities(table, self._validation_events())
         labels = Requests.of(table, data.vocabulary.actions).labels
         metrics = [
             ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1])
@@ -122,6 +125,24 @@ class RankerTask:
             "log_loss": float(np.mean([m["log_loss"] for m in metrics])),
             "auc": float(np.nanmean([m["auc"] for m in metrics])),
         }
+
+    def _validation_impressions(self) -> pa.Table | None:
+        """Impressions of the validation days, or made from the validation part; a sample."""
+        assignment = self.assignment
+        if assignment.windows:
+            files = assignment.dataset.impression_files(*assignment.windows.valid)
+        else:
+            version = str(assignment.candidates_version)
+            files = candidate_files(assignment.root, version, ("valid",))
+        if not files:
+            return None
+        table = pa.concat_tables(pq.read_table(file) for file in files)
+        return table.slice(0, VALIDATION_ROWS)
+
+    def _validation_events(self) -> UserEvents:
+        """What validation requests may know: all before them in time, or the training part."""
+        log, timed = self.assignment.log, self.assignment.windows is not None
+        return UserEvents.of(TrainingLog(log, (TRAIN, VALID) if timed else (TRAIN,)))
 
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""

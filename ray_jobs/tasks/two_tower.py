@@ -31,6 +31,8 @@ from ray_jobs.engine.inference import Retriever, table_rows
 from ray_jobs.engine.loop import Snapshot
 from ray_jobs.engine.streams import BlockPlan
 
+KS = (10, 20, 50, 100, 200)
+
 
 class TwoTowerTask:
     """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
@@ -113,7 +115,10 @@ class TwoTowerTask:
         retriever = Retriever.of(self.assignment.dataset, self.settings, snapshot)
         catalogue = Catalogue.of(self.assignment.dataset)
         ranking = rank(retriever.scores, queries, catalogue, max(KS))
-        return retrieval_metrics(ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS)
+        return retrieval_metrics(
+            ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS
+        )
 
-
-KS = (10, 50, 200)
+    def score(self, metrics: dict[str, float]) -> float:
+        """The metric that choices are made on."""
+        return metrics[self.assignment.settings.train.choose_on]
