@@ -10,18 +10,21 @@ Notable here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from data.contract.settings import UserError
-from models.batch import Batch, Jagged
 from models.sparse_tables import RowWiseAdagrad, SparseTables
 from models.table_shards import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from models.batch import Batch, Jagged
 
 try:
     from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
@@ -181,7 +184,6 @@ def shard(
     Raises:
         UserError: several ranks without torchrec.
     """
-    device = next(core.parameters()).device
     if EmbeddingCollection is None:
         sharded = _single(core, tables, learning_rate)
     else:
@@ -197,6 +199,7 @@ def _single(core: nn.Module, tables: Sequence[Table], learning_rate: float) -> S
             "train.num_workers=0"
         )
     model = Model(EmbeddingTables(tables, next(core.parameters()).device), core)
+    assert isinstance(model.tables.collection, SparseTables)
     optimizer = RowWiseAdagrad(model.tables.collection, learning_rate)
     return ShardedModel(model, core, optimizer, "one process, no torchrec")
 

@@ -13,20 +13,30 @@ longest history plus one, D width, A actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.contract.schema import Vocabulary
 from data.contract.settings import Count, Dropout, Positive
-from models.batch import Batch
 from models.embeddings import Table
 from models.features import FeatureEncoder, is_missing, segments
 from models.losses import multi_task_bce, weighted_mean
-from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings, layout, token_of
+from models.sequence_encoder import (
+    EventEncoder,
+    SequenceEncoder,
+    SequenceSettings,
+    layout,
+    token_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from data.contract.schema import Vocabulary
+    from models.batch import Batch
 
 MAX_POSITION = 64
 MASKED = -1e9
@@ -165,14 +175,16 @@ class OverArch(nn.Module):
         crossed = torch.cat([items, found, items * found, items * wide], -1)
         first = self.user_part(user).unsqueeze(1) + self.item_part(crossed)
         logits: Tensor = self.heads(self.top(self.dropout(first)))
-        bias = self.position(position.clamp(max=MAX_POSITION - 1)) - self.position.weight[0]
-        return logits + bias
+        bias: Tensor = self.position(position.clamp(max=MAX_POSITION - 1))
+        return logits + bias - self.position.weight[0]
 
     def _attend(self, items: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """What each candidate finds in the history, float32[R, C, D]."""
         query, key, value = self.query(items), self.key(states), self.value(states)
-        split = [x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)]
-        found = F.scaled_dot_product_attention(*split, attn_mask=mask[:, None, None, :])
+        q, k, v = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
+        )
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         return found.transpose(1, 2).flatten(2)
 
 
@@ -210,6 +222,8 @@ class RankerItems(nn.Module):
 
 class Ranker(nn.Module):
     """The ranking model and its loss."""
+
+    action_weight: Tensor
 
     def __init__(self, settings: RankerSettings, vocabulary: Vocabulary) -> None:
         """Builds the model for the data set's columns, actions and surfaces."""
@@ -259,7 +273,8 @@ class Ranker(nn.Module):
         candidates = items.index_select(0, inputs["candidate.item"])
         wide = spread(candidates, place, shape)
         position = spread(inputs["candidate.position"], place, shape)
-        return self.over(user, states, mask, wide, position).flatten(0, 1).index_select(0, place)
+        logits: Tensor = self.over(user, states, mask, wide, position)
+        return logits.flatten(0, 1).index_select(0, place)
 
     def _drop(self, rows: Tensor) -> Tensor:
         if not self.training or not self.settings.id_dropout:
@@ -284,4 +299,4 @@ def rectangle(lengths: Tensor, total: int) -> tuple[Tensor, tuple[int, int]]:
 def spread(rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
     """Rows [N, ...] at their places in a rectangle [R, C, ...], zeros elsewhere."""
     cells = rows.new_zeros(shape[0] * shape[1], *rows.shape[1:])
-    return cells.index_copy(0, place, rows).unflatten(0, shape)
+    return cells.index_copy(0, place, rows).view(*shape, *rows.shape[1:])

@@ -6,13 +6,14 @@ Shapes: B sequences of H events in all, L longest sequence, D width, A attention
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.contract.settings import Count, Dropout, UserError
+from models.features import segments
 from models.time_encoding import GapEncoding
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class EventEncoder(nn.Module):
         self.action = nn.Embedding(len(vocabulary.actions) + 1, dim)
         self.surface = nn.Embedding(len(vocabulary.surfaces) + 1, dim)
         self.gap = GapEncoding(dim) if vocabulary.order == "clock" else None
+        # Close to the items themselves at first: "more of the same" is then the simplest answer.
+        nn.init.eye_(self.item.weight)
         for table in (self.action, self.surface):
-            nn.init.normal_(table.weight, std=dim**-0.5)
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, items: Tensor, action: Tensor, surface: Tensor, gap_ms: Tensor) -> Tensor:
         """Sums the parts.
@@ -65,10 +68,50 @@ class EventEncoder(nn.Module):
         return events if self.gap is None else events + self.gap(gap_ms)
 
 
+class Layout(NamedTuple):
+    """Where the tokens of B sequences lie, [starts of all sequences, events of all sequences].
+
+    Attributes:
+        rectangle: int64[B, L + 1] token at each place; past a sequence's end any token.
+        flat: int64[B + H] place of each token in the flattened rectangle.
+        column: int64[B + H] place of each token in its sequence, the start being 0.
+    """
+
+    rectangle: Tensor
+    flat: Tensor
+    column: Tensor
+
+
+def layout(lengths: Tensor, total: int, width: int) -> Layout:
+    """Lays out sequences of `lengths` [B], `total` events in all, none longer than `width`."""
+    batch = len(lengths)
+    first = torch.cumsum(lengths, 0) - lengths
+    columns = torch.arange(width + 1, device=lengths.device)
+    within = columns.unsqueeze(0) <= lengths.unsqueeze(1)
+    sequence = torch.arange(batch, device=lengths.device).unsqueeze(1)
+    events = batch + first.unsqueeze(1) + columns - 1
+    # Padding points to the sequence's own start: causal attention never looks right, so what
+    # stands there does not matter.
+    rectangle = torch.where(within & (columns > 0), events, sequence)
+    owner = segments(lengths, total)
+    column = torch.arange(total, device=lengths.device) - first[owner] + 1
+    column = torch.cat([torch.zeros_like(lengths), column])
+    owner = torch.cat([sequence.squeeze(1), owner])
+    return Layout(rectangle, owner * (width + 1) + column, column)
+
+
+def token_of(sequence: Tensor, length: Tensor, lengths: Tensor) -> Tensor:
+    """Token that holds the state of `sequence` after `length` events, int64 like either."""
+    first = torch.cumsum(lengths, 0) - lengths
+    event = len(lengths) + first[sequence] + length - 1
+    return torch.where(length > 0, event, sequence)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: `U = V + MHSA(LN(V)); V' = U + FFN(LN(U))`.
 
-    Attention has no dropout of its own, so that the flash kernel runs.
+    Only attention sees the padded rectangle; all else works on the tokens alone. Attention has no
+    dropout of its own, so that the flash kernel runs.
     """
 
     def __init__(self, dim: int, settings: SequenceSettings) -> None:
@@ -83,24 +126,27 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Mixes each position with those before it; [B, L, D] -> [B, L, D]."""
-        x_BLD = x_BLD + self.dropout(self._attend(self.attention_norm(x_BLD)))
-        return x_BLD + self.dropout(self.feed_forward(x_BLD))
+    def forward(self, tokens: Tensor, places: Layout) -> Tensor:
+        """Mixes each token with those before it; float32[B + H, D] -> the same."""
+        tokens = tokens + self.dropout(self._attend(self.attention_norm(tokens), places))
+        mixed: Tensor = tokens + self.dropout(self.feed_forward(tokens))
+        return mixed
 
-    def _attend(self, x_BLD: Tensor) -> Tensor:
-        heads = self.qkv(x_BLD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def _attend(self, tokens: Tensor, places: Layout) -> Tensor:
+        padded = self.qkv(tokens).index_select(0, places.rectangle.flatten())
+        batch, width = places.rectangle.shape
+        heads = padded.view(batch, width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        rows = mixed.transpose(1, 2).reshape(batch * width, -1).index_select(0, places.flat)
+        out: Tensor = self.out(rows)
         return out
 
 
 class SequenceEncoder(nn.Module):
     """States after every prefix of every sequence.
 
-    A sequence is read as [start, e_1, ..., e_n]: position p holds the state after p events, and
-    position 0 that of somebody who has done nothing yet. Events are padded on the right, where
-    causal attention never looks, so no mask is needed and empty sequences are safe.
+    A sequence is read as [start, e_1, ..., e_n]: the token of e_p holds the state after p events,
+    the start that of somebody who has done nothing yet.
     """
 
     def __init__(self, dim: int, settings: SequenceSettings, ordered: bool) -> None:
@@ -117,12 +163,12 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         if dim % settings.num_heads:
             raise UserError(
-                f"num_heads ({settings.num_heads}) must divide the model's width ({dim})"
+                f"sequence.num_heads={settings.num_heads} must divide the model's width {dim}"
             )
         self.max_length = settings.max_length
         self.position = nn.Embedding(settings.max_length + 1, dim) if ordered else None
         if self.position is not None:
-            nn.init.normal_(self.position.weight, std=dim**-0.5)
+            nn.init.normal_(self.position.weight, std=0.02)
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(dim, settings) for _ in range(settings.num_layers))
         self.norm = nn.LayerNorm(dim)
@@ -136,36 +182,18 @@ class SequenceEncoder(nn.Module):
             start: float32[B, D] what stands before the first event.
 
         Returns:
-            float32[B, L + 1, D], L being the longest sequence (`max_length` when exported).
+            float32[B + H, D] states: the B of the starts, then those of the events.
         """
-        x_BLD = torch.cat([start.unsqueeze(1), pad(events, lengths, self._width(lengths))], 1)
+        places = layout(lengths, len(events), self.width(lengths))
+        tokens = torch.cat([start, events])
         if self.position is not None:
-            x_BLD = x_BLD + self.position.weight[: x_BLD.shape[1]]
-        x_BLD = self.dropout(x_BLD)
+            tokens = tokens + self.position(places.column)
+        tokens = self.dropout(tokens)
         for block in self.blocks:
-            x_BLD = block(x_BLD)
-        states: Tensor = self.norm(x_BLD)
+            tokens = block(tokens, places)
+        states: Tensor = self.norm(tokens)
         return states
 
-    def _width(self, lengths: Tensor) -> int:
-        if torch.compiler.is_exporting():
-            return self.max_length
-        return int(lengths.max()) if len(lengths) else 0
-
-
-def pad(values: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """Lists laid end to end -> a rectangle padded with zeros on the right.
-
-    Args:
-        values: float32[H, D].
-        lengths: int64[B], each at most `width`.
-        width: L.
-
-    Returns:
-        float32[B, L, D].
-    """
-    starts = (torch.cumsum(lengths, 0) - lengths).unsqueeze(1)
-    columns = torch.arange(width, device=lengths.device)
-    # A row of zeros at the end is where padding, and every place of an empty batch, points to.
-    rows = torch.where(columns < lengths.unsqueeze(1), starts + columns, len(values))
-    return F.pad(values, (0, 0, 0, 1))[rows]
+    def width(self, lengths: Tensor) -> int:
+        """Longest sequence that is laid out: of these, or the static maximum of a program."""
+        return self.max_length if torch.compiler.is_exporting() else int(lengths.max())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 BLOCK_ROWS = 65_536
 
@@ -56,7 +58,7 @@ def _block(stream: list[int], dim: int) -> Tensor:
     """BLOCK_ROWS rows of one seeded stream."""
     seed = int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> np.uint64(1))
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(BLOCK_ROWS, dim, generator=generator) / dim**0.5
+    return torch.randn(BLOCK_ROWS, dim, generator=generator) * float(dim**-0.5)
 
 
 def _overlay(part: Shard, values: Tensor, row: int, column: int) -> None:

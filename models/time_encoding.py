@@ -43,4 +43,5 @@ class GapEncoding(nn.Module):
         angles = 2 * math.pi * turns
         log_gap = torch.log(gap_ms.float() / SECOND_MS) / math.log(FOUR_WEEKS_MS / SECOND_MS)
         cosines, sines = torch.cos(angles + self.phase[0]), torch.sin(angles + self.phase[1])
-        return self.project(torch.cat([cosines, sines, log_gap], -1))
+        encoded: Tensor = self.project(torch.cat([cosines, sines, log_gap], -1))
+        return encoded

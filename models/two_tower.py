@@ -22,7 +22,7 @@ from data.contract.settings import Count, Dropout, NonNegative, Positive, UserEr
 from models.embeddings import Table
 from models.features import FeatureEncoder, is_missing
 from models.losses import sampled_softmax, weighted_mean
-from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings
+from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +67,7 @@ class TwoTowerSettings:
         sequence: the encoder of histories.
         negatives: the pool of candidates.
         batch_size: windows a step on each worker.
+        max_steps: optimiser steps, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the towers.
         table_learning_rate: of row-wise Adagrad on the ID tables.
         weight_decay: of AdamW.
@@ -79,9 +80,10 @@ class TwoTowerSettings:
     temperature: Positive = 0.07
     sequence: SequenceSettings = field(default_factory=SequenceSettings)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
-    batch_size: Count = 128
-    learning_rate: Positive = 1e-3
-    table_learning_rate: Positive = 0.05
+    batch_size: Count = 64
+    max_steps: Count = 800
+    learning_rate: Positive = 2e-3
+    table_learning_rate: Positive = 1.0
     weight_decay: float = 0.0
 
 
@@ -95,6 +97,8 @@ class ItemTower(nn.Module):
         self.id = nn.Linear(settings.id_dim + 1, settings.dim)
         width = settings.id_dim + 1 + self.features.width
         self.mix = perceptron(width, settings.hidden, settings.dim)
+        nn.init.eye_(self.id.weight)
+        nn.init.zeros_(self.id.bias)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""
@@ -116,18 +120,17 @@ class UserTower(nn.Module):
         super().__init__()
         dim = settings.dim
         self.features = FeatureEncoder(vocabulary.user_features, "user")
-        self.start = perceptron(
-            settings.id_dim + 1 + self.features.width, settings.hidden, dim
-        )
+        self.start = perceptron(settings.id_dim + 1 + self.features.width, settings.hidden, dim)
         self.events = EventEncoder(dim, dim, vocabulary)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """State after the whole history, float32[B, D]; see `states` for the inputs."""
-        states = self.states(inputs)
         lengths = inputs["history.lengths"]
-        return self.project(states[torch.arange(len(lengths), device=states.device), lengths])
+        sequence = torch.arange(len(lengths), device=lengths.device)
+        newest = token_of(sequence, lengths, lengths)
+        return self.project(self.states(inputs).index_select(0, newest))
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """States after every prefix of the histories.
@@ -138,7 +141,7 @@ class UserTower(nn.Module):
                 zeros if unknown), `history.action`, `history.surface`, `history.gap_ms` int64[H].
 
         Returns:
-            float32[B, L + 1, D], not yet projected.
+            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected.
         """
         rows = inputs["user_id.rows"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
@@ -213,7 +216,9 @@ class TwoTower(nn.Module):
         keep = torch.rand(len(rows), 1, device=rows.device) >= self.settings.id_dropout
         return rows * keep
 
-    def _target_users(self, user_rows: Tensor, items: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _target_users(
+        self, user_rows: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
         """User vectors as they stood before each target, float32[T, D]."""
         history = items.index_select(0, inputs["history.item"])
         states = self.user_tower.states(
@@ -223,8 +228,10 @@ class TwoTower(nn.Module):
                 "history.embedding.rows": history,
             }
         )
-        places = inputs["target.sequence"] * states.shape[1] + inputs["target.length"]
-        return self.user_tower.project(states.flatten(0, 1).index_select(0, places))
+        tokens = token_of(
+            inputs["target.sequence"], inputs["target.length"], inputs["history.lengths"]
+        )
+        return self.user_tower.project(states.index_select(0, tokens))
 
     def _losses(
         self, users: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
@@ -251,5 +258,9 @@ class TwoTower(nn.Module):
 
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Two layers with GELU between."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+    """Two layers with GELU between; small at first, as it stands beside a direct path."""
+    last = nn.Linear(hidden, out)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
