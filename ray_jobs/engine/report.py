@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
+from rich.box import SIMPLE
 from rich.table import Table as RichTable
 
 from ray_jobs.engine import plots
@@ -79,7 +80,7 @@ def show(sections: Sequence[Section]) -> None:
 
 
 def _rich(table: Table) -> RichTable:
-    found = RichTable(title=table.title, title_justify="left")
+    found = RichTable(title=table.title, title_justify="left", box=SIMPLE)
     for place, name in enumerate(table.columns):
         found.add_column(name, justify="right" if place else "left")
     for place, row in enumerate(table.rows):
@@ -98,7 +99,7 @@ def retrieval_sections(retrieval: Tree, ks: Sequence[int]) -> list[Section]:
         f"{retrieval['queries']} users, {retrieval['positives']} positives "
         f"({100 * retrieval['reachable']:.1f}% of them were in the catalogue when asked), "
         f"{retrieval['items']} items, all ranked but for those the user had touched. "
-        "In brackets: 95% bootstrap interval over users."
+        "95%: bootstrap interval over users."
     )
     curves = partial(plots.recall_curves, retrieval["metrics"], ks)
     overall = [_headline(retrieval, ks[0]), *_by_metric(retrieval, ks)]
@@ -116,16 +117,17 @@ def retrieval_sections(retrieval: Tree, ks: Sequence[int]) -> list[Section]:
 
 
 def _headline(retrieval: Tree, k: int) -> Table:
-    names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "mrr", "coverage")]
+    """The metrics at the first cut-off, the interval of the recall beside it."""
+    recall, *others = (f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "coverage"))
     rows = []
     for scorer, metrics in retrieval["metrics"].items():
-        intervals = retrieval["intervals"][scorer]
-        rows.append([scorer, *(_with_interval(metrics[n], intervals.get(n)) for n in names)])
-    return Table(title="Retrieval", columns=["", *names], rows=rows, marked=True)
-
-
-def _with_interval(value: float, interval: Sequence[float] | None) -> str:
-    return number(value) + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+        low, high = retrieval["intervals"][scorer][recall]
+        interval = f"{number(low)} to {number(high)}"
+        rows.append(
+            [scorer, number(metrics[recall]), interval, *(number(metrics[n]) for n in others)]
+        )
+    columns = ["", recall, "95%", *others]
+    return Table(title="Retrieval", columns=columns, rows=rows, marked=True)
 
 
 def _by_metric(retrieval: Tree, ks: Sequence[int]) -> list[Table]:

@@ -90,7 +90,7 @@ def test_the_page_is_whole_and_says_what_was_measured(page):
     parser.feed(page)
     assert parser.open == []
     said = set(parser.text)
-    assert {"0.2500 [0.2400, 0.2600]", "0.0500", "save", "1.0200", "old <1 & 2>", "–"} <= said
+    assert {"0.2500", "0.2400 to 0.2600", "0.0500", "save", "1.0200", "old <1 & 2>", "–"} <= said
     assert "Evaluation of <root>" in said
 
 
