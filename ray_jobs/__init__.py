@@ -1,12 +1,15 @@
 """Jobs, and the engine below them.
 
-A private cluster on this machine is protected by a token of its own. Ray reads these variables
-when it is first imported, hence here; a job of a running cluster (RAY_ADDRESS) keeps the cluster's.
+Ray and OpenMP read these variables when they are first imported, hence here. A private cluster on
+this machine is protected by a token of its own; a job of a running cluster (RAY_ADDRESS) keeps the
+cluster's. Threads that wait must not spin: beside other busy processes that made a training step
+of two threads ten times slower.
 """
 
 import os
 import secrets
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
