@@ -150,6 +150,6 @@ def segments(lengths: Tensor, total: int) -> Tensor:
 
 def mean_pool(values: Tensor, lengths: Tensor) -> Tensor:
     """Means of lists: float32[M, D] with lengths int64[N] -> float32[N, D], zeros where empty."""
-    sums = values.new_zeros(len(lengths), values.shape[1])
-    sums = sums.index_add(0, segments(lengths, len(values)), values)
+    sums = values.new_zeros(lengths.shape[0], values.shape[1])
+    sums = sums.index_add(0, segments(lengths, values.shape[0]), values)
     return sums / lengths.clamp(min=1).unsqueeze(1)

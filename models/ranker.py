@@ -129,10 +129,10 @@ class UserState(nn.Module):
             items, inputs["history.action"], inputs["history.surface"], inputs["history.age_ms"]
         )
         tokens = self.sequence(events, lengths, start)
-        places = layout(lengths, len(events), self.sequence.width(lengths))
+        places = layout(lengths, events.shape[0], self.sequence.width(lengths))
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         mask = (columns > lengths.unsqueeze(1)).float() * MASKED
-        newest = token_of(torch.arange(len(lengths), device=lengths.device), lengths, lengths)
+        newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
         return tokens[newest], tokens[places.rectangle], mask
 
 

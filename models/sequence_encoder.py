@@ -84,7 +84,7 @@ class Layout(NamedTuple):
 
 def layout(lengths: Tensor, total: int, width: int) -> Layout:
     """Lays out sequences of `lengths` [B], `total` events in all, none longer than `width`."""
-    batch = len(lengths)
+    batch = lengths.shape[0]
     first = torch.cumsum(lengths, 0) - lengths
     columns = torch.arange(width + 1, device=lengths.device)
     within = columns.unsqueeze(0) <= lengths.unsqueeze(1)
@@ -103,7 +103,7 @@ def layout(lengths: Tensor, total: int, width: int) -> Layout:
 def token_of(sequence: Tensor, length: Tensor, lengths: Tensor) -> Tensor:
     """Token that holds the state of `sequence` after `length` events, int64 like either."""
     first = torch.cumsum(lengths, 0) - lengths
-    event = len(lengths) + first[sequence] + length - 1
+    event = lengths.shape[0] + first[sequence] + length - 1
     return torch.where(length > 0, event, sequence)
 
 
@@ -184,7 +184,7 @@ class SequenceEncoder(nn.Module):
         Returns:
             float32[B + H, D] states: the B of the starts, then those of the events.
         """
-        places = layout(lengths, len(events), self.width(lengths))
+        places = layout(lengths, events.shape[0], self.width(lengths))
         tokens = torch.cat([start, events])
         if self.position is not None:
             tokens = tokens + self.position(places.column)

@@ -128,7 +128,7 @@ class UserTower(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """State after the whole history, float32[B, D]; see `states` for the inputs."""
         lengths = inputs["history.lengths"]
-        sequence = torch.arange(len(lengths), device=lengths.device)
+        sequence = torch.arange(lengths.shape[0], device=lengths.device)
         newest = token_of(sequence, lengths, lengths)
         return self.project(self.states(inputs).index_select(0, newest))
 
