@@ -5,11 +5,13 @@ What `bundles/CURRENT` names is served, and whatever it names later, without a r
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import statistics
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -35,12 +37,13 @@ REQUESTS = 5
 
 def main(job: Job) -> dict[str, Any]:
     """Serves the current bundle over HTTP until Ctrl-C."""
-    bundle = current(job.root, KIND)
     settings = job.settings.serve
     refuse_taken_port(settings)
+    bundle = Bundle.open(current(job.root, KIND).path)
     started = time.monotonic()
     with served(job, settings.port or free_port(settings.host)) as url:
-        console.print(f"serving {bundle.manifest.name} at {url} (try {url}/docs); Ctrl-C ends it")
+        line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs); Ctrl-C ends it"
+        console.print(line, soft_wrap=True)
         wait_for_interrupt()
         console.print("ending")
     return {"url": url, "seconds_served": round(time.monotonic() - started, 1)}
@@ -63,6 +66,7 @@ def served(job: Job, port: int) -> Iterator[str]:
     """Serves the root on this process's Ray while the context lasts. Gives the URL."""
     settings = job.settings.serve
     connect(settings.replicas + 1)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": port},
@@ -73,7 +77,9 @@ def served(job: Job, port: int) -> Iterator[str]:
         serve.run(app(args), name=NAME)
         yield f"http://{settings.host}:{port}"
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        # Ray reports the end of Serve's controller on stdout as if it were a failure.
+        with redirect_stdout(StringIO()):
+            serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def refuse_taken_port(settings: ServeSettings) -> None:

@@ -1,6 +1,7 @@
 """Serving a root from the command line, and asking a server for a feed."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -128,15 +129,14 @@ def test_a_root_without_a_bundle_is_a_clear_error(tmp_path: Path) -> None:
 def test_deploy_serves_in_the_foreground_until_interrupted(root: Path) -> None:
     port = free_port("127.0.0.1")
     command = [sys.executable, "-m", "ray_jobs.deploy", f"root={root}", f"serve.port={port}"]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **pipes)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, 120)
         answer = httpx.post(f"{url}/v1/recommend", json={"user_id": 3}, timeout=30)
         assert answer.status_code == 200
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: the whole group
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
