@@ -21,7 +21,7 @@ from data.contract.encode import encode_columns
 from data.contract.schema import Feature
 from data.contract.settings import UserError
 from data.parsing import whole
-from data.raw_tables import PARQUET, FileSet, TextLayout, column_names
+from data.raw_tables import PARQUET, FileSet, TextLayout, column_names, file_columns
 from data.rejects import NO_REJECTS, Inspection, check_columns
 from data.statistics import vector_column
 
@@ -105,7 +105,7 @@ def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     good = pa.array(~inspection.bad)
     _refuse_duplicates(ids.filter(good), rows.filter(good), files)
     columns = _renamed(rows, files).drop_columns([FILE, ROW])
-    kept = [name for name in columns.column_names if name not in (table_id, id_column)]
+    kept = [name for name in columns.column_names if name not in (table_id, id_column, "created_at")]
     return Attributes(
         ids.filter(good),
         created_at[~inspection.bad],
@@ -161,7 +161,7 @@ def _numbered(table: pa.Table, file: int) -> pa.Table:
 def _read_file(path: Path, files: FileSet) -> pa.Table:
     if path.suffix in PARQUET:
         return pq.ParquetFile(path).read()
-    names = column_names(files)
+    names = file_columns(path, files.text)
     with path.open("rb") as stream:
         if not files.text.names:
             stream.readline()
@@ -239,7 +239,7 @@ def aligned(
 def _chosen(
     feature: Feature, previous: pa.Table | None, new: pa.Array | None, source: npt.NDArray[np.int64]
 ) -> pa.Array:
-    """Rows of [a blank row, the previous rows, the new rows]; null vectors become the blank one."""
+    """Rows of [a blank row, the previous rows, the new rows]; null lists become the blank one."""
     parts = [whole(previous[feature.name])] if previous is not None else []
     parts += [new] if new is not None else []
     kind = (
@@ -249,7 +249,7 @@ def _chosen(
     )
     blank = [0.0] * feature.dim if feature.kind == "vector" else BLANK[feature.kind]
     stacked = pa.concat_arrays([pa.array([blank], kind), *parts])
-    if feature.kind == "vector":
+    if feature.kind in ("vector", "multi"):
         source = np.where(np.asarray(stacked.is_null())[source], 0, source)
     return stacked.take(pa.array(source))
 

@@ -18,7 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from data.contract.settings import UserError
-from data.raw_tables import PARQUET, FileSet, TextLayout, column_names, read_schema
+from data.raw_tables import PARQUET, FileSet, TextLayout, file_columns, read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -202,7 +202,7 @@ def _read_lines(
     with path.open("rb") as stream:
         stream.seek(piece.start)
         data = stream.read(piece.stop - piece.start)
-    names = column_names(files)
+    names = file_columns(path, files.text)
     present = [name for name in columns if name in names]
     convert = pa_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),

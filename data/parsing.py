@@ -180,7 +180,10 @@ def _iso_times(column: pa.Array, name: str) -> Parsed:
     clock = pc.binary_join_element_wise(
         date, clock, pc.if_else(pc.equal(second, ""), "00", second), "|"
     )
-    moment = pc.strptime(clock, "%Y-%m-%d|%H:%M|%S", unit="ms", error_is_null=True).cast(pa.int64())
+    parsed = pc.strptime(clock, "%Y-%m-%d|%H:%M|%S", unit="ms", error_is_null=True)
+    # strptime takes 30 February for 2 March.
+    real = pc.equal(pc.strftime(parsed, "%Y-%m-%d"), date)
+    moment = pc.if_else(real, parsed, None).cast(pa.int64())
     fraction_ms = pc.utf8_slice_codeunits(pc.utf8_rpad(fraction, 3, "0"), 0, 3).cast(pa.int64())
     values = pc.subtract(pc.add(moment, fraction_ms), _zone_ms(zone))
     malformed = nulls(values) & ~nulls(column)

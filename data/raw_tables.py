@@ -138,14 +138,19 @@ def expand(pattern: str, setting: str) -> tuple[Path, ...]:
 
 def column_names(files: FileSet) -> list[str]:
     """Columns of the first file."""
-    path = files.files[0]
+    return file_columns(files.files[0], files.text)
+
+
+def file_columns(path: Path, text: TextLayout) -> list[str]:
+    """Columns of a file: of its Parquet schema, its layout or its first line."""
     if path.suffix in PARQUET:
         return list(read_schema(path).names)
-    if files.text.names:
-        return list(files.text.names)
-    with path.open(encoding=files.text.encoding) as stream:
-        line = stream.readline().rstrip("\r\n").removeprefix("\ufeff")
-    return [name.strip('"') for name in line.split(files.text.delimiter)] if line else []
+    if text.names:
+        return list(text.names)
+    with path.open("rb") as stream:
+        line = stream.readline().decode(text.encoding, "replace")
+    line = line.rstrip("\r\n").removeprefix("\ufeff")
+    return [name.strip('"') for name in line.split(text.delimiter)] if line else []
 
 
 def read_schema(path: Path) -> Any:

@@ -1,0 +1,115 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data.contract.settings import (
+    Count,
+    Dropout,
+    Share,
+    UserError,
+    attribute_help,
+    build,
+    help_lines,
+    load,
+    merge,
+    read_words,
+    to_tree,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """Sequences.
+
+    Attributes:
+        max_length: events that are
+            kept.
+        dropout: share dropped.
+    """
+
+    max_length: Count = 100
+    dropout: Dropout = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """All.
+
+    Attributes:
+        kind: what to do.
+        shares: several shares.
+        names: ours to theirs.
+    """
+
+    kind: Literal["time", "column"] = "time"
+    sequence: Sequence = field(default_factory=Sequence)
+    shares: list[Share] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "column" and self.path is None:
+            raise ValueError("kind=column needs path")
+
+
+def test_later_words_win_over_earlier_ones_and_over_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("sequence: {max_length: 5, dropout: 0.2}\nkind: time\n")
+    found = load(Root, [str(file), "sequence.max_length=7", "sequence.max_length=8"])
+    assert found == Root(sequence=Sequence(max_length=8, dropout=0.2))
+
+
+def test_words_are_yaml_and_what_is_no_yaml_is_text() -> None:
+    tree = read_words(["shares=[0.1, 1]", "names.like=rating>=4", "path="])
+    assert tree == {"shares": [0.1, 1], "names": {"like": "rating>=4"}, "path": ""}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sequense.max_length=1", "unknown setting sequense; did you mean sequence"),
+        ("sequence.max_lenght=1", "did you mean sequence.max_length"),
+        ("sequence=1", "is a group"),
+        ("sequence.max_length=0", "sequence.max_length: .*greater than or equal to 1"),
+        ("sequence.max_length=many", "sequence.max_length"),
+        ("sequence.dropout=1", "sequence.dropout"),
+        ("shares=[2]", "shares.0"),
+        ("kind=tome", "kind"),
+        ("kind=column", "kind=column needs path"),
+        ("words", "neither key=value nor"),
+        ("nothing.yaml", "does not exist"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_its_key(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(Root, [word])
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"a\.yaml"):
+        load(Root, [str(tmp_path / "a.yaml")])
+
+
+def test_settings_survive_a_round_trip_through_plain_values() -> None:
+    found = load(Root, ["shares=[0.5]", "names.a=b", "sequence.max_length=3"])
+    assert build(Root, to_tree(found)) == found
+
+
+def test_merging_is_deep_and_leaves_its_inputs_alone() -> None:
+    base = {"a": {"b": 1, "c": 2}}
+    assert merge(base, {"a": {"c": 3}, "d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
+    assert base == {"a": {"b": 1, "c": 2}}
+
+
+def test_help_names_every_setting_with_type_default_and_meaning() -> None:
+    lines = {key: rest for key, *rest in help_lines(Root)}
+    assert lines["sequence.max_length"] == ["int >= 1", "100", "events that are kept."]
+    assert lines["sequence.dropout"] == ["float >= 0 < 1", "0.1", "share dropped."]
+    assert lines["kind"][0] == "time|column"
+    assert lines["shares"][0] == "list of float >= 0 <= 1"
+    assert lines["path"][0] == "str"
+    assert set(attribute_help(Root)) == {"kind", "shares", "names"}

@@ -1,0 +1,189 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.chunks import FILE, REJECTS, ROW, RawBlock
+from data.contract.settings import UserError
+from data.raw_tables import FileSet
+from data.rejects import check_columns
+from data.validation import LogForm, check_events, id_type, refuse_wrong_unit
+
+NOW = 1_700_000_000_000
+PATHS = (Path("a.parquet"),)
+CLOCK = LogForm("clock", pa.int64(), pa.int64())
+
+
+def block(**columns: list[Any] | pa.Array) -> RawBlock:
+    rows = pa.table(columns)
+    rows = rows.append_column(FILE, pa.array(np.zeros(len(rows), np.int32)))
+    return RawBlock(rows.append_column(ROW, pa.array(np.arange(len(rows)))), REJECTS.empty_table())
+
+
+def check(form: LogForm = CLOCK, files: FileSet | None = None, **columns: Any) -> Any:
+    events, rejects = check_events(block(**columns), files or FileSet(files=PATHS), form, PATHS)
+    return events.to_pydict(), [tuple(r.values())[1:] for r in rejects.to_pylist()]
+
+
+def test_good_rows_pass_with_defaults_for_what_the_log_does_not_have() -> None:
+    events, rejects = check(user_id=[1, 2], item_id=[3, 4], timestamp=[NOW, NOW + 1])
+    assert rejects == []
+    assert events["user_id"] == [1, 2]
+    assert events["action"] == ["interact", "interact"]
+    assert events["surface"] == ["home", "home"]
+    assert events["received_at"] == events["timestamp"] == [NOW, NOW + 1]
+    assert events["duration_s"] == [0.0, 0.0]
+    assert len(set(events["event_id"])) == 2
+
+
+def test_each_broken_row_is_rejected_once_with_its_place_reason_and_value() -> None:
+    events, rejects = check(
+        event_id=[1, None, 3, 4, 5, 6],
+        user_id=[1, 2, None, 4, 5, 6],
+        item_id=[1, 2, None, 4, 5, 6],
+        action=["save", "save", "save", None, "save", "save"],
+        timestamp=[NOW, NOW, NOW, NOW, 5, NOW],
+        duration_s=[1.0, 1.0, 1.0, 1.0, 1.0, -2.0],
+    )
+    assert events["event_id"] == [1]
+    assert sorted(rejects) == [
+        (1, "event_id", "null", None),
+        (2, "user_id", "null", None),
+        (3, "action", "null", None),
+        (4, "timestamp", "not between 1990 and 2100", "5"),
+        (5, "duration_s", "negative", "-2.0"),
+    ]
+
+
+def test_optional_columns_may_be_null() -> None:
+    events, rejects = check(
+        user_id=[1],
+        item_id=[2],
+        timestamp=[NOW],
+        received_at=pa.array([None], pa.int64()),
+        surface=pa.array([None], pa.string()),
+        duration_s=pa.array([None], pa.float32()),
+    )
+    assert rejects == []
+    assert (events["received_at"], events["surface"], events["duration_s"]) == (
+        [NOW],
+        [None],
+        [0.0],
+    )
+
+
+def test_a_row_gives_an_event_for_each_condition_that_it_fulfils() -> None:
+    files = FileSet(files=PATHS, actions={"like": "rating>=4", "seen": "rating>=1"})
+    events, rejects = check(
+        files=files, user_id=[1, 2, 3], item_id=[1, 2, 3], timestamp=[NOW] * 3, rating=[5, 0, 2]
+    )
+    assert rejects == []
+    assert list(zip(events["user_id"], events["action"], strict=True)) == [
+        (1, "like"), (1, "seen"), (3, "seen")]  # fmt: skip
+    assert len(set(events["event_id"])) == 3
+
+
+def test_given_ids_of_derived_events_differ_by_action_and_stay_the_same() -> None:
+    files = FileSet(files=PATHS, actions={"like": "rating>=4", "seen": "rating>=1"})
+    columns = {"user_id": [1], "item_id": [1], "timestamp": [NOW], "rating": [5], "event_id": [9]}
+    first, again = check(files=files, **columns)[0], check(files=files, **columns)[0]
+    assert first["event_id"] == again["event_id"]
+    assert len(set(first["event_id"])) == 2
+
+
+def test_columns_are_found_by_their_own_names() -> None:
+    files = FileSet(files=PATHS, columns={"user_id": "u", "item_id": "i", "timestamp": "t"})
+    events, rejects = check(files=files, u=["7", "x"], i=[3, 3], t=[NOW, NOW])
+    assert events["user_id"] == [7]
+    assert rejects == [(1, "u", "not a whole number", "x")]
+
+
+def test_string_event_ids_are_hashed_alike_everywhere() -> None:
+    columns = {"user_id": [1], "item_id": [1], "timestamp": [NOW]}
+    first = check(event_id=["a-1"], **columns)[0]["event_id"]
+    assert first == check(event_id=pa.array(["a-1"], pa.large_string()), **columns)[0]["event_id"]
+    assert first != check(event_id=["a-2"], **columns)[0]["event_id"]
+
+
+def test_parts_are_read_in_any_case_and_others_are_rejected() -> None:
+    form = LogForm("none", pa.int64(), pa.int64(), part_column="split")
+    names = ["train", "Valid", "VALIDATION", "test", "dev", None]
+    events, rejects = check(form, user_id=[1] * 6, item_id=[1] * 6, split=names)
+    assert events["part"] == [0, 1, 1, 2]
+    assert [(r[0], r[3]) for r in rejects] == [(5, None), (4, "dev")]
+
+
+def test_actions_that_a_root_does_not_know_are_rejected_on_a_next_day() -> None:
+    form = LogForm("clock", pa.int64(), pa.int64(), actions=("save",))
+    events, rejects = check(
+        form, user_id=[1, 1], item_id=[1, 1], timestamp=[NOW] * 2, action=["save", "fly"]
+    )
+    assert events["action"] == ["save"]
+    assert rejects == [(1, "action", "unknown action; this root has save", "fly")]
+
+
+def test_an_order_only_log_has_no_times() -> None:
+    form = LogForm("position", pa.int64(), pa.int64())
+    files = FileSet(files=PATHS, columns={"position": "seq"})
+    nulls = pa.array([None, None], pa.int64())
+    events, rejects = check(
+        form, files, user_id=[1, 1], item_id=[1, 2], seq=[5, 4], timestamp=nulls
+    )
+    assert rejects == []
+    assert events["timestamp"] == [0, 0]
+    assert events["sequence"] == [5, 4]
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_every_row_is_either_an_event_or_a_reject(size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    broken = rng.random((4, size)) < 0.2
+    columns = {
+        "user_id": pa.array(np.arange(size), mask=broken[0]),
+        "item_id": pa.array(np.where(broken[1], "?", "5")),
+        "timestamp": np.where(broken[2], 0, NOW),
+        "duration_s": np.where(broken[3], np.nan, 1.0),
+    }
+    events, rejects = check(**columns)
+    assert events["row"] == np.flatnonzero(~broken.any(0)).tolist()
+    assert sorted(r[0] for r in rejects) == np.flatnonzero(broken.any(0)).tolist()
+
+
+def test_a_missing_column_is_named_with_what_is_there_and_the_nearest_name(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("user,movie_id,when\n")
+    with pytest.raises(UserError) as error:
+        check_columns(FileSet(files=(path,)), ["user_id", "item_id"], "events")
+    text = str(error.value)
+    assert "no column user_id (did you mean user?)" in text
+    assert "user, movie_id, when" in text
+    assert "source.columns.user_id=user" in text
+
+
+def test_ids_are_integers_when_most_values_are() -> None:
+    assert id_type(pa.array([1, 2], pa.int32()), "x") == pa.int64()
+    assert id_type(pa.array(["1", "2", "oops"]), "x") == pa.int64()
+    assert id_type(pa.array(["a", "b", "3"]), "x") == pa.string()
+    with pytest.raises(UserError, match="x is double"):
+        id_type(pa.array([1.5]), "x")
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(0.001, "s"), (1000, "us")])
+def test_times_in_another_unit_than_declared_stop_the_job(factor: float, unit: str) -> None:
+    times = [int(NOW * factor)] * 4
+    raw = block(user_id=[1] * 4, item_id=[1] * 4, timestamp=times)
+    files = FileSet(files=PATHS)
+    _, rejects = check_events(raw, files, CLOCK, PATHS)
+    with pytest.raises(UserError, match=f"source.timestamp_unit={unit}"):
+        refuse_wrong_unit(raw, files, rejects)
+
+
+def test_a_few_times_out_of_range_do_not_stop_the_job() -> None:
+    raw = block(user_id=[1] * 4, item_id=[1] * 4, timestamp=[NOW, NOW, NOW, 5])
+    _, rejects = check_events(raw, FileSet(files=PATHS), CLOCK, PATHS)
+    refuse_wrong_unit(raw, FileSet(files=PATHS), rejects)
+    assert len(rejects) == 1
