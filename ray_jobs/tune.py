@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
+from rich.markup import escape
 
 from data.contract.artifact import Artifact, has_current, point, publish, read, version_of
 from data.contract.settings import Count, UserError, build, merge, nest, to_tree
@@ -99,7 +100,7 @@ def tune(job: Job, todo: Sequence[Plan]) -> Artifact:
 
 def _run_trial(job: Job, plan: Plan, title: str) -> Trial:
     """Trains and evaluates; an error ends the trial, not the grid."""
-    console.rule(f"[bold]{title}: {_label(plan.choice)} seed {plan.seed}", align="left")
+    console.rule(escape(f"{title}: {_label(plan.choice)} seed {plan.seed}"), align="left")
     model: Model = job.arguments.model
     own = Job(plan.settings, job.arguments, job.root)
     try:

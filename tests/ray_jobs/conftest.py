@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from data.contract.artifact import point, publish, read
+from data.sources import world_tables
+from ray_jobs.engine.job import start
+from ray_jobs.prepare import prepare
+from ray_jobs.simulate import simulate
+
+WORLD = ("world.preset=tiny", "world.num_users=120", "world.num_items=300")
+PHASE = {"steps": 2, "best_step": 2, "rows": 4, "curve": [], "validations": []}
+
+
+@pytest.fixture(scope="session")
+def world_words(tmp_path_factory):
+    """Words of a root that holds a small prepared world, and nothing trained."""
+    words = [f"root={tmp_path_factory.mktemp('roots') / 'world'}", *WORLD]
+    job = start(words)
+    prepare(job, world_tables(simulate(job).path))
+    return words
+
+
+@pytest.fixture(scope="session")
+def publish_model():
+    """Publishes a model artefact without weights; what learns nothing needs none."""
+
+    def publish_model(job, kind, version="v1", window=None, parents=(), settings=None):
+        fields = {
+            "window": window,
+            "parents": [parent.reference() for parent in parents],
+            "settings": json.loads(json.dumps(settings or {})),
+            "metrics": {"validation": {}},
+            "details": {"phases": {"choose": PHASE}},
+        }
+        with publish(job.root, kind, version, **fields):
+            pass
+        artifact = read(job.root / kind / version)
+        point(job.root, artifact)
+        return artifact
+
+    return publish_model

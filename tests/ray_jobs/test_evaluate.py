@@ -1,0 +1,173 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.contract.artifact import publish, read
+from data.contract.settings import UserError
+from data.queries import build_queries
+from data.sources import locate
+from data.splits import TEST
+from ray_jobs import evaluate as evaluate_job
+from ray_jobs.engine.job import start
+from ray_jobs.engine.subject import Subject
+from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
+from ray_jobs.prepare import prepare
+
+NAMES = ("recall", "ndcg", "hit_rate", "mrr", "coverage", "p90_coverage")
+KS = (10, 20, 50, 100, 200)
+
+
+class NewestFirst:
+    """A retriever that has learnt nothing: the highest row wins."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def scores(self, queries):
+        return np.tile(np.arange(self.rows, dtype=np.float32), (len(queries), 1))
+
+
+class Informed:
+    """A ranker that has seen the labels, and says half of them."""
+
+    def __init__(self, actions):
+        self.actions = actions
+
+    def probabilities(self, impressions, histories):
+        labels = [impressions[f"label.{action}"].to_numpy() for action in self.actions]
+        return (0.5 * np.stack(labels, axis=1)).astype(np.float32)
+
+
+@pytest.fixture
+def job(world_words, publish_model, monkeypatch):
+    """A job on the small world with a current retriever and ranker."""
+    monkeypatch.setattr(
+        evaluate_job,
+        "Retriever",
+        SimpleNamespace(open=lambda artifact, dataset: NewestFirst(dataset.item_ids.rows)),
+    )
+    monkeypatch.setattr(
+        evaluate_job,
+        "RankingModel",
+        SimpleNamespace(open=lambda artifact, dataset: Informed(dataset.vocabulary.actions)),
+    )
+    job = start(world_words, EvaluateArguments)
+    publish_model(job, "two_tower")
+    publish_model(job, "ranker")
+    return job
+
+
+def test_retrieval_stands_beside_its_baselines_and_the_oracle(job):
+    metrics = evaluate(job, ("two_tower",)).manifest.metrics
+    assert set(metrics) == {"retrieval"}
+    wanted = {f"{name}@{k}" for name in NAMES for k in KS}
+    scorers = {"popularity", "item_knn", "oracle_log"}
+    assert set(metrics["retrieval"]) == wanted | scorers | {"queries"}
+    assert all(set(metrics["retrieval"][scorer]) == wanted for scorer in scorers)
+    recall = {s: metrics["retrieval"][s]["recall@10"] for s in scorers}
+    assert recall["oracle_log"] > recall["popularity"]
+    assert recall["oracle_log"] > metrics["retrieval"]["recall@10"]
+
+
+def test_ranking_is_judged_on_impressions_of_the_reported_days(job):
+    ranking = evaluate(job, ("ranker",)).manifest.metrics["ranking"]
+    assert set(ranking) == {"save", "click", "closeup", "hide"}
+    assert ranking["save"]["auc"] == 1.0
+    assert ranking["save"]["calibration"] == pytest.approx(0.5)
+    assert 0 < ranking["click"]["positive_rate"] < 0.3
+
+
+def test_report_and_metrics_lie_in_the_artefact(job):
+    artifact = evaluate(job, ("two_tower", "ranker"))
+    found = json.loads((artifact.path / "metrics.json").read_text())
+    assert found["retrieval"]["queries"] == artifact.manifest.metrics["retrieval"]["queries"]
+    assert {group["name"] for group in found["retrieval"]["slices"]} == {
+        "user activity",
+        "item popularity",
+        "item age",
+        "item interest",
+    }
+    page = (artifact.path / "report.html").read_text()
+    assert "oracle_log" in page
+    assert "<svg" in page
+
+
+def test_an_evaluation_that_is_there_is_not_repeated(job, monkeypatch, capsys):
+    first = evaluate(job, ("two_tower",))
+    capsys.readouterr()
+    monkeypatch.setattr(evaluate_job, "judge_retrieval", None)
+    assert evaluate(job, ("two_tower",)).version == first.version
+    assert "oracle_log" in capsys.readouterr().err, "its table is shown again"
+
+
+def test_other_cut_offs_are_another_evaluation(job, world_words):
+    other = start([*world_words, "eval.ks=[5]"], EvaluateArguments)
+    artifact = evaluate(other, ("two_tower",), move_pointer=False)
+    assert artifact.version != evaluate(job, ("two_tower",)).version
+    assert "recall@5" in artifact.manifest.metrics["retrieval"]
+
+
+def test_a_trial_does_not_become_the_current_evaluation(job, publish_model):
+    current = evaluate(job, ("two_tower",))
+    pointer = (job.root / "evaluation" / "CURRENT").read_text()
+    with publish(job.root, "two_tower", "trial", details={"phases": {}}, window=None):
+        pass
+    trial = read(job.root / "two_tower" / "trial")
+    judged = evaluate(job, ("two_tower",), {"two_tower": trial}, move_pointer=False)
+    assert judged.version != current.version
+    assert (job.root / "evaluation" / "CURRENT").read_text() == pointer
+
+
+def test_a_model_that_has_learnt_reported_days_is_refused(job, publish_model):
+    artifact = publish_model(job, "two_tower", "leak", window=[1, 59])
+    with pytest.raises(UserError, match="has learnt from days up to 59"):
+        evaluate(job, ("two_tower",), {"two_tower": artifact})
+
+
+def test_the_oracle_gives_users_and_items_it_does_not_know_nothing(job):
+    subject = Subject.open(job, ("two_tower",), {})
+    queries = build_queries(subject.log, TEST, 5)
+    known_since = subject.log.dataset.users_created_at.copy()
+    known_since[queries.users[2]] = 0
+    subject.log.dataset.users_created_at = known_since
+    scores = np.concatenate(list(oracle_scores(subject, queries)))
+    assert scores.shape == (5, subject.log.dataset.item_ids.rows)
+    assert scores.any(axis=1).tolist() == [True, True, False, True, True]
+    assert not scores[:, : subject.log.dataset.item_ids.first_row].any()
+
+
+def test_the_job_evaluates_what_is_trained(job):
+    summary = main(job)
+    assert set(summary["metrics"]) == {"retrieval", "ranking"}
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_nothing_trained_is_an_error_that_names_the_job(tmp_path, world_words):
+    job = start([f"root={tmp_path}"], EvaluateArguments)
+    with pytest.raises(UserError, match="run the job train first"):
+        main(job)
+
+
+def test_pairs_without_clock_or_order_are_evaluated(tmp_path, publish_model, monkeypatch):
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 40, 2000), rng.integers(0, 90, 2000)
+    part = np.where(rng.random(2000) < 0.2, "test", "train")
+    table = pa.table({"user_id": user, "item_id": item, "split": part})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    words = [f"root={tmp_path / 'root'}", "source.kind=table", "split.kind=column"]
+    words += [f"source.events={tmp_path / 'pairs.parquet'}", "split.column=split"]
+    job = start(words, EvaluateArguments)
+    prepare(job, locate(job.settings.source))
+    monkeypatch.setattr(
+        evaluate_job,
+        "Retriever",
+        SimpleNamespace(open=lambda artifact, dataset: NewestFirst(dataset.item_ids.rows)),
+    )
+    publish_model(job, "two_tower")
+    retrieval = evaluate(job, ("two_tower",)).manifest.metrics["retrieval"]
+    assert "oracle_log" not in retrieval
+    assert 0 < retrieval["popularity"]["recall@50"] <= 1
