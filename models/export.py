@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LISTING = "programs.json"
 MIN_EXAMPLE = 3
+# Sizes for examples that none can mistake for another.
+NUM_USERS, NUM_EVENTS, NUM_ITEMS = 3, 5, 7
 CHATTY = ("torch.onnx", "onnx_ir", "onnxscript")
 
 
@@ -58,7 +61,7 @@ class Program:
         """Refuses sizes that export would take for constants or for one another."""
         sizes: dict[str, set[int]] = {}
         for name, dimension in self.dynamic.items():
-            sizes.setdefault(dimension, set()).add(len(self.inputs[name]))
+            sizes.setdefault(_identifier(dimension), set()).add(len(self.inputs[name]))
         distinct = {size for of_dimension in sizes.values() for size in of_dimension}
         if len(distinct) != len(sizes) or min(distinct, default=MIN_EXAMPLE) < MIN_EXAMPLE:
             raise ValueError(
@@ -67,9 +70,9 @@ class Program:
             )
 
     def shape(self, name: str) -> list[int | str]:
-        """Shape of an input, with dynamic sizes by name."""
+        """Shape of an input, with dynamic sizes by name, `_` for what no identifier may hold."""
         sizes: list[int | str] = [*self.inputs[name].shape]
-        return [self.dynamic[name], *sizes[1:]] if name in self.dynamic else sizes
+        return [_identifier(self.dynamic[name]), *sizes[1:]] if name in self.dynamic else sizes
 
 
 def write_programs(programs: Mapping[str, Program], folder: Path) -> None:
@@ -115,23 +118,25 @@ def _write(name: str, program: Program, folder: Path) -> dict[str, Any]:
 
 
 def _exported(name: str, program: Program) -> ExportedProgram:
-    """Traces a program. Strict, because the other mode takes every `len(tensor)` for a constant."""
-    shapes = _dynamic_shapes(program)
+    module, shapes = _frozen(program.module), _dynamic_shapes(program)
     try:
-        return torch.export.export(
-            _frozen(program.module), (program.inputs,), dynamic_shapes=shapes, strict=True
-        )
+        return torch.export.export(module, (program.inputs,), dynamic_shapes=shapes)
     except DimensionError as error:
         raise ValueError(
-            f"program {name} works for the sizes of its example alone: its code turns a dynamic "
-            f"size into a constant or compares two of them. {error}"
+            f"program {name} works for the sizes of its example alone: its code makes a constant "
+            "of a dynamic size (by len(x) or int(...) in place of x.shape[0]) or compares two of "
+            f"them. {error}"
         ) from error
 
 
 def _dynamic_shapes(program: Program) -> tuple[dict[str, dict[int, Dim]]]:
-    dims = {name: Dim(name.replace(".", "_"), min=0) for name in program.dynamic.values()}
+    dims = {name: Dim(_identifier(name), min=0) for name in program.dynamic.values()}
     dynamic = program.dynamic
     return ({name: {0: dims[dynamic[name]]} if name in dynamic else {} for name in program.inputs},)
+
+
+def _identifier(dimension: str) -> str:
+    return re.sub(r"\W", "_", dimension)
 
 
 def _frozen(module: nn.Module) -> nn.Module:
