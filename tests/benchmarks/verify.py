@@ -1,0 +1,188 @@
+"""What the README claims, measured again: `make verify`, or some claims by name.
+
+    python -m tests.benchmarks.verify                 all that have no result yet
+    python -m tests.benchmarks.verify ml1m default    these, again
+
+Each claim is a command of the project and what its summary must show. The result, held or not,
+goes to `tests/benchmarks/results/<claim>.json`; a claim that has one is skipped, so an interrupted
+run goes on where it stopped. Public data is looked for in $HOMEFEED_DATA or ../shared/data.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("HOMEFEED_DATA", "../shared/data"))
+Summary = dict[str, Any]
+Check = tuple[str, Callable[[Summary], bool]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A command, and what must hold of its last line.
+
+    Attributes:
+        name: of the result file.
+        words: arguments of `python -m`.
+        checks: what must hold, in words and as a test of the summary.
+        needs: files without which the claim cannot be tried.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    checks: tuple[Check, ...]
+    needs: tuple[Path, ...] = ()
+
+
+def retrieval(summary: Summary) -> dict[str, Any]:
+    """Retrieval metrics of a pipeline's summary."""
+    found: dict[str, Any] = summary["metrics"]["retrieval"]
+    return found
+
+
+def world_checks(minutes: float) -> tuple[Check, ...]:
+    """What a default run in the world must show."""
+    return (
+        ("recall@10 above item-kNN", lambda s: above(s, "item_knn", 1.0)),
+        ("recall@10 at least half of the oracle's", lambda s: above(s, "oracle_log", 0.5)),
+        (f"at most {minutes} minutes", lambda s: sum(s["seconds"].values()) <= 60 * minutes),
+        ("at most 6 GiB", lambda s: max(s["peak_mib"].values()) <= 6 * 1024),
+        ("served 10 items without fallback", served),
+    )
+
+
+def above(summary: Summary, baseline: str, share: float) -> bool:
+    """Whether the retriever's recall@10 exceeds a share of a baseline's."""
+    found = retrieval(summary)
+    return bool(found["recall@10"] >= share * found[baseline]["recall@10"])
+
+
+def served(summary: Summary) -> bool:
+    """Whether the published bundle answered over HTTP."""
+    answer = summary["served"]
+    return bool(answer["status"] == 200 and answer["num_items"] == 10 and not answer["fallback"])
+
+
+def table(folder: str, *words: str, items: bool = False) -> tuple[str, ...]:
+    """The pipeline on one of the public logs."""
+    found = [f"source.events={DATA / folder / 'interactions.parquet'}", *words]
+    if items:
+        found += [f"source.{name}={DATA / folder / name}.parquet" for name in ("items", "users")]
+    return ("ray_jobs.pipeline", f"root=runs/verify-{folder}", "source.kind=table", *found)
+
+
+def log_of(folder: str) -> tuple[Path, ...]:
+    """The file without which a claim on public data cannot be tried."""
+    return (DATA / folder / "interactions.parquet",)
+
+
+CLAIMS = (
+    Claim("default", ("ray_jobs.pipeline", "root=runs/verify-default"), world_checks(6)),
+    Claim(
+        "other_seed",
+        ("ray_jobs.pipeline", "root=runs/verify-seed7", "world.seed=7"),
+        world_checks(6),
+    ),
+    Claim(
+        "ml1m",
+        table("ml-1m", "source.columns.position=seq_pos", "split.kind=leave_one_out", items=True),
+        (
+            ("hit_rate@10 at least .20", lambda s: retrieval(s)["hit_rate@10"] >= 0.20),
+            ("at most 25 minutes", lambda s: sum(s["seconds"].values()) <= 25 * 60),
+            ("served 10 items without fallback", served),
+        ),
+        log_of("ml-1m"),
+    ),
+    Claim(
+        "ml100k",
+        table("ml-100k", "source.timestamp_unit=s", "split.kind=time", items=True),
+        (("served 10 items without fallback", served),),
+        log_of("ml-100k"),
+    ),
+    Claim(
+        "pinterest",
+        table("pinterest", "split.kind=column", "split.column=split"),
+        (
+            ("recall@10 above popularity", lambda s: above(s, "popularity", 1.0)),
+            ("served 10 items without fallback", served),
+        ),
+        log_of("pinterest"),
+    ),
+)
+
+
+def main(names: Sequence[str]) -> int:
+    """Runs the named claims, or all without a result; 1 when one does not hold."""
+    RESULTS.mkdir(exist_ok=True)
+    todo = [c for c in CLAIMS if c.name in names] if names else [c for c in CLAIMS if not done(c)]
+    return int(not all([verify(claim) for claim in todo]))
+
+
+def done(claim: Claim) -> bool:
+    """Whether a claim has a result."""
+    return (RESULTS / f"{claim.name}.json").is_file()
+
+
+def verify(claim: Claim) -> bool:
+    """Runs one claim and writes its result; True when all its checks hold."""
+    missing = [str(path) for path in claim.needs if not path.is_file()]
+    if missing:
+        print(f"{claim.name}: skipped, {missing[0]} is not there", file=sys.stderr)
+        return True
+    started = time.perf_counter()
+    command = [sys.executable, "-m", *claim.words]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if run.returncode:
+        print(f"{claim.name}: exit code {run.returncode}", file=sys.stderr)
+        return False
+    summary = json.loads(run.stdout.splitlines()[-1])
+    held = {text: check(summary) for text, check in claim.checks}
+    write(claim, summary, held, seconds)
+    for text, holds in held.items():
+        print(f"{claim.name}: {text}: {'holds' if holds else 'DOES NOT HOLD'}", file=sys.stderr)
+    return all(held.values())
+
+
+def write(claim: Claim, summary: Summary, held: dict[str, bool], seconds: float) -> None:
+    """Writes the result with what is needed to read it later."""
+    words = [word.replace(str(DATA), "$HOMEFEED_DATA") for word in claim.words]
+    document = {
+        "claim": claim.name,
+        "command": " ".join(["python", "-m", *words]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        "wall_seconds": round(seconds, 1),
+        "held": held,
+        "summary": summary,
+    }
+    (RESULTS / f"{claim.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def commit() -> str:
+    """The commit that was measured."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""Every row of an epoch is read exactly once, by any number of ranks, also after an interruption."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.dataset import Block
+from models.batch import Batch
+from ray_jobs.engine.streams import (
+    WHOLE,
+    BlockPlan,
+    Prefetched,
+    Progress,
+    portions,
+    read_tables,
+    tickets,
+)
+
+ROWS = 12
+
+
+def plan_of(num_blocks: int, seed: int = 0) -> BlockPlan:
+    blocks = tuple(Block(Path("none"), number, ROWS) for number in range(num_blocks))
+    return BlockPlan(blocks, seed)
+
+
+def read_numbers(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+    for block in blocks:
+        yield pa.table({"row": np.arange(ROWS) + ROWS * block.row_group})
+
+
+def collate(table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
+    rows = rng.permutation(table["row"].to_numpy())
+    for chunk in np.array_split(rows, 4):
+        yield Batch(ids={}, inputs={"row": torch.from_numpy(chunk)}, weight=torch.ones(len(chunk)))
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(0, 40))
+def test_rows_of_an_epoch_are_read_once_though_the_number_of_ranks_changes(
+    num_blocks: int, before: int, after: int, stop: int
+) -> None:
+    plan, seen = plan_of(num_blocks), []
+    progress = Progress()
+    for rank in range(before):
+        todo = tickets(plan, Progress(), 1, rank, before)
+        for portion in itertools.islice(portions(plan, todo, collate, read_numbers), stop):
+            seen += portion.batch.inputs["row"].tolist()
+            progress.batches[portion.ticket.block] = portion.consumed
+    for rank in range(after):
+        todo = tickets(plan, progress, 1, rank, after)
+        for portion in portions(plan, todo, collate, read_numbers):
+            seen += portion.batch.inputs["row"].tolist()
+    assert sorted(seen) == list(range(ROWS * num_blocks))
+
+
+def test_a_finished_block_is_marked_whole() -> None:
+    plan = plan_of(2)
+    marks = [p.consumed for p in portions(plan, tickets(plan, Progress(), 1, 0, 1), collate, read_numbers)]
+    assert marks == [1, 2, 3, WHOLE] * 2
+
+
+def test_epochs_differ_in_order_and_runs_of_one_seed_do_not() -> None:
+    assert plan_of(30).order(0) != plan_of(30).order(1)
+    assert plan_of(30).order(3) == plan_of(30).order(3)
+    assert plan_of(30, seed=1).order(0) != plan_of(30, seed=2).order(0)
+
+
+def test_progress_survives_json() -> None:
+    progress = Progress(3, {4: WHOLE, 7: 2})
+    assert Progress.from_tree(progress.to_tree()) == progress
+
+
+def test_a_prefetched_stream_hands_over_errors_and_ends_epochs() -> None:
+    plan = plan_of(1)
+    stream = Prefetched(portions(plan, tickets(plan, Progress(), 2, 0, 1), collate, read_numbers))
+    taken = [stream.take(0) for _ in range(5)]
+    assert [portion is None for portion in taken] == [False] * 4 + [True]
+    assert stream.take(1) is not None
+    stream.close()
+
+    def broken() -> Iterator[None]:
+        raise OSError("disk on fire")
+        yield
+
+    with pytest.raises(OSError, match="disk on fire"):
+        Prefetched(broken()).peek()  # type: ignore[arg-type]
+
+
+@pytest.mark.ray
+def test_ray_data_reads_blocks_in_the_planned_order(ray_cluster: None, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"row": np.arange(40)}), tmp_path / "a.parquet", row_group_size=8)
+    blocks = [Block(tmp_path / "a.parquet", number, 8) for number in (3, 0, 4, 0)]
+    firsts = [table["row"][0].as_py() for table in read_tables(blocks)]
+    assert firsts == [24, 0, 32, 0]
