@@ -43,6 +43,7 @@ class FeatureEncoder(nn.Module):
         self.normalise = _Normalise(kinds["numeric"])
         self.categories = nn.ModuleDict({f.name: _Hashed(f) for f in kinds["categorical"]})
         self.multis = nn.ModuleDict({f.name: _Hashed(f) for f in kinds["multi"]})
+        self.vector_dims = {f.name: f.dim for f in kinds["vector"]}
         self.vectors = nn.ModuleDict({f.name: _Vector(f.dim) for f in kinds["vector"]})
         hashed = len(self.categories) + len(self.multis)
         self.width = (
@@ -72,11 +73,25 @@ class FeatureEncoder(nn.Module):
         parts += [encode(inputs[at + name]) for name, encode in self.vectors.items()]
         return parts
 
-    def input_names(self, prefix: str = "") -> list[str]:
-        """Names that `forward` reads."""
-        names = [*self.numeric, *self.categories, *self.vectors]
-        names += [f"{name}.{part}" for name in self.multis for part in ("values", "lengths")]
-        return [f"{prefix}{self.side}.{name}" for name in names]
+    def example(self, rows: int, prefix: str = "") -> dict[str, Tensor]:
+        """What `forward` reads, for an export: list columns have sizes of their own."""
+        columns = {name: torch.zeros(rows) for name in self.numeric}
+        columns |= {name: torch.zeros(rows, dtype=torch.int64) for name in self.categories}
+        columns |= {name: torch.zeros(rows, dim) for name, dim in self.vector_dims.items()}
+        for index, name in enumerate(self.multis):
+            lengths = torch.zeros(rows, dtype=torch.int64)
+            lengths[-1] = 100 * rows + index
+            columns[f"{name}.values"] = torch.zeros(int(lengths[-1]), dtype=torch.int64)
+            columns[f"{name}.lengths"] = lengths
+        return {f"{prefix}{self.side}.{name}": column for name, column in columns.items()}
+
+    def dynamic(self, rows: str, prefix: str = "") -> dict[str, str]:
+        """Name of the size of each array in `example`: `rows`, or the list column's own name."""
+        at = f"{prefix}{self.side}."
+        plain = [*self.numeric, *self.categories, *self.vectors]
+        names = dict.fromkeys([*plain, *(f"{name}.lengths" for name in self.multis)], rows)
+        sizes = names | {f"{name}.values": f"{at}{name}" for name in self.multis}
+        return {f"{at}{name}": size for name, size in sizes.items()}
 
 
 class _Normalise(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from data.contract.settings import Count, Dropout, Positive
 from models.embeddings import Table
+from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, segments
 from models.losses import multi_task_bce, weighted_mean
 from models.sequence_encoder import (
@@ -106,18 +107,22 @@ class UserState(nn.Module):
         """Builds the encoder for the declared user columns, actions and surfaces."""
         super().__init__()
         dim = settings.dim
+        self.settings = settings
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
-        self.events = EventEncoder(dim, dim, vocabulary)
+        self.events = EventEncoder(dim, vocabulary, "history.age_ms")
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
 
-    def forward(self, inputs: Mapping[str, Tensor], items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, inputs: Mapping[str, Tensor], items: Tensor, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes R histories.
 
         Args:
             inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
                 int64[H], `history.lengths` int64[R].
             items: float32[H, D] vectors of the history's items.
+            width: events that there is room for, L - 1.
 
         Returns:
             Newest state [R, D], all states [R, L, D] (the start first), and their mask [R, L],
@@ -125,11 +130,9 @@ class UserState(nn.Module):
         """
         rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        events = self.events(
-            items, inputs["history.action"], inputs["history.surface"], inputs["history.age_ms"]
-        )
+        events = self.events(items, inputs)
         tokens = self.sequence(events, lengths, start)
-        places = layout(lengths, events.shape[0], self.sequence.width(lengths))
+        places = layout(lengths, events.shape[0], width)
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         mask = (columns > lengths.unsqueeze(1)).float() * MASKED
         newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
@@ -142,6 +145,7 @@ class OverArch(nn.Module):
     def __init__(self, settings: RankerSettings, num_actions: int) -> None:
         """Builds attention, interactions and heads."""
         super().__init__()
+        self.settings = settings
         dim, hidden = settings.dim, settings.hidden
         self.num_heads = settings.num_heads
         self.query = nn.Linear(dim, dim)
@@ -199,8 +203,27 @@ class RankerUser(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """`user_id.rows`, `user.*`, `history.*` -> `user` [B, D], `keys` [B, L, D], `mask`."""
-        user, keys, mask = self.user(inputs, self.item(inputs, "history."))
+        width = self.user.settings.sequence.max_length
+        user, keys, mask = self.user(inputs, self.item(inputs, "history."), width)
         return user, keys, mask
+
+    def program(self) -> Program:
+        """What is exported; sizes: users, events, and the values of each list column."""
+        features, of_items = self.user.features, self.item.features
+        id_dim = self.user.settings.id_dim
+        events = {"history.item_id.rows": torch.zeros(NUM_EVENTS, id_dim)}
+        events |= self.user.events.example(NUM_EVENTS)
+        users = {"user_id.rows": torch.zeros(NUM_USERS, id_dim)} | features.example(NUM_USERS)
+        users["history.lengths"] = torch.tensor([2, 0, NUM_EVENTS - 2])
+        return Program(
+            module=self,
+            inputs=users | events | of_items.example(NUM_EVENTS, "history."),
+            dynamic=dict.fromkeys(users, "users")
+            | features.dynamic("users")
+            | dict.fromkeys(events, "events")
+            | of_items.dynamic("events", "history."),
+            outputs=("user", "keys", "mask"),
+        )
 
 
 class RankerItems(nn.Module):
@@ -218,6 +241,26 @@ class RankerItems(nn.Module):
         position = inputs["position"].unsqueeze(0)
         logits: Tensor = self.over(inputs["user"], inputs["keys"], inputs["mask"], items, position)
         return logits.squeeze(0)
+
+    def program(self) -> Program:
+        """What is exported; sizes: items, and the values of each list column."""
+        settings, features = self.over.settings, self.item.features
+        length = settings.sequence.max_length + 1
+        user = {
+            "user": torch.zeros(1, settings.dim),
+            "keys": torch.zeros(1, length, settings.dim),
+            "mask": torch.zeros(1, length),
+        }
+        items = {
+            "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
+            "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
+        }
+        return Program(
+            module=self,
+            inputs=user | items | features.example(NUM_ITEMS),
+            dynamic=dict.fromkeys(items, "items") | features.dynamic("items"),
+            outputs=("logits",),
+        )
 
 
 class Ranker(nn.Module):
@@ -240,6 +283,23 @@ class Ranker(nn.Module):
         """ID tables for id spaces of so many rows."""
         dim = self.settings.id_dim
         return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
+
+    @property
+    def user_program(self) -> RankerUser:
+        """The user side as it is served, over the same weights."""
+        return RankerUser(self.item, self.user)
+
+    @property
+    def items_program(self) -> RankerItems:
+        """The item side as it is served, over the same weights."""
+        return RankerItems(self.item, self.over)
+
+    def programs(self) -> dict[str, Program]:
+        """What serving runs: the user side once a request, the item side over its candidates."""
+        return {
+            "ranker_user": self.user_program.program(),
+            "ranker_items": self.items_program.program(),
+        }
 
     def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy of all heads over the candidates.
@@ -267,7 +327,11 @@ class Ranker(nn.Module):
         inputs = batch.inputs
         items = self.item({**inputs, "item_id.rows": rows["item_id"]})
         known = {**inputs, "user_id.rows": rows["user_id"]}
-        user, states, mask = self.user(known, items.index_select(0, inputs["history.item"]))
+        history, width = (
+            items.index_select(0, inputs["history.item"]),
+            int(known["history.lengths"].max()),
+        )
+        user, states, mask = self.user(known, history, width)
         lengths = inputs["candidate.lengths"]
         place, shape = rectangle(lengths, len(inputs["candidate.item"]))
         candidates = items.index_select(0, inputs["candidate.item"])

@@ -17,6 +17,8 @@ from models.features import segments
 from models.time_encoding import GapEncoding
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from data.contract.schema import Vocabulary
 
 
@@ -38,34 +40,42 @@ class SequenceSettings:
 
 
 class EventEncoder(nn.Module):
-    """One vector an event: item, action, surface and, in a log with a clock, the gap before it."""
+    """One vector an event: item, action, surface and, in a log with a clock, a time.
 
-    def __init__(self, item_dim: int, dim: int, vocabulary: Vocabulary) -> None:
-        """Reads item vectors of width `item_dim`."""
+    Attributes:
+        input_names: arrays that are read.
+    """
+
+    def __init__(self, dim: int, vocabulary: Vocabulary, time: str) -> None:
+        """Reads item vectors of width `dim` and the array `time`, milliseconds."""
         super().__init__()
-        self.item = nn.Linear(item_dim, dim)
+        self.item = nn.Linear(dim, dim)
         self.action = nn.Embedding(len(vocabulary.actions) + 1, dim)
         self.surface = nn.Embedding(len(vocabulary.surfaces) + 1, dim)
-        self.gap = GapEncoding(dim) if vocabulary.order == "clock" else None
+        self.time = GapEncoding(dim) if vocabulary.order == "clock" else None
+        self.input_names = ["history.action", "history.surface"] + [time] * (self.time is not None)
         # Close to the items themselves at first: "more of the same" is then the simplest answer.
         nn.init.eye_(self.item.weight)
         for table in (self.action, self.surface):
             nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, items: Tensor, action: Tensor, surface: Tensor, gap_ms: Tensor) -> Tensor:
+    def forward(self, items: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Sums the parts.
 
         Args:
-            items: float32[H, item_dim].
-            action: int64[H] codes.
-            surface: int64[H] codes.
-            gap_ms: int64[H]; not read in a log without a clock.
+            items: float32[H, D] vectors of the events' items.
+            inputs: int64[H] codes of action and surface and, with a clock, the time.
 
         Returns:
             float32[H, D].
         """
+        action, surface, *time = (inputs[name] for name in self.input_names)
         events: Tensor = self.item(items) + self.action(action) + self.surface(surface)
-        return events if self.gap is None else events + self.gap(gap_ms)
+        return events if self.time is None else events + self.time(*time)
+
+    def example(self, events: int) -> dict[str, Tensor]:
+        """What `forward` reads beside items, for an export."""
+        return {name: torch.zeros(events, dtype=torch.int64) for name in self.input_names}
 
 
 class Layout(NamedTuple):
@@ -184,7 +194,7 @@ class SequenceEncoder(nn.Module):
         Returns:
             float32[B + H, D] states: the B of the starts, then those of the events.
         """
-        places = layout(lengths, events.shape[0], self.width(lengths))
+        places = layout(lengths, events.shape[0], self._width(lengths))
         tokens = torch.cat([start, events])
         if self.position is not None:
             tokens = tokens + self.position(places.column)
@@ -194,6 +204,5 @@ class SequenceEncoder(nn.Module):
         states: Tensor = self.norm(tokens)
         return states
 
-    def width(self, lengths: Tensor) -> int:
-        """Longest sequence that is laid out: of these, or the static maximum of a program."""
+    def _width(self, lengths: Tensor) -> int:
         return self.max_length if torch.compiler.is_exporting() else int(lengths.max())

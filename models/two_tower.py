@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError
 from models.embeddings import Table
+from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing
 from models.losses import sampled_softmax, weighted_mean
 from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings, token_of
@@ -93,6 +94,7 @@ class ItemTower(nn.Module):
     def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
         """Builds the tower for the declared item columns."""
         super().__init__()
+        self.settings = settings
         self.features = FeatureEncoder(vocabulary.item_features, "item")
         self.id = nn.Linear(settings.id_dim + 1, settings.dim)
         width = settings.id_dim + 1 + self.features.width
@@ -107,9 +109,15 @@ class ItemTower(nn.Module):
         mixed = self.mix(torch.cat([known, *self.features(inputs)], 1))
         return F.normalize(self.id(known) + mixed, dim=-1)
 
-    def input_names(self) -> list[str]:
-        """Names of the arrays that it reads."""
-        return ["item_id.rows", *self.features.input_names()]
+    def program(self) -> Program:
+        """What is exported; sizes: items, and the values of each list column."""
+        rows = torch.zeros(NUM_ITEMS, self.settings.id_dim)
+        return Program(
+            module=self,
+            inputs={"item_id.rows": rows} | self.features.example(NUM_ITEMS),
+            dynamic={"item_id.rows": "items"} | self.features.dynamic("items"),
+            outputs=("embedding",),
+        )
 
 
 class UserTower(nn.Module):
@@ -119,9 +127,10 @@ class UserTower(nn.Module):
         """Builds the tower for the declared user columns, actions and surfaces."""
         super().__init__()
         dim = settings.dim
+        self.settings = settings
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = perceptron(settings.id_dim + 1 + self.features.width, settings.hidden, dim)
-        self.events = EventEncoder(dim, dim, vocabulary)
+        self.events = EventEncoder(dim, vocabulary, "history.gap_ms")
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
 
@@ -145,14 +154,24 @@ class UserTower(nn.Module):
         """
         rows = inputs["user_id.rows"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        events = self.events(
-            inputs["history.embedding.rows"],
-            inputs["history.action"],
-            inputs["history.surface"],
-            inputs["history.gap_ms"],
-        )
+        events = self.events(inputs["history.embedding.rows"], inputs)
         states: Tensor = self.sequence(events, inputs["history.lengths"], start)
         return states
+
+    def program(self) -> Program:
+        """What is exported; sizes: users, events, and the values of each list column."""
+        users = {"user_id.rows": torch.zeros(NUM_USERS, self.settings.id_dim)}
+        users |= self.features.example(NUM_USERS)
+        events = {"history.embedding.rows": torch.zeros(NUM_EVENTS, self.settings.dim)}
+        events |= self.events.example(NUM_EVENTS)
+        return Program(
+            module=self,
+            inputs=users | events | {"history.lengths": torch.tensor([2, 0, NUM_EVENTS - 2])},
+            dynamic={"user_id.rows": "users", "history.lengths": "users"}
+            | self.features.dynamic("users")
+            | dict.fromkeys(events, "events"),
+            outputs=("embedding",),
+        )
 
     def project(self, states: Tensor) -> Tensor:
         """States [..., D] -> unit vectors [..., D]."""
@@ -176,6 +195,10 @@ class TwoTower(nn.Module):
         """ID tables for id spaces of so many rows."""
         dim = self.settings.id_dim
         return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
+
+    def programs(self) -> dict[str, Program]:
+        """What serving runs."""
+        return {"item_tower": self.item_tower.program(), "user_tower": self.user_tower.program()}
 
     def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sampled softmax of every target over the batch's pool.
