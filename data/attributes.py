@@ -105,7 +105,9 @@ def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     good = pa.array(~inspection.bad)
     _refuse_duplicates(ids.filter(good), rows.filter(good), files)
     columns = _renamed(rows, files).drop_columns([FILE, ROW])
-    kept = [name for name in columns.column_names if name not in (table_id, id_column, "created_at")]
+    kept = [
+        name for name in columns.column_names if name not in (table_id, id_column, "created_at")
+    ]
     return Attributes(
         ids.filter(good),
         created_at[~inspection.bad],

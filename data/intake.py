@@ -20,7 +20,7 @@ from data.contract.settings import Count, NonNegative, Share, UserError
 from data.exchange import read_table, write_table
 from data.parsing import whole
 from data.rejects import check_columns
-from data.validation import LogForm, check_events, id_type, refuse_wrong_unit, wanted_columns
+from data.validation import LogForm, check_events, id_type, refuse_unusable, wanted_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> 
         known: the form of the log that these rows extend.
 
     Raises:
-        UserError: a column is missing or unusable, or most times are out of range.
+        UserError: a column is missing or unusable, or most of its values are unusable.
     """
     first = raw.events[0]
     form = known or LogForm(raw.order, pa.int64(), pa.int64(), part_column)
@@ -144,8 +144,7 @@ def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> 
     user, item = (id_type(whole(probe.rows[name]), name) for name in names)
     form = LogForm(raw.order, user, item, part_column)
     _, rejects = check_events(probe, first, form, first.files)
-    if form.order == "clock":
-        refuse_wrong_unit(probe, first, rejects)
+    refuse_unusable(probe, first, rejects)
     return form
 
 

@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 FIRST_MS, END_MS = 631_152_000_000, 4_102_444_800_000  # 1990-01-01 and 2100-01-01
 OUT_OF_RANGE = "not between 1990 and 2100"
-UNITS: tuple[TimestampUnit, ...] = ("ms", "s", "us")
+UNITS: tuple[TimestampUnit, ...] = ("ms", "s", "us", "iso")
 INTEGER = r"^[+-]?\d{1,19}$"
 LARGEST = "9223372036854775807"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -86,10 +86,11 @@ def ids(column: pa.Array, kind: pa.DataType, name: str) -> Parsed:
 
 
 def event_ids(column: pa.Array, name: str) -> Parsed:
-    """Event ids as int64; strings are hashed to 63 bits."""
-    if is_text(column.type):
-        return required(Parsed(hash_values(column)), column)
-    return required(integers(column, name), column)
+    """Event ids as int64: numbers also where they are written as text, other text hashed."""
+    numbered = integers(column, name)
+    if not is_text(column.type):
+        return required(numbered, column)
+    return required(Parsed(pc.coalesce(numbered.values, hash_values(column))), column)
 
 
 def integers(column: pa.Array, name: str) -> Parsed:
@@ -200,16 +201,19 @@ def _zone_ms(zone: pa.Array) -> pa.Array:
     return pc.if_else(pc.starts_with(plain, "-"), pc.negate(size), size)
 
 
-def unit_that_fits(column: pa.Array, unit: TimestampUnit) -> TimestampUnit | None:
-    """The unit in which most times lie between 1990 and 2100, if `unit` is not the one."""
-    if unit == "iso" or pa.types.is_temporal(column.type):
+def unit_that_fits(column: pa.Array, declared: TimestampUnit) -> TimestampUnit | None:
+    """The unit, other than the declared one, in which most times lie between 1990 and 2100."""
+    if pa.types.is_temporal(column.type):
         return None
-    for other in UNITS:
-        parsed = times(column, other, "timestamp")
-        refused = np.logical_or.reduce([mask for mask, _ in parsed.faults])
-        if other != unit and refused.mean() < 0.5:
-            return other
-    return None
+    fitting = (unit for unit in UNITS if unit != declared and _fits(column, unit))
+    return next(fitting, None)
+
+
+def _fits(column: pa.Array, unit: TimestampUnit) -> bool:
+    if (unit == "iso") and not is_text(column.type):
+        return False
+    refused = np.logical_or.reduce([mask for mask, _ in times(column, unit, "timestamp").faults])
+    return bool(refused.mean() < 0.5)
 
 
 def _true(mask: Any) -> Mask:

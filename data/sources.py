@@ -79,6 +79,8 @@ def locate(settings: SourceSettings) -> RawTables:
         order: Order = "clock"
     else:
         sets = {role: _file_sets(settings, role) for role in ROLES}
+        if not column_names(sets["events"][0]):
+            raise UserError(f"source.events={settings.events} is empty")
         order = _order(settings, sets["events"][0])
     located = RawTables.of(order, sets)
     return replace(located, polarity=settings.polarity, features=settings.features)

@@ -20,7 +20,7 @@ from data.contract.idspace import hash_ids
 from data.contract.schema import Order
 from data.contract.settings import UserError
 from data.expressions import columns_of, evaluate, parse
-from data.parsing import OUT_OF_RANGE, Parsed, whole
+from data.parsing import Parsed, whole
 from data.raw_tables import FileSet
 from data.rejects import Inspection
 from data.splits import PARTS
@@ -235,18 +235,31 @@ class _Columns:
         return pa.array(np.array(names)[code], pa.string()), rows
 
 
-def refuse_wrong_unit(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
-    """Stops when most times of a first block are out of range: the unit is declared wrong.
+def refuse_unusable(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
+    """Stops when most rows of a first block are rejected for one reason.
 
     Raises:
-        UserError: naming the unit that fits.
+        UserError: the column, the reason, a value, and what mends it.
     """
-    theirs = files.theirs("timestamp")
-    late = pc.and_(pc.equal(rejects["column"], theirs), pc.equal(rejects["reason"], OUT_OF_RANGE))
-    if not block.rows.num_rows or (pc.sum(late).as_py() or 0) < MOST * block.rows.num_rows:
-        return
-    unit = parsing.unit_that_fits(whole(block.rows[theirs]), files.timestamp_unit)
-    names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
-    looks = f"timestamps look like {names[unit]}; set source.timestamp_unit={unit}" if unit else (
-        "check the column and source.timestamp_unit (ms, s, us or iso)")  # fmt: skip
-    raise UserError(f"most times in {theirs} of {files.files[0]} are {OUT_OF_RANGE}: {looks}")
+    groups = rejects.group_by(["column", "reason"]).aggregate(
+        [("value", "first"), ([], "count_all")]
+    )
+    for row in groups.to_pylist():
+        if row["count_all"] >= MOST * block.rows.num_rows:
+            column, reason, value = row["column"], row["reason"], row["value_first"]
+            raise UserError(
+                f"most values of column {column} of {files.files[0]} are unusable: {reason} "
+                f"(such as {value!r}); {_remedy(block, files, column, reason)}"
+            )
+
+
+def _remedy(block: RawBlock, files: FileSet, column: str, reason: str) -> str:
+    if column != files.theirs("timestamp"):
+        return "check the file and source.columns"
+    if reason == "null":
+        return "for a log with an order but no clock set source.columns.position=<column>"
+    unit = parsing.unit_that_fits(whole(block.rows[column]), files.timestamp_unit)
+    if unit is None:
+        return "check the column and source.timestamp_unit (ms, s, us or iso)"
+    names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601 text"}
+    return f"timestamps look like {names[unit]}; set source.timestamp_unit={unit}"

@@ -113,6 +113,14 @@ def test_the_unit_that_fits_is_found(declared: str, true: str) -> None:
     assert parsing.unit_that_fits(column, declared) == true  # type: ignore[arg-type]
 
 
+def test_event_ids_are_numbers_also_as_text_and_hashes_otherwise() -> None:
+    found = parsing.event_ids(pa.array(["17", "a-1", None]), "event_id")
+    assert found.values[0].as_py() == 17
+    assert found.values[1].as_py() > 0
+    assert faulty(found) == [2]
+    assert parsing.event_ids(pa.array([17]), "event_id").values.to_pylist() == [17]
+
+
 def test_numbers_refuse_what_is_not_finite() -> None:
     parsed = parsing.numbers(pa.array(["1.5", "nan", "-2e3", "", None, "1,5"]), "x")
     assert faulty(parsed) == [1, 3, 5]

@@ -72,9 +72,9 @@ def test_a_condition_that_is_none_is_refused_before_any_work(tmp_path: Path) -> 
 
 
 def test_a_source_without_its_path_is_refused() -> None:
-    with pytest.raises(UserError, match="source.events"):
+    with pytest.raises(UserError, match=r"source\.events"):
         build(SourceSettings, {"kind": "table"})
-    with pytest.raises(UserError, match="source.path"):
+    with pytest.raises(UserError, match=r"source\.path"):
         build(SourceSettings, {"kind": "movielens"})
 
 

@@ -20,7 +20,7 @@ def vocabulary(order: str = "clock") -> Vocabulary:
 
 def timelines(actions: list[list[int]], **columns: list[list[int]]) -> pa.Table:
     zeros = [[0] * len(of_user) for of_user in actions]
-    values = {name: zeros for name in TIMELINE.names} | {"action": actions} | columns
+    values = dict.fromkeys(TIMELINE.names, zeros) | {"action": actions} | columns
     values["user"] = columns.get("user", [17 + n for n in range(len(actions))])
     return pa.table(values, schema=TIMELINE)
 

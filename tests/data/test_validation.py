@@ -11,7 +11,7 @@ from data.chunks import FILE, REJECTS, ROW, RawBlock
 from data.contract.settings import UserError
 from data.raw_tables import FileSet
 from data.rejects import check_columns
-from data.validation import LogForm, check_events, id_type, refuse_wrong_unit
+from data.validation import LogForm, check_events, id_type, refuse_unusable
 
 NOW = 1_700_000_000_000
 PATHS = (Path("a.parquet"),)
@@ -172,18 +172,33 @@ def test_ids_are_integers_when_most_values_are() -> None:
         id_type(pa.array([1.5]), "x")
 
 
-@pytest.mark.parametrize(("factor", "unit"), [(0.001, "s"), (1000, "us")])
-def test_times_in_another_unit_than_declared_stop_the_job(factor: float, unit: str) -> None:
-    times = [int(NOW * factor)] * 4
+@pytest.mark.parametrize(
+    ("times", "remedy"),
+    [
+        ([NOW // 1000] * 4, "look like seconds; set source.timestamp_unit=s"),
+        ([NOW * 1000] * 4, "source.timestamp_unit=us"),
+        (["2024-05-01T10:00:00Z"] * 4, "source.timestamp_unit=iso"),
+        ([5] * 4, "check the column"),
+        (pa.array([None] * 4, pa.int64()), "source.columns.position"),
+    ],
+)
+def test_times_that_are_mostly_unusable_stop_the_job_with_a_remedy(times: Any, remedy: str) -> None:
     raw = block(user_id=[1] * 4, item_id=[1] * 4, timestamp=times)
     files = FileSet(files=PATHS)
     _, rejects = check_events(raw, files, CLOCK, PATHS)
-    with pytest.raises(UserError, match=f"source.timestamp_unit={unit}"):
-        refuse_wrong_unit(raw, files, rejects)
+    with pytest.raises(UserError, match=remedy):
+        refuse_unusable(raw, files, rejects)
+
+
+def test_any_column_that_is_mostly_unusable_stops_the_job() -> None:
+    raw = block(user_id=["a", "b", "3"], item_id=[1] * 3, timestamp=[NOW] * 3)
+    _, rejects = check_events(raw, FileSet(files=PATHS), CLOCK, PATHS)
+    with pytest.raises(UserError, match="user_id .* not a whole number .*'a'"):
+        refuse_unusable(raw, FileSet(files=PATHS), rejects)
 
 
 def test_a_few_times_out_of_range_do_not_stop_the_job() -> None:
     raw = block(user_id=[1] * 4, item_id=[1] * 4, timestamp=[NOW, NOW, NOW, 5])
     _, rejects = check_events(raw, FileSet(files=PATHS), CLOCK, PATHS)
-    refuse_wrong_unit(raw, FileSet(files=PATHS), rejects)
+    refuse_unusable(raw, FileSet(files=PATHS), rejects)
     assert len(rejects) == 1

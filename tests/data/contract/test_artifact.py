@@ -28,10 +28,10 @@ def test_a_published_artefact_has_its_fields_and_checksums(tmp_path: Path) -> No
 def test_a_changed_or_missing_file_is_found_by_name(tmp_path: Path) -> None:
     made = published(tmp_path)
     (made.path / "sub" / "file.txt").write_text("other")
-    with pytest.raises(UserError, match="file.txt does not match"):
+    with pytest.raises(UserError, match=r"file\.txt does not match"):
         made.verify()
     (made.path / "sub" / "file.txt").unlink()
-    with pytest.raises(UserError, match="lacks sub/file.txt"):
+    with pytest.raises(UserError, match=r"lacks sub/file\.txt"):
         made.verify()
 
 
