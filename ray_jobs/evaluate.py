@@ -17,10 +17,10 @@ import numpy as np
 
 from data.baselines import Popularity
 from data.contract.artifact import Artifact, Draft, has_current
-from data.contract.settings import UserError, to_tree
+from data.contract.settings import UserError
 from data.oracles import oracle_log
 from data.queries import Queries
-from data.ranking import Scorer, Scores
+from data.ranking import Scores
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
@@ -29,6 +29,7 @@ from ray_jobs.engine.evaluation import (
     EvaluationSet,
     StreamedScores,
     Tree,
+    beside,
     judge_retrieval,
     without_nan,
 )
@@ -83,8 +84,6 @@ def evaluate(
         UserError: a model has learnt from reported days, or there is nothing to evaluate.
     """
     subject = Subject.open(job, models, trained or {})
-    tree = to_tree(job.settings)
-    settings = {name: tree[name] for name in ("seed", "split", "windows", "eval")}
 
     def write(draft: Draft) -> None:
         found = without_nan(_judge(subject))
@@ -92,29 +91,42 @@ def evaluate(
         write_report(draft.path / REPORT, "Evaluation", subject.facts, _sections(found, subject))
         draft.fields["metrics"] = _summary(found)
 
-    artifact = job.make("evaluation", subject.parents, settings, write, move_pointer)
+    artifact = job.make("evaluation", subject.parents, subject.settings, write, move_pointer)
     show(_sections(json.loads((artifact.path / METRICS).read_text()), subject))
     return artifact
 
 
 def _judge(subject: Subject) -> Tree:
     """The content of `metrics.json`."""
-    settings = subject.job.settings.eval
-    found: Tree = {"ks": list(settings.ks), "retrieval": None, "ranking": None}
+    found: Tree = {"ks": list(subject.job.settings.eval.ks), "retrieval": None, "ranking": None}
     if "two_tower" in subject.models:
-        held_out = EvaluationSet.of(subject.log, settings)
-        found["retrieval"] = judge_retrieval(held_out, _scorers(subject, held_out))
+        found["retrieval"] = _retrieval(subject)
     if "ranker" in subject.models:
         found["ranking"] = _ranking(subject)
     return found
 
 
-def _scorers(subject: Subject, held_out: EvaluationSet) -> dict[str, Scorer]:
+def _retrieval(subject: Subject) -> Tree:
+    held_out = EvaluationSet.of(subject.log, subject.job.settings.eval)
     retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset)
-    scorers: dict[str, Scorer] = {MODEL: retriever.scores, **held_out.baselines()}
-    if subject.job.settings.source.kind == "world" and subject.log.windows:
-        scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
-    return scorers
+    return beside(
+        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out)
+    )
+
+
+def _baselines(subject: Subject, held_out: EvaluationSet) -> Tree:
+    """What no model changes is judged once for all models of a data set."""
+
+    def write(draft: Draft) -> None:
+        scorers = held_out.baselines()
+        if subject.job.settings.source.kind == "world" and subject.log.windows:
+            scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
+        (draft.path / METRICS).write_text(json.dumps(judge_retrieval(held_out, scorers)))
+
+    parents = [subject.log.dataset.artifact]
+    artifact = subject.job.make("baselines", parents, subject.settings, write, move_pointer=False)
+    found: Tree = json.loads((artifact.path / METRICS).read_text())
+    return found
 
 
 def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:

@@ -179,6 +179,16 @@ def _slice(group: Slice, rankings: Mapping[str, Ranking], held_out: EvaluationSe
     }
 
 
+def beside(found: Tree, others: Tree) -> Tree:
+    """Joins two results of `judge_retrieval` on the same queries; the scorers of `found` lead."""
+    joined = {name: found[name] | others[name] for name in ("metrics", "intervals")}
+    slices = [
+        group | {"recall": group["recall"] | other["recall"]}
+        for group, other in zip(found["slices"], others["slices"], strict=True)
+    ]
+    return found | joined | {"slices": slices}
+
+
 class StreamedScores:
     """Lets an iterator of score chunks, in the order of the queries, serve as a scorer."""
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table as RichTable
 
 from ray_jobs.engine import plots
-from ray_jobs.engine.job import console
 
 Tree = Mapping[str, Any]
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+LOG_WIDTH = 120
 RANKING_COLUMNS = ("auc", "log_loss", "calibration", "ece", "positive_rate")
 
 
@@ -73,6 +74,9 @@ def write_report(path: Path, title: str, facts: Tree, sections: Sequence[Section
 
 def show(sections: Sequence[Section]) -> None:
     """Prints the first table and the note of each printed section to stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     for section in sections:
         if section.printed and section.tables:
             console.print(_rich(section.tables[0]))
@@ -82,7 +86,7 @@ def show(sections: Sequence[Section]) -> None:
 def _rich(table: Table) -> RichTable:
     found = RichTable(title=table.title, title_justify="left", box=SIMPLE)
     for place, name in enumerate(table.columns):
-        found.add_column(name, justify="right" if place else "left")
+        found.add_column(name, justify="right" if place else "left", overflow="fold")
     for place, row in enumerate(table.rows):
         found.add_row(*row, style="bold" if table.marked and place == 0 else None)
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from data.contract.artifact import Artifact, current, read
-from data.contract.settings import UserError
+from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.queries import SplitLog
 from data.windows import resolve
@@ -62,6 +63,12 @@ class Subject:
         """What the evaluation is made from."""
         made = [self.candidates] if self.candidates else []
         return [self.log.dataset.artifact, *self.models.values(), *made]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide what is measured."""
+        tree = to_tree(self.job.settings)
+        return {name: tree[name] for name in ("seed", "split", "windows", "eval")}
 
     @property
     def facts(self) -> dict[str, str]:

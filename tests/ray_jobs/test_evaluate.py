@@ -104,6 +104,14 @@ def test_an_evaluation_that_is_there_is_not_repeated(job, monkeypatch, capsys):
     assert "oracle_log" in capsys.readouterr().err, "its table is shown again"
 
 
+def test_baselines_are_judged_once_for_all_models(job, publish_model, monkeypatch):
+    first = evaluate(job, ("two_tower",)).manifest.metrics["retrieval"]
+    monkeypatch.setattr(evaluate_job, "oracle_log", None)
+    publish_model(job, "two_tower", "another")
+    second = evaluate(job, ("two_tower",)).manifest.metrics["retrieval"]
+    assert first == second
+
+
 def test_other_cut_offs_are_another_evaluation(job, world_words):
     other = start([*world_words, "eval.ks=[5]"], EvaluateArguments)
     artifact = evaluate(other, ("two_tower",), move_pointer=False)

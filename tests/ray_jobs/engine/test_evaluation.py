@@ -15,6 +15,7 @@ from ray_jobs.engine.evaluation import (
     EvalSettings,
     EvaluationSet,
     StreamedScores,
+    beside,
     judge_retrieval,
     without_nan,
 )
@@ -77,6 +78,12 @@ def test_slices_come_with_every_scorer(held_out):
     assert age["recall"]["model"][at] == 0.0
     assert sum(age["positives"]) == 80
     assert sum(by_name["item popularity"]["positives"]) == 80
+
+
+def test_scorers_judged_apart_are_those_judged_together(held_out):
+    scorers = {"model": knowing, "popularity": held_out.popularity.scores}
+    apart = [judge_retrieval(held_out, {name: scorer}) for name, scorer in scorers.items()]
+    assert beside(*apart) == judge_retrieval(held_out, scorers)
 
 
 def test_the_result_is_json(held_out):
