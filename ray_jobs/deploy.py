@@ -10,7 +10,7 @@ import signal
 import socket
 import statistics
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -40,25 +40,14 @@ def main(job: Job) -> dict[str, Any]:
     settings = job.settings.serve
     refuse_taken_port(settings)
     bundle = Bundle.open(current(job.root, KIND).path)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
-    with served(job, settings.port or free_port(settings.host)) as url:
+    with suppress(KeyboardInterrupt), served(job, settings.port or free_port(settings.host)) as url:
         line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs); Ctrl-C ends it"
         console.print(line, soft_wrap=True)
-        wait_for_interrupt()
-        console.print("ending")
-    return {"url": url, "seconds_served": round(time.monotonic() - started, 1)}
-
-
-def wait_for_interrupt() -> None:
-    """Returns on Ctrl-C or a request to terminate."""
-    signals = {signal.SIGINT, signal.SIGTERM}
-    for number in signals:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
+        while True:
+            signal.pause()
+    return {"bundle": bundle.version, "seconds_served": round(time.monotonic() - started, 1)}
 
 
 @contextmanager

@@ -46,9 +46,8 @@ from ray_jobs.engine.report import (
 )
 from ray_jobs.engine.subject import Subject
 from ray_jobs.simulate import latents_folder
-from ray_jobs.train import Model
+from ray_jobs.train import MODELS, Model
 
-MODELS: tuple[Model, ...] = ("two_tower", "ranker")
 METRICS, REPORT = "metrics.json", "report.html"
 
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data.contract.artifact import Artifact, current, has_current, read, write_atomically
 from data.contract.settings import UserError
 from data.dataset import Dataset
-from data.sources import RawTables, locate, world_tables
+from data.raw_tables import FileSet, RawTables
+from data.sources import locate, world_tables
 from ray_jobs.deploy import check_served
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
@@ -23,11 +27,10 @@ from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.job import Job, run
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
-from ray_jobs.train import Model, train
+from ray_jobs.train import MODELS, Model, train
 from serve.store import Store
 
 NEXT_DAY_FILE = "next_day.json"
-MODELS: tuple[Model, ...] = ("two_tower", "ranker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +123,43 @@ def raw_tables(job: Job) -> RawTables:
 
 def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
     """Adds posted events, and the world's next day, to yesterday's data set."""
-    raw = posted_tables(job, yesterday)
+    before = yesterday.artifact(job.root, "dataset")
     world = yesterday.artifact(job.root, "world")
+    assert before is not None
+    raw = posted_tables(job.root, yesterday, Dataset(before, job.root))
     if world and job.settings.source.kind == "world":
         with job.stage("world"):
-            raw = raw.joined(world_tables(simulate_next_day(job, world).path))
+            raw = world_tables(simulate_next_day(job, world).path).joined(raw)
+    if not raw.events:
+        (job.root / NEXT_DAY_FILE).unlink()
+        raise UserError(f"nothing was posted to {job.root} since its last day: nothing to learn")
     with job.stage("prepare"):
-        parent = yesterday.artifact(job.root, "dataset")
-        return prepare(job, raw, parent, store_sequence=yesterday.last_sequence)
+        return prepare(job, raw, before, store_sequence=yesterday.last_sequence)
+
+
+def posted_tables(root: Path, yesterday: Yesterday, before: Dataset) -> RawTables:
+    """What was posted over HTTP since the last day, as raw tables."""
+    first, last = yesterday.first_sequence, yesterday.last_sequence
+    sets: dict[str, tuple[FileSet, ...]] = {}
+    if last > first:
+        folder = root / "posted" / f"{first + 1}-{last}"
+        with Store.open(root / "store") as store:
+            for role, rows in (
+                ("events", store.events_since(first, last)),
+                ("items", store.items_since(first, last)),
+            ):
+                if rows.num_rows:
+                    sets[role] = (FileSet(files=(_written(rows, folder / f"{role}.parquet"),)),)
+    return RawTables.of(before.order, sets)
+
+
+def _written(rows: pa.Table, path: Path) -> Path:
+    """Writes a table once; an interrupted day finds it as it was."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    return path
 
 
 def publish_bundle(job: Job) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from data.partitions import ITEM_DAYS, merged_item_days
 from data.raw_tables import RawTables
 from data.sources import locate, world_tables
 from data.windows import resolve
-from ray_jobs import passes
+from ray_jobs import passes, placement
 from ray_jobs.engine.job import Job, run
 from ray_jobs.entities import Side, enrol, read_sides, write_side
 from ray_jobs.passes import Preparation
@@ -120,8 +120,8 @@ class _Maker:
             )
             routed = passes.route(preparation, routing, tally)
             rows = {
-                "events": passes.place(preparation, routing, routed, tally),
-                "impressions": passes.place_impressions(preparation, routing, tally),
+                "events": placement.place(preparation, routing, routed, tally),
+                "impressions": placement.place_impressions(preparation, routing, tally),
             }
             for side in sides:
                 write_side(side, IdSpace.open(ids[side.name].path), preparation)
@@ -133,7 +133,7 @@ class _Maker:
                 "store_sequence": self.store_sequence,
                 "num_shards": routing.num_shards,
                 "num_files": len(preparation.event_paths),
-                "parts": passes.parts_of(preparation, tally),
+                "parts": placement.parts_of(preparation, tally),
                 **self._partitions(draft, rows),
             }
             draft.fields["details"]["counts"] = self._counts(draft, tally, routed)

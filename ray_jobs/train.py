@@ -28,6 +28,7 @@ from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 
 Model = Literal["two_tower", "ranker"]
+MODELS: tuple[Model, ...] = ("two_tower", "ranker")
 TASKS: dict[str, type[Task]] = {"two_tower": TwoTowerTask, "ranker": RankerTask}
 
 

@@ -21,7 +21,17 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from data.contract.artifact import Artifact, Draft, find, point, publish, version_of, write_atomically
+from data.contract.artifact import (
+    Artifact,
+    Draft,
+    current,
+    find,
+    has_current,
+    point,
+    publish,
+    version_of,
+    write_atomically,
+)
 from data.contract.settings import (
     Tree,
     UserError,
@@ -91,7 +101,8 @@ class Job:
             parents: artefacts it is made from.
             settings: what else decides its content (plain JSON values).
             write: fills `draft.path` and `draft.fields`; not called when nothing changed.
-            move_pointer: whether `<kind>/CURRENT` shall name it.
+            move_pointer: whether `<kind>/CURRENT` shall name it; a pointer never moves back from a
+                later day to the day that it was made from.
         """
         references = [parent.reference() for parent in parents]
         version = version_of(references, settings)
@@ -104,9 +115,22 @@ class Job:
             assert artifact is not None
         else:
             console.print(f"{kind}/{version} is up to date")
-        if move_pointer:
+        if move_pointer and not self._has_later(artifact):
             point(self.root, artifact)
         return artifact
+
+    def _has_later(self, artifact: Artifact) -> bool:
+        """Whether the current artefact of the kind was made from this one: a later day of it."""
+        if not has_current(self.root, artifact.kind):
+            return False
+        later = current(self.root, artifact.kind)
+        while later.version != artifact.version:
+            before = [p for p in later.manifest.parents if p["kind"] == artifact.kind]
+            found = find(self.root, artifact.kind, before[0]["version"]) if before else None
+            if found is None:
+                return False
+            later = found
+        return later.version != current(self.root, artifact.kind).version
 
 
 Main = Callable[[Job], Mapping[str, Any]]
