@@ -13,9 +13,8 @@ where B requests have H events in all and N rows are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,10 @@ import pyarrow.compute as pc
 
 from data.contract.idspace import hash_ids
 from data.contract.schema import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 Ints = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -41,7 +44,8 @@ def ragged_positions(starts: Ints, lengths: Ints) -> Ints:
     """
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    positions: Ints = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,9 @@ class Events:
         low, high = self.offsets[users].copy(), self.offsets[users + 1].copy()
         while (searching := low < high).any():
             middle = (low + high) // 2
-            earlier = searching & (self.timestamp[np.minimum(middle, len(self.timestamp) - 1)] < times)
+            earlier = searching & (
+                self.timestamp[np.minimum(middle, len(self.timestamp) - 1)] < times
+            )
             low = np.where(earlier, middle + 1, low)
             high = np.where(searching & ~earlier, middle, high)
         return low

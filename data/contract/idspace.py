@@ -11,7 +11,7 @@ of n ids costs O(n log rows) and touches only the partitions asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.contract.settings import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Rows = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -114,7 +117,9 @@ class IdSpace:
         last[found[old]] = np.maximum(last[found[old]], last_seen[old])
         new = np.flatnonzero(~old)
         new = new[np.argsort(hashes[new], kind="stable")]
-        return self._append(ids.take(pa.array(new)), hashes[new], first, last, (first_seen[new], last_seen[new]))
+        return self._append(
+            ids.take(pa.array(new)), hashes[new], first, last, (first_seen[new], last_seen[new])
+        )
 
     def _append(
         self,
@@ -190,7 +195,7 @@ class IdSpace:
             _one(ids["id"]),
             _numpy(ids["first_seen"]),
             _numpy(ids["last_seen"]),
-            _numpy(keys["key"]),
+            _numpy(keys["key"]).view(np.uint64),
             _numpy(keys["position"]),
             int(metadata["buckets"]),
             int(metadata["major"]),
@@ -219,7 +224,8 @@ def _polynomial(texts: pa.Array) -> Keys:
     terms = (data + np.uint64(1)) * _powers(int(lengths.max()))[place]
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     starts = offsets - offsets[0]
-    return sums[starts[1:]] - sums[starts[:-1]]
+    found: Keys = sums[starts[1:]] - sums[starts[:-1]]
+    return found
 
 
 def _powers(count: int) -> Keys:

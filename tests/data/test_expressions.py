@@ -50,8 +50,8 @@ def test_and_binds_tighter_than_or_and_not_tighter_than_and(low: int, high: int)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "rating", "rating >=", "rating >= 4 and", "(rating > 1", "rating > 1)", "a ; b", "f(x) > 1",
-     "4", "and > 3", "rating > 1 rating < 2", "__import__('os')"],
+    ["", "rating", "rating >=", "rating >= 4 and", "(rating > 1", "rating > 1)", "a ; b",
+     "f(x) > 1", "4", "and > 3", "rating > 1 rating < 2", "__import__('os')"],
 )  # fmt: skip
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(UserError):

@@ -193,7 +193,7 @@ def test_times_that_are_mostly_unusable_stop_the_job_with_a_remedy(times: Any, r
 def test_any_column_that_is_mostly_unusable_stops_the_job() -> None:
     raw = block(user_id=["a", "b", "3"], item_id=[1] * 3, timestamp=[NOW] * 3)
     _, rejects = check_events(raw, FileSet(files=PATHS), CLOCK, PATHS)
-    with pytest.raises(UserError, match="user_id .* not a whole number .*'a'"):
+    with pytest.raises(UserError, match=r"user_id .* not a whole number .*'a'"):
         refuse_unusable(raw, FileSet(files=PATHS), rejects)
 
 

@@ -236,10 +236,11 @@ def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeypat
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for step in ("route", "place", "place_impressions"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"ray_jobs.prepare.passes.{step}", killed)
-            prepared(tmp_path / "root", events)
+    for step in ("passes.route", "placement.place", "placement.place_impressions"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"ray_jobs.prepare.{step}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                prepared(tmp_path / "root", events)
         with pytest.raises(UserError, match="no dataset yet"):
             Dataset.open(tmp_path / "root")
     assert checksums(prepared(tmp_path / "root", events)) == checksums(whole)
@@ -286,7 +287,8 @@ def seconds(rows: Rows) -> Rows:
         (lambda rows: rows, ["source.columns.item_id=movie"], "no column movie"),
         (lambda rows: [r | {"item_id": 1.5} for r in rows], [], "item_id is double"),
         (lambda rows: [r | {"user_id": [1]} for r in rows], [], "user_id is list"),
-        (lambda rows: [r | {"timestamp": "noon"} for r in rows], [], "most values of column timestamp .*not a number"),
+        (lambda rows: [r | {"timestamp": "noon"} for r in rows], [],
+         "most values of column timestamp .*not a number"),
         (lambda rows: [r | {"timestamp": True} for r in rows], [], "timestamp is bool"),
         (seconds, [], "look like seconds; set source.timestamp_unit=s"),
         (lambda rows: [r | {"user_id": 1} for r in rows], [], r"1 user\(s\); at least 2"),
@@ -448,7 +450,7 @@ def test_item_and_user_tables_become_aligned_features(tmp_path: Path) -> None:
 
 
 def test_a_next_day_adds_exactly_the_new_events(copy: Dataset, tmp_path: Path) -> None:
-    new = [row for row in log(200, seed=1, days=(DAYS + 1, DAYS + 1))]
+    new = log(200, seed=1, days=(DAYS + 1, DAYS + 1))
     new[7] |= {"user_id": 123_456_789, "item_id": "brand-new"}
     item = FileSet(files=(write(tmp_path / "i.parquet", [{"item_id": "brand-new"}]),))
     raw = RawTables(order="clock", events=(posted(new, tmp_path / "p.parquet"),), items=(item,))

@@ -36,10 +36,13 @@ def test_a_changed_or_missing_file_is_found_by_name(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_publication_is_invisible_and_cleared_by_the_next(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+    def interrupted() -> None:
         with artifact.publish(tmp_path, "dataset", "v1") as draft:
             (draft.path / "half").touch()
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert artifact.find(tmp_path, "dataset", "v1") is None
     made = published(tmp_path)
     assert not (made.path / "half").exists()

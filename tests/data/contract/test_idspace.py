@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ def test_the_seen_span_of_an_id_only_widens() -> None:
 @given(INTS | TEXTS)
 def test_a_saved_space_opens_the_same(tmp_path_factory: Any, ids: list[Any]) -> None:
     kind = pa.string() if ids and isinstance(ids[0], str) else pa.int64()
-    folder: Path = tmp_path_factory.mktemp("ids")
+    folder = tmp_path_factory.mktemp("ids")
     space = space_of(ids, kind)
     space.save(folder)
     opened = IdSpace.open(folder)

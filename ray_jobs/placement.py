@@ -1,0 +1,160 @@
+"""Third pass over a log: what is written where, and what a next day takes over unchanged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.contract.settings import UserError
+from data.impressions import (
+    ImpressionIntake,
+    ImpressionTally,
+    route_impressions,
+    write_impressions,
+)
+from data.partitions import Placement, timeline_name, write_days, write_shard
+from data.splits import PARTS
+from ray_jobs.passes import Preparation, paths_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data.dataset import Dataset
+    from data.intake import Tally
+    from data.routing import Routed, Routing
+
+
+def place(
+    preparation: Preparation, routing: Routing, routed: Routed, tally: Tally
+) -> dict[str, int]:
+    """Third pass: writes timelines and day partitions. Returns rows by date."""
+    parent = preparation.parent
+    placement = Placement(
+        routing=routing,
+        blocks=tuple(tally.blocks),
+        folder=preparation.folder,
+        parts=tuple(parts_of(preparation, tally)),
+        timelines=_timelines(parent, routing.num_shards) if parent else {},
+        partitions=parent.partition_folders("events") if parent else {},
+        first_part=len(parent.undated_files()) if parent and parent.calendar is None else 0,
+    )
+    shards = tuple(s for s in range(routing.num_shards) if routed.shards[s] or parent is None)
+    if parent is not None:
+        untouched = set(range(routing.num_shards)) - set(shards)
+        _keep(parent, preparation.folder, untouched)
+    work = _Places(placement, shards, _groups(routing, routed))
+    rows: dict[str, int] = {}
+    for written in preparation.tasks.run(_place, work, work.count, "write"):
+        rows |= written
+    return rows
+
+
+def _groups(routing: Routing, routed: Routed) -> tuple[int, ...]:
+    if routing.calendar is None:
+        return tuple(range(routing.num_shards))
+    days = np.array(sorted(routed.days), np.int64)
+    return tuple(np.unique(routing.group_of(days)).tolist())
+
+
+def _timelines(parent: Dataset, num_shards: int) -> dict[int, Path]:
+    folder = parent.artifact.path / "timelines"
+    return {shard: folder / timeline_name(shard) for shard in range(num_shards)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Shards, then groups of days, by one number."""
+
+    placement: Placement
+    shards: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.shards) + len(self.groups)
+
+
+def _place(work: _Places, number: int) -> dict[str, int]:
+    if number < len(work.shards):
+        write_shard(work.placement, work.shards[number])
+        return {}
+    return write_days(work.placement, work.groups[number - len(work.shards)])
+
+
+def _keep(parent: Dataset, folder: Path, shards: set[int]) -> None:
+    """Links the files that the new rows do not change."""
+    timelines = _timelines(parent, max(shards, default=-1) + 1)
+    for file in [timelines[shard] for shard in sorted(shards)] + parent.undated_files():
+        link(file, folder / file.relative_to(parent.artifact.path))
+
+
+def link(file: Path, to: Path) -> None:
+    """Hard-links a file, or copies it where that is not possible."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
+
+
+def parts_of(preparation: Preparation, tally: Tally) -> list[str]:
+    """Parts that the log names. Raises UserError when nothing is left to report on."""
+    if preparation.part_column is None:
+        return []
+    codes = {code: name for name, code in reversed(PARTS.items())}
+    found = {codes[code] for code in tally.names.get("part", set())}
+    if preparation.parent is not None:
+        found |= set(preparation.parent.details["parts"])
+    if "train" not in found or len(found) < 2:
+        raise UserError(
+            f"split.column={preparation.part_column} names only {', '.join(sorted(found))}; "
+            "it must have train and valid or test rows"
+        )
+    return sorted(found)
+
+
+def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) -> dict[str, int]:
+    """Both passes over the impressions. Returns rows by date; raises UserError on many rejects."""
+    if not preparation.impressions:
+        return {}
+    if routing.calendar is None:
+        raise UserError("an impression log needs a log with a clock; leave source.impressions out")
+    parent = preparation.parent
+    intake = ImpressionIntake(
+        chunks=preparation.impressions,
+        paths=paths_of(preparation.raw.impressions),
+        routing=routing,
+        folder=preparation.folder,
+        partitions=parent.partition_folders("impressions") if parent else {},
+        block_rows=preparation.settings.block_rows,
+    )
+    found = ImpressionTally()
+    tasks = preparation.tasks
+    for part in tasks.run(route_impressions, intake, len(intake.chunks), "route impressions"):
+        found.add(part)
+    tally.rows += found.rows
+    tally.reasons.update(found.reasons)
+    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    work = _ImpressionFiles(intake, tuple(found.files))
+    rows: dict[str, int] = {}
+    for written in tasks.run(
+        _place_impressions, work, len(routing.group_starts), "write impressions"
+    ):
+        rows |= written
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _ImpressionFiles:
+    """Spilled impressions."""
+
+    intake: ImpressionIntake
+    files: tuple[str, ...]
+
+
+def _place_impressions(work: _ImpressionFiles, group: int) -> dict[str, int]:
+    return write_impressions(work.intake, work.files, group)
