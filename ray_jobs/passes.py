@@ -63,9 +63,14 @@ class Preparation:
         return tuple(plan(self.raw.impressions, self.settings.block_rows))
 
     @cached_property
+    def boards(self) -> tuple[Chunk, ...]:
+        """The board table, likewise."""
+        return tuple(plan(self.raw.boards, self.settings.block_rows))
+
+    @cached_property
     def tasks(self) -> BlockTasks:
         """Where the passes run: a small log is done before Ray's workers have started."""
-        rows = sum(chunk.num_rows for chunk in self.events + self.impressions)
+        rows = sum(chunk.num_rows for chunk in self.events + self.impressions + self.boards)
         small = rows <= self.settings.in_process_rows
         return BlockTasks(0 if small else self.settings.workers)
 
@@ -170,7 +175,9 @@ def route(preparation: Preparation, routing: Routing, tally: Tally) -> Routed:
     for found in preparation.tasks.run(_route_numbered, blocks, len(tally.blocks), "route"):
         routed.add(found)
     tally.reasons.update(routed.reasons)
-    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    # Clients post again what was not answered: a next day is not stopped by what it knows already.
+    if preparation.parent is None:
+        tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
     return routed
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.boards import NEEDED, BoardIntake, write_boards
 from data.contract.settings import UserError
 from data.impressions import (
     ImpressionIntake,
@@ -17,6 +18,7 @@ from data.impressions import (
     write_impressions,
 )
 from data.partitions import Placement, timeline_name, write_days, write_shard
+from data.rejects import check_columns
 from data.splits import PARTS
 from ray_jobs.passes import Preparation, paths_of
 
@@ -158,3 +160,29 @@ class _ImpressionFiles:
 
 def _place_impressions(work: _ImpressionFiles, group: int) -> dict[str, int]:
     return write_impressions(work.intake, work.files, group)
+
+
+def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> None:
+    """Encodes the edges of boards beside the parent's. Raises UserError on too many rejects."""
+    parent, folder = preparation.parent, preparation.folder / "boards"
+    earlier = sorted((parent.artifact.path / "boards").glob("part-*.parquet")) if parent else []
+    for file in earlier:
+        link(file, folder / file.name)
+    for files in preparation.raw.boards:
+        check_columns(files, NEEDED, "boards")
+    if not preparation.boards:
+        return
+    folder.mkdir(exist_ok=True)
+    intake = BoardIntake(
+        chunks=preparation.boards,
+        paths=paths_of(preparation.raw.boards),
+        item_ids=routing.ids["item"],
+        folder=folder,
+        first_part=len(earlier),
+        rejects=preparation.rejects,
+        block_rows=preparation.settings.block_rows,
+    )
+    for rows, reasons in preparation.tasks.run(write_boards, intake, len(intake.chunks), "boards"):
+        tally.rows += rows
+        tally.reasons.update(reasons)
+    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)

@@ -123,6 +123,7 @@ class _Maker:
                 "events": placement.place(preparation, routing, routed, tally),
                 "impressions": placement.place_impressions(preparation, routing, tally),
             }
+            placement.place_boards(preparation, routing, tally)
             for side in sides:
                 write_side(side, IdSpace.open(ids[side.name].path), preparation)
             write_item_days(preparation, rows["events"])

@@ -427,6 +427,25 @@ def test_impressions_keep_requests_together_with_a_label_for_each_action(tmp_pat
         assert table["label.look"].to_pylist() == expected
 
 
+def test_boards_become_edges_and_grow_with_the_days(tmp_path: Path) -> None:
+    edges = [{"board_id": f"b{n % 3}", "item_id": f"item-{n}"} for n in range(50)]
+    boards = write(tmp_path / "b.parquet", [*edges, {"board_id": None, "item_id": "item-1"}])
+    events = write(tmp_path / "a.parquet", log())
+    dataset = prepared(tmp_path / "root", events, f"source.boards={boards}")
+    new = [{"board_id": "b9", "item_id": "item-5", "timestamp": FIRST_MS}]
+    raw = RawTables(
+        order="clock",
+        events=(posted(log(5, seed=1, days=(DAYS + 1, DAYS + 1)), tmp_path / "p.parquet"),),
+        boards=(posted(new, tmp_path / "q.parquet"),),
+    )
+    for found, expected in ((dataset, edges), (next_day(dataset, raw), [*edges, *new])):
+        table = pq.read_table(found.artifact.path / "boards")
+        items = found.item_ids.external(table["item"].to_numpy()).to_pylist()
+        assert items == [edge["item_id"] for edge in expected]
+        assert len(set(table["board"].to_pylist())) == len({edge["board_id"] for edge in expected})
+    assert dataset.counts["rejected"] == 1
+
+
 def test_item_and_user_tables_become_aligned_features(tmp_path: Path) -> None:
     items = [
         {"item_id": f"item-{n}", "created_at": FIRST_MS + n, "year": 1900 + n} for n in range(70)
@@ -495,7 +514,7 @@ def test_known_and_repeated_events_are_not_added_again(copy: Dataset, tmp_path: 
     again = [row for row in log() if row["timestamp"] >= FIRST_MS + (DAYS - 3) * DAY_MS]
     rows = [*new, *again, new[3] | {"user_id": 5}]
     raw = RawTables(order="clock", events=(posted(rows, tmp_path / "p.parquet"),))
-    after = next_day(copy, raw, 0, "prepare.max_reject_share=1")
+    after = next_day(copy, raw)
     assert after.counts["new_events"] == 50
     assert [r["reason"] for r in rejects(after)] == ["duplicate"] * (len(again) + 1)
     assert timelines(after) == expected_timelines([*log(), *new])
@@ -510,7 +529,7 @@ def test_late_events_reopen_the_last_days_and_older_ones_are_rejected(
 
     late = [at(day, day) for day in range(DAYS - 5, DAYS + 2)]
     raw = RawTables(order="clock", events=(posted(late, tmp_path / "p.parquet"),))
-    after = next_day(copy, raw, 0, "prepare.max_reject_share=0.5")
+    after = next_day(copy, raw)
     assert after.counts["new_events"] == 4
     assert sorted(r["value"] for r in rejects(after)) == [str(r["timestamp"]) for r in late[:3]]
     assert timelines(after) == expected_timelines([*log(), *late[3:]])
@@ -538,7 +557,7 @@ def test_posted_events_dated_by_a_far_wall_clock_join_but_move_no_window(
     assert after.counts["new_events"] == 1
     assert after.calendar == copy.calendar
     assert timelines(after) == expected_timelines([*log(), *far])
-    again = next_day(after, raw, 1, "prepare.max_reject_share=1")
+    again = next_day(after, raw, 1)
     assert again.counts["new_events"] == 0
 
 
@@ -556,7 +575,7 @@ def test_a_next_day_of_an_order_only_log_appends(tmp_path: Path) -> None:
     assert after.counts["new_events"] == 3
     assert sum(pq.read_metadata(f).num_rows for f in after.undated_files()) == 23
     assert sum(pq.read_table(after.artifact.path / "item_days.parquet")["count"].to_pylist()) == 23
-    again = next_day(after, raw, 6, "prepare.max_reject_share=1", *words)
+    again = next_day(after, raw, 6, *words)
     assert again.counts["new_events"] == 0
 
 
