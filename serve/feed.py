@@ -79,6 +79,7 @@ class Feed:
 
     def _build(self, bundle: Bundle) -> Funnel:
         funnel = Funnel(bundle, self.store, self._fanout, self.settings)
+        self.store.skip_to(bundle.store_sequence)
         funnel.catalogue.take_posted(self.store)
         return funnel
 

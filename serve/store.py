@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FOLDER = "store"
 GIB = 1 << 30
-TABLES = ("events", "event_keys", "actions", "items", "item_keys")
+TABLES = ("events", "event_keys", "actions", "items", "item_keys", "marks")
+FLOOR = b"floor"
 
 ExternalId = int | str
 Document = dict[str, Any]
@@ -79,8 +80,17 @@ class Store:
         with self._environment.begin() as transaction:
             return self._last(transaction)
 
+    def skip_to(self, sequence: int) -> None:
+        """Gives out only higher numbers from now on.
+
+        A bundle has absorbed those up to it; a store begun anew would give them out again.
+        """
+        if self.last_sequence < sequence:
+            with self._writing() as transaction:
+                transaction.put(FLOOR, _bytes(sequence), db=self._tables["marks"])
+
     def _last(self, transaction: Any) -> int:
-        ends = []
+        ends = [_number(transaction.get(FLOOR, b"", db=self._tables["marks"]))]
         for name in ("events", "items"):
             cursor = transaction.cursor(self._tables[name])
             ends.append(_number(cursor.key()) if cursor.last() else 0)

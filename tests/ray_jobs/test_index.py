@@ -1,17 +1,13 @@
 """From an export and a data set to a bundle that serves."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data.contract import artifact
-from data.contract.schema import DAY_MS, TIMELINE, Calendar
 from ray_jobs.engine.job import Job
 from ray_jobs.index import IndexSettings, index
 from serve.bundle import Bundle
@@ -20,90 +16,13 @@ from serve.messages import RecommendRequest
 from serve.settings import ServeSettings
 from tests.tiny_root import (
     DIM,
-    FIRST_DAY_MS,
-    VOCABULARY,
+    NEWEST,
     TinyLog,
-    write_lookup,
+    publish_dataset,
+    timelines,
     write_ranker,
     write_towers,
 )
-
-CALENDAR = Calendar(first_day_ms=FIRST_DAY_MS, num_days=10, base_days=10)
-NEWEST = 17
-
-
-def timelines(log: TinyLog) -> pa.Table:
-    """One row a user with events, in the order of the user table."""
-    rows = log.user_ids.lookup(log.user_table["user_id"].combine_chunks())
-    items = log.item_ids.lookup(log.item_table["item_id"].combine_chunks())[log.items]
-    ends = np.cumsum(log.lengths)
-    parts: dict[str, Any] = {
-        "item": items,
-        "action": log.actions,
-        "surface": np.ones(len(items)),
-        "timestamp": log.times,
-        "duration_s": np.zeros(len(items)),
-        "part": np.zeros(len(items)),
-    }
-    columns = {name: [a.tolist() for a in np.split(v, ends[:-1])] for name, v in parts.items()}
-    table = pa.table({"user": rows, **columns}).filter(pa.array(log.lengths > 0))
-    return table.cast(TIMELINE)
-
-
-def publish_dataset(root: Path, log: TinyLog) -> artifact.Artifact:
-    spaces = {}
-    for space in (log.item_ids, log.user_ids):
-        with artifact.publish(root, f"{space.name}_ids", "i1") as draft:
-            space.save(draft.path)
-        spaces[space.name] = space.reference() | {"version": "i1"}
-    details = {
-        "vocabulary": asdict(VOCABULARY),
-        "calendar": asdict(CALENDAR),
-        "counts": {},
-        "store_sequence": 4,
-    }
-    with artifact.publish(root, "dataset", "d1", details=details, id_space=spaces) as draft:
-        path = draft.path
-        for side, space, table in (
-            ("item", log.item_ids, log.item_table),
-            ("user", log.user_ids, log.user_table),
-        ):
-            features = getattr(VOCABULARY, f"{side}_features")
-            write_lookup(
-                path / f"{side}s.arrow", space, table.column(0).combine_chunks(), table, features
-            )
-        set_created(path / "items.arrow", log)
-        (path / "timelines").mkdir()
-        whole = timelines(log)
-        pq.write_table(
-            whole.slice(0, 20), path / "timelines" / "part-00000.parquet", row_group_size=7
-        )
-        pq.write_table(whole.slice(20), path / "timelines" / "part-00001.parquet")
-        pq.write_table(item_days(log), path / "item_days.parquet")
-    return artifact.read(root / "dataset" / "d1")
-
-
-def set_created(path: Path, log: TinyLog) -> None:
-    """Items are known from day 1, but for one of day 9."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    created = np.full(table.num_rows, FIRST_DAY_MS)
-    created[log.item_ids.first_row + NEWEST] += 8 * DAY_MS
-    table = table.set_column(1, "created_at", pa.array(created))
-    path.unlink()
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def item_days(log: TinyLog) -> pa.Table:
-    """Row 20: 10 saves on day 1; row 30: 8 clicks on day 10; row 40: 99 hides on day 10."""
-    return pa.table(
-        {
-            "day": pa.array([1, 10, 10], pa.int32()),
-            "item": pa.array([20, 30, 40], pa.int32()),
-            "action": pa.array([1, 2, 3], pa.int16()),
-            "count": pa.array([10, 8, 99], pa.int64()),
-        }
-    )
 
 
 def publish_export(root: Path, log: TinyLog, dataset: artifact.Artifact) -> artifact.Artifact:

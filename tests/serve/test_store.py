@@ -112,6 +112,16 @@ def test_events_and_items_share_one_sequence(store: Store) -> None:
     assert store.append([event("b")]).sequence == 3
 
 
+def test_a_store_begun_anew_goes_on_where_the_bundle_ended(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        store.skip_to(40)
+        assert store.append([event("a")]).sequence == 41
+        store.skip_to(7)
+        assert store.append([event("b")]).sequence == 42
+    with Store(tmp_path / "store") as store:
+        assert store.put_items([{"item_id": 5}]) == 43
+
+
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=6), max_size=8))
 def test_any_batches_leave_each_event_once_in_order_of_arrival(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]]

@@ -1,0 +1,133 @@
+"""What is served is what the training code says: real models, exported, indexed, asked."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data.contract import artifact
+from data.contract.settings import to_tree
+from data.dataset import Dataset
+from data.requests import UserEvents
+from models.ranker import Ranker, RankerSettings
+from models.two_tower import TwoTower, TwoTowerSettings
+from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.job import Job
+from ray_jobs.export import ExportSettings, export
+from ray_jobs.index import IndexSettings, index
+from serve.feed import Feed
+from serve.messages import Event, Item, RecommendRequest
+from serve.settings import ServeSettings
+from serve.users import User
+from tests.tiny_root import TinyLog, publish_dataset
+
+
+def publish_model(root: Path, kind: str, core: Any, settings: Any, dataset: Dataset) -> None:
+    """Random weights, and ID tables in which some rows were never trained."""
+    generator = torch.Generator().manual_seed(len(kind))
+    with torch.no_grad():
+        for weight in core.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    weights = {f"core.{name}": value.contiguous() for name, value in core.state_dict().items()}
+    for table in core.tables(dataset.item_ids.rows + 40, dataset.user_ids.rows + 40):
+        values = 0.3 * torch.randn(table.num_embeddings, table.dim, generator=generator)
+        values[:5] = 0
+        values[7::5] = 0
+        weights[f"tables.{table.name}"] = values
+    fields = {"settings": {kind: to_tree(settings)}, "id_space": dataset.artifact.manifest.id_space}
+    with artifact.publish(root, kind, "m1", **fields) as draft:
+        save_file(weights, draft.path / "model.safetensors")
+    artifact.point(root, artifact.read(root / kind / "m1"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("root")
+    artifact.point(root, publish_dataset(root, TinyLog()))
+    dataset = Dataset.open(root)
+    two_tower, ranker = TwoTowerSettings(dim=16, id_dim=8), RankerSettings(dim=16, id_dim=8)
+    two_tower = replace(two_tower, sequence=replace(two_tower.sequence, max_length=12))
+    ranker = replace(ranker, sequence=replace(ranker.sequence, max_length=7))
+    publish_model(root, "two_tower", TwoTower(two_tower, dataset.vocabulary), two_tower, dataset)
+    publish_model(root, "ranker", Ranker(ranker, dataset.vocabulary), ranker, dataset)
+    settings = SimpleNamespace(index=IndexSettings(), export=ExportSettings())
+    job = Job(settings, None, root)  # type: ignore[arg-type]
+    index(job, export(job))
+    feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
+    yield SimpleNamespace(
+        feed=feed,
+        dataset=dataset,
+        retriever=Retriever.open(artifact.current(root, "two_tower"), dataset),
+        ranker=RankingModel.open(artifact.current(root, "ranker"), dataset),
+    )
+    feed.close()
+
+
+def user_of(made: SimpleNamespace, user_id: int) -> User:
+    funnel = made.feed._switch.funnel
+    return funnel.users.read(user_id, made.feed.store, funnel.clock.now_ms())
+
+
+def impressions(user: User, rows: Any) -> pa.Table:
+    """One request that shows `rows`, as the training code reads it."""
+    count = len(rows)
+    labels = {f"label.{action}": np.zeros(count, bool) for action in ("save", "click", "hide")}
+    columns = {
+        "request_id": np.ones(count, np.int64),
+        "user": np.full(count, user.row),
+        "item": rows,
+        "timestamp": np.full(count, user.reference_ms),
+        "position": np.zeros(count, np.int64),
+    }
+    return pa.table(columns | labels)
+
+
+def test_item_vectors_are_those_of_training(made: SimpleNamespace) -> None:
+    served = made.feed._switch.funnel.bundle.item_embeddings
+    np.testing.assert_allclose(served, made.retriever.item_vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("user_id", [1, 3, 20, 50])
+def test_user_vectors_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
+    user = user_of(made, user_id)
+    expected = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("user_id", [1, 3, 20, 50])
+def test_served_predictions_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
+    user = user_of(made, user_id)
+    funnel = made.feed._switch.funnel
+    rows = np.asarray(funnel.bundle.live_items[:150])
+    expected = made.ranker.probabilities(
+        impressions(user, rows), UserEvents(funnel.bundle.histories)
+    )
+    np.testing.assert_allclose(funnel.ranker(user, rows), expected, atol=1e-5)
+
+
+def test_a_user_without_events_is_served_what_training_says(made: SimpleNamespace) -> None:
+    lengths = TinyLog().lengths
+    user_id = 1 + int(np.flatnonzero(lengths == 0)[0])
+    user = user_of(made, user_id)
+    assert len(user.events.item) == 0
+    expected = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+
+
+def test_new_users_and_posted_items_go_through_the_real_models(made: SimpleNamespace) -> None:
+    made.feed.post_items([Item(item_id=5000, content=[0.5] * 8, interests=["topic1"], quality=3)])
+    made.feed.post_events([Event(user_id=777, item_id=5000, action="save")])
+    answer = made.feed.recommend(RecommendRequest(user_id=777, num_items=50))
+    assert answer.fallback is False
+    assert len(answer.items) == 50
+    assert all(0 < p < 1 for item in answer.items for p in item.predictions.values())
+    similar = made.feed.similar(5000, 5)
+    assert similar is not None
+    assert all(-1.001 < item.score < 1.001 for item in similar.items)
