@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.contract.settings import UserError
 from data.world_policy import refresh_due
 from data.world_pools import Pools
-from data.world_population import Floats, IdKind, Longs, Stage, random_stream, rows_of
+from data.world_population import Floats, IdIndex, IdKind, Rows, Stage, random_stream
 from data.world_response import POSITIVE, Affinity, action_probability, item_logit
 from data.world_state import WorldState
 
@@ -23,7 +22,7 @@ NEVER = np.float32(-1e9)
 
 
 def oracle_log(
-    latents: Path, user_ids: Longs, item_ids: Longs, day: int, *, horizon_days: int = 14
+    latents: Path, user_ids: Rows, item_ids: Rows, day: int, *, horizon_days: int = 14
 ) -> Iterator[Floats]:
     """Scores items by P(shown) x P(positive action | state at the end of a day).
 
@@ -46,13 +45,13 @@ def oracle_log(
     state = WorldState.load(latents, day)
     users = known_users(state, user_ids)
     outlook = Outlook(state, users, horizon_days)
-    items = rows_of(item_ids, len(state.population.items), state.world, IdKind.ITEM)
+    items = IdIndex(len(state.population.items), state.world, IdKind.ITEM).rows(item_ids)
     for start in range(0, len(users), CHUNK):
         scores = outlook.expected_positives(slice(start, start + CHUNK))
         yield np.where(items >= 0, scores[:, items], np.float32(0))
 
 
-def oracle_truth(latents: Path, user_ids: Longs, item_ids: Longs, day: int) -> Iterator[Floats]:
+def oracle_truth(latents: Path, user_ids: Rows, item_ids: Rows, day: int) -> Iterator[Floats]:
     """Scores items by their expected utility in a user's next session, whatever was logged.
 
     Holds for items that the user has not acted on; one not created by the end of the day
@@ -60,22 +59,22 @@ def oracle_truth(latents: Path, user_ids: Longs, item_ids: Longs, day: int) -> I
     """
     state = WorldState.load(latents, day)
     users = known_users(state, user_ids)
-    items = rows_of(item_ids, len(state.population.items), state.world, IdKind.ITEM)
+    items = IdIndex(len(state.population.items), state.world, IdKind.ITEM).rows(item_ids)
     for start in range(0, len(users), CHUNK):
         scores = expected_utility(state, users[start : start + CHUNK])
         yield np.where(items >= 0, scores[:, items], NEVER)
 
 
-def known_users(state: WorldState, user_ids: Longs) -> Longs:
+def known_users(state: WorldState, user_ids: Rows) -> Rows:
     """Rows of users by external ids. Raises UserError for one that does not exist."""
-    rows = rows_of(user_ids, len(state.population.users), state.world, IdKind.USER)
+    rows = IdIndex(len(state.population.users), state.world, IdKind.USER).rows(user_ids)
     if (rows < 0).any():
         unknown = user_ids[rows < 0][:3].tolist()
         raise UserError(f"users {unknown} do not exist by day {state.day}: ask for a later day")
     return rows
 
 
-def affinity_by_interest(state: WorldState, users: Longs) -> Iterator[Affinity]:
+def affinity_by_interest(state: WorldState, users: Rows) -> Iterator[Affinity]:
     """Affinity of users to all items in sessions about each of their interests, [N, I]."""
     all_users, items = state.population.users, state.population.items
     interests = all_users.long_term()[users] @ items.vector.T
@@ -85,7 +84,7 @@ def affinity_by_interest(state: WorldState, users: Longs) -> Iterator[Affinity]:
         yield Affinity(intent, interests, foreign)
 
 
-def expected_utility(state: WorldState, users: Longs) -> Floats:
+def expected_utility(state: WorldState, users: Rows) -> Floats:
     """Expected utility of every item on top of a slate, [N, I]."""
     items, weights = state.population.items, state.population.users.weights[users]
     utility = np.zeros((len(users), len(items)), np.float32)
@@ -104,7 +103,7 @@ class Outlook:
         users: Rows of the users asked about, [N].
     """
 
-    def __init__(self, state: WorldState, users: Longs, horizon_days: int) -> None:
+    def __init__(self, state: WorldState, users: Rows, horizon_days: int) -> None:
         """Looks ahead from a state; adds the items created within the horizon to it."""
         self.state, self.users = state, users
         days = range(state.day + 1, state.day + 1 + horizon_days)
@@ -131,7 +130,7 @@ class Outlook:
 
     def _positive(self, affinity: Affinity) -> Floats:
         """Probability of any positive action on an item that is looked at."""
-        none = np.float32(1)
+        none: Floats = np.ones((), np.float32)
         for action, positive in zip(self.state.world.actions, POSITIVE, strict=True):
             if positive:
                 base = item_logit(action, self.state.population.items)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from data import world_journal
 from data.contract.settings import UserError
-from data.world_state import DayLog, WorldState
 from data.world_files import Entities, write_part
-from data.world_response import POSITIVE
 from data.world_settings import ACTIONS, World, WorldSettings, resolve
+from data.world_state import DayLog, WorldState
 from data.world_tables import DayTables, day_tables, item_table, user_table
 
 __all__ = ["HIDDEN_FOLDER", "World", "WorldSettings", "WorldSummary", "generate", "resolve"]
@@ -117,13 +116,14 @@ def append_newborn(entities: Entities, state: WorldState, day: int) -> None:
 
 def record(latents: Path, day: int, log: DayLog) -> None:
     """Enters a day into the journal."""
-    acted = log.labels.any(axis=1)
-    positive = log.labels[acted][:, POSITIVE].any(axis=1)
-    world_journal.write_day(latents, day, log.users[acted], log.items[acted], positive)
+    acted = log.acted
+    world_journal.write_day(latents, day, log.users[acted], log.items[acted], log.positive[acted])
 
 
 def day_counts(log: DayLog, tables: DayTables) -> Counter[str]:
     """Rows of a day's tables, and its actions by name."""
-    actions = dict(zip(ACTIONS, log.labels.sum(axis=0).tolist(), strict=True))
-    events, impressions = tables.events.num_rows, tables.impressions.num_rows
-    return Counter(actions, events=events, impressions=impressions, shown=len(log.request))
+    counts = Counter({a: int(n) for a, n in zip(ACTIONS, log.labels.sum(axis=0), strict=True)})
+    counts["events"] = tables.events.num_rows
+    counts["impressions"] = tables.impressions.num_rows
+    counts["shown"] = len(log.request)
+    return counts

@@ -8,11 +8,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from data.contract.settings import UserError
-from data.world_population import Rows
+from data.world_population import Flags, Rows
 from data.world_settings import World
 
 
@@ -43,9 +42,7 @@ def check_world(latents: Path, world: World) -> None:
         )
 
 
-def write_day(
-    latents: Path, day: int, users: Rows, items: Rows, positive: npt.NDArray[np.bool_]
-) -> None:
+def write_day(latents: Path, day: int, users: Rows, items: Rows, positive: Flags) -> None:
     """Records the pairs with an action on a day, and which of them were positive."""
     path = day_file(latents, day)
     partial = path.with_suffix(".partial.npz")

@@ -10,7 +10,6 @@ Shapes: N draws, R requests, I items, U users, K topics.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from data.contract.schema import DAY_MS
 from data.world_pools import (
@@ -22,7 +21,8 @@ from data.world_pools import (
     pool_propensities,
 )
 from data.world_population import (
-    Longs,
+    Flags,
+    Floats,
     Population,
     Rows,
     Stage,
@@ -37,9 +37,6 @@ SOURCES = ("uniform", "popular", "embedding", "topic")
 UNIFORM, POPULAR, EMBEDDING, TOPIC = range(4)
 POPULARITY_BIAS = 0.6
 FLOOR = 0.02  # actions credited to every item, so that popularity reaches the whole catalogue
-
-Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 class Request(NamedTuple):
@@ -65,7 +62,7 @@ class Shares:
         topic: Topic of each item, [I].
     """
 
-    def __init__(self, weights: Doubles, topic: Rows, num_topics: int) -> None:
+    def __init__(self, weights: Floats, topic: Rows, num_topics: int) -> None:
         """Normalises weights over all items and within topics."""
         self.topic = topic
         self.popular = weights / weights.sum()
@@ -75,12 +72,12 @@ class Shares:
         self._cumulative = np.cumsum(self.popular)
         self._topic_cumulative = np.append(0.0, np.cumsum(self.popular[self._by_topic]))
 
-    def draw_popular(self, uniforms: Doubles) -> Rows:
+    def draw_popular(self, uniforms: Floats) -> Rows:
         """Items of the popular source, one per uniform number, [N]."""
         drawn = np.searchsorted(self._cumulative, uniforms, side="right")
         return np.minimum(drawn, len(self.popular) - 1).astype(np.int32)
 
-    def draw_within(self, topics: Rows, uniforms: Doubles) -> Rows:
+    def draw_within(self, topics: Rows, uniforms: Floats) -> Rows:
         """Items of a topic each, -1 where the topic is empty, [N]."""
         first, end = self._starts[topics], self._starts[topics + 1]
         low, high = self._topic_cumulative[first], self._topic_cumulative[end]
@@ -103,7 +100,7 @@ class Policy:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.popularity: Doubles = np.zeros(0)
+        self.popularity: Floats = np.zeros(0)
         size = (0, world.pool_size)
         self.pools = Pools(np.zeros(size, np.int32), np.zeros(size, np.float32))
 
@@ -134,7 +131,7 @@ class Policy:
         return Shares(weights, population.items.topic, self.world.num_topics)
 
     def draw_pools(
-        self, rows: Longs, day: int, population: Population, rng: np.random.Generator
+        self, rows: Rows, day: int, population: Population, rng: np.random.Generator
     ) -> Pools:
         """New pools for some users, from a noisy estimate of their interests on a day."""
         world, users, items = self.world, population.users, population.items
@@ -183,7 +180,7 @@ class Policy:
         items[topic] = self.shares.draw_within(topics, uniforms[topic])
         return source.astype(np.int32), items
 
-    def propensities(self, request: Request, items: Rows) -> npt.NDArray[np.float32]:
+    def propensities(self, request: Request, items: Rows) -> Floats:
         """Probability that one slot of a request of today draws an item, [N].
 
         Args:
@@ -197,28 +194,28 @@ class Policy:
         pooled = pool_propensities(pools.items, pools.probabilities, request.users, items)
         personal = np.where(request.search, within, pooled)
         uniform = world.uniform_share / len(shares.popular)
-        return (
-            uniform
-            + world.popular_share * shares.popular[items]
-            + world.embedding_share * personal
-        ).astype(np.float32)
+        popular = world.popular_share * shares.popular[items]
+        total: Floats = uniform + popular + world.embedding_share * personal
+        return total.astype(np.float32)
 
-    def _freshness(self, day: int, population: Population) -> Doubles:
+    def _freshness(self, day: int, population: Population) -> Floats:
         """Exponential decay with the items' age in days, [I]."""
         age = np.maximum(day_start_ms(day) - population.items.created_at, 0) / DAY_MS
         return np.exp(-age / self.world.freshness_days)
 
-    def _known_popularity(self, population: Population) -> Doubles:
+    def _known_popularity(self, population: Population) -> Floats:
         return np.pad(self.popularity, (0, len(population.items) - len(self.popularity)))
 
 
 def refresh_due(users: Users, day: int, period: int) -> Flags:
     """Users whose pool is refreshed on a day: a fixed phase of each, and newcomers, [U]."""
     phase = np.arange(len(users)) * 7919 % period
-    return (phase == day % period) | (users.born == day - 1)
+    newcomers: Flags = users.born == day - 1
+    due: Flags = newcomers | (phase == day % period)
+    return due
 
 
-def rows_by_topic(topic: Rows, num_topics: int) -> tuple[Rows, Longs]:
+def rows_by_topic(topic: Rows, num_topics: int) -> tuple[Rows, Rows]:
     """Item rows ordered by topic, [I], and where each topic starts, [K + 1]."""
     order = np.argsort(topic, kind="stable").astype(np.int32)
     return order, np.searchsorted(topic[order], np.arange(num_topics + 1))

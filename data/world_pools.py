@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-from data.world_population import Floats, Longs, Rows
+from data.world_population import Flags, Floats, Rows
 
 FOREIGN_PENALTY = 3.0
 NO_INTEREST = -12.0  # log weight of an interest that a user does not have
@@ -62,7 +61,7 @@ class PoolItems(NamedTuple):
     bias: Floats
     language: Rows
     by_topic: Rows
-    starts: Longs
+    starts: Rows
     neighbours: Rows
 
 
@@ -128,9 +127,7 @@ def _score_candidates(
 
 
 @numba.njit(cache=True)
-def draw_from_pools(
-    pool_items: Rows, probabilities: Floats, users: Rows, uniforms: npt.NDArray[np.float64]
-) -> Rows:
+def draw_from_pools(pool_items: Rows, probabilities: Floats, users: Rows, uniforms: Floats) -> Rows:
     """Draws one item per uniform number from the pool of the user of its row, [R, S]."""
     drawn = np.full(uniforms.shape, -1, np.int32)
     for r in range(uniforms.shape[0]):
@@ -161,7 +158,7 @@ class PairSet:
     """Set of (user row, item row) pairs: an open-addressing hash table of int64 keys."""
 
     def __init__(self) -> None:
-        self._table: Longs = np.full(1 << 12, -1, np.int64)
+        self._table: Rows = np.full(1 << 12, -1, np.int64)
         self._size = 0
 
     def __len__(self) -> int:
@@ -174,10 +171,10 @@ class PairSet:
             self._grow(self._size + len(keys))
         self._size += _insert(self._table, keys)
 
-    def contains(self, users: Rows, items: Rows) -> npt.NDArray[np.bool_]:
+    def contains(self, users: Rows, items: Rows) -> Flags:
         """Whether each pair is in the set; arrays of one shape."""
         keys = pair_keys(users, items)
-        found: npt.NDArray[np.bool_] = _contains(self._table, keys.ravel()).reshape(keys.shape)
+        found: Flags = _contains(self._table, keys.ravel()).reshape(keys.shape)
         return found
 
     def _grow(self, size: int) -> None:
@@ -186,13 +183,13 @@ class PairSet:
         _insert(self._table, keys)
 
 
-def pair_keys(users: Rows, items: Rows) -> Longs:
+def pair_keys(users: Rows, items: Rows) -> Rows:
     """Packs pairs of rows into int64 keys."""
     return (users.astype(np.int64) << 32) | items
 
 
 @numba.njit(cache=True)
-def _slot(table: Longs, key: int) -> int:
+def _slot(table: Rows, key: np.int64) -> np.int64:
     """Where a key is, or would be put, by linear probing."""
     mask = len(table) - 1
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
@@ -203,7 +200,7 @@ def _slot(table: Longs, key: int) -> int:
 
 
 @numba.njit(cache=True)
-def _insert(table: Longs, keys: Longs) -> int:
+def _insert(table: Rows, keys: Rows) -> int:
     added = 0
     for key in keys:
         slot = _slot(table, key)
@@ -213,7 +210,7 @@ def _insert(table: Longs, keys: Longs) -> int:
 
 
 @numba.njit(cache=True)
-def _contains(table: Longs, keys: Longs) -> npt.NDArray[np.bool_]:
+def _contains(table: Rows, keys: Rows) -> Flags:
     found = np.empty(len(keys), np.bool_)
     for n in range(len(keys)):
         found[n] = table[_slot(table, keys[n])] == keys[n]

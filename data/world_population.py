@@ -24,9 +24,9 @@ FORMATS = ("image", "video", "carousel", "article")
 FORMAT_SHARES = (0.6, 0.2, 0.12, 0.08)
 TOPICS_PER_CREATOR = 3
 
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
+Rows = npt.NDArray[np.integer[Any]]
+Flags = npt.NDArray[np.bool_]
 
 
 class IdKind(IntEnum):
@@ -66,7 +66,7 @@ def day_start_ms(day: int) -> int:
     return START_MS + (day - 1) * DAY_MS
 
 
-def external_ids(rows: Longs, world: World, kind: IdKind) -> Longs:
+def external_ids(rows: Rows, world: World, kind: IdKind) -> Rows:
     """Scrambles row numbers into distinct ids below 2^52 (exact in JSON numbers).
 
     Args:
@@ -83,18 +83,25 @@ def external_ids(rows: Longs, world: World, kind: IdKind) -> Longs:
     return ids.astype(np.int64)
 
 
-def rows_of(ids: Longs, count: int, world: World, kind: IdKind) -> Longs:
-    """Rows below `count` by external ids; -1 for others. Any shape."""
-    known = external_ids(np.arange(count), world, kind)
-    order = np.argsort(known)
-    nearest = order[np.minimum(np.searchsorted(known, ids, sorter=order), count - 1)]
-    return np.where(known[nearest] == ids, nearest, -1)
+class IdIndex:
+    """Finds rows by external ids, for the first `count` rows of a kind."""
+
+    def __init__(self, count: int, world: World, kind: IdKind) -> None:
+        ids = external_ids(np.arange(count), world, kind)
+        self._rows = np.argsort(ids)
+        self._ids = ids[self._rows]
+
+    def rows(self, ids: Rows) -> Rows:
+        """Rows of ids, any shape; -1 for those unknown."""
+        nearest = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.asarray(np.where(self._ids[nearest] == ids, self._rows[nearest], -1))
 
 
-def unit(vectors: npt.NDArray[np.floating[Any]]) -> Floats:
-    """Vectors of length 1 along the last axis."""
+def unit(vectors: Floats) -> Floats:
+    """Vectors of length 1 along the last axis, float32."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    scaled: Floats = vectors / np.maximum(lengths, 1e-12)
+    return scaled.astype(np.float32)
 
 
 def scatter(centres: Floats, noise: float, rng: np.random.Generator) -> Floats:
@@ -109,6 +116,10 @@ class Rowwise:
 
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
+
+    def take(self, rows: Rows) -> Self:
+        """Some rows, as an instance of its own."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def append(self, other: Self) -> None:
         """Adds the rows of `other` behind the own ones."""
@@ -140,7 +151,7 @@ class Items(Rowwise):
     original: Rows
     quality: Floats
     clickbait: Floats
-    created_at: Longs
+    created_at: Rows
 
 
 @dataclass(slots=True)
@@ -163,17 +174,19 @@ class Users(Rowwise):
     activity: Floats
     language: Rows
     born: Rows
-    created_at: Longs
+    created_at: Rows
 
     def long_term(self) -> Floats:
         """Mean of each user's interests by weight, [U, D]."""
-        return np.einsum("um,umd->ud", self.weights, self.interests)
+        means: Floats = np.einsum("um,umd->ud", self.weights, self.interests)
+        return means
 
 
-def zipf_shares(size: int, exponent: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def zipf_shares(size: int, exponent: float, rng: np.random.Generator) -> Floats:
     """Shares proportional to rank^-exponent in random order."""
-    weights = rng.permutation(np.arange(1, size + 1) ** -exponent)
-    return weights / weights.sum()
+    weights: Floats = rng.permutation(np.arange(1, size + 1) ** -exponent)
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 class Population:
@@ -283,7 +296,7 @@ def born_before(total: int, established: float, days: int, day: int) -> int:
     return 0 if day == 0 else at_start + round((total - at_start) * (day - 1) / days)
 
 
-def creation_times(day: int, size: int, rng: np.random.Generator) -> Longs:
+def creation_times(day: int, size: int, rng: np.random.Generator) -> Rows:
     """Sorted creation times within a day; for day 0 with a tail of 90 days' scale back."""
     back = rng.exponential(90.0, size) if day == 0 else rng.random(size)
     return np.sort(day_start_ms(day + 1) - 1 - (back * DAY_MS).astype(np.int64))
@@ -294,4 +307,5 @@ def interest_weights(size: int, rng: np.random.Generator) -> Floats:
     counts = rng.integers(MIN_INTERESTS, MAX_INTERESTS + 1, size)
     weights = rng.gamma(1.5, size=(size, MAX_INTERESTS)) + 1e-3
     weights *= np.arange(MAX_INTERESTS) < counts[:, None]
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    normalised: Floats = weights / weights.sum(1, keepdims=True)
+    return normalised.astype(np.float32)

@@ -7,17 +7,14 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-from data.world_population import Floats, Items, Rows, Users
+from data.world_population import Flags, Floats, Items, Rows, Users
 from data.world_settings import ACTIONS, POSITIVE_ACTIONS, ActionModel, World
 
 POSITIVE = np.array([action in POSITIVE_ACTIONS for action in ACTIONS])
 FORMAT_PACE = np.array([1.0, 2.5, 1.5, 3.0], np.float32)  # durations relative to an image
 CONTINUE_LOGIT, CONTINUE_POSITIVE, CONTINUE_HIDE = -1.2, 0.5, -1.0
 RETURN_POSITIVE, RETURN_HIDE = 0.1, -0.3
-
-Flags = npt.NDArray[np.bool_]
 
 
 class Exposure(NamedTuple):

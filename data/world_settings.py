@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-WORLD_VERSION = 1
 ACTIONS = ("save", "click", "closeup", "hide")
 POSITIVE_ACTIONS = ("save", "click", "closeup")
 
@@ -106,7 +105,7 @@ class WorldSettings:
         hide: Model of the action hide.
     """
 
-    version: Literal[1] = WORLD_VERSION
+    version: Literal[1] = 1
     preset: Preset = "default"
     seed: Annotated[int, Field(ge=0)] = 0
     days: Annotated[int, Field(ge=5, le=3650)] | None = None

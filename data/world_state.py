@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from data.contract.schema import DAY_MS
 from data.world_journal import read_day, read_world
 from data.world_policy import Policy, Request
 from data.world_pools import PairSet
 from data.world_population import (
+    Flags,
     Floats,
-    Longs,
     Population,
     Rows,
     Stage,
@@ -40,8 +39,6 @@ MAX_SESSIONS = 20  # of one user on one day
 GAP_MS = 45_000  # mean time between two requests of a session
 SLOT_MS = 2_500  # time spent on one slot
 
-Flags = npt.NDArray[np.bool_]
-
 
 @dataclass(slots=True)
 class Sessions:
@@ -55,7 +52,7 @@ class Sessions:
 
     users: Rows
     intents: Rows
-    started: Longs
+    started: Rows
 
 
 @dataclass(slots=True)
@@ -75,7 +72,7 @@ class DayLog:
         labels: Whether each action followed, [N, A].
     """
 
-    request: Longs
+    request: Rows
     users: Rows
     topics: Rows
     search: Flags
@@ -83,8 +80,18 @@ class DayLog:
     positions: Rows
     sources: Rows
     affinity: Floats
-    timestamp: Longs
+    timestamp: Rows
     labels: Flags
+
+    @property
+    def acted(self) -> Flags:
+        """Whether any action followed, [N]."""
+        return np.asarray(self.labels.any(axis=1))
+
+    @property
+    def positive(self) -> Flags:
+        """Whether a positive action followed, [N]."""
+        return np.asarray(self.labels[:, POSITIVE].any(axis=1))
 
     @classmethod
     def concatenate(cls, logs: list[Self]) -> Self:
@@ -124,9 +131,7 @@ class WorldState:
         self._open_day(refresh=True)
         rng = random_stream(self.world, Stage.SESSIONS, self.day + 1)
         log = self._serve(self._sessions(rng), rng)
-        acted = log.labels.any(axis=1)
-        positives = log.labels[:, POSITIVE].any(axis=1)
-        self._close_day(log.users[acted], log.items[acted], log.items[positives])
+        self._close_day(log.users[log.acted], log.items[log.acted], log.items[log.positive])
         return log
 
     def _open_day(self, *, refresh: bool) -> None:
@@ -220,4 +225,5 @@ def draw_intents(weights: Floats, rng: np.random.Generator) -> Rows:
     cumulative = np.cumsum(weights, axis=1)
     cumulative[:, -1] = 1.0
     point = rng.random((len(weights), 1), dtype=np.float32)
-    return (cumulative <= point).sum(axis=1).astype(np.int32)
+    interest: Rows = (cumulative <= point).sum(axis=1)
+    return interest.astype(np.int32)

@@ -5,22 +5,19 @@ Shapes: N impressions, E events, I items, C width of content vectors.
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from data.contract.schema import DAY_MS
-from data.world_state import DayLog, WorldState
 from data.world_policy import SOURCES, Request
 from data.world_population import (
     FORMATS,
     LANGUAGES,
     Floats,
     IdKind,
-    Longs,
     Population,
+    Rows,
     Stage,
     day_start_ms,
     external_ids,
@@ -29,6 +26,7 @@ from data.world_population import (
 )
 from data.world_response import durations
 from data.world_settings import ACTIONS, World
+from data.world_state import DayLog, WorldState
 
 SURFACES = ("home", "search")
 COUNTRIES = np.array(
@@ -36,12 +34,12 @@ COUNTRIES = np.array(
 )
 AGE_BANDS = ("18-24", "25-34", "35-44", "45-54", "55+")
 DEVICES = ("ios", "android", "web")
-MANNERS = ("wooden", "vintage", "minimal", "rustic", "modern", "bright", "cosy", "handmade", "small",
-           "urban", "coastal", "nordic", "painted", "retro", "easy", "autumn", "summer", "festive",
-           "quick", "classic")  # fmt: skip
+MANNERS = ("wooden", "vintage", "minimal", "rustic", "modern", "bright", "cosy", "handmade",
+           "small", "urban", "coastal", "nordic", "painted", "retro", "easy", "autumn", "summer",
+           "festive", "quick", "classic")  # fmt: skip
 THINGS = ("kitchens", "gardens", "dresses", "cakes", "tattoos", "bedrooms", "bicycles", "posters",
           "weddings", "dinners")  # fmt: skip
-TITLE_FORMS = ("{}", "ideas for {}", "{} we love", "how to make {}", "the best {}", "{}, step by step")
+TITLE_FORMS = ("{}", "ideas for {}", "{} we love", "how to make {}", "{}, step by step")
 ACTION_DELAY_MS = np.array([2_000, 1_000, 500, 1_500])
 LABEL_WINDOW_MS = DAY_MS
 LATE_SHARE, VERY_LATE_SHARE = 0.01, 0.001
@@ -95,7 +93,7 @@ def _events(state: WorldState, log: DayLog, rng: np.random.Generator) -> pa.Tabl
             "user_id": external_ids(log.users[row], world, IdKind.USER),
             "item_id": external_ids(log.items[row], world, IdKind.ITEM),
             "action": named(action, ACTIONS),
-            "surface": named(log.search[row], SURFACES),
+            "surface": named(log.search[row].astype(int), SURFACES),
             "timestamp": timestamp,
             "received_at": timestamp + delays(len(row), rng),
             "duration_s": durations(world, action, log.affinity[row], formats, rng),
@@ -107,7 +105,7 @@ def _events(state: WorldState, log: DayLog, rng: np.random.Generator) -> pa.Tabl
     )
 
 
-def _impressions(state: WorldState, log: DayLog, row: Longs) -> pa.Table:
+def _impressions(state: WorldState, log: DayLog, row: Rows) -> pa.Table:
     """Impressions of chosen rows of a log, without their request ids."""
     world, users = state.world, log.users[row]
     request = Request(users, log.topics[row], log.search[row])
@@ -118,13 +116,13 @@ def _impressions(state: WorldState, log: DayLog, row: Longs) -> pa.Table:
             "user_id": external_ids(users, world, IdKind.USER),
             "item_id": external_ids(log.items[row], world, IdKind.ITEM),
             "timestamp": log.timestamp[row],
-            "surface": named(log.search[row], SURFACES),
+            "surface": named(log.search[row].astype(int), SURFACES),
             "position": log.positions[row].astype(np.int16),
             "propensity": propensity,
             "source": named(log.sources[row], SOURCES),
-            "experiment": named(np.zeros(len(row)), ("a_a",)),
+            "experiment": named(np.zeros_like(row), ("a_a",)),
             "arm": named(users % 2, ("control", "treatment")),
-            "versions": named(np.zeros(len(row)), (f"policy-{world.version}",)),
+            "versions": named(np.zeros_like(row), (f"policy-{world.version}",)),
             "labels": pa.StructArray.from_arrays(labels, list(ACTIONS)),
             "labels_closed_at": log.timestamp[row] + LABEL_WINDOW_MS,
         }
@@ -189,9 +187,7 @@ def content(world: World, vectors: Floats, rng: np.random.Generator) -> pa.Array
     return pa.FixedSizeListArray.from_arrays(flat, world.content_dim)
 
 
-def declared_interests(
-    population: Population, topic: npt.NDArray[np.int32], rng: np.random.Generator
-) -> pa.Array:
+def declared_interests(population: Population, topic: Rows, rng: np.random.Generator) -> pa.Array:
     """Names of one or two topics per item, some of them wrong."""
     names = topic_names(len(population.centres))
     wrong = rng.random(len(topic)) < WRONG_INTEREST_SHARE
@@ -214,18 +210,18 @@ def topic_names(num_topics: int) -> tuple[str, ...]:
     )
 
 
-def named(codes: npt.NDArray[Any], names: tuple[str, ...]) -> pa.Array:
+def named(codes: Rows, names: tuple[str, ...]) -> pa.Array:
     """Strings by their codes."""
     column = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names))
     return column.cast(pa.string())
 
 
-def day_ids(numbers: Longs, day: int, world: World, kind: IdKind) -> Longs:
+def day_ids(numbers: Rows, day: int, world: World, kind: IdKind) -> Rows:
     """External ids of things numbered within a day."""
     return external_ids((np.int64(day) << 32) | numbers, world, kind)
 
 
-def delays(size: int, rng: np.random.Generator) -> Longs:
+def delays(size: int, rng: np.random.Generator) -> Rows:
     """Milliseconds until events arrive: seconds mostly, hours for some, days for a few."""
     delay = rng.exponential(2_000.0, size)
     kind = rng.random(size)
