@@ -10,6 +10,7 @@ Notable here:
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -32,6 +33,9 @@ try:
     from torchrec.distributed.embedding import EmbeddingCollectionSharder
     from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
     from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+    from torchrec.distributed.planner.storage_reservations import (
+        FixedPercentageStorageReservation,
+    )
     from torchrec.distributed.planner.types import ParameterConstraints
     from torchrec.optim import RowWiseAdagrad as FusedRowWiseAdagrad
     from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -69,7 +73,7 @@ class EmbeddingTables(nn.Module):
     """
 
     def __init__(self, tables: Sequence[Table], device: torch.device = META) -> None:
-        """Builds the tables, unfilled, on `device`."""
+        """Builds the tables, all of one width, unfilled, on `device`."""
         super().__init__()
         self.tables = tuple(tables)
         self.collection: nn.Module = _collection(self.tables, device)
@@ -209,18 +213,21 @@ def _planned(
 ) -> ShardedModel:
     device = next(core.parameters()).device
     model = Model(EmbeddingTables(tables, META), core)
-    apply_optimizer_in_backward(
-        FusedRowWiseAdagrad, model.tables.parameters(), {"lr": learning_rate, "eps": EPS}
-    )
     sharders = [EmbeddingCollectionSharder()]
-    plan = _planner(tables, sharding, device).collective_plan(model, sharders, dist.group.WORLD)
-    module = DistributedModelParallel(
-        model,
-        device=device,
-        plan=plan,
-        sharders=sharders,
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
-    )
+    with warnings.catch_warnings():
+        # Deprecations that torchrec and fbgemm meet in torch: nothing that a user can mend.
+        warnings.simplefilter("ignore")
+        apply_optimizer_in_backward(
+            FusedRowWiseAdagrad, model.tables.parameters(), {"lr": learning_rate, "eps": EPS}
+        )
+        plan = _planner(tables, sharding, device).collective_plan(model, sharders, dist.group.WORLD)
+        module = DistributedModelParallel(
+            model,
+            device=device,
+            plan=plan,
+            sharders=sharders,
+            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+        )
     return ShardedModel(module, core, module.fused_optimizer, str(plan))
 
 
@@ -232,5 +239,6 @@ def _planner(tables: Sequence[Table], sharding: Sharding, device: torch.device) 
     return EmbeddingShardingPlanner(
         topology=Topology(world_size=world, compute_device=device.type, local_world_size=world),
         constraints={table.name: allowed for table in tables},
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
         debug=False,
     )

@@ -27,7 +27,7 @@ class Shard(NamedTuple):
 def shards(module: nn.Module) -> Iterator[Shard]:
     """The parts of the tables that this rank holds."""
     for name, value in _weights(module):
-        if isinstance(value, Tensor) and not hasattr(value, "local_shards"):
+        if _is_plain(value):
             yield Shard(name, value, 0, 0)
             continue
         for part in value.local_shards():
@@ -82,10 +82,11 @@ def full_tables(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _gathered(weight: Any) -> Tensor | None:
-    if isinstance(weight, Tensor) and not hasattr(weight, "local_shards"):
-        return weight.detach().cpu().clone()
+    if _is_plain(weight):
+        whole: Tensor = weight.detach().cpu().clone()
+        return whole
     first = dist.get_rank() == 0
-    out = torch.empty(weight.size()) if first else None
+    out = torch.empty(_size(weight)) if first else None
     weight.gather(0, out)
     return out
 
@@ -100,7 +101,7 @@ def load_tables(module: nn.Module, tables: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: a table is wider or narrower, or has more rows, than the one it goes into.
     """
-    sizes = {name: tuple(weight.size()) for name, weight in _weights(module)}
+    sizes = {name: _size(weight) for name, weight in _weights(module)}
     for name, table in tables.items():
         rows, dim = sizes[name]
         if table.shape[1] != dim or len(table) > rows:
@@ -108,6 +109,14 @@ def load_tables(module: nn.Module, tables: Mapping[str, Tensor]) -> None:
     for part in shards(module):
         if part.table in tables:
             _overlay(part, tables[part.table], 0, 0)
+
+
+def _size(weight: Any) -> tuple[int, ...]:
+    return tuple(weight.shape if _is_plain(weight) else weight.metadata().size)
+
+
+def _is_plain(weight: Any) -> bool:
+    return isinstance(weight, Tensor) and not hasattr(weight, "local_shards")
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Any]]:
