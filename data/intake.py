@@ -132,13 +132,13 @@ def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> 
     Raises:
         UserError: a column is missing or unusable, or most of its values are unusable.
     """
-    first = raw.events[0]
     form = known or LogForm(raw.order, pa.int64(), pa.int64(), part_column)
     for files in raw.events:
         check_columns(files, needed_columns(form, files, known is not None), "events")
     chunks = plan(raw.events[:1], PROBE_ROWS)
     if known or not chunks:
         return form
+    first = raw.events[0]
     probe = next(read(chunks[0], wanted_columns(first, form), PROBE_ROWS))
     names = [first.theirs(name) for name in ("user_id", "item_id")]
     user, item = (id_type(whole(probe.rows[name]), name) for name in names)

@@ -68,7 +68,7 @@ class RawTables:
 
     Attributes:
         order: what orders a user's events.
-        events: the event log.
+        events: the event log; a next day may have none.
         impressions: what was shown, if logged.
         items: item attributes.
         users: user attributes.
@@ -79,7 +79,7 @@ class RawTables:
     """
 
     order: Order
-    events: tuple[FileSet, ...]
+    events: tuple[FileSet, ...] = ()
     impressions: tuple[FileSet, ...] = ()
     items: tuple[FileSet, ...] = ()
     users: tuple[FileSet, ...] = ()

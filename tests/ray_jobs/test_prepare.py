@@ -548,6 +548,15 @@ def test_a_day_without_events_is_a_version_of_its_own(copy: Dataset, tmp_path: P
     assert timelines(after) == timelines(copy)
 
 
+def test_a_day_with_posted_items_alone_admits_them(copy: Dataset, tmp_path: Path) -> None:
+    items = [{"item_id": "brand-new"}, {"item_id": "item-1"}]
+    raw = RawTables.of("clock", {"items": (posted(items, tmp_path / "i.parquet"),)})
+    after = next_day(copy, raw, 2)
+    assert after.counts["new_events"] == 0
+    assert after.counts["items"] == NUM_ITEMS + 1
+    assert timelines(after) == timelines(copy)
+
+
 def test_posted_events_dated_by_a_far_wall_clock_join_but_move_no_window(
     copy: Dataset, tmp_path: Path
 ) -> None:
