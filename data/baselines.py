@@ -79,12 +79,16 @@ class Popularity:
 class ItemNeighbors:
     """Item-kNN: cosine of items as sets of users, the nearest kept (Sarwar et al. 2001).
 
+    What is no neighbour of the history (for a new user: everything) follows by popularity.
+
     Attributes:
         similarity: sparse float32[rows, rows], line i holding the neighbours of item i.
+        others: float32[rows] below 0, rising with the number of users.
         positive_codes: actions of a history that count.
     """
 
     similarity: sp.csr_array
+    others: Scores
     positive_codes: list[int]
 
     @classmethod
@@ -98,7 +102,9 @@ class ItemNeighbors:
         kept = columns >= 0
         offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
         near = sp.csr_array((cosines[kept], columns[kept], offsets), (rows, rows))
-        return cls(near, log.positive_codes)
+        sizes = np.diff(items.indptr)
+        others = (sizes / (sizes.max(initial=0) + 1) - 1).astype(np.float32)
+        return cls(near, others, log.positive_codes)
 
     def scores(self, queries: Queries) -> Scores:
         """Sum of the similarity to every positive event of the history, [b, rows]."""
@@ -107,7 +113,7 @@ class ItemNeighbors:
         shape = (len(queries), self.similarity.shape[0])
         histories = sp.csr_array((np.ones(len(items), np.float32), (owners, items)), shape)
         scores: Scores = (histories @ self.similarity).toarray()
-        return scores
+        return np.where(scores > 0, scores, self.others)
 
 
 def _sets(block: Interactions, rows: int) -> sp.csr_array:

@@ -228,7 +228,8 @@ def _moments(block: SplitEvents, known: Bools, part: int, log: SplitLog) -> Ints
     np.minimum.at(moments, block.owners[target], block.events.timestamp[target])
     newest = np.zeros(len(block.users), np.int64)
     np.maximum.at(newest, block.owners[known], block.events.timestamp[known])
-    return np.maximum(moments, newest)
+    latest: Ints = np.maximum(moments, newest)
+    return latest
 
 
 def _first(queries: Queries, draws: npt.NDArray[np.float64], count: int) -> Queries:

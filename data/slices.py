@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from data.contract.encode import ragged_positions
 from data.contract.schema import DAY_MS
-from data.queries import Queries
-from data.ranking import Catalogue, Ranking
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.queries import Queries
+    from data.ranking import Catalogue, Ranking
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

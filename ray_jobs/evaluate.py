@@ -8,10 +8,8 @@ only job that opens the world's hidden state. Leaves `report.html` and `metrics.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +17,6 @@ from data.baselines import Popularity
 from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError
 from data.oracles import oracle_log
-from data.queries import Queries
-from data.ranking import Scores
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
@@ -47,6 +43,13 @@ from ray_jobs.engine.report import (
 from ray_jobs.engine.subject import Subject
 from ray_jobs.simulate import latents_folder
 from ray_jobs.train import MODELS, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from data.queries import Queries
+    from data.ranking import Scores
 
 METRICS, REPORT = "metrics.json", "report.html"
 

@@ -13,8 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +30,9 @@ from ray_jobs.engine.report import Section, Table, number, show, write_report
 from ray_jobs.evaluate import evaluate
 from ray_jobs.settings import Settings
 from ray_jobs.train import Model, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REPORT = "report.html"
 

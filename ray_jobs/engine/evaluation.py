@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
@@ -23,6 +22,9 @@ from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import Slice, by_activity, by_age, by_interest, by_popularity, slice_recall
 from data.splits import TEST
 from models.metrics import bootstrap_interval, per_query, retrieval_metrics
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Tree = dict[str, Any]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.baselines import Popularity
 from data.contract.idspace import hash_ids
 from data.contract.settings import UserError
 from models.metrics import auc, ranking_metrics, reliability
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data.baselines import Popularity
 
 Tree = dict[str, Any]
 Probabilities = Callable[[pa.Table], npt.NDArray[np.float32]]

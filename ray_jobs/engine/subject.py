@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import UserError, to_tree
@@ -16,6 +14,9 @@ from data.windows import resolve
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.predictions import read_impressions
 from ray_jobs.tasks.ranker import candidate_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,18 @@ def test_neighbor_scores_sum_over_the_positive_history(log_of):
     neighbors = ItemNeighbors.fit(log, TEST)
     scores = neighbors.scores(build_queries(log, TEST, 5))
     dense = neighbors.similarity.toarray()
-    assert scores[0] == pytest.approx(dense[1] + dense[2])
+    near = dense[1] + dense[2]
+    assert scores[0, near > 0] == pytest.approx(near[near > 0])
+    assert (scores[0, near == 0] < 0).all()
+
+
+def test_users_without_a_history_get_what_is_popular(log_of):
+    rows = [
+        (u, i, SAVE, 1, 0) for u, items in {1: (1, 2), 2: (2,), 3: (2, 1)}.items() for i in items
+    ]
+    log = log_of([*rows, (4, 5, SAVE, 170, 2)])
+    scores = ItemNeighbors.fit(log, TEST).scores(build_queries(log, TEST, 5))[0]
+    assert scores.argsort()[::-1][:2].tolist() == [2, 1]
 
 
 def test_days_after_the_reported_ones_are_known_to_nobody(log_of):
