@@ -5,25 +5,24 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from data.contract.settings import UserError
 from serve.feed import Feed
 from serve.limits import Limits
 from serve.messages import (
-    MAX_BATCH,
-    Event,
+    Events,
     EventsAccepted,
-    Item,
+    Items,
     ItemsAccepted,
     RecommendRequest,
     RecommendResponse,
     SimilarItems,
+    each_event,
+    each_item,
 )
 from serve.metrics import RequestMetrics
 
-Events = Annotated[Event | Annotated[list[Event], Field(max_length=MAX_BATCH)], Body()]
-Items = Annotated[Item | Annotated[list[Item], Field(max_length=MAX_BATCH)], Body()]
 NumItems = Annotated[int, Query(ge=1, le=500)]
 
 
@@ -62,14 +61,14 @@ def _add_recommendations(api: FastAPI, feed: Feed) -> None:
 
 def _add_posting(api: FastAPI, feed: Feed) -> None:
     @api.post("/v1/events", response_model=EventsAccepted)
-    def events(body: Events) -> Response:
-        """Takes one event or a list; all or none are on disk when it answers."""
-        return _json(feed.post_events(body if isinstance(body, list) else [body]))
+    def events(body: Annotated[Events, Body()]) -> Response:
+        """Takes one event, a list, or `{"events": [...]}`; all or none are on disk after it."""
+        return _json(feed.post_events(each_event(body)))
 
     @api.post("/v1/items", response_model=ItemsAccepted)
-    def items(body: Items) -> Response:
-        """Takes one item or a list, embedded at once; posting an item again replaces it."""
-        return _json(feed.post_items(body if isinstance(body, list) else [body]))
+    def items(body: Annotated[Items, Body()]) -> Response:
+        """Takes one item, a list, or `{"items": [...]}`; one posted again is replaced."""
+        return _json(feed.post_items(each_item(body)))
 
 
 def _add_status(api: FastAPI, feed: Feed) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+)
 
 MAX_BATCH = 10_000
 MAX_LIST = 10_000
@@ -89,6 +99,12 @@ class Event(Body):
     )
 
 
+class EventBatch(Body):
+    """Several events."""
+
+    events: list[Event] = Field(max_length=MAX_BATCH)
+
+
 class EventsAccepted(BaseModel):
     """Events that are on disk now."""
 
@@ -106,6 +122,12 @@ class Item(BaseModel):
     created_at: Milliseconds | None = Field(
         default=None, description="ms since 1970; now when absent"
     )
+
+
+class ItemBatch(Body):
+    """Several items."""
+
+    items: list[Item] = Field(max_length=MAX_BATCH)
 
 
 class ItemsAccepted(BaseModel):
@@ -131,3 +153,38 @@ class SimilarItems(BaseModel):
     item_id: int | str
     items: list[SimilarItem]
     versions: dict[str, str]
+
+
+def form_of(body: Any) -> str:
+    """Whether a body is a list, a batch that names its list, or one event or item."""
+    if isinstance(body, list):
+        return "list"
+    return "batch" if isinstance(body, dict) and body.keys() & {"events", "items"} else "one"
+
+
+Events = Annotated[
+    Annotated[Event, Tag("one")]
+    | Annotated[list[Event], Field(max_length=MAX_BATCH), Tag("list")]
+    | Annotated[EventBatch, Tag("batch")],
+    Discriminator(form_of),
+]
+Items = Annotated[
+    Annotated[Item, Tag("one")]
+    | Annotated[list[Item], Field(max_length=MAX_BATCH), Tag("list")]
+    | Annotated[ItemBatch, Tag("batch")],
+    Discriminator(form_of),
+]
+
+
+def each_event(body: Event | list[Event] | EventBatch) -> list[Event]:
+    """The events of a body of any form."""
+    if isinstance(body, EventBatch):
+        return body.events
+    return body if isinstance(body, list) else [body]
+
+
+def each_item(body: Item | list[Item] | ItemBatch) -> list[Item]:
+    """The items of a body of any form."""
+    if isinstance(body, ItemBatch):
+        return body.items
+    return body if isinstance(body, list) else [body]

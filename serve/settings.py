@@ -51,7 +51,7 @@ class ServeSettings:
     replicas: Count = 1
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
-    deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 150.0})
+    deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 300.0})
     threads: Count = 4
     queue: NonNegative = 64
     max_concurrent: Count = 100
@@ -68,5 +68,5 @@ class ServeSettings:
 
     def deadline_s(self, source: str) -> float:
         """Seconds that a source may take."""
-        default = self.deadlines_ms.get("default", 150.0)
+        default = self.deadlines_ms.get("default", 300.0)
         return self.deadlines_ms.get(source, default) / 1000

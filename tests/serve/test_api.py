@@ -103,6 +103,10 @@ def test_events_are_taken_one_by_one_or_as_a_list(client: Client) -> None:
     assert first.json() == {"accepted": 1, "duplicates": 0, "sequence": 1}
     more = client("POST", "/v1/events", json=[event, event | {"event_id": 2, "duration_s": 3}])
     assert more.json() == {"accepted": 1, "duplicates": 1, "sequence": 2}
+    named = client("POST", "/v1/events", json={"events": [event | {"event_id": 3}]})
+    assert named.json() == {"accepted": 1, "duplicates": 0, "sequence": 3}
+    assert client("POST", "/v1/events", json=[]).json()["accepted"] == 0
+    assert client("POST", "/v1/events", json={"events": []}).json()["accepted"] == 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,22 @@ def test_a_posted_item_is_similar_at_once(client: Client) -> None:
     assert len(similar.json()["items"]) == 3
     assert similar.json()["item_id"] == 5000
     assert 5000 not in [one["item_id"] for one in similar.json()["items"]]
+
+
+def test_items_are_taken_as_a_list_or_a_batch(client: Client) -> None:
+    first = client("POST", "/v1/items", json=[{"item_id": 5000}, {"item_id": 5001}])
+    assert first.json() == {"accepted": 2, "recommendable": 2}
+    batch = client("POST", "/v1/items", json={"items": [{"item_id": 5002}]})
+    assert batch.json() == {"accepted": 1, "recommendable": 1}
+    assert client("POST", "/v1/items", json=[]).json() == {"accepted": 0, "recommendable": 0}
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/items"])
+@pytest.mark.parametrize("body", [5, None, "x", {}, [5], {"events": 3}, {"items": [3]}, [[]]])
+def test_a_body_of_no_known_form_is_refused(client: Client, path: str, body: Any) -> None:
+    answer = client("POST", path, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
 
 
 def test_a_bad_item_is_refused_with_the_reason(client: Client) -> None:
