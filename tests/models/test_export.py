@@ -1,20 +1,24 @@
 """Exported programs give what their modules give, at sizes that export did not see."""
 
+import copy
 import dataclasses
 import json
 import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from data.contract.schema import Feature, Vocabulary
 from models.export import Program, parity, write_programs
+from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from serve.programs import Program as ServedProgram
-from torch import Tensor, nn
 
 TOLERANCE = 1e-5
 MAX_LENGTH = 12
@@ -30,135 +34,130 @@ VOCABULARY = Vocabulary(
     ),
     user_features=(Feature(name="country", kind="categorical", cardinality=9),),
 )
-SETTINGS = TwoTowerSettings(
-    dim=8, id_dim=8, hidden=16, sequence=SequenceSettings(max_length=MAX_LENGTH, num_layers=1)
-)
-ITEMS = "items"
+SEQUENCE = SequenceSettings(max_length=MAX_LENGTH, num_layers=1)
+TOWERS = TwoTowerSettings(dim=8, id_dim=8, hidden=16, sequence=SEQUENCE)
+RANKER = RankerSettings(dim=8, id_dim=4, hidden=16, sequence=SEQUENCE)
+HISTORIES = [
+    *([0], [1], [2], [MAX_LENGTH], [0, 0], [0, 1], [3, 0, 5], [0] * 7),
+    *([i % (MAX_LENGTH + 1) for i in range(num_users)] for num_users in (499, 500, 1024)),
+]
+CODES = {"history.action": 3, "history.surface": 2}
+
+Written = tuple[dict[str, Program], Path]
 
 
-def item_inputs(num_items: int, num_tags: int) -> dict[str, Tensor]:
-    """Random items; all tags are those of the last one."""
-    lengths = torch.zeros(num_items, dtype=torch.int64)
-    lengths[-1] = num_tags
+def inputs_of(program: Program, num_items: int, history: list[int], tags: int) -> dict[str, Tensor]:
+    """Random arrays for items with `tags` values a list column, and users with a `history`."""
+    sizes = {"items": num_items, "users": len(history), "events": sum(history)}
+    lengths = {"history.lengths": torch.tensor(history)}
+    for name, dimension in program.dynamic.items():
+        if name.endswith(".lengths") and name not in lengths:
+            lengths[name] = torch.full((sizes[dimension],), tags)
+            values = name.removesuffix("lengths") + "values"
+            sizes[program.dynamic[values]] = tags * sizes[dimension]
     return {
-        "item_id.rows": torch.randn(num_items, SETTINGS.id_dim),
-        "item.age": torch.randn(num_items).masked_fill(torch.rand(num_items) < 0.2, torch.nan),
-        "item.format": torch.randint(0, 99, (num_items,)),
-        "item.tags.values": torch.randint(0, 99, (num_tags,)),
-        "item.tags.lengths": lengths,
-        "item.content": torch.randn(num_items, 6),
+        name: lengths[name] if name in lengths else random_like(name, example, program, sizes)
+        for name, example in program.inputs.items()
     }
 
 
-def user_inputs(lengths: list[int]) -> dict[str, Tensor]:
-    """Random users with histories of `lengths`."""
-    num_users, num_events = len(lengths), sum(lengths)
-    return {
-        "user_id.rows": torch.randn(num_users, SETTINGS.id_dim),
-        "user.country": torch.randint(0, 99, (num_users,)),
-        "history.embedding.rows": torch.randn(num_events, SETTINGS.dim),
-        "history.action": torch.randint(0, 3, (num_events,)),
-        "history.surface": torch.randint(0, 2, (num_events,)),
-        "history.gap_ms": torch.randint(0, 10**10, (num_events,)),
-        "history.lengths": torch.tensor(lengths),
-    }
+def random_like(name: str, example: Tensor, program: Program, sizes: dict[str, int]) -> Tensor:
+    rows = sizes[program.dynamic[name]] if name in program.dynamic else len(example)
+    shape = (rows, *example.shape[1:])
+    if example.dtype == torch.int64:
+        return torch.randint(0, CODES.get(name, 10**10), shape)
+    values = torch.randn(shape)
+    missing = torch.nan if name.endswith("item.age") else 0.0
+    return values.masked_fill(torch.rand(rows, *[1] * (values.dim() - 1)) < 0.2, missing)
 
 
-def towers() -> dict[str, Program]:
+def models() -> tuple[TwoTower, Ranker]:
+    """In training mode, as they are when training ends."""
     torch.manual_seed(0)
-    model = TwoTower(SETTINGS, VOCABULARY)  # In training mode, as it is when training ends.
-    items, users = item_inputs(5, 7), user_inputs([5, 0, 3])
-    of_events = {name for name in users if name.startswith("history.")} - {"history.lengths"}
-    return {
-        "item_tower": Program(
-            module=model.item_tower,
-            inputs=items,
-            dynamic=dict.fromkeys(items, ITEMS) | {"item.tags.values": "item.tags.values"},
-            outputs=("embedding",),
-        ),
-        "user_tower": Program(
-            module=model.user_tower,
-            inputs=users,
-            dynamic=dict.fromkeys(users, "batch") | dict.fromkeys(of_events, "events"),
-            outputs=("embedding",),
-        ),
-    }
+    return TwoTower(TOWERS, VOCABULARY), Ranker(RANKER, VOCABULARY)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Program], Path]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Both models' programs, written one after the other: the listing has to keep all."""
     folder = tmp_path_factory.mktemp("export") / "programs"
-    programs = towers()
-    for name, program in programs.items():  # One at a time: the listing has to keep both.
-        write_programs({name: program}, folder)
-    return programs, folder
+    written: dict[str, Program] = {}
+    for model in models():
+        programs = model.programs()
+        write_programs(programs, folder)
+        written |= programs
+    return written, folder
 
 
 def served(folder: Path, name: str) -> ServedProgram:
     return ServedProgram(folder / f"{name}.onnx")
 
 
-@pytest.mark.parametrize("num_tags", [0, 1, 2, 700])
-@pytest.mark.parametrize("num_items", [1, 2, 3, 499, 500, 1024])
-def test_the_served_item_tower_equals_the_module(
-    written: tuple[dict[str, Program], Path], num_items: int, num_tags: int
+def listing(folder: Path) -> Any:
+    return json.loads((folder / "programs.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["item_tower", "ranker_items"])
+@pytest.mark.parametrize("tags", [0, 1, 3])
+@pytest.mark.parametrize("num_items", [0, 1, 2, 3, 499, 500, 1024])
+def test_served_items_equal_the_module(
+    written: Written, name: str, num_items: int, tags: int
 ) -> None:
     programs, folder = written
-    inputs = item_inputs(num_items, num_tags)
-    tower = served(folder, "item_tower")
-    assert parity(programs["item_tower"], tower, inputs) < TOLERANCE
+    inputs = inputs_of(programs[name], num_items, [], tags)
+    assert parity(programs[name], served(folder, name), inputs) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["user_tower", "ranker_user"])
 @pytest.mark.parametrize(
-    "lengths",
-    [[0], [1], [2], [MAX_LENGTH], [0, 0], [0, 1], [3, 0, 5], [0] * 7]
-    + [[i % (MAX_LENGTH + 1) for i in range(batch)] for batch in (499, 500, 1024)],
-    ids=lambda lengths: f"{len(lengths)}_users_{sum(lengths)}_events",
+    "history", HISTORIES, ids=lambda history: f"{len(history)}_users_{sum(history)}_events"
 )
-def test_the_served_user_tower_equals_the_module(
-    written: tuple[dict[str, Program], Path], lengths: list[int]
-) -> None:
+def test_served_users_equal_the_module(written: Written, name: str, history: list[int]) -> None:
     programs, folder = written
-    tower = served(folder, "user_tower")
-    assert parity(programs["user_tower"], tower, user_inputs(lengths)) < TOLERANCE
+    inputs = inputs_of(programs[name], 0, history, 2)
+    assert parity(programs[name], served(folder, name), inputs) < TOLERANCE
 
 
-def test_the_torch_file_equals_the_module(written: tuple[dict[str, Program], Path]) -> None:
+def test_a_log_of_bare_pairs_exports_too(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(order="none", actions=("save",), polarity=("positive",))
+    program = TwoTower(TOWERS, vocabulary).programs()["user_tower"]
+    write_programs({"user_tower": program}, tmp_path)
+    inputs = inputs_of(program, 0, [2, 0, 7], 0)
+    inputs |= {name: inputs[name].clamp(max=1) for name in CODES}
+    assert "history.gap_ms" not in inputs
+    assert parity(program, served(tmp_path, "user_tower"), inputs) < TOLERANCE
+
+
+def test_the_torch_file_equals_the_module(written: Written) -> None:
     programs, folder = written
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.export.load(folder / "user_tower.pt2").module()
-    inputs = user_inputs([2, 0, 0, 9, 1])
-    expected = programs["user_tower"].module.eval()(inputs)
+    inputs = inputs_of(programs["user_tower"], 0, [2, 0, 0, 9, 1], 0)
+    expected = copy.deepcopy(programs["user_tower"].module).eval()(inputs)
     assert torch.allclose(module(inputs), expected, atol=TOLERANCE)
 
 
-def test_the_listing_holds_every_program_with_symbolic_sizes(
-    written: tuple[dict[str, Program], Path],
-) -> None:
-    listing = json.loads((written[1] / "programs.json").read_text())
-    assert set(listing) == {"item_tower", "user_tower"}
-    inputs = {entry["name"]: entry for entry in listing["user_tower"]["inputs"]}
-    assert inputs["history.gap_ms"] == {
-        "name": "history.gap_ms",
-        "dtype": "int64",
-        "shape": ["events"],
-    }
-    assert inputs["user_id.rows"]["shape"] == ["batch", SETTINGS.id_dim]
-    assert listing["item_tower"]["outputs"] == [
-        {"name": "embedding", "dtype": "float32", "shape": [ITEMS, SETTINGS.dim]}
+def test_the_listing_names_dynamic_sizes(written: Written) -> None:
+    listed = listing(written[1])
+    assert set(listed) == {"item_tower", "user_tower", "ranker_user", "ranker_items"}
+    inputs = {entry["name"]: entry for entry in listed["user_tower"]["inputs"]}
+    gap = {"name": "history.gap_ms", "dtype": "int64", "shape": ["events"]}
+    assert inputs["history.gap_ms"] == gap
+    assert inputs["user_id.rows"]["shape"] == ["users", TOWERS.id_dim]
+    assert listed["item_tower"]["outputs"] == [
+        {"name": "embedding", "dtype": "float32", "shape": ["items", TOWERS.dim]}
     ]
 
 
-def test_the_files_read_and_give_what_the_listing_says(
-    written: tuple[dict[str, Program], Path],
-) -> None:
+def test_files_read_and_give_what_the_listing_says(written: Written) -> None:
     programs, folder = written
-    listing = json.loads((folder / "programs.json").read_text())
-    for name, program in programs.items():
+    for name, entry in listing(folder).items():
         file = served(folder, name)
-        assert list(file.inputs) == [entry["name"] for entry in listing[name]["inputs"]]
-        assert file.outputs == program.outputs
+        assert list(file.inputs) == [array["name"] for array in entry["inputs"]]
+        assert set(file.inputs) == set(programs[name].inputs)
+        assert list(file.outputs) == [array["name"] for array in entry["outputs"]]
+        assert file.outputs == programs[name].outputs
 
 
 class Scores(nn.Module):
@@ -175,24 +174,59 @@ class Scores(nn.Module):
         return scores, scores @ inputs["state"].T
 
 
+def numpy_of(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
 def scores(num_items: int) -> Program:
     codes = {name: torch.randint(0, 9, (num_items,)) for name in ("b.codes", "a.codes", "unread")}
     return Program(
         module=Scores(),
         inputs=codes | {"state": torch.randn(1, 4)},
-        dynamic=dict.fromkeys(codes, ITEMS),
+        dynamic=dict.fromkeys(codes, "items"),
         outputs=("embedding", "mul"),
     )
 
 
-def test_arrays_keep_their_names_whatever_torch_calls_them(tmp_path: Path) -> None:
-    program = scores(5)
-    write_programs({"scores": program}, tmp_path)
-    file = served(tmp_path, "scores")
+@pytest.fixture(scope="module")
+def written_scores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, ServedProgram]:
+    folder, program = tmp_path_factory.mktemp("scores"), scores(5)
+    write_programs({"scores": program}, folder)
+    return program, served(folder, "scores")
+
+
+def test_arrays_keep_their_names_whatever_torch_calls_them(
+    written_scores: tuple[Program, ServedProgram],
+) -> None:
+    program, file = written_scores
     assert set(file.inputs) == {"b.codes", "a.codes", "unread", "state"}
     assert file.outputs == ("embedding", "mul")
-    for num_items in (0, 1, 1024):
-        assert parity(program, file, scores(num_items + 3).inputs) < TOLERANCE
+    for num_items in (3, 4, 1024):
+        assert parity(program, file, scores(num_items).inputs) < TOLERANCE
+
+
+def test_a_written_module_goes_on_training(
+    written_scores: tuple[Program, ServedProgram],
+) -> None:
+    module = written_scores[0].module
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_difference_between_module_and_file_is_seen(
+    written_scores: tuple[Program, ServedProgram],
+) -> None:
+    program, file = written_scores
+    other = dataclasses.replace(program, module=Scores())
+    assert parity(other, file, program.inputs) > 0.1
+
+
+def test_an_output_of_another_shape_is_refused(
+    written_scores: tuple[Program, ServedProgram],
+) -> None:
+    program, file = written_scores
+    with pytest.raises(ValueError, match=r"output embedding is \(4, 4\), not \(5, 4\)"):
+        parity(program, lambda _: file(numpy_of(scores(4).inputs)), program.inputs)
 
 
 def test_writing_says_nothing(
@@ -200,14 +234,7 @@ def test_writing_says_nothing(
 ) -> None:
     write_programs({"scores": scores(4)}, tmp_path)
     assert capfd.readouterr() == ("", "")
-    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
-
-
-def test_a_written_module_goes_on_training(tmp_path: Path) -> None:
-    program = scores(4)
-    write_programs({"scores": program}, tmp_path)
-    assert program.module.training
-    assert all(parameter.requires_grad for parameter in program.module.parameters())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 class Fixed(nn.Module):
@@ -217,30 +244,16 @@ class Fixed(nn.Module):
         return inputs["rows"] + torch.ones(3, 1)
 
 
-class Compared(nn.Module):
-    """Needs as many users as items."""
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return inputs["rows"].sum(-1) + inputs["users"]
-
-
 def test_a_program_that_fixes_a_dynamic_size_is_refused(tmp_path: Path) -> None:
     program = Program(
         module=Fixed(),
         inputs={"rows": torch.randn(3, 2)},
-        dynamic={"rows": ITEMS},
+        dynamic={"rows": "items"},
         outputs=("sum",),
     )
     with pytest.raises(ValueError, match=r"program fixed works for the sizes of its example alone"):
         write_programs({"fixed": program}, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_difference_between_module_and_file_is_seen(tmp_path: Path) -> None:
-    program = scores(4)
-    write_programs({"scores": program}, tmp_path)
-    other = dataclasses.replace(program, module=Scores())
-    assert parity(other, served(tmp_path, "scores"), program.inputs) > 0.1
 
 
 @pytest.mark.parametrize("num_items", [1, 2])
@@ -253,5 +266,5 @@ def test_examples_that_export_takes_for_constants_are_refused(num_items: int) ->
 def test_examples_that_mix_dimensions_up_are_refused(sizes: tuple[int, ...]) -> None:
     inputs = {f"input{i}": torch.randn(size) for i, size in enumerate(sizes)}
     dynamic = {f"input{i}": ("items", "users")[i % 2] for i in range(len(sizes))}
-    with pytest.raises(ValueError, match="a size of its own|one size of its own"):
-        Program(module=Compared(), inputs=inputs, dynamic=dynamic, outputs=("sum",))
+    with pytest.raises(ValueError, match="give each one size of its own"):
+        Program(module=Fixed(), inputs=inputs, dynamic=dynamic, outputs=("sum",))
