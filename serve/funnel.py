@@ -27,7 +27,7 @@ from serve.clock import Clock
 from serve.programs import Floats
 from serve.ranker import Ranker
 from serve.retrieval import UserTower
-from serve.sources import RELATED, Query, Source, check_context, default_sources
+from serve.sources import RELATED, Query, Source, check_context, open_sources
 from serve.users import User, Users
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Funnel:
         self.catalogue = Catalogue(bundle)
         self.clock = Clock(bundle, settings.clock)
         self.users = Users(bundle, self.catalogue, settings.max_actions)
-        self.sources: tuple[Source, ...] = default_sources(bundle, self.catalogue)
+        self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings.sources)
         self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
         self._tower = UserTower(bundle, self.catalogue)
         self._weights = utility_weights(bundle.vocabulary, settings.utility)

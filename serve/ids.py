@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 INT64 = range(-(2**63), 2**63)
+INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 def canonical(space: IdSpace, ids: Sequence[ExternalId]) -> list[ExternalId]:
@@ -34,13 +36,10 @@ def canonical(space: IdSpace, ids: Sequence[ExternalId]) -> list[ExternalId]:
 
 
 def _integer(name: str, value: ExternalId) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = INT64.stop
-    if number not in INT64:
-        raise UserError(f"{name} ids are 64-bit integers here; got {value!r}")
-    return number
+    whole = isinstance(value, int) or INTEGER.fullmatch(value)
+    if not whole or int(value) not in INT64:
+        raise UserError(f"{name} ids are 64-bit integers here; got {str(value)[:40]!r}")
+    return int(value)
 
 
 def lookup(space: IdSpace, ids: Sequence[ExternalId]) -> Ints:

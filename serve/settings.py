@@ -28,6 +28,8 @@ class ServeSettings:
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
             theirs to the others.
+        sources: candidate sources of one's own, `package.module:Class`, made from (bundle,
+            catalogue) and asked after the built-in ones.
         deadlines_ms: source -> time it may take; `default` stands for the sources not named.
         threads: threads for the sources of all requests of a replica.
         queue: sources of all requests that may wait for a thread; more are shed.
@@ -51,6 +53,7 @@ class ServeSettings:
     replicas: Count = 1
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
+    sources: tuple[str, ...] = ()
     deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 300.0})
     threads: Count = 4
     queue: NonNegative = 64

@@ -1,12 +1,13 @@
 """Candidate sources: each finds items for a query, best first.
 
-A source of one's own is any object with a `name` that is called like these.
+A source of one's own is a class like these, named in `serve.sources`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -212,12 +213,30 @@ def head(source: str, rows: Ints, limit: int) -> Found:
     return Found(source, taken, -np.arange(len(taken), dtype=np.float32))
 
 
-def default_sources(bundle: Bundle, catalogue: Catalogue) -> tuple[Source, ...]:
-    """The sources of a bundle; the first to find an item is named as its source."""
+def open_sources(
+    bundle: Bundle, catalogue: Catalogue, own: Sequence[str] = ()
+) -> tuple[Source, ...]:
+    """The sources of a bundle; the first to find an item is named as its source.
+
+    Args:
+        bundle: the open bundle.
+        catalogue: its items and the posted ones.
+        own: `package.module:Class` of further sources.
+    """
     return (
         Related(catalogue),
         TwoTower(catalogue),
         Interests(bundle),
         Popular(bundle),
         Fresh(bundle, catalogue),
+        *(_open_own(path, bundle, catalogue) for path in own),
     )
+
+
+def _open_own(path: str, bundle: Bundle, catalogue: Catalogue) -> Source:
+    module, _, name = path.partition(":")
+    try:
+        source: Source = getattr(import_module(module), name)(bundle, catalogue)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"serve.sources: {path!r} is no package.module:Class ({error})") from None
+    return source

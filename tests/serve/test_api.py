@@ -3,6 +3,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from serve.api import create_api
 from serve.feed import Feed
@@ -155,6 +157,37 @@ def test_a_body_of_no_known_form_is_refused(client: Client, path: str, body: Any
     answer = client("POST", path, json=body)
     assert answer.status_code == 422
     assert answer.json()["detail"]
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["save", "home", "related", 3, 1005, 10**12])
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+NAMES = ["user_id", "item_id", "action", "surface", "timestamp", "num_items", "exclude", "context"]
+NAMES += ["event_id", "duration_s", "query_vector", "interests", "content", "quality", "events"]
+objects = st.dictionaries(st.sampled_from(NAMES), values, max_size=5)
+bodies = objects | st.lists(objects, max_size=2) | values
+ROUTES = ["/v1/recommend", "/v1/events", "/v1/items"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(ROUTES), body=bodies, user=st.booleans())
+def test_no_body_makes_the_server_fail(client: Client, path: str, body: Any, user: bool) -> None:
+    if user and isinstance(body, dict):
+        body = {"user_id": 3, "item_id": 1005} | body
+    content = json.dumps(body).encode()
+    answer = client("POST", path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 422)
+    assert answer.json()
 
 
 def test_a_bad_item_is_refused_with_the_reason(client: Client) -> None:

@@ -18,6 +18,24 @@ FRESH_NOW = 1_767_225_600_000 + 10 * 86_400_000
 ACTION_WEIGHTS = np.array([4.0, 2.0, -3.0], np.float32)
 
 
+OWN_SOURCE = """
+import numpy as np
+from serve.candidates import Found
+
+class Oldest:
+    name = "oldest"
+
+    def __init__(self, bundle, catalogue):
+        self.rows = np.asarray(bundle.live_items)
+
+    def applies(self, query):
+        return True
+
+    def __call__(self, query, limit):
+        return Found(self.name, self.rows[:limit], -np.arange(limit, dtype=np.float32))
+"""
+
+
 def ask(feed: Feed, user_id: int | str, **fields: Any) -> RecommendResponse:
     return feed.recommend(RecommendRequest(user_id=user_id, debug=True, **fields))
 
@@ -169,8 +187,9 @@ def test_numeric_strings_are_ids_too(feed: Feed) -> None:
     assert shown(ask(feed, "3")) == shown(ask(feed, 3))
     with pytest.raises(UserError, match="user ids are 64-bit integers here; got 'x'"):
         ask(feed, "x")
-    with pytest.raises(UserError, match="64-bit"):
-        ask(feed, str(2**63))
+    for wrong in (str(2**63), "9" * 5000, "1_0", " 3", "٣"):
+        with pytest.raises(UserError, match="64-bit"):
+            feed._switch.funnel.users.canonical_id(wrong)
 
 
 def test_near_duplicates_are_shown_once(feed: Feed) -> None:
@@ -405,6 +424,21 @@ def test_absorbed_events_are_not_counted_twice(
 def test_without_a_bundle_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no bundle to serve"):
         Feed(tmp_path, ServeSettings(), background=False)
+
+
+def test_a_source_of_ones_own_joins_by_its_path(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme_sources.py").write_text(OWN_SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ServeSettings(sources=("acme_sources:Oldest",), shares={"oldest": 1.0}, candidates=40)
+    feed = Feed(root, own, background=False)
+    answer = ask(feed, 999, num_items=40)
+    feed.close()
+    assert "oldest" in {item.source for item in answer.items}
+    wrong = ServeSettings(sources=("acme_sources:Missing",))
+    with pytest.raises(UserError, match=r"'acme_sources:Missing' is no package\.module:Class"):
+        Feed(root, wrong, background=False)
 
 
 def test_an_unknown_action_in_the_utility_is_refused(root: Path) -> None:
