@@ -241,7 +241,7 @@ def refuse_unusable(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
     Raises:
         UserError: the column, the reason, a value, and what mends it.
     """
-    groups = rejects.group_by(["column", "reason"]).aggregate(
+    groups = rejects.group_by(["column", "reason"], use_threads=False).aggregate(
         [("value", "first"), ([], "count_all")]
     )
     for row in groups.to_pylist():
