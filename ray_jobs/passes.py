@@ -146,13 +146,9 @@ def routing_of(
     size = preparation.settings.shard_events
     parent = preparation.parent
     late_days = preparation.settings.late_days
-    first_day = 0
     open_day = 1
-    if calendar is not None:
-        first_day = calendar.first_day_ms // DAY_MS
     if parent is not None and parent.calendar is not None:
         open_day = parent.calendar.num_days - late_days + 1
-    days = {day - first_day + 1: count for day, count in tally.days.items()}
     return Routing(
         folder=preparation.work,
         rejects=preparation.rejects,
@@ -163,8 +159,14 @@ def routing_of(
         calendar=calendar,
         first_open_day=open_day,
         num_shards=parent.details["num_shards"] if parent else -(-tally.num_events // size),
-        group_starts=group_starts(days, 2 * size),
+        group_starts=group_starts(events_by_day(tally, calendar), 2 * size),
     )
+
+
+def events_by_day(tally: Tally, calendar: Calendar | None) -> dict[int, int]:
+    """Events by 1-based day."""
+    before_first = calendar.first_day_ms // DAY_MS - 1 if calendar else 0
+    return {day - before_first: count for day, count in tally.days.items()}
 
 
 def route(preparation: Preparation, routing: Routing, tally: Tally) -> Routed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from data.boards import NEEDED, BoardIntake, write_boards
 from data.contract.settings import UserError
+from data.enrolment import group_starts
 from data.impressions import (
     ImpressionIntake,
     ImpressionTally,
@@ -20,7 +22,7 @@ from data.impressions import (
 from data.partitions import Placement, timeline_name, write_days, write_shard
 from data.rejects import check_columns
 from data.splits import PARTS
-from ray_jobs.passes import Preparation, paths_of
+from ray_jobs.passes import Preparation, events_by_day, paths_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +128,7 @@ def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) 
     if routing.calendar is None:
         raise UserError("an impression log needs a log with a clock; leave source.impressions out")
     parent = preparation.parent
+    routing = _finer(preparation, routing, tally)
     intake = ImpressionIntake(
         chunks=preparation.impressions,
         paths=paths_of(preparation.raw.impressions),
@@ -148,6 +151,15 @@ def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) 
     ):
         rows |= written
     return rows
+
+
+def _finer(preparation: Preparation, routing: Routing, tally: Tally) -> Routing:
+    """Groups of fewer days, as much as there are more impressions than events."""
+    num_impressions = sum(chunk.num_rows for chunk in preparation.impressions)
+    share = min(tally.num_events / num_impressions, 1.0)
+    size = int(2 * preparation.settings.shard_events * share)
+    days = events_by_day(tally, routing.calendar)
+    return dataclasses.replace(routing, group_starts=group_starts(days, size))
 
 
 @dataclass(frozen=True, slots=True)
