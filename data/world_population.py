@@ -80,7 +80,7 @@ def external_ids(rows: Rows, world: World, kind: IdKind) -> Rows:
     for factor in (0x9E3779B97F4A7, 0xBF58476D1CE4F):  # odd, hence one-to-one modulo 2^52
         ids = (ids * np.uint64(factor)) & mask
         ids ^= ids >> np.uint64(26)
-    return ids.astype(np.int64)
+    return np.asarray(ids.astype(np.int64))
 
 
 class IdIndex:

@@ -117,9 +117,9 @@ class WorldSettings:
     pool_size: Annotated[int, Field(ge=10)] | None = None
     latent_dim: Annotated[int, Field(ge=2, le=64)] = 32
     content_dim: Annotated[int, Field(ge=2)] = 64
-    content_noise: Annotated[float, Field(ge=0)] = 0.6
+    content_noise: Annotated[float, Field(ge=0)] = 0.4
     item_noise: Annotated[float, Field(ge=0)] = 0.7
-    user_noise: Annotated[float, Field(ge=0)] = 0.5
+    user_noise: Annotated[float, Field(ge=0)] = 0.3
     activity_sigma: Annotated[float, Field(ge=0)] = 1.0
     established_users: Share = 0.85
     established_items: Share = 0.5
@@ -155,8 +155,8 @@ class World(WorldSettings):
     num_users: int = 10_000
     num_items: int = 20_000
     num_topics: int = 200
-    drift_rate: float = 0.006
-    sessions_per_day: float = 0.3
+    drift_rate: float = 0.004
+    sessions_per_day: float = 0.43
     pool_size: int = 200
 
     @property

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,18 @@ from data.contract.schema import DAY_MS, TIMELINE, Calendar, Vocabulary
 from data.queries import SplitLog
 from data.splits import SplitSettings
 from data.windows import WindowSettings, resolve
+from data.world import WorldSettings, generate
 
 START = 1_700_000_000_000 // DAY_MS * DAY_MS
 NUM_ITEMS, NUM_USERS = 12, 9
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny world's 60 days: `raw/` tables, hidden `latents/`."""
+    folder = tmp_path_factory.mktemp("world")
+    generate(WorldSettings(preset="tiny"), folder / "raw", folder / "latents", range(1, 61))
+    return folder
 
 
 @pytest.fixture(scope="session")
