@@ -131,8 +131,8 @@ class UserState(nn.Module):
         rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
         events = self.events(items, inputs)
-        tokens = self.sequence(events, lengths, start)
         places = layout(lengths, events.shape[0], width)
+        tokens = self.sequence(events, start, places)
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         mask = (columns > lengths.unsqueeze(1)).float() * MASKED
         newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)

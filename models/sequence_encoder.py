@@ -58,6 +58,8 @@ class EventEncoder(nn.Module):
         nn.init.eye_(self.item.weight)
         for table in (self.action, self.surface):
             nn.init.normal_(table.weight, std=0.02)
+        if self.time is not None:
+            self.time.shrink(0.1)
 
     def forward(self, items: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Sums the parts.
@@ -183,18 +185,22 @@ class SequenceEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, settings) for _ in range(settings.num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Tensor, lengths: Tensor, start: Tensor) -> Tensor:
+    def layout(self, lengths: Tensor, total: int) -> Layout:
+        """Lays out sequences of `lengths` int64[B], each at most `max_length`, `total` in all."""
+        longest = self.max_length if torch.compiler.is_exporting() else int(lengths.max())
+        return layout(lengths, total, longest)
+
+    def forward(self, events: Tensor, start: Tensor, places: Layout) -> Tensor:
         """Encodes B sequences.
 
         Args:
             events: float32[H, D], oldest first.
-            lengths: int64[B], each at most `max_length`.
             start: float32[B, D] what stands before the first event.
+            places: of the sequences, from `layout`.
 
         Returns:
             float32[B + H, D] states: the B of the starts, then those of the events.
         """
-        places = layout(lengths, events.shape[0], self._width(lengths))
         tokens = torch.cat([start, events])
         if self.position is not None:
             tokens = tokens + self.position(places.column)
@@ -203,6 +209,3 @@ class SequenceEncoder(nn.Module):
             tokens = block(tokens, places)
         states: Tensor = self.norm(tokens)
         return states
-
-    def _width(self, lengths: Tensor) -> int:
-        return self.max_length if torch.compiler.is_exporting() else int(lengths.max())

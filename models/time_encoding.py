@@ -24,10 +24,17 @@ class GapEncoding(nn.Module):
     def __init__(self, dim: int, num_periods: int = 32) -> None:
         """Builds an encoder of width `dim`."""
         super().__init__()
-        exponents = torch.linspace(math.log(SECOND_MS), math.log(FOUR_WEEKS_MS), num_periods)
-        self.register_buffer("periods_ms", exponents.double().exp().round().long())
+        ends = math.log(SECOND_MS), math.log(FOUR_WEEKS_MS)
+        exponents = torch.linspace(*ends, num_periods, dtype=torch.float64)
+        self.register_buffer("periods_ms", exponents.exp().round().long())
         self.phase = nn.Parameter(torch.zeros(2, num_periods))
         self.project = nn.Linear(2 * num_periods + 1, dim)
+
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Makes the first outputs smaller, so that they do not drown what they are added to."""
+        for parameter in self.project.parameters():
+            parameter.mul_(factor)
 
     def forward(self, gap_ms: Tensor) -> Tensor:
         """Encodes elapsed times.

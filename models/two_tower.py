@@ -23,7 +23,13 @@ from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing
 from models.losses import sampled_softmax, weighted_mean
-from models.sequence_encoder import EventEncoder, SequenceEncoder, SequenceSettings, token_of
+from models.sequence_encoder import (
+    EventEncoder,
+    Layout,
+    SequenceEncoder,
+    SequenceSettings,
+    token_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +60,10 @@ class NegativeSettings:
             raise ValueError("set in_batch or random above 0: there is nothing to learn against")
 
 
+def _sequence() -> SequenceSettings:
+    return SequenceSettings(max_length=100)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwoTowerSettings:
     """The retrieval model.
@@ -76,13 +86,13 @@ class TwoTowerSettings:
 
     dim: Count = 64
     id_dim: Count = 64
-    id_dropout: Dropout = 0.0
+    id_dropout: Dropout = 0.2
     hidden: Count = 256
     temperature: Positive = 0.07
-    sequence: SequenceSettings = field(default_factory=SequenceSettings)
+    sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     batch_size: Count = 64
-    max_steps: Count = 800
+    max_steps: Count = 500
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
     weight_decay: float = 0.0
@@ -97,8 +107,14 @@ class ItemTower(nn.Module):
         self.settings = settings
         self.features = FeatureEncoder(vocabulary.item_features, "item")
         self.id = nn.Linear(settings.id_dim + 1, settings.dim)
+        self.direct = (
+            nn.Linear(self.features.width, settings.dim, bias=False)
+            if self.features.width
+            else None
+        )
         width = settings.id_dim + 1 + self.features.width
         self.mix = perceptron(width, settings.hidden, settings.dim)
+        # Items that look alike are near each other from the first step on.
         nn.init.eye_(self.id.weight)
         nn.init.zeros_(self.id.bias)
 
@@ -106,8 +122,11 @@ class ItemTower(nn.Module):
         """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""
         rows = inputs["item_id.rows"]
         known = torch.cat([rows, is_missing(rows)], 1)
-        mixed = self.mix(torch.cat([known, *self.features(inputs)], 1))
-        return F.normalize(self.id(known) + mixed, dim=-1)
+        parts = self.features(inputs)
+        vectors = self.id(known) + self.mix(torch.cat([known, *parts], 1))
+        if self.direct is not None:
+            vectors = vectors + self.direct(torch.cat(parts, 1))
+        return F.normalize(vectors, dim=-1)
 
     def program(self) -> Program:
         """What is exported; sizes: items, and the values of each list column."""
@@ -133,6 +152,8 @@ class UserTower(nn.Module):
         self.events = EventEncoder(dim, vocabulary, "history.gap_ms")
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
+        self.taste = Taste(vocabulary)
+        self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """State after the whole history, float32[B, D]; see `states` for the inputs."""
@@ -150,13 +171,16 @@ class UserTower(nn.Module):
                 zeros if unknown), `history.action`, `history.surface`, `history.gap_ms` int64[H].
 
         Returns:
-            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected.
+            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected: what the
+            sequence says, and the mean of the items read.
         """
         rows = inputs["user_id.rows"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        events = self.events(inputs["history.embedding.rows"], inputs)
-        states: Tensor = self.sequence(events, inputs["history.lengths"], start)
-        return states
+        items, lengths = inputs["history.embedding.rows"], inputs["history.lengths"]
+        places = self.sequence.layout(lengths, items.shape[0])
+        states = self.sequence(self.events(items, inputs), start, places)
+        taste: Tensor = self.taste(items, inputs["history.action"], places)
+        return self.state_scale * states + taste
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
@@ -176,6 +200,40 @@ class UserTower(nn.Module):
     def project(self, states: Tensor) -> Tensor:
         """States [..., D] -> unit vectors [..., D]."""
         return F.normalize(states + self.head(states), dim=-1)
+
+
+class Taste(nn.Module):
+    """Mean of the item vectors read so far, actions weighted: what the sequence adds to.
+
+    A user's past is the best first guess at their future; with it in the output from the first
+    step, the transformer has only to learn how the future differs.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Starts with weight 1 for positive actions and 0 for the others."""
+        super().__init__()
+        weights = torch.zeros(len(vocabulary.actions) + 1)
+        weights[vocabulary.codes("positive")] = 1.0
+        self.weight = nn.Parameter(weights)
+
+    def forward(self, items: Tensor, action: Tensor, places: Layout) -> Tensor:
+        """Means over every prefix.
+
+        Args:
+            items: float32[H, D].
+            action: int64[H] codes.
+            places: of the B sequences.
+
+        Returns:
+            float32[B + H, D]; zeros for the starts.
+        """
+        weight = self.weight[action].unsqueeze(1)
+        both = torch.cat([items * weight, weight.abs()], 1)
+        starts = both.new_zeros(places.rectangle.shape[0], both.shape[1])
+        rows = torch.cat([starts, both]).index_select(0, places.rectangle.flatten())
+        sums = rows.view(*places.rectangle.shape, -1).cumsum(1).flatten(0, 1)
+        prefix = sums.index_select(0, places.flat)
+        return prefix[:, :-1] / prefix[:, -1:].clamp(min=1.0)
 
 
 class TwoTower(nn.Module):
