@@ -172,7 +172,9 @@ def _ranking(subject: Subject) -> Tree:
     dataset, settings = subject.log.dataset, subject.job.settings.eval
     impressions = subject.impressions()
     model = RankingModel.open(subject.models["ranker"], dataset)
-    histories = UserEvents.of(TrainingLog(subject.log, (TRAIN, VALID, TEST)))
+    # Candidates count the events they know, which are those of the earlier parts.
+    parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
+    histories = UserEvents.of(TrainingLog(subject.log, parts))
     actions = judge_ranking(
         impressions,
         dataset.vocabulary.actions,
