@@ -48,7 +48,7 @@ class PrepareSettings:
     max_reject_share: Share = 0.05
     late_days: NonNegative = 3
     workers: Count = 2
-    in_process_rows: NonNegative = 3_000_000
+    in_process_rows: NonNegative = 5_000_000
     block_rows: Count = 1 << 18
     shard_events: Count = 500_000
 
@@ -111,14 +111,16 @@ class Tally:
         """Rejected rows."""
         return self.reasons.total()
 
-    def refuse_too_many(self, max_share: float, folder: Path) -> None:
-        """Raises UserError when more rows than `max_share` were rejected."""
-        if self.num_rejected > max_share * max(self.rows, 1):
-            worst = "; ".join(f"{reason}: {n}" for reason, n in self.reasons.most_common(3))
-            raise UserError(
-                f"{self.num_rejected} of {self.rows} rows were rejected, more than "
-                f"prepare.max_reject_share={max_share} ({worst}); they are listed in {folder}"
-            )
+
+def refuse_too_many(reasons: Counter[str], rows: int, max_share: float, folder: Path) -> None:
+    """Raises UserError when more of the rows than `max_share` were rejected."""
+    rejected = reasons.total()
+    if rejected > max_share * max(rows, 1):
+        worst = "; ".join(f"{reason}: {n}" for reason, n in reasons.most_common(3))
+        raise UserError(
+            f"{rejected} of {rows} rows were rejected, more than "
+            f"prepare.max_reject_share={max_share} ({worst}); they are listed in {folder}"
+        )
 
 
 def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> LogForm:

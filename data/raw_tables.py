@@ -99,6 +99,17 @@ class RawTables:
         sets = {role: getattr(self, role) + getattr(later, role) for role in ROLES}
         return replace(self, **sets)
 
+    def absolute(self) -> RawTables:
+        """The same with absolute paths, for readers in another working directory."""
+        sets: Any = {
+            role: tuple(
+                replace(s, files=tuple(file.absolute() for file in s.files))
+                for s in getattr(self, role)
+            )
+            for role in ROLES
+        }
+        return replace(self, **sets)
+
     def fingerprint(self) -> dict[str, Any]:
         """What changes when an input file or the way it is read changes. Plain JSON values."""
         files = {role: [_print_of(s) for s in getattr(self, role)] for role in ROLES}

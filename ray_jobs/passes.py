@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from data.intake import (
     check_chunk,
     find_duplicates,
     log_form,
+    refuse_too_many,
 )
 from data.raw_tables import FileSet, RawTables, column_names
 from data.routing import Routed, Routing, route_block
@@ -74,6 +76,10 @@ class Preparation:
         small = rows <= self.settings.in_process_rows
         return BlockTasks(0 if small else self.settings.workers)
 
+    def refuse_too_many(self, reasons: Counter[str], rows: int) -> None:
+        """Raises UserError when more rows of a table were rejected than the settings bear."""
+        refuse_too_many(reasons, rows, self.settings.max_reject_share, self.rejects)
+
     @property
     def event_paths(self) -> tuple[Path, ...]:
         """Event files by number; an extension counts on from the files before."""
@@ -114,7 +120,7 @@ def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
     tally = Tally()
     for found in preparation.tasks.run(check_chunk, intake, len(intake.chunks), "check"):
         tally.add(found)
-    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    preparation.refuse_too_many(tally.reasons, tally.rows)
     return form, tally
 
 
@@ -179,7 +185,7 @@ def route(preparation: Preparation, routing: Routing, tally: Tally) -> Routed:
     tally.reasons.update(routed.reasons)
     # Clients post again what was not answered: a next day is not stopped by what it knows already.
     if preparation.parent is None:
-        tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+        preparation.refuse_too_many(tally.reasons, tally.rows)
     return routed
 
 

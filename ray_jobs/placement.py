@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -141,9 +142,8 @@ def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) 
     tasks = preparation.tasks
     for part in tasks.run(route_impressions, intake, len(intake.chunks), "route impressions"):
         found.add(part)
-    tally.rows += found.rows
     tally.reasons.update(found.reasons)
-    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+    preparation.refuse_too_many(found.reasons, found.rows)
     work = _ImpressionFiles(intake, tuple(found.files))
     rows: dict[str, int] = {}
     for written in tasks.run(
@@ -194,7 +194,9 @@ def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> No
         rejects=preparation.rejects,
         block_rows=preparation.settings.block_rows,
     )
+    num_rows, rejected = 0, Counter[str]()
     for rows, reasons in preparation.tasks.run(write_boards, intake, len(intake.chunks), "boards"):
-        tally.rows += rows
-        tally.reasons.update(reasons)
-    tally.refuse_too_many(preparation.settings.max_reject_share, preparation.rejects)
+        num_rows += rows
+        rejected.update(reasons)
+    tally.reasons.update(rejected)
+    preparation.refuse_too_many(rejected, num_rows)

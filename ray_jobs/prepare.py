@@ -74,8 +74,10 @@ def prepare(
         "id": to_tree(settings.id),
         "store_sequence": store_sequence,
     }
-    before = Dataset(parent, job.root) if parent else None
-    maker = _Maker(job, raw, before, inputs, store_sequence)
+    # Ray's workers have a working directory of their own.
+    root = job.root.absolute()
+    before = Dataset(artifact.read(parent.path.absolute()), root) if parent else None
+    maker = _Maker(job, raw.absolute(), before, inputs, store_sequence)
     made = job.make("dataset", [parent] if parent else [], inputs, maker.write)
     for side in SIDES:
         version = made.manifest.id_space[side]["version"]
@@ -116,7 +118,11 @@ class _Maker:
             vocabulary, calendar = self._vocabulary(tally, sides), self._calendar(tally)
             ids = {side.name: self._enrolled(preparation, form, tally, side) for side in sides}
             routing = passes.routing_of(
-                preparation, tally, vocabulary, calendar, {k: v.path for k, v in ids.items()}
+                preparation,
+                tally,
+                vocabulary,
+                calendar,
+                {k: v.path.absolute() for k, v in ids.items()},
             )
             routed = passes.route(preparation, routing, tally)
             rows = {
@@ -124,26 +130,40 @@ class _Maker:
                 "impressions": placement.place_impressions(preparation, routing, tally),
             }
             placement.place_boards(preparation, routing, tally)
+            spaces = {name: IdSpace.open(made.path) for name, made in ids.items()}
             for side in sides:
-                write_side(side, IdSpace.open(ids[side.name].path), preparation)
+                write_side(side, spaces[side.name], preparation)
             write_item_days(preparation, rows["events"])
             self._describe(draft, ids)
             draft.fields["details"] = {
                 "vocabulary": dataclasses.asdict(vocabulary),
                 "calendar": dataclasses.asdict(calendar) if calendar else None,
-                "store_sequence": self.store_sequence,
                 "num_shards": routing.num_shards,
-                "num_files": len(preparation.event_paths),
-                "parts": placement.parts_of(preparation, tally),
-                **self._partitions(draft, rows),
+                **self._details(draft, preparation, tally, rows),
             }
-            draft.fields["details"]["counts"] = self._counts(draft, tally, routed)
+            sizes = {f"{name}s": len(space.ids) for name, space in spaces.items()}
+            draft.fields["details"]["counts"] = self._counts(draft, tally, routed) | sizes
+
+    def _details(
+        self, draft: Draft, preparation: Preparation, tally: Tally, rows: dict[str, dict[str, int]]
+    ) -> dict[str, Any]:
+        """What a next day goes on from, and which version holds each day, by table."""
+        version = draft.path.name
+        return {
+            "store_sequence": self.store_sequence,
+            "num_files": len(preparation.event_paths),
+            "parts": placement.parts_of(preparation, tally),
+        } | {
+            key: (self.parent.details[key] if self.parent else {})
+            | dict.fromkeys(rows[table], version)
+            for table, key in PARTITIONS.items()
+        }
 
     @contextmanager
     def _preparation(self, draft: Draft) -> Iterator[Preparation]:
         version = draft.path.name
-        work = self.job.root / ".work" / f"prepare-{version}"
-        rejects = self.job.root / "rejects" / version
+        root = self.job.root.absolute()
+        work, rejects = root / ".work" / f"prepare-{version}", root / "rejects" / version
         for folder in (work, rejects):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -151,7 +171,7 @@ class _Maker:
         settings = self.job.settings.prepare
         try:
             yield Preparation(
-                settings, self.raw, split_column, self.parent, draft.path, work, rejects
+                settings, self.raw, split_column, self.parent, draft.path.absolute(), work, rejects
             )
         finally:
             shutil.rmtree(work)
@@ -197,25 +217,14 @@ class _Maker:
             for side, made in ids.items()
         }
 
-    def _partitions(self, draft: Draft, rows: dict[str, dict[str, int]]) -> dict[str, Any]:
-        """Which version holds each day, by table."""
-        return {
-            key: (self.parent.details[key] if self.parent else {})
-            | dict.fromkeys(rows[table], draft.path.name)
-            for table, key in PARTITIONS.items()
-        }
-
     def _counts(self, draft: Draft, tally: Tally, routed: Routed) -> dict[str, int]:
         before = self.parent.counts if self.parent else {"events": 0, "rejected": 0}
         new = routed.days.total()
         held = draft.fields["details"]["impression_partitions"]
         folders = [draft.path.parent / v / "impressions" / f"date={d}" for d, v in held.items()]
-        spaces = draft.fields["id_space"]
         return {
             "events": before["events"] + new,
             "new_events": new,
-            "users": spaces["user"]["rows"] - 1 - self.job.settings.id.buckets,
-            "items": spaces["item"]["rows"] - 1 - self.job.settings.id.buckets,
             "impressions": sum(map(num_rows, folders)),
             "rejected": before["rejected"] + tally.num_rejected,
         }

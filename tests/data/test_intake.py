@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data import intake
 from data.contract.settings import UserError
 from data.exchange import write_table
-from data.intake import Tally, find_duplicates
+from data.intake import Tally, find_duplicates, refuse_too_many
 
 BLOCKS = st.lists(st.lists(st.integers(-5, 12), max_size=12), min_size=1, max_size=4)
 
@@ -49,7 +49,7 @@ def test_tallies_of_parts_add_up() -> None:
 
 
 def test_rejects_up_to_the_share_are_borne_and_more_stop_the_job(tmp_path: Path) -> None:
-    tally = Tally([], 100, Counter({"item_id null": 4, "timestamp null": 1}))
-    tally.refuse_too_many(0.05, tmp_path)
+    reasons = Counter({"item_id null": 4, "timestamp null": 1})
+    refuse_too_many(reasons, 100, 0.05, tmp_path)
     with pytest.raises(UserError, match=r"5 of 100 rows .* \(item_id null: 4; timestamp null: 1\)"):
-        tally.refuse_too_many(0.04, tmp_path)
+        refuse_too_many(reasons, 100, 0.04, tmp_path)

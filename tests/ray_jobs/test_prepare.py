@@ -212,11 +212,12 @@ def test_files_rows_and_formats_do_not_matter_only_the_log_does(
 
 @pytest.mark.ray
 def test_ray_data_and_this_process_write_the_same_bytes(
-    first: Dataset, tmp_path: Path, ray_cluster: None
+    first: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    write(tmp_path / "log" / "a.parquet", log())
+    monkeypatch.chdir(tmp_path)
+    write(Path("log") / "a.parquet", log())
     words = ("prepare.in_process_rows=0", "prepare.block_rows=150")
-    spread = prepared(tmp_path / "root", tmp_path / "log", *words)
+    spread = prepared(Path("root"), Path("log"), *words)
     assert checksums(spread) == checksums(first)
 
 
