@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,10 @@ from data.raw_tables import FileSet, RawTables, column_names
 from data.routing import Routed, Routing, route_block
 from data.validation import LogForm
 from ray_jobs.block_tasks import BlockTasks
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections import Counter
 
 
 @dataclass(frozen=True)
