@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,6 @@ from data.raw_tables import FileSet, RawTables, column_names
 from data.routing import Routed, Routing, route_block
 from data.validation import LogForm
 from ray_jobs.block_tasks import BlockTasks
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import Counter
