@@ -7,18 +7,19 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+
 from models.batch import Batch, Jagged
 from models.embeddings import (
     EmbeddingTables,
     Model,
-    Sharding,
     ShardedModel,
+    Sharding,
     Table,
     shard,
 )
 from models.losses import weighted_mean
 from models.table_shards import full_tables, load_tables
-from torch import Tensor, nn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.(script|interface). is deprecated"),

@@ -1,0 +1,191 @@
+"""Small batches, with every kind of column, for the models that are held to the same behaviour."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.contract.schema import Feature, Order, Vocabulary
+from models.batch import Batch, Jagged
+from models.ranker import Ranker, RankerSettings
+from models.sequence_encoder import SequenceSettings
+from models.two_tower import TwoTower, TwoTowerSettings
+
+NUM_ITEMS, NUM_USERS = 42, 20
+SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
+TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
+RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
+ITEM_FEATURES = (
+    Feature(name="age", kind="numeric", mean=1, std=2, low=0, high=9),
+    Feature(name="format", kind="categorical", cardinality=5),
+    Feature(name="tags", kind="multi", cardinality=30),
+    Feature(name="content", kind="vector", dim=6),
+)
+USER_FEATURES = (
+    Feature(name="country", kind="categorical", cardinality=9),
+    Feature(name="interests", kind="multi", cardinality=9),
+)
+
+
+def vocabulary(order: Order = "clock", columns: bool = True) -> Vocabulary:
+    return Vocabulary(
+        order=order,
+        actions=("save", "click", "hide"),
+        polarity=("positive", "positive", "negative"),
+        surfaces=("home", "search"),
+        item_features=ITEM_FEATURES if columns else (),
+        user_features=USER_FEATURES if columns else (),
+    )
+
+
+def tables(seed: int = 0) -> dict[str, Tensor]:
+    """Rows of all ids, row 0 being zeros."""
+    draw = torch.Generator().manual_seed(seed)
+    made = {
+        name: torch.randn(rows, 16, generator=draw) / 4
+        for name, rows in (("item_id", NUM_ITEMS), ("user_id", NUM_USERS))
+    }
+    for table in made.values():
+        table[0] = 0
+    return made
+
+
+def rows_of(batch: Batch, of: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: of[name][jagged.values] for name, jagged in batch.ids.items()}
+
+
+def columns(features: Sequence[Feature], side: str, rows: Tensor) -> dict[str, Tensor]:
+    """Columns whose values follow from the row alone, missing for row 0."""
+    made: dict[str, Tensor] = {}
+    for feature in features:
+        name = f"{side}.{feature.name}"
+        if feature.kind == "numeric":
+            made[name] = torch.where(rows == 0, torch.nan, rows % 7).float()
+        elif feature.kind == "categorical":
+            made[name] = rows * 7919
+        elif feature.kind == "multi":
+            made[f"{name}.lengths"] = rows % 3
+            made[f"{name}.values"] = rows.repeat_interleave(rows % 3) * 104_729
+        else:
+            made[name] = torch.sin(rows.unsqueeze(1) * torch.arange(1.0, feature.dim + 1))
+    return made
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A user, what they did, and what is asked about them: targets of one kind or candidates."""
+
+    user: int
+    history: tuple[int, ...]
+    asked: tuple[int, ...]
+    weight: float = 1.0
+
+
+def visits(size: int = 6, seed: int = 0) -> list[Visit]:
+    """Visits with histories of 0, 1, 2, ... events."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def items(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, NUM_ITEMS, (count,), generator=draw).tolist())
+
+    return [
+        Visit(user=1 + i, history=items(min(i, SEQUENCE.max_length)), asked=items(3 + i % 2))
+        for i in range(size)
+    ]
+
+
+def events(made: Sequence[Visit]) -> dict[str, Tensor]:
+    """Actions, surfaces and times that follow from user, item and place in the history."""
+    plain = [(v.user, item, at) for v in made for at, item in enumerate(v.history)]
+    user, item, at = (
+        (torch.tensor(column) for column in zip(*plain, strict=True))
+        if plain
+        else (torch.zeros(3, 0, dtype=torch.int64))
+    )
+    return {
+        "history.action": (item + at) % 3 + 1,
+        "history.surface": (user + at) % 2 + 1,
+        "history.gap_ms": (item * 777_777 + at * 3_000) % 10**9,
+        "history.age_ms": (item * 999_999 + at * 5_000) % 10**10,
+        "history.lengths": torch.tensor([len(v.history) for v in made]),
+    }
+
+
+def shared(made: Sequence[Visit], others: Sequence[int] = ()) -> tuple[Batch, dict[int, int]]:
+    """What both models read, and where each item stands among the distinct ones."""
+    distinct = sorted({*others, *(i for v in made for i in (*v.history, *v.asked))})
+    place = {item: index for index, item in enumerate(distinct)}
+    items, users = torch.tensor(distinct), torch.tensor([v.user for v in made])
+    first = torch.zeros(len(made), dtype=torch.int64)
+    first[0] = len(items)
+    history = [place[item] for v in made for item in v.history]
+    inputs = {
+        **columns(ITEM_FEATURES, "item", items),
+        **columns(USER_FEATURES, "user", users),
+        **events(made),
+        "history.item": torch.tensor(history, dtype=torch.int64),
+    }
+    ids = {"item_id": Jagged(items, first), "user_id": Jagged(users, torch.ones_like(users))}
+    weight = torch.tensor([v.weight for v in made])
+    return Batch(ids=ids, inputs=inputs, weight=weight), place
+
+
+def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """Every prefix of a history predicts the next event, and the newest state what is asked."""
+    batch, place = shared(made, pool)
+    targets = [
+        (s, length, place[item])
+        for s, v in enumerate(made)
+        for length, item in [*enumerate(v.history), *((len(v.history), i) for i in v.asked)]
+    ]
+    sequence, length, item = (torch.tensor(column) for column in zip(*targets, strict=True))
+    known = [
+        (s, p) for s, v in enumerate(made) for p, i in enumerate(pool) if i in v.history + v.asked
+    ]
+    batch.inputs.update(
+        {
+            "target.sequence": sequence,
+            "target.length": length,
+            "target.item": item,
+            "target.log_q": torch.full((len(targets),), -1.5),
+            "pool.item": torch.tensor([place[i] for i in pool]),
+            "pool.log_count": torch.zeros(len(pool)),
+            "pool.log_q": torch.linspace(-2, -1, len(pool)),
+            "known.sequence": torch.tensor([s for s, _ in known], dtype=torch.int64),
+            "known.pool": torch.tensor([p for _, p in known], dtype=torch.int64),
+        }
+    )
+    return batch
+
+
+def ranker_batch(made: Sequence[Visit]) -> Batch:
+    """What is asked are candidates; labels follow from user and item."""
+    batch, place = shared(made)
+    plain = [(v.user, item, at) for v in made for at, item in enumerate(v.asked)]
+    user, item, at = (torch.tensor(column) for column in zip(*plain, strict=True))
+    batch.inputs.update(
+        {
+            "candidate.item": torch.tensor([place[int(i)] for i in item]),
+            "candidate.lengths": torch.tensor([len(v.asked) for v in made]),
+            "candidate.position": at,
+        }
+    )
+    batch.labels.update(
+        {
+            "label.save": ((user + item) % 2).float(),
+            "label.click": (item % 3 == 0).float(),
+            "label.hide": (at == 2).float(),
+        }
+    )
+    return batch
+
+
+def two_tower(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
+    torch.manual_seed(1)
+    return TwoTower(settings, vocabulary(order)).eval()
+
+
+def ranker(order: Order = "clock", settings: RankerSettings = RANKER) -> Ranker:
+    torch.manual_seed(1)
+    return Ranker(settings, vocabulary(order)).eval()

@@ -1,0 +1,201 @@
+"""Every model, by the same behaviours."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.batch import Batch
+from models.export import parity, write_programs
+from serve.programs import Program as ServedProgram
+from tests.models import cases
+from tests.models.cases import Visit, rows_of, tables, visits
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, batches for it, and what it says of each visit: one tensor a visit."""
+
+    build: Callable[..., nn.Module]
+    batch: Callable[[Sequence[Visit]], Batch]
+    answers: Callable[[nn.Module, Batch, dict[str, Tensor]], list[Tensor]]
+
+
+def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
+    """Two-tower: the vectors of every prefix of each visit's history."""
+    rows = rows_of(batch, of)
+    items = core.item_tower({**batch.inputs, "item_id.rows": rows["item_id"]})
+    history = items[batch.inputs["history.item"]]
+    looked_up = {"user_id.rows": rows["user_id"], "history.embedding.rows": history}
+    states = core.user_tower.project(core.user_tower.states({**batch.inputs, **looked_up}))
+    lengths = batch.inputs["history.lengths"]
+    starts, events = states[: len(lengths)], states[len(lengths) :].split(lengths.tolist())
+    return [torch.cat([start[None], rest]) for start, rest in zip(starts, events, strict=True)]
+
+
+def candidate_logits(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
+    """Ranker: the logits of each visit's candidates."""
+    logits = core.logits(rows_of(batch, of), batch)
+    return list(logits.split(batch.inputs["candidate.lengths"].tolist()))
+
+
+TWO_TOWER = Subject(cases.two_tower, cases.two_tower_batch, user_vectors)
+RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
+subjects = pytest.mark.parametrize("subject", [TWO_TOWER, RANKER], ids=["two_tower", "ranker"])
+orders = pytest.mark.parametrize("order", ["clock", "position", "none"])
+
+
+def loss_of(subject: Subject, core: nn.Module, made: Sequence[Visit]) -> Tensor:
+    batch = subject.batch(made)
+    loss, _ = core(rows_of(batch, tables()), batch)
+    return loss
+
+
+def answers(subject: Subject, core: nn.Module, made: Sequence[Visit]) -> list[Tensor]:
+    with torch.no_grad():
+        return subject.answers(core, subject.batch(made), tables())
+
+
+def gradients(core: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in core.named_parameters() if p.grad is not None}
+
+
+@orders
+@subjects
+def test_gradient_reaches_every_parameter(subject: Subject, order: str) -> None:
+    core = subject.build(order)
+    loss_of(subject, core, visits(8)).backward()
+    silent = {name for name, p in core.named_parameters() if p.grad is None or not p.grad.any()}
+    assert silent == set()
+
+
+@subjects
+def test_gradient_reaches_the_rows_of_items_and_users(subject: Subject) -> None:
+    core, batch = subject.build(), subject.batch(visits(8))
+    rows = {name: r.requires_grad_() for name, r in rows_of(batch, tables()).items()}
+    core(rows, batch)[0].backward()
+    for name in ("item_id", "user_id"):
+        assert rows[name].grad is not None
+        assert rows[name].grad.any(1).all()
+
+
+@orders
+@subjects
+def test_an_answer_does_not_depend_on_its_batch(subject: Subject, order: str) -> None:
+    core, made = subject.build(order), visits(8)
+    together = answers(subject, core, made)
+    for visit, answer in zip(made, together, strict=True):
+        assert torch.allclose(answers(subject, core, [visit])[0], answer, atol=TOLERANCE)
+
+
+@subjects
+def test_the_loss_of_a_batch_is_the_mean_over_its_visits(subject: Subject) -> None:
+    """Where each visit has as many targets, that is; and both batches the same pool."""
+    core = subject.build()
+    made = [Visit(user=u, history=(3, 9 + u), asked=(30, 31)) for u in range(1, 5)]
+    apart = torch.stack([loss_of(subject, core, [visit]) for visit in made])
+    assert torch.allclose(loss_of(subject, core, made), apart.mean(), atol=TOLERANCE)
+
+
+@subjects
+def test_a_filler_changes_neither_loss_nor_gradient(subject: Subject) -> None:
+    core, made = subject.build(), visits(6)
+    filler = dataclasses.replace(visits(9)[-1], weight=0.0)
+    losses, found = [], []
+    for batch in (made, [*made, filler]):
+        core.zero_grad()
+        losses.append(loss_of(subject, core, batch))
+        losses[-1].backward()
+        found.append({name: g.clone() for name, g in gradients(core).items()})
+    assert torch.allclose(losses[0], losses[1], atol=TOLERANCE)
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=TOLERANCE), name
+
+
+@subjects
+def test_weight_counts_like_repetition(subject: Subject) -> None:
+    core, (first, *others) = subject.build(), visits(5)
+    heavy = dataclasses.replace(first, weight=2.0)
+    weighted = loss_of(subject, core, [heavy, *others])
+    assert torch.allclose(weighted, loss_of(subject, core, [first, first, *others]), atol=TOLERANCE)
+
+
+@subjects
+def test_unknown_users_and_items_have_answers(subject: Subject) -> None:
+    unknown = Visit(user=0, history=(0, 5, 0), asked=(0, 7))
+    (found,) = answers(subject, subject.build(), [unknown])
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(loss_of(subject, subject.build(), [unknown, Visit(0, (), (0,))]))
+
+
+@subjects
+def test_the_history_matters_and_its_order_too(subject: Subject) -> None:
+    core, history = subject.build("position"), (4, 8, 15)
+    made = [Visit(1, history, (5, 6)), Visit(1, history[::-1], (5, 6)), Visit(1, (), (5, 6))]
+    forward, backward, empty = (a[-1] for a in answers(subject, core, made))
+    assert not torch.allclose(forward, backward, atol=1e-4)
+    assert not torch.allclose(forward, empty, atol=1e-4)
+
+
+@subjects
+def test_dropout_is_for_training_alone(subject: Subject) -> None:
+    core, made = subject.build(), visits(6)
+    assert torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))
+    core.train()
+    assert not torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))
+
+
+@subjects
+def test_tables_are_named_after_the_ids_of_a_batch(subject: Subject) -> None:
+    made = subject.build().tables(num_items=40, num_users=20)
+    assert {table.name: table.num_embeddings for table in made} == {"item_id": 40, "user_id": 20}
+    assert {table.name for table in made} == subject.batch(visits()).ids.keys()
+
+
+@subjects
+def test_logs_carry_no_gradient(subject: Subject) -> None:
+    core, batch = subject.build(), subject.batch(visits())
+    _, logs = core(rows_of(batch, tables()), batch)
+    assert "loss" in logs
+    assert not any(value.requires_grad for value in logs.values())
+
+
+@subjects
+def test_programs_give_what_the_module_gives(subject: Subject, tmp_path: Path) -> None:
+    programs = subject.build().programs()
+    write_programs(programs, tmp_path)
+    for name, program in programs.items():
+        served = ServedProgram(tmp_path / f"{name}.onnx")
+        for size in (1, 2, 5):
+            inputs = resized(program.inputs, program.dynamic, size)
+            assert parity(program, served, inputs) < TOLERANCE, (name, size)
+
+
+def resized(example: dict[str, Tensor], dynamic: dict[str, str], size: int) -> dict[str, Tensor]:
+    """Random inputs of a program with `size` users or items, the first list being empty."""
+    draw = torch.Generator().manual_seed(size)
+    lists = {name.removesuffix(".lengths") for name in example if name.endswith(".lengths")}
+    each = torch.arange(size) % 4
+    counts = {dynamic[name]: size for name in example if name in dynamic}
+    counts |= {name: int(each.sum()) for name in lists} | {"events": int(each.sum())}
+    made = {}
+    for name, tensor in example.items():
+        shape = (counts[dynamic[name]], *tensor.shape[1:]) if name in dynamic else tensor.shape
+        if name.endswith(".lengths"):
+            rows = counts[dynamic[name]]
+            made[name] = each if rows == size else torch.ones(rows, dtype=torch.int64)
+        elif tensor.is_floating_point():
+            made[name] = torch.randn(shape, generator=draw)
+        else:
+            made[name] = torch.randint(0, 3, shape, generator=draw)
+    for name in made:
+        if name.endswith(".values"):
+            total = int(made[name.replace(".values", ".lengths")].sum())
+            made[name] = torch.randint(0, 99, (total,), generator=draw)
+    return made

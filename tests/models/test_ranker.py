@@ -1,0 +1,148 @@
+"""The ranker learns what can be learnt; its programs are its own parts."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from models.batch import Batch
+from models.ranker import rectangle, spread
+from tests.models import cases
+from tests.models.cases import Visit, rows_of, tables, visits
+
+TOPICS = 4
+
+
+def noisy_batch(draw: torch.Generator, noise: float) -> Batch:
+    """A click when the candidate has the topic of the history, turned over with `noise`."""
+    topic = torch.randint(0, TOPICS, (24, 1), generator=draw)
+    others = torch.randint(1, cases.NUM_ITEMS, (24, 4), generator=draw)
+    history = TOPICS * torch.randint(1, 9, (24, 3), generator=draw) + topic
+    rows = torch.cat([history, others], 1).tolist()
+    batch = cases.ranker_batch([Visit(1, tuple(row[:3]), tuple(row[3:])) for row in rows])
+    topics = batch.ids["item_id"].values % TOPICS
+    batch.inputs.update({"item.content": one_hot(topics, 6).float()})
+    like = (others % TOPICS == topic).flatten()
+    turned = torch.rand(len(like), generator=draw) < noise
+    nothing = torch.zeros(len(like))
+    batch.labels.update({"label.click": (like ^ turned).float()})
+    batch.labels.update({"label.save": nothing, "label.hide": nothing})
+    return batch
+
+
+def click_loss(core: torch.nn.Module, of: dict[str, Tensor], batch: Batch) -> Tensor:
+    logits = core.logits(rows_of(batch, of), batch)[:, 1]
+    labels = batch.labels["label.click"]
+    return binary_cross_entropy_with_logits(logits, labels)
+
+
+def test_a_noisy_world_is_learnt_to_its_entropy() -> None:
+    noise, entropy = 0.1, 0.3251  # −.1 ln .1 − .9 ln .9
+    settings = dataclasses.replace(cases.RANKER, id_dropout=0.0)
+    core = cases.ranker("position", settings).train()
+    of = {name: table.requires_grad_() for name, table in tables().items()}
+    optimizer = torch.optim.Adam([*core.parameters(), *of.values()], lr=5e-3)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(120):
+        batch = noisy_batch(draw, noise)
+        loss, _ = core(rows_of(batch, of), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    core.eval()
+    with torch.no_grad():
+        found = [float(click_loss(core, of, noisy_batch(draw, noise))) for _ in range(20)]
+    assert entropy - 0.03 < sum(found) / len(found) < entropy + 0.05
+
+
+def programs_answer(made: list[Visit], index: int, at: int) -> Tensor:
+    """Logits of one visit by the two programs, all candidates at position `at`."""
+    core, visit, of = cases.ranker(), made[index], tables()
+    history, asked = torch.tensor(visit.history, dtype=torch.int64), torch.tensor(visit.asked)
+    batch, _ = cases.shared([visit])
+    user = {
+        **batch.inputs,
+        "user_id.rows": of["user_id"][[visit.user]],
+        "history.item_id.rows": of["item_id"][history],
+        **{
+            f"history.{n}": c
+            for n, c in cases.columns(cases.ITEM_FEATURES, "item", history).items()
+        },
+    }
+    state = dict(zip(("user", "keys", "mask"), core.user_program(user), strict=True))
+    items = {
+        "item_id.rows": of["item_id"][asked],
+        "position": torch.full_like(asked, at),
+        **cases.columns(cases.ITEM_FEATURES, "item", asked),
+    }
+    return core.items_program({**state, **items})
+
+
+@pytest.mark.parametrize("index", [0, 1, 5])
+def test_the_two_programs_answer_as_the_whole_does(index: int) -> None:
+    made = visits(6)
+    core, batch = cases.ranker(), cases.ranker_batch(made)
+    batch.inputs["candidate.position"] = torch.zeros_like(batch.inputs["candidate.position"])
+    logits = core.logits(rows_of(batch, tables()), batch)
+    expected = logits.split(batch.inputs["candidate.lengths"].tolist())[index]
+    assert torch.allclose(programs_answer(made, index, 0), expected, atol=1e-5)
+
+
+def test_what_lies_past_a_history_does_not_matter() -> None:
+    core, made = cases.ranker(), visits(4)
+    batch = cases.ranker_batch(made)
+    rows = rows_of(batch, tables())
+    items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
+    history = items[batch.inputs["history.item"]]
+    inputs = {**batch.inputs, "user_id.rows": rows["user_id"]}
+    user, states, mask = core.user(inputs, history, cases.SEQUENCE.max_length)
+    assert (mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
+    candidates = items[:8].expand(len(made), -1, -1)
+    position = torch.zeros(len(made), 8, dtype=torch.int64)
+    before = core.over(user, states, mask, candidates, position)
+    noise = torch.randn(states.shape) * (mask < 0).unsqueeze(-1)
+    assert torch.equal(core.over(user, states + noise, mask, candidates, position), before)
+
+
+def test_position_is_a_bias_that_is_zero_where_serving_ranks() -> None:
+    core, made = cases.ranker(), visits(3)
+    with torch.no_grad():
+        core.over.position.weight.normal_()
+    batch = cases.ranker_batch(made)
+    found = []
+    for position in (0, 3, 9_999):
+        batch.inputs["candidate.position"] = torch.full_like(
+            batch.inputs["candidate.item"], position
+        )
+        found.append(core.logits(rows_of(batch, tables()), batch))
+    bias = core.over.position.weight
+    assert torch.allclose(found[1] - found[0], (bias[3] - bias[0]).expand_as(found[0]), atol=1e-5)
+    assert torch.allclose(found[2] - found[0], (bias[-1] - bias[0]).expand_as(found[0]), atol=1e-5)
+    fresh = cases.ranker()
+    unbiased = fresh.logits(rows_of(batch, tables()), batch)
+    assert torch.allclose(unbiased, found[0], atol=1e-6)
+
+
+def test_an_action_counts_by_its_weight() -> None:
+    batch = cases.ranker_batch(visits(6))
+    losses = {}
+    for weights in ({}, {"save": 3.0}, {"save": 3.0, "hide": 5.0}):
+        core = cases.ranker(settings=dataclasses.replace(cases.RANKER, action_weights=weights))
+        losses[len(weights)] = float(core(rows_of(batch, tables()), batch)[0].detach())
+    save, hide = losses[1] - losses[0], losses[2] - losses[1]
+    assert save > 0
+    assert hide > 0
+    core = cases.ranker()
+    logits = core.logits(rows_of(batch, tables()), batch)
+    each = binary_cross_entropy_with_logits(logits[:, 0], batch.labels["label.save"])
+    assert save == pytest.approx(2 * float(each.detach()), abs=1e-5)
+
+
+def test_lists_spread_into_a_rectangle() -> None:
+    place, shape = rectangle(torch.tensor([2, 0, 3]), 5)
+    assert shape == (3, 3)
+    wide = spread(torch.arange(1, 6), place, shape)
+    assert wide.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
+    assert wide.flatten()[place].tolist() == [1, 2, 3, 4, 5]
