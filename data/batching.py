@@ -6,16 +6,27 @@ events of other parts are taken out first, labels always lie after what is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.contract.encode import Arrays, Events, FeatureTable, Ints, encode_history, ragged_positions
-from data.requests import Requests
+from data.contract.encode import (
+    Arrays,
+    Events,
+    FeatureTable,
+    Ints,
+    encode_history,
+    ragged_positions,
+)
 from models.batch import Batch, Jagged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from data.requests import Requests
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,9 +74,7 @@ def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Even
     return Events(events.offsets, *(column[order] for column in columns)), order
 
 
-def cut_windows(
-    events: Events, labels: Mask, max_length: int, rng: np.random.Generator
-) -> Windows:
+def cut_windows(events: Events, labels: Mask, max_length: int, rng: np.random.Generator) -> Windows:
     """Tiles every user's labels with windows, each label in exactly one.
 
     A window predicts the labels of a stretch of `max_length // 2` events and reads the events
@@ -177,7 +186,7 @@ class Encoder:
     admission: Admission
 
     def inputs(self, item_rows: Ints, user_rows: Ints) -> tuple[dict[str, Jagged], Arrays]:
-        """ids and feature arrays of U distinct items and B users.
+        """Ids and feature arrays of U distinct items and B users.
 
         All item ids travel in the first of the B slots: look-ups do not care whose they are,
         and both keys need the same number of slots.
@@ -192,7 +201,11 @@ class Encoder:
 
 
 def two_tower_batch(
-    windows: Windows, user_rows: Ints, encoder: Encoder, pools: PoolSampler, rng: np.random.Generator
+    windows: Windows,
+    user_rows: Ints,
+    encoder: Encoder,
+    pools: PoolSampler,
+    rng: np.random.Generator,
 ) -> Batch:
     """One batch of the retriever.
 
@@ -279,8 +292,10 @@ def ranker_batch(
 
 
 def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """numpy -> torch without a copy where the memory is writable."""
-    return {name: torch.from_numpy(np.require(a, requirements="CW")) for name, a in arrays.items()}
+    """Numpy -> torch without a copy where the memory is writable."""
+    return {
+        name: torch.from_numpy(np.require(a, requirements=["C", "W"])) for name, a in arrays.items()
+    }
 
 
 def _jagged(values: Ints, lengths: Ints) -> Jagged:

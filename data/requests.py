@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from data.contract.encode import Events, Ints, ragged_positions
-from data.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.training_log import TrainingLog
 
 NOT_COUNTED = -1
 

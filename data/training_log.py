@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from data.contract.encode import Events, Ints
 from data.queries import SplitLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
 
 Mask = npt.NDArray[np.bool_]
 
@@ -113,5 +117,3 @@ def span_of(log: SplitLog, days: tuple[int, int] | None) -> tuple[int, int] | No
         return None
     calendar = log.dataset.calendar
     return calendar.start_ms(days[0]), calendar.start_ms(days[1] + 1)
-
-

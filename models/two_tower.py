@@ -180,7 +180,8 @@ class UserTower(nn.Module):
         places = self.sequence.layout(lengths, items.shape[0])
         states = self.sequence(self.events(items, inputs), start, places)
         taste: Tensor = self.taste(items, inputs["history.action"], places)
-        return self.state_scale * states + taste
+        scaled: Tensor = self.state_scale * states
+        return scaled + taste
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""

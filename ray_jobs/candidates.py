@@ -8,6 +8,7 @@ manifest says so, and metrics on them are metrics on such rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,9 @@ from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from data.windows import resolve
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.job import Job
+
+if TYPE_CHECKING:
+    from ray_jobs.engine.job import Job
 
 TRAIN_REQUESTS = 20_000
 HELD_OUT_REQUESTS = 4_000

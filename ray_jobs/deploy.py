@@ -52,9 +52,18 @@ def main(job: Job) -> dict[str, Any]:
 
 @contextmanager
 def served(job: Job, port: int) -> Iterator[str]:
-    """Serves the root on this process's Ray while the context lasts. Gives the URL."""
+    """Serves the root on this process's Ray while the context lasts. Gives the URL.
+
+    Raises:
+        UserError: the cluster runs Serve already, which this would reconfigure and then end.
+    """
     settings = job.settings.serve
     connect(settings.replicas + 1)
+    if serve.status().proxies:
+        raise UserError(
+            f"this Ray cluster runs Serve already, but not {job.root} at serve.port="
+            f"{settings.port}; give the port of its server, or end that first"
+        )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +21,8 @@ from models.export import write_programs
 from ray_jobs.engine.inference import RankingModel, Retriever
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ray_jobs.engine.job import Job
 
 Model = RankingModel | Retriever

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,15 +19,18 @@ from data.dataset import Dataset
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
 from ray_jobs.deploy import check_served
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.job import Job, run
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
 from ray_jobs.index import index
-from ray_jobs.engine.cluster import connect
-from ray_jobs.engine.job import Job, run
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
 from ray_jobs.train import MODELS, Model, train
 from serve.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEXT_DAY_FILE = "next_day.json"
 
@@ -96,7 +98,8 @@ def main(job: Job) -> dict[str, Any]:
     chosen = (job.arguments.model,) if job.arguments.model else MODELS
     for model in chosen:
         with job.stage(f"train {model}"):
-            train(job, model, start_from=yesterday and yesterday.artifact(job.root, model))
+            before = yesterday.artifact(job.root, model) if yesterday else None
+            train(job, model, start_from=before)
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}

@@ -1,10 +1,9 @@
-"""Generates the built-in world, or its next day: `python -m ray_jobs.simulate root=runs/default`."""
+"""Generates the built-in world, or its next day: `python -m ray_jobs.simulate root=...`."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
@@ -12,6 +11,9 @@ from data.contract.artifact import Artifact, Draft, current, has_current, versio
 from data.contract.settings import to_tree
 from data.world import generate, resolve
 from ray_jobs.engine.job import Job, console, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def simulate(job: Job) -> Artifact:

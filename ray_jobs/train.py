@@ -9,27 +9,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from data.contract.artifact import Artifact, Draft
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from ray_jobs.candidates import candidates
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.group import run_workers
-from ray_jobs.engine.job import Job, console, run
-from ray_jobs.engine.loop import Task
+from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import BEST, CURVE, OUTCOME, alone, work
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from data.contract.artifact import Artifact, Draft
+    from ray_jobs.engine.loop import Task
+
 Model = Literal["two_tower", "ranker"]
 MODELS: tuple[Model, ...] = ("two_tower", "ranker")
-TASKS: dict[str, type[Task]] = {"two_tower": TwoTowerTask, "ranker": RankerTask}
+TASKS: dict[str, Callable[[Assignment], Task]] = {"two_tower": TwoTowerTask, "ranker": RankerTask}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,9 @@ def train(
     parents = [dataset.artifact]
     if model == "ranker" and not dataset.counts["impressions"]:
         parents.append(candidates(job))
-    tree = training_settings(job, model) | {"start_from": start_from.version if start_from else None}
+    tree = training_settings(job, model) | {
+        "start_from": start_from.version if start_from else None
+    }
 
     def write(draft: Draft) -> None:
         _fit(job, model, draft, parents, start_from)
@@ -72,7 +77,11 @@ def train(
 def training_settings(job: Job, model: str) -> dict[str, Any]:
     """Everything among the settings that decides what is learnt."""
     tree = to_tree(job.settings)
-    loop = {k: v for k, v in tree["train"].items() if k not in ("checkpoint_every", "log_every", "max_failures")}
+    loop = {
+        k: v
+        for k, v in tree["train"].items()
+        if k not in ("checkpoint_every", "log_every", "max_failures")
+    }
     names = ("seed", "split", "windows", "id", model)
     return {name: tree[name] for name in names} | {"train": loop}
 

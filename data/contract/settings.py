@@ -1,7 +1,7 @@
 """Typed settings: frozen dataclasses filled from YAML files and `key=value` words.
 
 Notable here:
-- one loader for files, command lines and a sweep's sample alike (pydantic does the types and bounds);
+- one loader for files, command lines and a sweep's sample alike (pydantic checks types, bounds);
 - a misspelt key is refused with the nearest right one;
 - the help text of a field is its line in the class docstring's "Attributes:" section, so that
   `--help` is complete by construction.
@@ -69,13 +69,13 @@ def read_words(words: Sequence[str]) -> Tree:
 def _read_word(word: str) -> Tree:
     if "=" in word:
         key, _, text = word.partition("=")
-        return nest(key, read_value(key, text))
+        return nest(key, read_value(text))
     if word.endswith((".yaml", ".yml")):
         return read_yaml(Path(word))
     raise UserError(f"'{word}' is neither key=value nor a .yaml file; see --help")
 
 
-def read_value(key: str, text: str) -> Any:
+def read_value(text: str) -> Any:
     """Reads the right side of `key=value` as YAML. Raises UserError."""
     try:
         return yaml.safe_load(text) if text else ""
@@ -101,7 +101,7 @@ def nest(key: str, value: Any) -> Tree:
     """`nest("a.b", 1)` is `{"a": {"b": 1}}`."""
     for part in reversed(key.split(".")):
         value = {part: value}
-    return typing.cast(Tree, value)
+    return typing.cast("Tree", value)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -156,7 +156,7 @@ def _lines(error: ValidationError) -> Iterator[str]:
 
 def to_tree(settings: Any) -> Tree:
     """The settings as a plain nested mapping, fit for JSON and YAML."""
-    return typing.cast(Tree, TypeAdapter(type(settings)).dump_python(settings, mode="json"))
+    return typing.cast("Tree", TypeAdapter(type(settings)).dump_python(settings, mode="json"))
 
 
 def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from data.contract.artifact import write_atomically
 from ray_jobs.engine.loop import Learner, TrainState, world_size
 from ray_jobs.engine.streams import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 POINTER = "CURRENT"
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ray_jobs.engine.assignment import Assignment
-from ray_jobs.engine.loop import Task
 from ray_jobs.engine.worker import work
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def run_workers(assignment: Assignment, task: type[Task]) -> None:
+    from ray_jobs.engine.assignment import Assignment
+    from ray_jobs.engine.loop import Task
+
+
+def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> None:
     """Trains on `train.num_workers` ranks. A killed worker restarts the group, which resumes."""
     settings = assignment.settings.train
     trainer = TorchTrainer(

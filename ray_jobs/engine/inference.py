@@ -8,25 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from data.batching import Admission, Encoder, ranker_batch, tensors
-from data.contract.artifact import Artifact
 from data.contract.encode import Events, Ints, encode_history
 from data.contract.settings import build
 from data.dataset import Dataset
-from data.queries import Queries
 from data.requests import Requests, UserEvents
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
-from ray_jobs.engine.loop import Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.contract.artifact import Artifact
+    from data.queries import Queries
+    from ray_jobs.engine.loop import Snapshot
 
 Floats = npt.NDArray[np.float32]
 
@@ -167,10 +170,9 @@ class RankingModel:
         """
         actions = self.dataset.vocabulary.actions
         requests = Requests.of(impressions, actions)
-        found = [np.zeros((0, len(actions)), np.float32)]
-        for at in _chunks(np.arange(len(requests)), CHUNK_REQUESTS):
-            found.append(self._rank(requests.take(at), events))
-        return np.concatenate(found)
+        chunks = _chunks(np.arange(len(requests)), CHUNK_REQUESTS)
+        found = [self._rank(requests.take(at), events) for at in chunks]
+        return np.concatenate([np.zeros((0, len(actions)), np.float32), *found])
 
     @torch.inference_mode()
     def _rank(self, requests: Requests, events: UserEvents) -> Floats:

@@ -148,7 +148,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
     quiet_libraries()
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
-        print(help_text(name, main, arguments))
+        sys.stdout.write(help_text(name, main, arguments) + "\n")
         sys.exit(0)
     try:
         job = start(words, arguments, remember)
@@ -206,15 +206,19 @@ def finish(job: Job, summary: Mapping[str, Any]) -> None:
     line = json.dumps(dict(summary) | {"seconds": job.seconds, "peak_mib": job.peak_mib})
     write_atomically(job.root / "summary.json", line + "\n")
     sys.stderr.flush()
-    print(line, flush=True)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def help_text(name: str, main: Main, arguments: type[Any]) -> str:
     """Usage, the job's own words and every setting with type, default and meaning."""
-    usage = f"python -m ray_jobs.{name} [file.yaml ...] [key=value ...]\n\n{(main.__doc__ or '').strip()}"
+    command = f"python -m ray_jobs.{name} [file.yaml ...] [key=value ...]"
+    usage = f"{command}\n\n{(main.__doc__ or '').strip()}"
     own = [*help_lines(arguments)]
     rows = [*own, *help_lines(Settings)]
     width = max(len(key) for key, *_ in rows)
-    lines = [f"  {k:<{width}}  {text} [{kind}; default {default}]" for k, kind, default, text in rows]
+    lines = [
+        f"  {k:<{width}}  {text} [{kind}; default {default}]" for k, kind, default, text in rows
+    ]
     head = ["\nWords of this job:", *lines[: len(own)]] if own else []
     return "\n".join([usage, *head, "\nSettings:", *lines[len(own) :]])

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
 from data.contract.settings import Count, NonNegative, Positive, Share
-from data.batching import Admission
-from models.batch import Batch
 from models.embeddings import ShardedModel, Table
 from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from data.batching import Admission
+    from models.batch import Batch
 
 Snapshot = dict[str, torch.Tensor]
 
@@ -140,7 +144,7 @@ class TrainState:
 class Observer(Protocol):
     """What happens beside the steps; called on every rank."""
 
-    def logged(self, state: TrainState, line: dict[str, float]) -> None:
+    def logged(self, line: dict[str, float]) -> None:
         """A log line is ready."""
 
     def checkpoint(self, learner: Learner, state: TrainState) -> None:
@@ -187,7 +191,7 @@ def train(
         meter.add(loss, logs, batch)
         if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
             state.curve.append(meter.line(state, schedule))
-            observer.logged(state, state.curve[-1])
+            observer.logged(state.curve[-1])
         if state.step % settings.checkpoint_every == 0:
             observer.checkpoint(learner, state)
         if state.step % settings.validate_every == 0 and observer.validated(learner, state):

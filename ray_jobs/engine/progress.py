@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ray_jobs.engine.job import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 POLL_S = 0.5
 
@@ -55,5 +58,3 @@ def _show(curve: Path, bar: Progress, task: TaskID) -> None:
         f"data wait {100 * last['data_wait']:.1f}%"
     )
     bar.update(task, completed=last["step"], total=last["max_steps"], line=text)
-
-

@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 
-TALKATIVE = ("torchrec", "torch.fx", "torch.onnx", "torch.export", "onnxscript", "ray.data", "ray.train")
+TALKATIVE = (
+    "torchrec",
+    "torch.fx",
+    "torch.onnx",
+    "torch.export",
+    "onnxscript",
+    "ray.data",
+    "ray.train",
+)
 
 
 def quiet_libraries() -> None:

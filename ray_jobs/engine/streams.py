@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -111,11 +111,9 @@ def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
         plan = ray.put(list(blocks))
         numbers = ray.data.range(len(blocks), override_num_blocks=len(blocks))
         tables = numbers.map_batches(
-            _read_numbered, batch_size=None, batch_format="pyarrow", fn_args=(plan,)
+            cast("Any", _read_numbered), batch_size=None, batch_format="pyarrow", fn_args=(plan,)
         )
-        yield from tables.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=2
-        )
+        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
 def _read_numbered(numbers: pa.Table, blocks: Any) -> pa.Table:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,9 @@ from ray_jobs.engine.loop import (
 )
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.streams import Prefetched, portions, read_tables, tickets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BEST = "best.safetensors"
 OUTCOME = "outcome.json"
@@ -118,7 +121,7 @@ class Recorder:
         """Of the loop."""
         return self.assignment.settings.train
 
-    def logged(self, state: TrainState, line: dict[str, float]) -> None:
+    def logged(self, line: dict[str, float]) -> None:
         """Appends to the curve, which the driver's progress bar follows."""
         if _rank() == 0:
             with (self.assignment.folder / CURVE).open("a") as file:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch import nn
 
 from data.batching import Admission, Encoder, even_chunks, ranker_batch
 from data.dataset import Block
-from data.splits import TRAIN, VALID
 from data.requests import Requests, UserEvents
+from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog, span_of
-from models.batch import Batch
-from models.embeddings import Table
 from models.metrics import ranking_metrics
 from models.ranker import Ranker
-from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.inference import RankingModel, table_rows
-from ray_jobs.engine.loop import Snapshot
 from ray_jobs.engine.streams import BlockPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+
+    from models.batch import Batch
+    from models.embeddings import Table
+    from ray_jobs.engine.assignment import Assignment
+    from ray_jobs.engine.loop import Snapshot
 
 VALIDATION_ROWS = 100_000
 

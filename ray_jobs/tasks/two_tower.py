@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-from torch import nn
 
 from data.batching import (
     Admission,
@@ -22,14 +20,21 @@ from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
 from data.training_log import LabelCounts, TrainingLog, span_of
-from models.batch import Batch
-from models.embeddings import Table
 from models.metrics import retrieval_metrics
 from models.two_tower import TwoTower
-from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.inference import Retriever, table_rows
-from ray_jobs.engine.loop import Snapshot
 from ray_jobs.engine.streams import BlockPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+    from torch import nn
+
+    from models.batch import Batch
+    from models.embeddings import Table
+    from ray_jobs.engine.assignment import Assignment
+    from ray_jobs.engine.loop import Snapshot
 
 KS = (10, 20, 50, 100, 200)
 

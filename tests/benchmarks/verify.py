@@ -10,7 +10,7 @@ run goes on where it stopped. Public data is looked for in $HOMEFEED_DATA or ../
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -126,7 +126,7 @@ def main(names: Sequence[str]) -> int:
     """Runs the named claims, or all without a result; 1 when one does not hold."""
     RESULTS.mkdir(exist_ok=True)
     todo = [c for c in CLAIMS if c.name in names] if names else [c for c in CLAIMS if not done(c)]
-    return int(not all([verify(claim) for claim in todo]))
+    return int(not all(verify(claim) for claim in todo))
 
 
 def done(claim: Claim) -> bool:
@@ -161,7 +161,7 @@ def write(claim: Claim, summary: Summary, held: dict[str, bool], seconds: float)
     document = {
         "claim": claim.name,
         "command": " ".join(["python", "-m", *words]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
         "wall_seconds": round(seconds, 1),
@@ -181,7 +181,11 @@ def commit() -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    return {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 if __name__ == "__main__":

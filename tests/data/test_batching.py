@@ -57,7 +57,8 @@ def test_a_window_reads_the_events_right_before_each_target_and_no_other(
         read = windows.events.item[start : start + length]
         assert len(read) <= max_length
         assert list(read) == list(range(item - length, item))
-        assert all(owner[read] == owner[item]) and windows.user[window] == owner[item]
+        assert all(owner[read] == owner[item])
+        assert windows.user[window] == owner[item]
 
 
 @given(logs)

@@ -1,4 +1,4 @@
-"""Every row of an epoch is read exactly once, by any number of ranks, also after an interruption."""
+"""Every row of an epoch is read exactly once, by any number of ranks, interrupted or not."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -63,7 +63,10 @@ def test_rows_of_an_epoch_are_read_once_though_the_number_of_ranks_changes(
 
 def test_a_finished_block_is_marked_whole() -> None:
     plan = plan_of(2)
-    marks = [p.consumed for p in portions(plan, tickets(plan, Progress(), 1, 0, 1), collate, read_numbers)]
+    marks = [
+        p.consumed
+        for p in portions(plan, tickets(plan, Progress(), 1, 0, 1), collate, read_numbers)
+    ]
     assert marks == [1, 2, 3, WHOLE] * 2
 
 

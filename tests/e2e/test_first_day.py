@@ -1,0 +1,86 @@
+"""`make run`: what it prints, what it leaves, and that running it again does nothing again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.processes import finish, run, start, words_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+STAGES = {
+    "start",
+    "world",
+    "prepare",
+    "train two_tower",
+    "train ranker",
+    "evaluate",
+    "export",
+    "index",
+    "deploy",
+}
+
+
+def test_the_last_line_has_what_is_relied_on(first_day: tuple[Path, dict[str, Any]]) -> None:
+    root, summary = first_day
+    assert summary["job"] == "pipeline"
+    retrieval = summary["metrics"]["retrieval"]
+    for metric in ("recall", "ndcg", "hit_rate", "mrr", "coverage", "p90_coverage"):
+        for k in (10, 20, 50, 100, 200):
+            assert 0 <= retrieval[f"{metric}@{k}"] <= 1
+    for baseline in ("popularity", "item_knn", "oracle_log"):
+        assert 0 <= retrieval[baseline]["recall@10"] <= 1
+    for action in ("save", "click", "closeup", "hide"):
+        assert set(summary["metrics"]["ranking"][action]) >= {"auc", "log_loss", "calibration"}
+    assert summary["counts"]["rejected"] == 0
+    assert summary["counts"]["users"] == 300
+    assert summary["served"]["status"] == 200
+    assert summary["served"]["num_items"] == 10
+    assert summary["served"]["fallback"] is False
+    assert set(summary["seconds"]) == STAGES == set(summary["peak_mib"])
+    assert json.loads((root / "summary.json").read_text()) == summary
+    assert (root / "bundles" / "CURRENT").read_text().strip() == summary["bundle"]
+
+
+def test_running_again_makes_nothing_anew(first_day: tuple[Path, dict[str, Any]]) -> None:
+    root, summary = first_day
+    manifests = {p: p.stat().st_mtime_ns for p in root.glob("*/*/manifest.json")}
+    again = run("pipeline", *words_of(root))
+    assert again["bundle"] == summary["bundle"]
+    assert again["metrics"] == summary["metrics"]
+    assert {p: p.stat().st_mtime_ns for p in root.glob("*/*/manifest.json")} == manifests
+
+
+def test_every_stage_runs_alone_from_what_the_one_before_left(
+    first_day: tuple[Path, dict[str, Any]],
+) -> None:
+    root, summary = first_day
+    assert run("evaluate", *words_of(root))["metrics"] == summary["metrics"]
+    assert run("index", *words_of(root))["bundle"] == summary["bundle"]
+
+
+@pytest.mark.parametrize("stage", ["world", "train two_tower", "export"])
+def test_a_run_killed_in_a_stage_is_finished_by_running_it_again(
+    tmp_path: Path, stage: str, first_day: tuple[Path, dict[str, Any]]
+) -> None:
+    process = start("pipeline", *words_of(tmp_path))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(stage):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    summary = finish(start("pipeline", *words_of(tmp_path)))
+    assert summary["metrics"]["retrieval"]["item_knn"] == pytest.approx(
+        first_day[1]["metrics"]["retrieval"]["item_knn"]
+    )
+    assert summary["served"]["num_items"] == 10
