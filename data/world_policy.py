@@ -35,7 +35,6 @@ from data.world_settings import World
 
 SOURCES = ("uniform", "popular", "embedding", "topic")
 UNIFORM, POPULAR, EMBEDDING, TOPIC = range(4)
-POPULARITY_BIAS = 0.6
 FLOOR = 0.02  # actions credited to every item, so that popularity reaches the whole catalogue
 
 
@@ -139,7 +138,7 @@ class Policy:
         noise = rng.normal(0.0, world.estimate_noise, users.weights[rows].shape)
         log_weights = np.log(np.maximum(users.weights[rows], 1e-9)) + noise
         bias = world.freshness_weight * self._freshness(day, population)
-        bias += POPULARITY_BIAS * np.log1p(self._known_popularity(population))
+        bias += world.popularity_weight * np.log1p(self._known_popularity(population))
         by_topic, starts = rows_by_topic(items.topic, world.num_topics)
         return build_pools(
             PoolUsers(

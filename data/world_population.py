@@ -207,7 +207,7 @@ class Population:
         shape = (world.num_topics, world.latent_dim)
         self.centres = unit(rng.standard_normal(shape))
         self.neighbours = np.argsort(-self.centres @ self.centres.T, axis=1)[:, :3].astype(np.int32)
-        self._topic_shares = zipf_shares(world.num_topics, 0.6, rng)
+        self._topic_shares = zipf_shares(world.num_topics, world.topic_skew, rng)
         self._creator_shares = zipf_shares(num_creators, 0.8, rng)
         self._creator_topics = rng.choice(
             world.num_topics, (num_creators, TOPICS_PER_CREATOR), p=self._topic_shares

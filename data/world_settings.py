@@ -41,7 +41,7 @@ class ActionModel:
 
 
 SAVE = ActionModel(
-    bias=-5.9, intent=4.6, interests=3.5, quality=0.7, clickbait=-0.2, foreign=-1.5,
+    bias=-6.0, intent=4.6, interests=3.5, quality=0.7, clickbait=-0.2, foreign=-1.5,
     median_s=0.0, utility=1.0,
 )  # fmt: skip
 CLICK = ActionModel(
@@ -49,7 +49,7 @@ CLICK = ActionModel(
     median_s=12.0, utility=0.5,
 )  # fmt: skip
 CLOSEUP = ActionModel(
-    bias=-5.3, intent=5.4, interests=1.5, quality=0.4, clickbait=0.2, foreign=-1.0,
+    bias=-5.55, intent=5.4, interests=1.5, quality=0.4, clickbait=0.2, foreign=-1.0,
     median_s=5.0, utility=0.3,
 )  # fmt: skip
 HIDE = ActionModel(
@@ -73,6 +73,7 @@ class WorldSettings:
         drift_rate: Probability per day that one interest of a user is replaced.
         sessions_per_day: Mean sessions of a user per day.
         pool_size: Items of the stale embedding source per user.
+        topic_skew: Exponent of the Zipf distribution of topics over items and interests.
         latent_dim: Width of the latent space.
         content_dim: Width of the items' content vectors.
         content_noise: Norm of the noise in a content vector; the signal's is 1.
@@ -93,6 +94,7 @@ class WorldSettings:
         popularity_prior: Actions that a brand-new item is credited with.
         freshness_days: Decay constant of an item's freshness.
         freshness_weight: Weight of freshness in the embedding source.
+        popularity_weight: Weight of log popularity in the embedding source.
         refresh_days: Days between two refreshes of a user's pool.
         estimate_noise: Norm of the noise in the policy's estimate of an interest.
         pool_sharpness: Weight of the cosine in the softmax over the pool.
@@ -115,6 +117,7 @@ class WorldSettings:
     drift_rate: Share | None = None
     sessions_per_day: Positive | None = None
     pool_size: Annotated[int, Field(ge=10)] | None = None
+    topic_skew: Annotated[float, Field(ge=0)] = 0.7
     latent_dim: Annotated[int, Field(ge=2, le=64)] = 32
     content_dim: Annotated[int, Field(ge=2)] = 64
     content_noise: Annotated[float, Field(ge=0)] = 0.4
@@ -135,9 +138,10 @@ class WorldSettings:
     popularity_prior: Annotated[float, Field(ge=0)] = 2.0
     freshness_days: Positive = 20.0
     freshness_weight: Annotated[float, Field(ge=0)] = 1.5
+    popularity_weight: Annotated[float, Field(ge=0)] = 0.9
     refresh_days: Annotated[int, Field(ge=1)] = 30
     estimate_noise: Annotated[float, Field(ge=0)] = 0.3
-    pool_sharpness: Positive = 8.0
+    pool_sharpness: Positive = 6.0
     impression_share: Share = 0.15
     position_decay: Annotated[float, Field(ge=0)] = 0.05
     repeat_factor: Share = 0.1
@@ -157,7 +161,7 @@ class World(WorldSettings):
     num_topics: int = 200
     drift_rate: float = 0.004
     sessions_per_day: float = 0.43
-    pool_size: int = 200
+    pool_size: int = 300
 
     @property
     def embedding_share(self) -> float:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.contract.settings import Count, Dropout, Positive
+from data.contract.settings import Count, Dropout, Positive, load_class
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, segments
@@ -52,6 +52,7 @@ class RankerSettings:
     """The ranking model.
 
     Attributes:
+        kind: a class of your own in place of `models.ranker:Ranker`, by dotted path.
         dim: width of items, events and user states.
         id_dim: width of ID rows.
         id_dropout: share of looked-up ID rows that are zeroed in training.
@@ -66,6 +67,7 @@ class RankerSettings:
         table_learning_rate: of row-wise Adagrad on the ID tables.
     """
 
+    kind: str = "models.ranker:Ranker"
     dim: Count = 64
     id_dim: Count = 32
     id_dropout: Dropout = 0.5
@@ -345,6 +347,12 @@ class Ranker(nn.Module):
             return rows
         keep = torch.rand(len(rows), 1, device=rows.device) >= self.settings.id_dropout
         return rows * keep
+
+
+def build_ranker(settings: RankerSettings, vocabulary: Vocabulary) -> Ranker:
+    """The ranking model that `ranker.kind` names. Raises UserError when it cannot be had."""
+    model: Ranker = load_class(settings.kind, "ranker.kind")(settings, vocabulary)
+    return model
 
 
 def rectangle(lengths: Tensor, total: int) -> tuple[Tensor, tuple[int, int]]:

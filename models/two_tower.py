@@ -18,7 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError
+from data.contract.settings import (
+    Count,
+    Dropout,
+    NonNegative,
+    Positive,
+    UserError,
+    load_class,
+)
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing
@@ -69,6 +76,7 @@ class TwoTowerSettings:
     """The retrieval model.
 
     Attributes:
+        kind: a class of your own in place of `models.two_tower:TwoTower`, by dotted path.
         dim: width of user and item embeddings.
         id_dim: width of ID rows.
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
@@ -84,6 +92,7 @@ class TwoTowerSettings:
         weight_decay: of AdamW.
     """
 
+    kind: str = "models.two_tower:TwoTower"
     dim: Count = 64
     id_dim: Count = 64
     id_dropout: Dropout = 0.2
@@ -337,6 +346,13 @@ class TwoTower(nn.Module):
         known = torch.zeros(shape, dtype=torch.bool, device=inputs["pool.item"].device)
         known[inputs["known.sequence"], inputs["known.pool"]] = True
         return known
+
+
+def build_two_tower(settings: TwoTowerSettings, vocabulary: Vocabulary) -> TwoTower:
+    """The retrieval model that `two_tower.kind` names. Raises UserError when it cannot be had."""
+    kind = load_class(settings.kind, "two_tower.kind")
+    model: TwoTower = kind(settings, vocabulary)
+    return model
 
 
 def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import re
 import types
 import typing
@@ -152,6 +153,22 @@ def _lines(error: ValidationError) -> Iterator[str]:
         key = ".".join(str(part) for part in item["loc"] if part != "function-after")
         message = item["msg"].removeprefix("Value error, ")
         yield f"{key or 'settings'}: {message} (got {item['input']!r})"
+
+
+def load_class(path: str, setting: str) -> type[Any]:
+    """The class that a setting names by its dotted path, `package.module:Class`.
+
+    Raises:
+        UserError: no such module or class, or the path has another form.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{setting}={path} is not a class that can be imported: {error}") from None
+    if not isinstance(found, type):
+        raise UserError(f"{setting}={path} names no class; write package.module:Class")
+    return found
 
 
 def to_tree(settings: Any) -> Tree:

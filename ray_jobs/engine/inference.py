@@ -21,8 +21,8 @@ from data.contract.encode import Events, Ints, encode_history
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
-from models.ranker import Ranker, RankerSettings
-from models.two_tower import TwoTower, TwoTowerSettings
+from models.ranker import Ranker, RankerSettings, build_ranker
+from models.two_tower import TwoTower, TwoTowerSettings, build_two_tower
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ class Retriever:
     def of(cls, dataset: Dataset, settings: TwoTowerSettings, snapshot: Snapshot) -> Retriever:
         """Builds the towers and fills them."""
         weights, tables = split_snapshot(snapshot)
-        core = TwoTower(settings, dataset.vocabulary)
+        core = build_two_tower(settings, dataset.vocabulary)
         core.load_state_dict(weights)
         return cls(core.eval(), tables, dataset, settings.sequence.max_length)
 
@@ -141,7 +141,7 @@ class RankingModel:
     def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
         """Builds the ranker and fills it."""
         weights, tables = split_snapshot(snapshot)
-        core = Ranker(settings, dataset.vocabulary)
+        core = build_ranker(settings, dataset.vocabulary)
         core.load_state_dict(weights)
         return cls(core.eval(), tables, dataset, settings.sequence.max_length)
 

@@ -16,7 +16,7 @@ from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog, span_of
 from models.metrics import ranking_metrics
-from models.ranker import Ranker
+from models.ranker import build_ranker
 from ray_jobs.engine.inference import RankingModel, table_rows
 from ray_jobs.engine.streams import BlockPlan
 
@@ -110,7 +110,7 @@ class RankerTask:
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The ranker, and tables with room for the ids of days to come."""
         data = self.assignment.dataset
-        core = Ranker(self.settings, data.vocabulary)
+        core = build_ranker(self.settings, data.vocabulary)
         rows = table_rows(data.item_ids.rows), table_rows(data.user_ids.rows)
         return core, core.tables(*rows)
 

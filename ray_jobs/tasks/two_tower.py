@@ -21,7 +21,7 @@ from data.ranking import Catalogue, rank
 from data.splits import VALID
 from data.training_log import LabelCounts, TrainingLog, span_of
 from models.metrics import retrieval_metrics
-from models.two_tower import TwoTower
+from models.two_tower import build_two_tower
 from ray_jobs.engine.inference import Retriever, table_rows
 from ray_jobs.engine.streams import BlockPlan
 
@@ -107,7 +107,7 @@ class TwoTowerTask:
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The towers, and tables with room for the ids of days to come."""
         data = self.assignment.dataset
-        core = TwoTower(self.settings, data.vocabulary)
+        core = build_two_tower(self.settings, data.vocabulary)
         rows = table_rows(data.item_ids.rows), table_rows(data.user_ids.rows)
         return core, core.tables(*rows)
 

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from ray import serve
 
 from data.contract.settings import UserError
 from ray_jobs.deploy import (
@@ -108,6 +109,16 @@ def test_a_server_of_another_root_is_not_asked(root: Path, tmp_path: Path) -> No
 def test_without_a_server_one_is_started_asked_and_ended(ray_cluster: None, root: Path) -> None:
     served = check_served(job_of(root, port=free_port("127.0.0.1")))
     assert (served["status"], served["num_items"], served["fallback"]) == (200, 10, False)
+
+
+def test_a_running_serve_is_left_alone(ray_cluster: None, root: Path) -> None:
+    serve.start(proxy_location="HeadOnly", http_options={"port": free_port("127.0.0.1")})
+    try:
+        with pytest.raises(UserError, match="runs Serve already"):
+            check_served(job_of(root, port=free_port("127.0.0.1")))
+        assert serve.status().proxies
+    finally:
+        serve.shutdown()
 
 
 def test_the_user_asked_for_has_a_history_of_middling_length(root: Path) -> None:
