@@ -120,13 +120,17 @@ class Outlook:
         """Expected positive actions per slot on every item by some of the users, [part, I]."""
         population, users = self.state.population, self.users[part]
         weights, topics = population.users.weights[users], population.users.topics[users]
-        home = self._shown_at_home(part)
-        expected = np.zeros(home.shape, np.float32)
+        expected = np.zeros((len(users), len(population.items)), np.float32)
+        usual = self.shown_by_pools(part)
         for slot, affinity in enumerate(affinity_by_interest(self.state, users)):
-            in_topic = topics[:, slot, None] == population.items.topic
-            shown = home + in_topic * self._within_topic.astype(np.float32)
+            shown = usual + self.shown_by_topic(topics[:, slot])
             expected += weights[:, slot, None] * shown * self._positive(affinity)
         return expected
+
+    def shown_by_topic(self, topics: Rows) -> Floats:
+        """Probability of every item by the topic source of a session's topic, [N, I]."""
+        in_topic = topics[:, None] == self.state.population.items.topic
+        return np.asarray(in_topic * self._within_topic.astype(np.float32))
 
     def _positive(self, affinity: Affinity) -> Floats:
         """Probability of any positive action on an item that is looked at."""
@@ -137,8 +141,8 @@ class Outlook:
                 none = none * (1 - action_probability(action, base, affinity))
         return 1 - none
 
-    def _shown_at_home(self, part: slice) -> Floats:
-        """Probability of every item in a slot, search by topic left aside, [part, I]."""
+    def shown_by_pools(self, part: slice) -> Floats:
+        """Probability of every item by all sources but that by topic, [part, I]."""
         world, pools = self.state.world, self._pools
         items, probabilities = pools.items[part], pools.probabilities[part]
         shown = np.tile(self._anyone.astype(np.float32), (len(items), 1))

@@ -111,6 +111,7 @@ def test_the_cluster_has_a_head_without_gpu_and_workers_that_come_on_demand() ->
 
 
 def test_no_source_file_grows_beyond_measure() -> None:
-    files = (path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
+    folders = [folder for folder in FOLDERS if folder != "tests"]
+    files = (path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
     counts = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert {path: count for path, count in counts.items() if count > MOST_LINES} == {}

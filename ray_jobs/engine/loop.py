@@ -69,7 +69,10 @@ class Task(Protocol):
     """What differs from one trained model to the next."""
 
     name: str
-    admission: Admission
+
+    @property
+    def admission(self) -> Admission:
+        """Rows that have an embedding of their own."""
 
     @property
     def rates(self) -> tuple[float, float]:
