@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from data.contract.artifact import (
     Artifact,
@@ -154,7 +155,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         job = start(words, arguments, remember)
         summary = {"job": name, "root": str(job.root), **main(job)}
     except UserError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to finish")
