@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from ray import serve
 
+from data.contract import artifact
 from data.contract.settings import UserError
 from ray_jobs.deploy import (
     check_served,
@@ -58,11 +59,13 @@ def running(job: Job) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     url = f"http://127.0.0.1:{port}"
-    wait_until_ready(url)
-    yield url
-    server.should_exit = True
-    thread.join()
-    feed.close()
+    try:
+        wait_until_ready(url)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        feed.close()
 
 
 def wait_until_ready(url: str, seconds: float = 90.0) -> None:
@@ -90,11 +93,15 @@ def test_a_running_server_of_the_root_is_asked_once_it_has_switched(root: Path) 
     assert served["latency_ms"] > 0
 
 
-def test_a_server_that_refuses_the_bundle_is_an_error_with_its_reason(root: Path) -> None:
+def test_a_server_that_refuses_the_bundle_is_an_error_with_its_reason(
+    root: Path, tmp_path: Path
+) -> None:
     job = job_of(root, port=free_port("127.0.0.1"))
+    broken = write_bundle(tmp_path / "elsewhere", "v2", TinyLog()) / "bundles" / "v2"
+    (broken / "popular.npy").write_bytes(b"broken")
     with running(job):
-        write_bundle(root, "v2", TinyLog())
-        (root / "bundles" / "v2" / "popular.npy").write_bytes(b"broken")
+        shutil.copytree(broken, root / "bundles" / "v2")
+        artifact.point(root, artifact.read(root / "bundles" / "v2"))
         with pytest.raises(UserError, match=r"refuses bundle v2: .*popular\.npy"):
             check_served(job)
 
