@@ -82,16 +82,28 @@ class RequestLog:
         self._count_lost(len(served.item_ids))
 
     def write(self) -> int:
-        """Writes what waits, one file an hour and kind. Gives the number of requests written."""
+        """Writes what waits, one file an hour and kind. Gives the number of requests written.
+
+        Raises:
+            OSError: the disk refuses; what waited is lost and counted.
+        """
         with self._lock:
-            waiting, self._waiting, self._rows = self._waiting, [], 0
+            waiting, rows = self._waiting, self._rows
+            self._waiting, self._rows = [], 0
+        try:
+            self._write_groups(waiting)
+        except OSError:
+            self._count_lost(rows)
+            raise
+        return len(waiting)
+
+    def _write_groups(self, waiting: list[tuple[Served, tuple[str, ...]]]) -> None:
         groups: dict[tuple[str, tuple[str, ...]], list[Served]] = {}
         for served, actions in waiting:
             groups.setdefault((_hour(served.user.now_ms), actions), []).append(served)
         for (hour, actions), group in groups.items():
             self._write("impressions", hour, impressions(group, actions))
             self._write("features", hour, features(group))
-        return len(waiting)
 
     def _write(self, kind: str, hour: str, table: pa.Table) -> None:
         folder = self._folder / kind / f"hour={hour}"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from data.contract.schema import IMPRESSION_COLUMNS
 from serve.feed import Feed
@@ -53,6 +54,15 @@ def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettin
     assert b"homefeed_log_lost_items_total 20.0" in feed.metrics.text()
     feed.close()
     assert sum(pq.read_metadata(f).num_rows for f in files(root, "impressions")) == 10
+
+
+def test_what_the_disk_refuses_is_lost_and_counted(feed: Feed, root: Path) -> None:
+    feed.recommend(RecommendRequest(user_id=3))
+    (root / "requests").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="requests"):
+        feed._log.write()
+    assert b"homefeed_log_lost_items_total 10.0" in feed.metrics.text()
+    assert feed._log.write() == 0
 
 
 def test_an_unranked_feed_is_logged_without_predictions(feed: Feed, root: Path) -> None:
