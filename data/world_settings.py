@@ -49,7 +49,7 @@ CLICK = ActionModel(
     median_s=12.0, utility=0.5,
 )  # fmt: skip
 CLOSEUP = ActionModel(
-    bias=-5.55, intent=5.4, interests=1.5, quality=0.4, clickbait=0.2, foreign=-1.0,
+    bias=-5.7, intent=5.4, interests=1.5, quality=0.4, clickbait=0.2, foreign=-1.0,
     median_s=5.0, utility=0.3,
 )  # fmt: skip
 HIDE = ActionModel(
