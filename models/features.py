@@ -73,6 +73,11 @@ class FeatureEncoder(nn.Module):
         parts += [encode(inputs[at + name]) for name, encode in self.vectors.items()]
         return parts
 
+    def vector_columns(self) -> list[int]:
+        """Where the VECTOR_DIM columns of each vector begin among the D."""
+        first = self.width - (VECTOR_DIM + 1) * len(self.vectors)
+        return [first + (VECTOR_DIM + 1) * i for i in range(len(self.vectors))]
+
     def example(self, rows: int, prefix: str = "") -> dict[str, Tensor]:
         """What `forward` reads, for an export: list columns have sizes of their own."""
         columns = {name: torch.zeros(rows) for name in self.numeric}
@@ -143,6 +148,7 @@ class _Vector(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.project = nn.Linear(dim, VECTOR_DIM)
+        nn.init.orthogonal_(self.project.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         missing = is_missing(x)

@@ -28,7 +28,7 @@ from data.contract.settings import (
 )
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import FeatureEncoder, is_missing
+from models.features import VECTOR_DIM, FeatureEncoder, is_missing
 from models.losses import sampled_softmax, weighted_mean
 from models.sequence_encoder import (
     EventEncoder,
@@ -123,9 +123,18 @@ class ItemTower(nn.Module):
         )
         width = settings.id_dim + 1 + self.features.width
         self.mix = perceptron(width, settings.hidden, settings.dim)
-        # Items that look alike are near each other from the first step on.
         nn.init.eye_(self.id.weight)
         nn.init.zeros_(self.id.bias)
+        if self.direct is not None:
+            self._keep_likeness(self.direct.weight)
+
+    @torch.no_grad()
+    def _keep_likeness(self, weight: Tensor) -> None:
+        """Lets content vectors through as they are: what looks alike is near from the start."""
+        nn.init.normal_(weight, std=0.02)
+        for first in self.features.vector_columns():
+            width = min(VECTOR_DIM, weight.shape[0])
+            weight[:width, first : first + width] += torch.eye(width)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""
@@ -162,7 +171,7 @@ class UserTower(nn.Module):
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
         self.taste = Taste(vocabulary)
-        self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
+        self.state_scale = nn.Parameter(torch.tensor(0.1 * dim**-0.5))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """State after the whole history, float32[B, D]; see `states` for the inputs."""

@@ -187,7 +187,7 @@ def train(
                 break
             state.progress.next_epoch()
             continue
-        spare = portion.batch.muted() if portion else spare or _first_filler(stream)
+        spare = portion.batch.muted() if portion else spare or stream.spare()
         batch = portion.batch if portion else spare
         loss, logs = _step(learner, batch, schedule.rate(state.step), state, settings)
         _count(state, portion)
@@ -231,14 +231,6 @@ def _anyone(has_batch: bool) -> bool:
     flag = torch.tensor(int(has_batch))
     dist.all_reduce(flag)
     return bool(flag.item())
-
-
-def _first_filler(stream: Prefetched) -> Batch:
-    """A rank that begins without a batch of the epoch borrows one of the next."""
-    portion = stream.peek()
-    if portion is None:
-        raise RuntimeError("a rank has no block at all: use fewer workers than there are blocks")
-    return portion.batch.muted()
 
 
 @dataclass(frozen=True, slots=True)

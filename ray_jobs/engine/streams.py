@@ -156,11 +156,32 @@ def _last_marked(batches: Iterator[Batch]) -> Iterator[tuple[Batch, int]]:
         yield batch, WHOLE if ahead is None else number
 
 
+def spare_batch(plan: BlockPlan, collate: Collate, read: Reader = read_tables) -> Batch:
+    """A batch of weight 0, cut from the plan's first rows: for ranks that have run out.
+
+    Raises:
+        ValueError: no block of the plan has a row to train on.
+    """
+    for table in read(plan.blocks):
+        for batch in collate(table, plan.rng(0, 0)):
+            return batch.muted()
+    raise ValueError("no block has a row to train on")
+
+
 class Prefetched:
     """Runs an iterator in a thread, a few items ahead of the consumer."""
 
-    def __init__(self, items: Iterator[Portion], depth: int = 4) -> None:
-        """Starts the thread; it holds at most `depth` items."""
+    def __init__(
+        self, items: Iterator[Portion], make_spare: Callable[[], Batch], depth: int = 4
+    ) -> None:
+        """Starts the thread; it holds at most `depth` items.
+
+        Args:
+            items: what to take.
+            make_spare: gives a batch of weight 0 when this rank has none of its own yet.
+            depth: items held.
+        """
+        self.spare = make_spare
         self._queue: queue.Queue[Portion | BaseException | None] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)

@@ -29,7 +29,7 @@ from ray_jobs.engine.loop import (
     world_size,
 )
 from ray_jobs.engine.quiet import quiet_libraries
-from ray_jobs.engine.streams import Prefetched, portions, read_tables, tickets
+from ray_jobs.engine.streams import Prefetched, portions, spare_batch, tickets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +46,9 @@ def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> Non
     task = make_task(assignment)
     learner = build_learner(task, assignment)
     state = checkpoint.load(assignment.folder, learner) or TrainState()
-    todo = tickets(task.plan(), state.progress, settings.max_epochs, _rank(), world_size())
-    stream = Prefetched(portions(task.plan(), todo, task.collate, read_tables))
+    plan = task.plan()
+    todo = tickets(plan, state.progress, settings.max_epochs, _rank(), world_size())
+    stream = Prefetched(portions(plan, todo, task.collate), lambda: spare_batch(plan, task.collate))
     schedule = Schedule(settings.warmup_steps, steps_of(task, assignment), settings.final_rate)
     recorder = Recorder(task, assignment, schedule)
     try:

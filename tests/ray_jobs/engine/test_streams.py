@@ -21,6 +21,7 @@ from ray_jobs.engine.streams import (
     Progress,
     portions,
     read_tables,
+    spare_batch,
     tickets,
 )
 
@@ -41,6 +42,10 @@ def collate(table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
     rows = rng.permutation(table["row"].to_numpy())
     for chunk in np.array_split(rows, 4):
         yield Batch(ids={}, inputs={"row": torch.from_numpy(chunk)}, weight=torch.ones(len(chunk)))
+
+
+def no_spare() -> Batch:
+    raise AssertionError("one rank needs no spare batch")
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(0, 40))
@@ -83,7 +88,8 @@ def test_progress_survives_json() -> None:
 
 def test_a_prefetched_stream_hands_over_errors_and_ends_epochs() -> None:
     plan = plan_of(1)
-    stream = Prefetched(portions(plan, tickets(plan, Progress(), 2, 0, 1), collate, read_numbers))
+    todo = tickets(plan, Progress(), 2, 0, 1)
+    stream = Prefetched(portions(plan, todo, collate, read_numbers), no_spare)
     taken = [stream.take(0) for _ in range(5)]
     assert [portion is None for portion in taken] == [False] * 4 + [True]
     assert stream.take(1) is not None
@@ -94,7 +100,13 @@ def test_a_prefetched_stream_hands_over_errors_and_ends_epochs() -> None:
         yield
 
     with pytest.raises(OSError, match="disk on fire"):
-        Prefetched(broken()).peek()  # type: ignore[arg-type]
+        Prefetched(broken(), no_spare).peek()  # type: ignore[arg-type]
+
+
+def test_a_spare_batch_has_no_weight() -> None:
+    batch = spare_batch(plan_of(2), collate, read_numbers)
+    assert len(batch.weight) == 3
+    assert not batch.weight.any()
 
 
 @pytest.mark.ray
