@@ -1,0 +1,102 @@
+"""The grammar of jobs: words in, one JSON line out, exit codes that tell whose turn it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.contract.artifact import current, publish, read
+from data.contract.settings import UserError, help_lines
+from ray_jobs.engine.job import help_text, keep, start
+from ray_jobs.pipeline import PipelineArguments, main
+from ray_jobs.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def test_every_setting_is_explained_in_the_help() -> None:
+    unexplained = [key for key, _, _, text in help_lines(Settings) if not text]
+    assert unexplained == []
+    text = help_text("pipeline", main, PipelineArguments)
+    assert "two_tower.id_dropout" in text
+    assert "Words of this job" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("two_tower.id_dropuot=0.1", "did you mean two_tower.id_dropout"),
+        ("two_tower.id_dropout=1.5", "two_tower.id_dropout"),
+        ("modle=ranker", "did you mean model"),
+        ("train=3", "is a group of settings"),
+        ("nonsense", "neither key=value"),
+        ("missing.yaml", "does not exist"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_way_out(word: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        start([f"root={tmp_path}", word], PipelineArguments)
+
+
+def test_a_root_remembers_what_its_artefacts_are_and_words_win(tmp_path: Path) -> None:
+    keep(tmp_path, {"world": {"preset": "tiny"}, "train": {"max_steps": 3}})
+    assert start([f"root={tmp_path}"]).settings.world.preset == "tiny"
+    assert start([f"root={tmp_path}"]).settings.train.max_steps == 0
+    assert start([f"root={tmp_path}", "world.preset=drift1"]).settings.world.preset == "drift1"
+
+
+def test_an_artefact_is_made_once_and_its_pointer_never_moves_back(tmp_path: Path) -> None:
+    job = start([f"root={tmp_path}"])
+    made = []
+    for _ in range(2):
+        first = job.make("dataset", [], {"day": 1}, lambda draft: made.append(draft.path))
+    assert len(made) == 1
+    later = job.make("dataset", [first], {"day": 2}, lambda draft: made.append(draft.path))
+    job.make("dataset", [], {"day": 1}, lambda draft: made.append(draft.path))
+    assert len(made) == 2
+    assert current(tmp_path, "dataset").version == later.version
+
+
+def test_a_half_written_artefact_is_not_seen_and_is_made_again(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with publish(tmp_path, "dataset", "v1") as draft:
+            (draft.path / "half").write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        interrupted()
+    with pytest.raises(UserError, match="has not finished"):
+        read(tmp_path / "dataset" / "v1")
+    with publish(tmp_path, "dataset", "v1") as draft:
+        (draft.path / "whole").write_text("whole")
+    assert set(read(tmp_path / "dataset" / "v1").manifest.checksums) == {"whole"}
+
+
+def test_bad_input_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ray_jobs.prepare", f"root={tmp_path}", "source.kind=table"]
+    run = subprocess.run(
+        [*command, "source.events=/nowhere/log.parquet"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "/nowhere/log.parquet" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_summary_is_the_last_line_and_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ray_jobs.simulate", f"root={tmp_path}", "world.preset=tiny"]
+    words = ["world.days=6", "world.num_users=30", "world.num_items=100"]
+    run = subprocess.run(
+        [*command, *words], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    summary = json.loads(run.stdout.splitlines()[-1])
+    assert summary["job"] == "simulate"
+    assert summary["seconds"]["world"] > 0
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary

@@ -1,0 +1,66 @@
+"""What the README tells people to type is understood by what it is typed into."""
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.contract.schema import Feature, Vocabulary
+from data.contract.settings import build
+from models.two_tower import TwoTowerSettings, build_two_tower
+from ray_jobs.engine.job import start
+from ray_jobs.pipeline import PipelineArguments
+from serve.messages import RecommendRequest
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.split("#")[0].strip()
+]
+
+
+def test_the_jobs_are_there_and_understand_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)  # no root here remembers anything
+    jobs = [words[words.index("-m") :] for words in COMMANDS if "-m" in words]
+    assert len(jobs) >= 4
+    for _, module, *words in jobs:
+        assert importlib.util.find_spec(module) is not None
+        start(words, PipelineArguments)
+
+
+def test_the_bodies_of_the_examples_are_accepted() -> None:
+    bodies = {
+        next(word for word in words if word.startswith("http")).rsplit("/", 1)[1]: json.loads(
+            words[words.index("-d") + 1]
+        )
+        for words in COMMANDS
+        if words[0] == "curl"
+    }
+    RecommendRequest.model_validate(bodies["recommend"])
+    assert bodies["events"]["events"][0]["action"] == "save"
+
+
+def test_the_model_of_ones_own_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "models.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    vocabulary = Vocabulary(
+        order="clock",
+        actions=("save",),
+        polarity=("positive",),
+        item_features=(Feature(name="content", kind="vector", dim=8),),
+    )
+    settings = build(TwoTowerSettings, {"kind": "acme.models:MyTower"})
+    model = build_two_tower(settings, vocabulary)
+    assert type(model).__module__ == "acme.models"
+    assert set(model.programs()) == {"item_tower", "user_tower"}
+    sys.modules.pop("acme.models")
