@@ -89,7 +89,6 @@ class TwoTowerSettings:
         max_steps: optimiser steps, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the towers.
         table_learning_rate: of row-wise Adagrad on the ID tables.
-        weight_decay: of AdamW.
     """
 
     kind: str = "models.two_tower:TwoTower"
@@ -104,7 +103,6 @@ class TwoTowerSettings:
     max_steps: Count = 500
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
-    weight_decay: float = 0.0
 
 
 class ItemTower(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from data.contract.settings import UserError, build
 from models.batch import Batch
-from models.two_tower import NegativeSettings, TwoTower, TwoTowerSettings
+from models.sequence_encoder import layout
+from models.two_tower import NegativeSettings, Taste, TwoTower, TwoTowerSettings
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -114,6 +115,17 @@ def test_vectors_have_length_one() -> None:
     users = core.user_tower({**batch.inputs, **inputs})
     for vectors in (items, users):
         assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-5)
+
+
+def test_taste_is_the_mean_of_what_was_liked_so_far() -> None:
+    taste = Taste(cases.vocabulary())
+    items = torch.tensor([[1.0, 0.0], [5.0, 5.0], [0.0, 3.0], [2.0, 2.0]])
+    save, hide = 1, 3
+    action = torch.tensor([save, hide, save, save])
+    places = layout(torch.tensor([3, 0, 1]), 4, 5)
+    means = taste(items, action, places).detach()
+    assert not means[:3].any()
+    assert means[3:].tolist() == [[1, 0], [1, 0], [0.5, 1.5], [2, 2]]
 
 
 def test_id_dropout_zeroes_whole_rows_in_training_alone() -> None:
