@@ -169,7 +169,7 @@ class UserTower(nn.Module):
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
         self.taste = Taste(vocabulary)
-        self.state_scale = nn.Parameter(torch.tensor(0.1 * dim**-0.5))
+        self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """State after the whole history, float32[B, D]; see `states` for the inputs."""
