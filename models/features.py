@@ -148,7 +148,6 @@ class _Vector(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.project = nn.Linear(dim, VECTOR_DIM)
-        nn.init.orthogonal_(self.project.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         missing = is_missing(x)
