@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.blocks import Block, row_groups
 from data.contract import artifact
 from data.contract.encode import Events, FeatureTable
 from data.contract.idspace import IdSpace
@@ -23,20 +22,12 @@ from data.windows import day_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from data.contract.artifact import Artifact
 
 NO_DATE = "none"
 PARTITIONS = {"events": "partitions", "impressions": "impression_partitions"}
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A row group of a timeline file: the unit in which training is planned."""
-
-    path: Path
-    row_group: int
-    num_rows: int
 
 
 class Dataset:
@@ -111,11 +102,7 @@ class Dataset:
 
     def blocks(self) -> list[Block]:
         """All blocks of timelines, in file order."""
-        return [block for path in self.timeline_files for block in _blocks(path)]
-
-    def read_block(self, block: Block, columns: list[str] | None = None) -> pa.Table:
-        """Reads one block; `columns` are names of `schema.TIMELINE`."""
-        return read_block(block, columns)
+        return list(row_groups(self.timeline_files))
 
     def timelines(self) -> Iterator[pa.Table]:
         """All timelines, a file at a time."""
@@ -182,20 +169,8 @@ class Dataset:
         return [file for folder in chosen for file in _parts(folder)]
 
 
-def read_block(block: Block, columns: list[str] | None = None) -> pa.Table:
-    """Reads one block; `columns` are names of `schema.TIMELINE`."""
-    file = pq.ParquetFile(block.path, memory_map=True)
-    return file.read_row_group(block.row_group, columns=columns)
-
-
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
-
-
-def _blocks(path: Path) -> Iterator[Block]:
-    metadata = pq.read_metadata(path)
-    for i in range(metadata.num_row_groups):
-        yield Block(path, i, metadata.row_group(i).num_rows)
 
 
 def date_name(milliseconds: int) -> str:

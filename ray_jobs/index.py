@@ -157,13 +157,13 @@ def write_histories(folder: Path, dataset: Dataset) -> None:
     """Lays all timelines end to end in the order of user rows (serve.bundle.open_histories)."""
     lengths = np.zeros(dataset.user_ids.rows, np.int64)
     for block in dataset.blocks():
-        table = dataset.read_block(block, ["user", "item"])
+        table = block.read(["user", "item"])
         lengths[table["user"].to_numpy()] = pc.list_value_length(table["item"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "offsets.npy", offsets)
     columns = {name: _column(folder, name, int(offsets[-1])) for name in COLUMNS}
     for block in dataset.blocks():
-        table = dataset.read_block(block, ["user", *COLUMNS])
+        table = block.read(["user", *COLUMNS])
         _scatter(columns, events_from(table), offsets[table["user"].to_numpy()])
 
 

@@ -12,6 +12,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from data.dataset import Block, read_block
+from data.blocks import Block, stretches
 from models.batch import Batch
 
 WHOLE = -1
+STRETCH_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +99,37 @@ def tickets(
 
 
 def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
-    """Reads blocks in the given order with Ray Data, streaming and ahead of the consumer.
+    """Reads blocks in the given order with Ray Data, one stretch of them ahead of the consumer.
 
-    Memory is bounded by Ray Data's backpressure; order is kept.
+    Each stretch is read to its end: Ray Data's executor lives in this process and spins while it
+    waits for a slow consumer, which made training steps five times slower. Memory is bounded by
+    two stretches.
     """
-    if not blocks:
-        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead: Future[list[Any]] | None = None
+        for stretch in itertools.chain(stretches(blocks, STRETCH_BYTES), [None]):
+            ready = ahead.result() if ahead else []
+            ahead = reader.submit(_read_stretch, stretch) if stretch else None
+            while ready:
+                yield ray.get(ready.pop(0))
+
+
+def _read_stretch(blocks: list[Block]) -> list[Any]:
+    """References to the tables of some blocks, in their order."""
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):
-        plan = ray.put(list(blocks))
         numbers = ray.data.range(len(blocks), override_num_blocks=len(blocks))
         tables = numbers.map_batches(
-            cast("Any", _read_numbered), batch_size=None, batch_format="pyarrow", fn_args=(plan,)
+            cast("Any", _read_numbered), batch_size=None, batch_format="pyarrow", fn_args=(blocks,)
         )
-        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        return list(tables.to_arrow_refs())
 
 
-def _read_numbered(numbers: pa.Table, blocks: Any) -> pa.Table:
-    found = ray.get(blocks) if isinstance(blocks, ray.ObjectRef) else blocks
-    return pa.concat_tables([read_block(found[i]) for i in numbers["id"].to_pylist()])
+def _read_numbered(numbers: pa.Table, blocks: list[Block]) -> pa.Table:
+    return pa.concat_tables([blocks[number].read() for number in numbers["id"].to_pylist()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.batching import Admission, Encoder, even_chunks, ranker_batch
-from data.dataset import Block
+from data.blocks import row_groups
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog, span_of
@@ -87,7 +87,7 @@ class RankerTask:
 
     def plan(self) -> BlockPlan:
         """All row groups of the impressions."""
-        blocks = tuple(block for path in self.files for block in _row_groups(path))
+        blocks = tuple(row_groups(self.files))
         return BlockPlan(blocks, self.assignment.stream_seed("ranker.plan"))
 
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
@@ -158,9 +158,3 @@ def candidate_files(root: Path, version: str, parts: tuple[str, ...]) -> list[Pa
     """Files of impressions made from candidates."""
     folder = root / "candidates" / version / "impressions"
     return [file for part in parts for file in sorted((folder / f"part={part}").glob("*.parquet"))]
-
-
-def _row_groups(path: Path) -> Iterator[Block]:
-    metadata = pq.read_metadata(path)
-    for i in range(metadata.num_row_groups):
-        yield Block(path, i, metadata.row_group(i).num_rows)

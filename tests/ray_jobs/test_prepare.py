@@ -192,11 +192,11 @@ def test_the_manifest_says_what_is_in_it(first: Dataset) -> None:
 def test_blocks_cover_all_timelines_and_events_are_found_by_user(first: Dataset) -> None:
     blocks = first.blocks()
     assert sum(block.num_rows for block in blocks) == NUM_USERS
-    users = np.array([table["user"][0].as_py() for table in map(first.read_block, blocks)])
+    users = np.array([block.read(["user"])["user"][0].as_py() for block in blocks])
     events = first.events_of(np.append(users, [0, first.user_ids.rows + 5]))
     for number, block in enumerate(blocks):
         here = slice(events.offsets[number], events.offsets[number + 1])
-        assert events.item[here].tolist() == first.read_block(block, ["item"])["item"][0].as_py()
+        assert events.item[here].tolist() == block.read(["item"])["item"][0].as_py()
     assert events.lengths[-2:].tolist() == [0, 0]
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.dataset import Block
+from data.blocks import Block
 from models.batch import Batch
 from ray_jobs.engine.streams import (
     WHOLE,
@@ -29,7 +29,7 @@ ROWS = 12
 
 
 def plan_of(num_blocks: int, seed: int = 0) -> BlockPlan:
-    blocks = tuple(Block(Path("none"), number, ROWS) for number in range(num_blocks))
+    blocks = tuple(Block(Path("none"), number, ROWS, 8 * ROWS) for number in range(num_blocks))
     return BlockPlan(blocks, seed)
 
 
@@ -112,6 +112,6 @@ def test_a_spare_batch_has_no_weight() -> None:
 @pytest.mark.ray
 def test_ray_data_reads_blocks_in_the_planned_order(ray_cluster: None, tmp_path: Path) -> None:
     pq.write_table(pa.table({"row": np.arange(40)}), tmp_path / "a.parquet", row_group_size=8)
-    blocks = [Block(tmp_path / "a.parquet", number, 8) for number in (3, 0, 4, 0)]
+    blocks = [Block(tmp_path / "a.parquet", number, 8, 64) for number in (3, 0, 4, 0)]
     firsts = [table["row"][0].as_py() for table in read_tables(blocks)]
     assert firsts == [24, 0, 32, 0]
