@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from data.blocks import Block
 from models.batch import Batch
+from ray_jobs.engine import streams
 from ray_jobs.engine.streams import (
     WHOLE,
     BlockPlan,
@@ -110,8 +111,23 @@ def test_a_spare_batch_has_no_weight() -> None:
 
 
 @pytest.mark.ray
-def test_ray_data_reads_blocks_in_the_planned_order(ray_cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stretch_bytes", [1, 128, 1 << 20])
+def test_ray_data_reads_blocks_in_the_planned_order(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_bytes: int
+) -> None:
+    monkeypatch.setattr(streams, "STRETCH_BYTES", stretch_bytes)
     pq.write_table(pa.table({"row": np.arange(40)}), tmp_path / "a.parquet", row_group_size=8)
     blocks = [Block(tmp_path / "a.parquet", number, 8, 64) for number in (3, 0, 4, 0)]
     firsts = [table["row"][0].as_py() for table in read_tables(blocks)]
     assert firsts == [24, 0, 32, 0]
+
+
+def test_a_spare_batch_reads_no_further_than_the_first_rows() -> None:
+    asked: list[int] = []
+
+    def read(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+        asked.extend(block.row_group for block in blocks)
+        return read_numbers(blocks)
+
+    spare_batch(plan_of(5), collate, read)
+    assert asked == [0]
