@@ -21,6 +21,7 @@ from data.contract.encode import (
     encode_history,
     ragged_positions,
 )
+from data.trends import Trends, days_of
 from models.batch import Batch, Jagged
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Windows:
         target_window: window of each target, [T].
         target_length: events of the window that are read before the target, [T].
         target_item: item row of the target, [T].
+        target_time: when it happened, ms since 1970, [T]; 0 in a log without a clock.
     """
 
     user: Ints
@@ -48,6 +50,7 @@ class Windows:
     target_window: Ints
     target_length: Ints
     target_item: Ints
+    target_time: Ints
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -61,9 +64,8 @@ class Windows:
         counts = np.diff(ends)[windows]
         at = ragged_positions(ends[windows], counts)
         renumbered = np.repeat(np.arange(len(windows)), counts)
-        return Windows(
-            self.user[windows], events, renumbered, self.target_length[at], self.target_item[at]
-        )
+        targets = (self.target_length[at], self.target_item[at], self.target_time[at])
+        return Windows(self.user[windows], events, renumbered, *targets)
 
 
 def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Events, Ints]:
@@ -97,7 +99,8 @@ def cut_windows(events: Events, labels: Mask, max_length: int, rng: np.random.Ge
     tile_start = events.offsets[user[first]] + tile[first] * stride - shift[user[first]]
     starts = np.maximum(events.offsets[user[first]], tile_start - (max_length - stride))
     read = events.cut(starts, position[last] - starts)
-    return Windows(user[first], read, window, position - starts[window], events.item[position])
+    targets = (position - starts[window], events.item[position], events.timestamp[position])
+    return Windows(user[first], read, window, *targets)
 
 
 def even_chunks(count: int, size: int, rng: np.random.Generator) -> Iterator[Ints]:
@@ -205,6 +208,7 @@ def two_tower_batch(
     user_rows: Ints,
     encoder: Encoder,
     pools: PoolSampler,
+    trends: Trends | None,
     rng: np.random.Generator,
 ) -> Batch:
     """One batch of the retriever.
@@ -214,6 +218,7 @@ def two_tower_batch(
         user_rows: row of each window's user, [B].
         encoder: features and ids.
         pools: draws the negatives.
+        trends: what was popular when, in a log with a clock.
         rng: of this batch.
     """
     pool = pools.sample(windows.target_item, rng)
@@ -233,6 +238,8 @@ def two_tower_batch(
         "pool.log_q": pool.log_q,
     }
     arrays |= _known_pairs(windows, history, target, candidates, len(items))
+    if trends is not None:
+        arrays |= _trends(windows, pool, trends)
     ids, features = encoder.inputs(items, user_rows)
     return Batch(
         ids=ids,
@@ -240,6 +247,19 @@ def two_tower_batch(
         labels={},
         weight=torch.ones(len(windows)),
         objective="next_positive",
+    )
+
+
+def _trends(windows: Windows, pool: Pool, trends: Trends) -> Arrays:
+    """How the targets did on their days, [T], and the pool on each day of the batch, [M, P]."""
+    day = days_of(trends.calendar, windows.target_time)
+    moments, moment = np.unique(day, return_inverse=True)
+    of_targets = trends.before(day, windows.target_item)
+    of_pool = trends.before(moments[:, None], pool.item)
+    return (
+        {"target.moment": moment}
+        | {f"target.{name}": array for name, array in of_targets.items()}
+        | {f"pool.{name}": array for name, array in of_pool.items()}
     )
 
 

@@ -132,7 +132,7 @@ class _Hashed(nn.Module):
         super().__init__()
         self.buckets = min(max(4 * feature.cardinality, 8), MAX_BUCKETS)
         self.table = nn.Embedding(self.buckets + 1, CATEGORY_DIM, padding_idx=0)
-        nn.init.normal_(self.table.weight, std=0.1)
+        nn.init.normal_(self.table.weight, std=0.5)
         nn.init.zeros_(self.table.weight[0])
 
     def forward(self, hashes: Tensor) -> Tensor:

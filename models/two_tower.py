@@ -3,9 +3,11 @@
 Notable here:
 - the history is read through the item tower, so the two sides share one space of items;
 - every position of a window predicts (dense targets), over one pool of candidates a batch;
+- what is popular and new today is a prior beside the cosine, learnt as of the day of each target;
 - the towers that train are the modules that are exported.
 
-Shapes: B windows of H events, U distinct items of the batch, T targets, P pool items, D width.
+Shapes: B windows of H events, U distinct items of the batch, T targets on M days, P pool items, D
+width.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from models.sequence_encoder import (
     SequenceSettings,
     token_of,
 )
+from models.trend_prior import TrendPrior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +60,8 @@ class NegativeSettings:
         log_q: correct for how often an item is in the pool.
     """
 
-    in_batch: NonNegative = 256
-    random: NonNegative = 256
+    in_batch: NonNegative = 1024
+    random: NonNegative = 1024
     log_q: bool = True
 
     def __post_init__(self) -> None:
@@ -129,7 +132,7 @@ class ItemTower(nn.Module):
     @torch.no_grad()
     def _keep_likeness(self, weight: Tensor) -> None:
         """Lets content vectors through as they are: what looks alike is near from the start."""
-        nn.init.normal_(weight, std=0.02)
+        nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
         for first in self.features.vector_columns():
             width = min(VECTOR_DIM, weight.shape[0])
             weight[:width, first : first + width] += torch.eye(width)
@@ -264,6 +267,7 @@ class TwoTower(nn.Module):
         self.settings = settings
         self.item_tower = ItemTower(settings, vocabulary)
         self.user_tower = UserTower(settings, vocabulary)
+        self.prior = TrendPrior() if vocabulary.order == "clock" else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
 
     def tables(self, num_items: int, num_users: int) -> list[Table]:
@@ -272,8 +276,9 @@ class TwoTower(nn.Module):
         return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
 
     def programs(self) -> dict[str, Program]:
-        """What serving runs."""
-        return {"item_tower": self.item_tower.program(), "user_tower": self.user_tower.program()}
+        """What serving runs; the prior only in a log with a clock."""
+        towers = {"item_tower": self.item_tower.program(), "user_tower": self.user_tower.program()}
+        return towers if self.prior is None else {**towers, "item_prior": self.prior.program()}
 
     def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sampled softmax of every target over the batch's pool.
@@ -285,7 +290,8 @@ class TwoTower(nn.Module):
                 `history.lengths` [B]; `target.sequence`, `target.length` (events read),
                 `target.item` (into U) int64[T], `target.log_q` float32[T]; `pool.item` int64[P]
                 (into U), `pool.log_count`, `pool.log_q` float32[P]; `known.sequence`,
-                `known.pool` int64[K]: pairs that are no negatives.
+                `known.pool` int64[K]: pairs that are no negatives; in a log with a clock
+                `target.moment` int64[T] (into M), `target.trend.*` [T] and `pool.trend.*` [M, P].
 
         Returns:
             Loss and what to log.
@@ -335,9 +341,13 @@ class TwoTower(nn.Module):
         self, users: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Loss of each target, and whether it beats the whole pool."""
-        users = users / self.temperature
         positive = (users * items.index_select(0, inputs["target.item"])).sum(-1)
         negatives = users @ items.index_select(0, inputs["pool.item"]).T
+        if self.prior is not None:
+            positive = positive + self.prior(_trends(inputs, "target."))
+            of_days = self.prior(_trends(inputs, "pool."))
+            negatives = negatives + of_days.index_select(0, inputs["target.moment"])
+        positive, negatives = positive / self.temperature, negatives / self.temperature
         correction, positive_correction = inputs["pool.log_count"], torch.zeros_like(positive)
         if self.settings.negatives.log_q:
             correction = correction - inputs["pool.log_q"]
@@ -353,6 +363,11 @@ class TwoTower(nn.Module):
         known = torch.zeros(shape, dtype=torch.bool, device=inputs["pool.item"].device)
         known[inputs["known.sequence"], inputs["known.pool"]] = True
         return known
+
+
+def _trends(inputs: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    names = ("trend.counts", "trend.age_ms")
+    return {name: inputs[prefix + name] for name in names}
 
 
 def build_two_tower(settings: TwoTowerSettings, vocabulary: Vocabulary) -> TwoTower:

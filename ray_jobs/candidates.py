@@ -7,7 +7,7 @@ manifest says so, and metrics on them are metrics on such rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from data.windows import resolve
 from ray_jobs.engine.inference import Retriever
 
@@ -59,7 +60,7 @@ def candidates(job: Job, move_pointer: bool = True) -> Artifact:
     settings = {name: tree[name] for name in ("seed", "split", "windows")}
 
     def write(draft: Draft) -> None:
-        _write_parts(job, draft, dataset, Retriever.open(retriever, dataset))
+        _write_parts(job, draft, dataset, Retriever.open(retriever, dataset, None))
         draft.fields["details"] = {"made_from": "retriever candidates", "negatives": NEGATIVES}
         draft.fields["id_space"] = dataset.artifact.manifest.id_space
 
@@ -74,7 +75,8 @@ def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever)
     for number, (name, part) in enumerate(PARTS.items()):
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 0xCA, part]))
         moments = _training_moments(log, rng) if part == TRAIN else _held_out_moments(log, part)
-        table = _impressions(moments, retriever, dataset, rng)
+        known = Trends.of(log, range(TRAIN, max(part, TRAIN + 1)))
+        table = _impressions(moments, replace(retriever, trends=known), dataset, rng)
         folder = draft.path / "impressions" / f"part={name}"
         folder.mkdir(parents=True)
         numbered = table["request_id"].to_numpy() + number * 10_000_000

@@ -20,6 +20,7 @@ from data.oracles import oracle_log
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,
@@ -110,7 +111,8 @@ def _judge(subject: Subject) -> Tree:
 
 def _retrieval(subject: Subject) -> Tree:
     held_out = EvaluationSet.of(subject.log, subject.job.settings.eval)
-    retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset)
+    trends = Trends.of(subject.log, (TRAIN, VALID))
+    retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset, trends)
     return beside(
         judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out)
     )

@@ -73,8 +73,9 @@ def check_same_rows(dataset: Artifact, model: Artifact) -> None:
 
 def open_model(artifact: Artifact, dataset: Dataset) -> Model:
     """Opens a trained model of either kind."""
-    kinds: dict[str, type[Model]] = {"two_tower": Retriever, "ranker": RankingModel}
-    return kinds[artifact.kind].open(artifact, dataset)
+    if artifact.kind == "ranker":
+        return RankingModel.open(artifact, dataset)
+    return Retriever.open(artifact, dataset, None)
 
 
 def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:

@@ -23,7 +23,8 @@ from data.contract.encode import Events, FeatureTable, Ints, ragged_positions
 from data.contract.settings import Count, Positive, Share, to_tree
 from data.dataset import Dataset
 from data.timelines import events_from
-from serve.bundle import KIND, embed_items
+from data.trends import Trends
+from serve.bundle import KIND, embed_items, prior_of
 from serve.index import IndexKind, build_index
 from serve.programs import Floats, Program, gather_rows
 
@@ -101,10 +102,12 @@ def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> dic
     space = dataset.item_ids
     live = np.arange(space.first_row, space.rows)
     vectors = embed_all(folder, dataset.items, live, space.rows)
-    built, recall = build_index(live, vectors[live], settings.kind, settings.recall)
+    priors = all_priors(folder, dataset)
+    built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")
     arrays: dict[str, npt.NDArray[Any]] = {
         "item_embeddings": vectors,
+        "item_priors": priors,
         "live_items": live,
         "popular": popular_items(dataset, live, settings),
         "fresh": fresh_items(dataset, live)[: settings.head],
@@ -129,6 +132,16 @@ def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Float
     vectors = np.zeros((rows, found[0].shape[1]), np.float32)
     vectors[live] = np.concatenate(found)
     return vectors
+
+
+def all_priors(folder: Path, dataset: Dataset) -> Floats:
+    """What every row gains on the day after the log, f32[rows]; 0 without a clock."""
+    trends, rows = Trends.of_all(dataset), dataset.item_ids.rows
+    program = folder / "programs" / "item_prior.onnx"
+    if trends is None or not program.is_file():
+        return np.zeros(rows, np.float32)
+    tomorrow = np.array(trends.calendar.num_days + 1)
+    return prior_of({"item_prior": Program(program)}, trends.before(tomorrow, np.arange(rows)))
 
 
 def popular_items(dataset: Dataset, live: Ints, settings: IndexSettings) -> Ints:

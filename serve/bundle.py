@@ -1,11 +1,13 @@
 """A bundle: everything that serving needs, immutable, memory-mapped, checked before it serves.
 
 Files under `<root>/bundles/<version>/`:
-    programs/<name>.onnx      item_tower, user_tower; ranker_user and ranker_items unless there is
-                              no ranker: then the retrieval score ranks
+    programs/<name>.onnx      item_tower, user_tower; item_prior in a log with a clock; ranker_user
+                              and ranker_items unless there is no ranker: then the retrieval score
+                              ranks
     tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
-    index.faiss               over the items that may be served
+    item_priors.npy           what an item gains whoever asks [rows]: popular, new
+    index.faiss               over both, of the items that may be served
     live_items.npy            rows that may be served
     popular.npy, fresh.npy    rows, best and newest first
     items.arrow, users.arrow  encoded features by row
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.artifact import Artifact, read
-from data.contract.encode import Events, FeatureTable, Ints
+from data.contract.encode import Arrays, Events, FeatureTable, Ints
 from data.contract.idspace import IdSpace
 from data.contract.schema import Calendar, Vocabulary
 from data.contract.settings import UserError
@@ -30,6 +32,7 @@ from serve.index import ItemIndex
 from serve.programs import Floats, Program, gather_rows, open_programs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 KIND = "bundles"
@@ -53,6 +56,7 @@ class Bundle:
     histories: Events
     tables: dict[str, Table]
     item_embeddings: Floats
+    item_priors: Floats
     live_items: Ints
     popular: Ints
     fresh: Ints
@@ -87,6 +91,11 @@ class Bundle:
     def store_sequence(self) -> int:
         """Posted events up to this sequence number are in the histories already."""
         return int(self.details.get("store_sequence", 0))
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors of items and users."""
+        return int(self.item_embeddings.shape[1])
 
     @property
     def has_ranker(self) -> bool:
@@ -126,6 +135,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         # A table has headroom for rows that the id space does not have yet.
         tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
         item_embeddings=_map(path / "item_embeddings.npy"),
+        item_priors=_map(path / "item_priors.npy"),
         live_items=_map(path / "live_items.npy"),
         popular=_map(path / "popular.npy"),
         fresh=_map(path / "fresh.npy"),
@@ -158,7 +168,7 @@ def check_id_spaces(bundle: Bundle) -> None:
 def check_embeddings(bundle: Bundle) -> None:
     """Refuses item vectors that another item tower made: a few are embedded afresh."""
     stored, name = bundle.item_embeddings, bundle.artifact.manifest.name
-    if len(stored) != bundle.item_ids.rows or stored.shape[1] != bundle.index.dim:
+    if len(stored) != bundle.item_ids.rows or bundle.dim != bundle.index.dim:
         raise UserError(
             f"{name} has item embeddings {stored.shape} but {bundle.item_ids.rows} item rows and "
             f"an index of width {bundle.index.dim}; index the export again"
@@ -177,3 +187,11 @@ def embed_items(tower: Program, id_rows: Floats, features: dict[str, Any]) -> Fl
     """Vectors of N items by the exported item tower: f32[N, D], unit length."""
     outputs = tower({"item_id.rows": id_rows, **features})
     return np.asarray(outputs[tower.outputs[0]], np.float32)
+
+
+def prior_of(programs: Mapping[str, Program], trends: Arrays) -> Floats:
+    """What N items gain whoever asks, f32[N]; nothing where the log has no clock."""
+    program = programs.get("item_prior")
+    if program is None:
+        return np.zeros(len(trends["trend.age_ms"]), np.float32)
+    return np.asarray(program(trends)[program.outputs[0]], np.float32)

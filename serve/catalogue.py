@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from data.contract.encode import Arrays, FeatureTable, Ints, ragged_positions
-from serve.bundle import Bundle, embed_items
+from data.contract.encode import Arrays, FeatureTable, Ints, encode_trends, ragged_positions
+from data.contract.schema import TREND_DAYS
+from serve.bundle import Bundle, embed_items, prior_of
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.posted_items import encode_items
 from serve.programs import Floats, gather_rows
@@ -34,12 +35,14 @@ class Delta:
         ids: external ids in row order.
         features: their encoded columns.
         embeddings: [N, D].
+        prior: what each gains whoever asks: that of an item that nobody has seen yet.
         positions: external id -> position here.
     """
 
     ids: list[ExternalId]
     features: FeatureTable
     embeddings: Floats
+    prior: float
     positions: dict[ExternalId, int] = field(default_factory=dict)
 
     @classmethod
@@ -47,7 +50,9 @@ class Delta:
         """No item."""
         columns = {name: column.slice(0, 0) for name, column in bundle.items.columns.items()}
         features = FeatureTable("item", bundle.items.features, columns)
-        return cls([], features, np.zeros((0, bundle.index.dim), np.float32))
+        unseen = encode_trends(np.zeros((1, len(TREND_DAYS)), np.int64), np.ones(1, np.int64), 1)
+        prior = float(prior_of(bundle.programs, unseen)[0])
+        return cls([], features, np.zeros((0, bundle.dim), np.float32), prior)
 
     def extended(
         self, ids: list[ExternalId], columns: dict[str, pa.Array], embeddings: Floats
@@ -65,6 +70,7 @@ class Delta:
             list(newest),
             FeatureTable("item", self.features.features, together),
             np.concatenate([self.embeddings, embeddings])[order],
+            self.prior,
             {identifier: at for at, identifier in enumerate(newest)},
         )
 
@@ -141,6 +147,12 @@ class Catalogue:
         vectors[posted] = self._delta.embeddings[rows[posted] - self.first_posted_row]
         return vectors
 
+    def priors(self, rows: Ints) -> Floats:
+        """What items gain whoever asks, f32[N]."""
+        stored = self._bundle.item_priors
+        known: Floats = stored[np.minimum(rows, len(stored) - 1)]
+        return np.where(rows < self.first_posted_row, known, np.float32(self._delta.prior))
+
     def features(self, rows: Ints) -> Arrays:
         """Named arrays of the declared columns of `rows` [N]."""
         arrays = self._bundle.items.gather(rows)
@@ -163,16 +175,22 @@ class Catalogue:
         hashes[posted] = own[rows[posted] - self.first_posted_row]
         return hashes
 
-    def nearest(self, query: Floats, k: int, exclude: Ints) -> tuple[Ints, Floats]:
-        """The k items nearest to `query` [D] that are not in the sorted `exclude`, best first."""
-        rows, scores = self._bundle.index.search(query, k, exclude)
+    def nearest(
+        self, query: Floats, k: int, exclude: Ints, prior: float = 0.0
+    ) -> tuple[Ints, Floats]:
+        """The k items nearest to `query` [D] that are not in the sorted `exclude`, best first.
+
+        With `prior` above 0 the items' priors count by that weight.
+        """
+        rows, scores = self._bundle.index.search(query, k, exclude, prior)
         delta = self._delta
         if not delta.ids:
             return rows, scores
         posted = self.first_posted_row + np.arange(len(delta.ids))
         allowed = ~np.isin(posted, exclude)
         rows = np.concatenate([rows, posted[allowed]])
-        scores = np.concatenate([scores, (delta.embeddings @ query)[allowed]])
+        of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
+        scores = np.concatenate([scores, of_posted[allowed]])
         best = np.argsort(-scores, kind="stable")[:k]
         return rows[best], scores[best]
 

@@ -97,7 +97,7 @@ class Funnel:
             UserError: an id of the wrong type, a context that names nothing.
         """
         user_id = self.users.canonical_id(request.user_id)
-        check_context(self.catalogue, request.context, self.bundle.index.dim)
+        check_context(self.catalogue, request.context, self.bundle.dim)
         if request.surface == RELATED and request.context == type(request.context)():
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self._read(user_id, trace)
@@ -164,7 +164,9 @@ class Funnel:
         if query.user.is_new:
             return in_order
         try:
-            scores: Floats = self.catalogue.embeddings(candidates.rows) @ query.user_vector
+            rows = candidates.rows
+            near = self.catalogue.embeddings(rows) @ query.user_vector
+            scores: Floats = near + self.catalogue.priors(rows)
         except Exception:
             log.exception("the user tower failed; the sources' order stands")
             trace.fallbacks.add("unranked")

@@ -1,4 +1,8 @@
-"""Nearest items by inner product: FAISS, exact for small catalogues, inverted lists above."""
+"""Best items by inner product: FAISS, exact for small catalogues, inverted lists above.
+
+Beside an item's vector stands its prior, what it gains whoever asks: a user's query reads that
+column with weight 1, a query for similar items with weight 0.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ IndexKind = Literal["auto", "flat", "ivf"]
 
 @dataclass(frozen=True, slots=True)
 class ItemIndex:
-    """Vectors of the items that may be served; answers are rows of the id space.
+    """Vectors and priors of the items that may be served; answers are rows of the id space.
 
     Attributes:
         faiss_index: an inverted file or a mapped flat index that returns rows.
@@ -44,15 +48,17 @@ class ItemIndex:
     @property
     def dim(self) -> int:
         """Width of the vectors."""
-        return int(self.faiss_index.d)
+        return int(self.faiss_index.d) - 1
 
     @property
     def size(self) -> int:
         """Number of vectors."""
         return int(self.faiss_index.ntotal)
 
-    def search(self, query: Floats, k: int, exclude: Ints) -> tuple[Ints, Floats]:
-        """The k nearest items that are not excluded, fewer only when there are not as many.
+    def search(
+        self, query: Floats, k: int, exclude: Ints, prior: float = 0.0
+    ) -> tuple[Ints, Floats]:
+        """The k best items that are not excluded, fewer only when there are not as many.
 
         Fetches more until enough are left; an inverted file also visits more lists.
 
@@ -60,10 +66,12 @@ class ItemIndex:
             query: [D].
             k: items wanted.
             exclude: sorted rows.
+            prior: weight of the items' priors.
 
         Returns:
-            Rows and inner products, best first.
+            Rows and scores, best first.
         """
+        query = np.append(query, np.float32(prior))
         fetch, visits = min(k + min(len(exclude), k), self.size), 1
         while True:
             rows, scores = self._search(query, fetch, visits)
@@ -90,27 +98,29 @@ class ItemIndex:
 
 
 def build_index(
-    rows: Ints, vectors: Floats, kind: IndexKind, recall: float
+    rows: Ints, vectors: Floats, priors: Floats, kind: IndexKind, recall: float
 ) -> tuple[ItemIndex, float]:
-    """Builds an index over unit vectors.
+    """Builds an index over unit vectors and priors.
 
     Args:
         rows: [N] what searches return.
         vectors: [N, D].
+        priors: [N].
         kind: flat, ivf, or auto by size.
         recall: share of the exact 100 nearest that an inverted file shall find.
 
     Returns:
         The index, and that share as measured.
     """
-    flat = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
+    columns = np.column_stack([vectors, priors]).astype(np.float32)
+    flat = faiss.IndexIDMap(faiss.IndexFlatIP(columns.shape[1]))
+    flat.add_with_ids(columns, rows)
     if kind == "flat" or (kind == "auto" and len(rows) < FLAT_LIMIT):
-        flat.add_with_ids(vectors, rows)
         return ItemIndex(flat), 1.0
-    index = _inverted_file(rows, vectors)
-    flat.add_with_ids(vectors, rows)
+    index = _inverted_file(rows, columns)
+    queries = np.column_stack([vectors, np.ones(len(vectors), np.float32)])
     while True:
-        reached = measure_recall(ItemIndex(index), ItemIndex(flat), vectors)
+        reached = measure_recall(ItemIndex(index), ItemIndex(flat), queries)
         if reached >= recall or index.nprobe == index.nlist:
             return ItemIndex(index), reached
         index.nprobe = min(index.nlist, index.nprobe * 2)
@@ -128,10 +138,10 @@ def _inverted_file(rows: Ints, vectors: Floats) -> Any:
     return index
 
 
-def measure_recall(index: ItemIndex, exact: ItemIndex, vectors: Floats) -> float:
-    """Share of the exact 100 nearest neighbours found, over evenly spaced items as queries."""
-    at = np.linspace(0, len(vectors) - 1, min(QUERIES, len(vectors))).astype(np.int64)
-    _, found = index.faiss_index.search(vectors[at], DEPTH)
-    _, wanted = exact.faiss_index.search(vectors[at], DEPTH)
+def measure_recall(index: ItemIndex, exact: ItemIndex, queries: Floats) -> float:
+    """Share of the exact best 100 items found, over evenly spaced ones of `queries` [N, D + 1]."""
+    at = np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).astype(np.int64)
+    _, found = index.faiss_index.search(queries[at], DEPTH)
+    _, wanted = exact.faiss_index.search(queries[at], DEPTH)
     hits = [np.isin(w[w >= 0], f).mean() for w, f in zip(wanted, found, strict=True)]
     return float(np.mean(hits))

@@ -67,7 +67,7 @@ class Source(Protocol):
 
 
 class TwoTower:
-    """Items nearest to the user's vector."""
+    """Items nearest to the user's vector, what is popular and new now put first."""
 
     name = "two_tower"
 
@@ -79,8 +79,8 @@ class TwoTower:
         return not query.user.is_new and query.surface != RELATED
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """By inner product."""
-        rows, scores = self._catalogue.nearest(query.user_vector, limit, query.exclude)
+        """By inner product and prior."""
+        rows, scores = self._catalogue.nearest(query.user_vector, limit, query.exclude, 1.0)
         return Found(self.name, rows, scores)
 
 

@@ -6,6 +6,7 @@ float arithmetic and everything with statistics lies inside the models.
 Names of arrays:
     history.lengths [B], history.item [H] rows, history.action [H], history.surface [H],
     history.gap_ms [H] (to the event before; 0 for the first), history.age_ms [H] (to the request)
+    trend.counts int64 [N, S] (positive events in the S spans of days before), trend.age_ms [N]
     <side>.<numeric> float32 [N], <side>.<categorical> int64 [N],
     <side>.<multi>.values int64 [M] with .lengths [N], <side>.<vector> float32 [N, D]
 where B requests have H events in all and N rows are asked for.
@@ -133,6 +134,24 @@ def gaps_ms(events: Events) -> Ints:
     firsts = events.offsets[:-1][events.lengths > 0]
     gaps[firsts] = 0
     return gaps
+
+
+def encode_trends(counts: npt.NDArray[np.integer], created_at: Ints, now_ms: Ints | int) -> Arrays:
+    """Named arrays of how items do at a moment.
+
+    Args:
+        counts: positive events in the days before, a column for each of TREND_DAYS, [..., S].
+        created_at: [...] ms since 1970, 0 where unknown.
+        now_ms: the moment, [...] or one.
+
+    Returns:
+        `trend.counts` int64[..., S] and `trend.age_ms` int64[...], -1 where unknown.
+    """
+    age = np.maximum(now_ms - created_at, 0)
+    return {
+        "trend.counts": counts.astype(np.int64),
+        "trend.age_ms": np.where(created_at > 0, age, -1).astype(np.int64),
+    }
 
 
 def encode_columns(table: pa.Table, features: Sequence[Feature]) -> dict[str, pa.Array]:

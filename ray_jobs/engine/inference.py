@@ -21,6 +21,7 @@ from data.contract.encode import Events, Ints, encode_history
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
+from data.trends import Trends, days_of
 from models.ranker import Ranker, RankerSettings, build_ranker
 from models.two_tower import TwoTower, TwoTowerSettings, build_two_tower
 
@@ -60,27 +61,35 @@ def look_up(table: Tensor, rows: Ints) -> Tensor:
 
 @dataclass
 class Retriever:
-    """Both towers with their tables."""
+    """Both towers with their tables, and what was popular when."""
 
     core: TwoTower
     tables: Mapping[str, Tensor]
     dataset: Dataset
     max_length: int
+    trends: Trends | None
     name: ClassVar[str] = "two_tower"
 
     @classmethod
-    def of(cls, dataset: Dataset, settings: TwoTowerSettings, snapshot: Snapshot) -> Retriever:
-        """Builds the towers and fills them."""
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: TwoTowerSettings,
+        snapshot: Snapshot,
+        trends: Trends | None,
+    ) -> Retriever:
+        """Builds the towers and fills them; `trends` holds what queries may know."""
         weights, tables = split_snapshot(snapshot)
         core = build_two_tower(settings, dataset.vocabulary)
         core.load_state_dict(weights)
-        return cls(core.eval(), tables, dataset, settings.sequence.max_length)
+        return cls(core.eval(), tables, dataset, settings.sequence.max_length, trends)
 
     @classmethod
-    def open(cls, artifact: Artifact, dataset: Dataset) -> Retriever:
-        """Loads a two_tower artefact."""
+    def open(cls, artifact: Artifact, dataset: Dataset, trends: Trends | None) -> Retriever:
+        """Loads a two_tower artefact; `trends` holds what queries may know."""
         settings = build(TwoTowerSettings, artifact.manifest.settings["two_tower"])
-        return cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
+        snapshot = load_file(artifact.path / "model.safetensors")
+        return cls.of(dataset, settings, snapshot, trends)
 
     @cached_property
     def item_vectors(self) -> Floats:
@@ -124,7 +133,19 @@ class Retriever:
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
         users = self.user_vectors(queries.history, queries.users)
         scores: Floats = users @ self.item_vectors.T
+        if self.trends is not None and queries.now_ms is not None:
+            days = days_of(self.trends.calendar, queries.now_ms)
+            for day in np.unique(days).tolist():
+                scores[days == day] += self.priors(day)
         return scores
+
+    @torch.inference_mode()
+    def priors(self, day: int) -> Floats:
+        """What each item row gains on a day whoever asks, float32[rows]; 0 without a clock."""
+        rows = np.arange(self.dataset.item_ids.rows)
+        if self.trends is None or self.core.prior is None:
+            return np.zeros(len(rows), np.float32)
+        return _numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
 from data.training_log import LabelCounts, TrainingLog, span_of
+from data.trends import Trends
 from models.metrics import retrieval_metrics
 from models.two_tower import build_two_tower
 from ray_jobs.engine.inference import Retriever, table_rows
@@ -87,6 +88,11 @@ class TwoTowerTask:
         live = np.arange(data.item_ids.first_row, data.item_ids.rows)
         return PoolSampler(live, self.counts.item_share, negatives.in_batch, negatives.random)
 
+    @cached_property
+    def trends(self) -> Trends | None:
+        """What was popular when."""
+        return Trends.of(self.assignment.log, self.assignment.parts)
+
     def plan(self) -> BlockPlan:
         """All blocks of timelines."""
         seed = self.assignment.stream_seed("two_tower.plan")
@@ -102,7 +108,8 @@ class TwoTowerTask:
         windows = cut_windows(events, labels, self.settings.sequence.max_length, rng)
         for chunk in even_chunks(len(windows), self.settings.batch_size, rng):
             part = windows.take(chunk)
-            yield two_tower_batch(part, lesson.users[part.user], self.encoder, self.pools, rng)
+            users = lesson.users[part.user]
+            yield two_tower_batch(part, users, self.encoder, self.pools, self.trends, rng)
 
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The towers, and tables with room for the ids of days to come."""
@@ -117,8 +124,9 @@ class TwoTowerTask:
         queries = build_queries(self.assignment.log, VALID, limit)
         if not len(queries):
             return {}
-        retriever = Retriever.of(self.assignment.dataset, self.settings, snapshot)
-        catalogue = Catalogue.of(self.assignment.dataset)
+        dataset = self.assignment.dataset
+        retriever = Retriever.of(dataset, self.settings, snapshot, self.trends)
+        catalogue = Catalogue.of(dataset)
         ranking = rank(retriever.scores, queries, catalogue, max(KS))
         return retrieval_metrics(
             ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS

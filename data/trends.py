@@ -1,0 +1,106 @@
+"""What was liked lately: positive events of each item in the days before a moment, and its age.
+
+The same counts are read in training (as of the day of each label), in evaluation (as of the day of
+each query) and when a bundle is indexed (as of the end of the log): whole days before the moment,
+never the day itself, so that no label counts itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from data.contract.encode import Arrays, Ints, encode_trends
+from data.contract.schema import DAY_MS, TREND_DAYS, Calendar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data.dataset import Dataset
+    from data.queries import SplitLog
+
+Counts = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Trends:
+    """Running totals of positive events by day; memory grows as days x items.
+
+    Attributes:
+        totals: int32[days + 1, rows]; line d holds the events of the first d days.
+        created_at: int64[rows] ms since 1970, 0 where unknown.
+        calendar: of the log.
+    """
+
+    totals: Counts
+    created_at: Ints
+    calendar: Calendar
+
+    @classmethod
+    def of(cls, log: SplitLog, parts: Sequence[int]) -> Trends | None:
+        """Counts the events of some parts of a log, in one pass; None without a clock."""
+        dataset = log.dataset
+        if dataset.calendar is None:
+            return None
+        totals = _zeros(dataset, dataset.calendar)
+        for block in log.blocks():
+            counted = np.isin(block.part, parts) & np.isin(block.events.action, log.positive_codes)
+            day = days_of(dataset.calendar, block.events.timestamp[counted])
+            _add(totals, day, block.events.item[counted])
+        return cls(_cumulated(totals), dataset.items_created_at, dataset.calendar)
+
+    @classmethod
+    def of_all(cls, dataset: Dataset) -> Trends | None:
+        """Counts every event of a data set, from its counts by day; None without a clock."""
+        if dataset.calendar is None:
+            return None
+        counts = pq.read_table(dataset.artifact.path / "item_days.parquet")
+        positive = np.isin(counts["action"].to_numpy(), dataset.vocabulary.codes("positive"))
+        day, item, count = (counts[n].to_numpy()[positive] for n in ("day", "item", "count"))
+        totals = _zeros(dataset, dataset.calendar)
+        _add(totals, day, item, count)
+        return cls(_cumulated(totals), dataset.items_created_at, dataset.calendar)
+
+    def before(self, day: Ints, rows: Ints) -> Arrays:
+        """Named arrays of items as of the start of days; the two shapes are broadcast.
+
+        Args:
+            day: 1-based days.
+            rows: item rows.
+
+        Returns:
+            `trend.counts` int64[..., len(TREND_DAYS)], `trend.age_ms` int64[...].
+        """
+        day, rows = np.broadcast_arrays(day, rows)
+        last = len(self.totals) - 1
+        ends = self.totals[np.clip(day - 1, 0, last), rows]
+        starts = [self.totals[np.clip(day - 1 - span, 0, last), rows] for span in TREND_DAYS]
+        now_ms = self.calendar.first_day_ms + (day - 1) * DAY_MS
+        return encode_trends(
+            np.stack([ends - start for start in starts], axis=-1), self.created_at[rows], now_ms
+        )
+
+
+def days_of(calendar: Calendar, timestamp: Ints) -> Ints:
+    """1-based days of moments, int64 like them."""
+    days: Ints = (timestamp - calendar.first_day_ms) // DAY_MS + 1
+    return days
+
+
+def _zeros(dataset: Dataset, calendar: Calendar) -> Counts:
+    return np.zeros((calendar.num_days + 1, dataset.item_ids.rows), np.int32)
+
+
+def _add(totals: Counts, day: Ints, item: Ints, count: Ints | None = None) -> None:
+    """Adds events to the lines of their days; days outside the calendar count as its nearest."""
+    last, rows = len(totals) - 1, totals.shape[1]
+    flat = np.clip(day, 1, last).astype(np.int64) * rows + item
+    totals += np.bincount(flat, count, minlength=totals.size).reshape(totals.shape).astype(np.int32)
+
+
+def _cumulated(totals: Counts) -> Counts:
+    return np.cumsum(totals, axis=0, dtype=np.int32)

@@ -1,0 +1,52 @@
+"""How likely an item is whoever asks: what was liked lately, and what is new."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from data.contract.schema import DAY_MS, TREND_DAYS
+from models.export import NUM_ITEMS, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WIDTH = 16
+
+
+class TrendPrior(nn.Module):
+    """Counts of the days before and age -> what is added to a cosine, 0 at first.
+
+    It is the part of a score that changes from day to day without training, so it stays out of the
+    embeddings: an index keeps it in one more column, which a query reads with weight 1.
+    """
+
+    def __init__(self) -> None:
+        """Builds the perceptron over the logarithms."""
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(len(TREND_DAYS) + 2, WIDTH), nn.GELU())
+        self.out = nn.Linear(WIDTH, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """`trend.counts` int64[..., S] and `trend.age_ms` int64[...] -> float32[...]."""
+        age = inputs["trend.age_ms"].unsqueeze(-1)
+        known = (age >= 0).float()
+        days = age.clamp(min=0).float() / DAY_MS
+        counts = torch.log1p(inputs["trend.counts"].float())
+        read = torch.cat([counts, torch.log1p(days) * known, 1 - known], -1)
+        prior: Tensor = self.out(self.hidden(read)).squeeze(-1)
+        return prior
+
+    def program(self) -> Program:
+        """What is exported; sizes: items."""
+        inputs = {
+            "trend.counts": torch.zeros(NUM_ITEMS, len(TREND_DAYS), dtype=torch.int64),
+            "trend.age_ms": torch.zeros(NUM_ITEMS, dtype=torch.int64),
+        }
+        return Program(
+            module=self, inputs=inputs, dynamic=dict.fromkeys(inputs, "items"), outputs=("prior",)
+        )
