@@ -21,6 +21,7 @@ from data.contract.encode import (
     encode_history,
     ragged_positions,
 )
+from data.contract.schema import DAY_MS
 from data.trends import Trends, days_of
 from models.batch import Batch, Jagged
 
@@ -256,8 +257,10 @@ def _trends(windows: Windows, pool: Pool, trends: Trends) -> Arrays:
     moments, moment = np.unique(day, return_inverse=True)
     of_targets = trends.before(day, windows.target_item)
     of_pool = trends.before(moments[:, None], pool.item)
+    tomorrow_ms = trends.calendar.first_day_ms + moments * DAY_MS
     return (
         {"target.moment": moment}
+        | {"pool.absent": trends.created_at[pool.item] >= tomorrow_ms[:, None]}
         | {f"target.{name}": array for name, array in of_targets.items()}
         | {f"pool.{name}": array for name, array in of_pool.items()}
     )

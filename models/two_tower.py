@@ -353,6 +353,8 @@ class TwoTower(nn.Module):
             correction = correction - inputs["pool.log_q"]
             positive_correction = inputs["target.log_q"]
         known = self._known(inputs)[inputs["target.sequence"]]
+        if self.prior is not None:
+            known = known | inputs["pool.absent"][inputs["target.moment"]]
         losses = sampled_softmax(positive - positive_correction, negatives, correction, known)
         top = positive.detach() > negatives.detach().masked_fill(known, -math.inf).amax(1)
         return losses, top
