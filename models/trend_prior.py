@@ -17,7 +17,7 @@ WIDTH = 16
 
 
 class TrendPrior(nn.Module):
-    """Counts of the days before and age -> what is added to a cosine, 0 at first.
+    """Counts of the days before and age -> what is added to a cosine, next to nothing at first.
 
     It is the part of a score that changes from day to day without training, so it stays out of the
     embeddings: an index keeps it in one more column, which a query reads with weight 1.
@@ -28,7 +28,7 @@ class TrendPrior(nn.Module):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(len(TREND_DAYS) + 2, WIDTH), nn.GELU())
         self.out = nn.Linear(WIDTH, 1)
-        nn.init.zeros_(self.out.weight)
+        nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:

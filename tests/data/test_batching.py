@@ -59,6 +59,7 @@ def test_a_window_reads_the_events_right_before_each_target_and_no_other(
         assert list(read) == list(range(item - length, item))
         assert all(owner[read] == owner[item])
         assert windows.user[window] == owner[item]
+    assert list(windows.target_time) == list(events.timestamp[windows.target_item])
 
 
 @given(logs)
@@ -76,6 +77,7 @@ def test_taking_windows_keeps_their_events_and_targets(
             windows.target_item[windows.target_window == old]
         )
         assert taken.user[new] == windows.user[old]
+    assert list(taken.target_time) == list(events.timestamp[taken.target_item])
 
 
 def test_chunks_hold_every_row_once_and_are_of_nearly_equal_length() -> None:

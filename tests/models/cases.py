@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.contract.schema import Feature, Order, Vocabulary
+from data.contract.schema import TREND_DAYS, Feature, Order, Vocabulary
 from models.batch import Batch, Jagged
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 
-NUM_ITEMS, NUM_USERS = 42, 20
+NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
 TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
 RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
@@ -154,9 +154,24 @@ def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
             "pool.log_q": torch.linspace(-2, -1, len(pool)),
             "known.sequence": torch.tensor([s for s, _ in known], dtype=torch.int64),
             "known.pool": torch.tensor([p for _, p in known], dtype=torch.int64),
+            "target.moment": length % NUM_MOMENTS,
+            "pool.absent": torch.zeros(NUM_MOMENTS, len(pool), dtype=torch.bool),
         }
     )
+    items, days = batch.ids["item_id"].values, torch.arange(NUM_MOMENTS)
+    pooled = trends(items[batch.inputs["pool.item"]], days.unsqueeze(1))
+    targets = trends(items[item], length % NUM_MOMENTS)
+    batch.inputs.update({f"pool.{name}": value for name, value in pooled.items()})
+    batch.inputs.update({f"target.{name}": value for name, value in targets.items()})
     return batch
+
+
+def trends(items: Tensor, day: Tensor) -> dict[str, Tensor]:
+    """How items do on a day, of unknown age where the row divides by five; broadcast."""
+    spans = torch.tensor(TREND_DAYS)
+    counts = (items + day).unsqueeze(-1) * spans % 11
+    age = torch.where(items % 5 == 0, -1, (items * 7 + day) * 86_400_000)
+    return {"trend.counts": counts, "trend.age_ms": age}
 
 
 def ranker_batch(made: Sequence[Visit]) -> Batch:

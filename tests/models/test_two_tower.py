@@ -66,7 +66,7 @@ def test_a_certain_world_is_learnt_to_certainty() -> None:
 
 def test_the_loss_is_the_equation_over_the_pool() -> None:
     """One target, by hand: correction on both sides, known items left out."""
-    core, made = cases.two_tower(), [Visit(3, (4, 9), (30,))]
+    core, made = cases.two_tower("position"), [Visit(3, (4, 9), (30,))]
     batch = cases.two_tower_batch(made, pool=[4, 17, 21])
     keep = batch.inputs["target.length"] == 2
     for name in ("target.sequence", "target.length", "target.item", "target.log_q"):
@@ -96,6 +96,34 @@ def test_a_known_item_is_no_negative() -> None:
     assert not torch.allclose(losses[0], losses[1])
     batch.inputs["known.sequence"] = torch.tensor([0, 0])
     batch.inputs["known.pool"] = torch.tensor([0, 1])
+    assert float(core(rows_of(batch, of), batch)[0].detach()) == 0
+
+
+def test_what_is_popular_on_the_day_is_learnt_as_a_prior() -> None:
+    """Targets are the items of high counts that day, whoever asks and whatever they are."""
+    core, of, draw = cases.two_tower().train(), tables(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(core.prior.parameters(), lr=1e-2)
+    for _ in range(60):
+        batch = cases.two_tower_batch(visits(8, int(torch.randint(99, (1,), generator=draw))))
+        batch.inputs["target.trend.counts"] += 40
+        loss, _ = core(rows_of(batch, of), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    now = cases.trends(torch.tensor([7, 7]), torch.tensor([0, 0]))
+    now["trend.counts"][1] += 40
+    quiet, popular = core.prior(now).tolist()
+    assert popular > quiet + 0.05
+
+
+def test_an_item_that_is_not_there_yet_is_no_negative() -> None:
+    core, batch = cases.two_tower(), cases.two_tower_batch([Visit(3, (4, 9), (30,))], [17, 21])
+    of = tables()
+    batch.inputs["pool.absent"][:, 0] = True
+    before = core(rows_of(batch, of), batch)[0]
+    batch.inputs["pool.trend.counts"][:, 0] += 1000
+    assert torch.equal(core(rows_of(batch, of), batch)[0], before)
+    batch.inputs["pool.absent"][:] = True
     assert float(core(rows_of(batch, of), batch)[0].detach()) == 0
 
 

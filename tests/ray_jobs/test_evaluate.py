@@ -48,7 +48,7 @@ def job(world_words, publish_model, monkeypatch):
     monkeypatch.setattr(
         evaluate_job,
         "Retriever",
-        SimpleNamespace(open=lambda artifact, dataset: NewestFirst(dataset.item_ids.rows)),
+        SimpleNamespace(open=lambda _, dataset, trends: NewestFirst(dataset.item_ids.rows)),
     )
     monkeypatch.setattr(
         evaluate_job,
@@ -173,7 +173,7 @@ def test_pairs_without_clock_or_order_are_evaluated(tmp_path, publish_model, mon
     monkeypatch.setattr(
         evaluate_job,
         "Retriever",
-        SimpleNamespace(open=lambda artifact, dataset: NewestFirst(dataset.item_ids.rows)),
+        SimpleNamespace(open=lambda _, dataset, trends: NewestFirst(dataset.item_ids.rows)),
     )
     publish_model(job, "two_tower")
     retrieval = evaluate(job, ("two_tower",)).manifest.metrics["retrieval"]

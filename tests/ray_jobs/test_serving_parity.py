@@ -15,6 +15,7 @@ from data.contract import artifact
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
+from data.trends import Trends
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from ray_jobs.engine.inference import RankingModel, Retriever
@@ -64,7 +65,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     yield SimpleNamespace(
         feed=feed,
         dataset=dataset,
-        retriever=Retriever.open(artifact.current(root, "two_tower"), dataset),
+        retriever=Retriever.open(
+            artifact.current(root, "two_tower"), dataset, Trends.of_all(dataset)
+        ),
         ranker=RankingModel.open(artifact.current(root, "ranker"), dataset),
     )
     feed.close()
@@ -99,6 +102,23 @@ def test_user_vectors_are_those_of_training(made: SimpleNamespace, user_id: int)
     user = user_of(made, user_id)
     expected = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
     np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+
+
+def test_priors_are_those_of_training_on_the_day_after_the_log(made: SimpleNamespace) -> None:
+    served = made.feed._switch.funnel.bundle.item_priors
+    trained = made.retriever.priors(made.dataset.calendar.num_days + 1)
+    np.testing.assert_allclose(served, trained, atol=1e-5)
+    assert len(np.unique(served.round(6))) > 3
+
+
+@pytest.mark.parametrize("user_id", [1, 3, 20, 50])
+def test_retrieval_scores_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
+    user, funnel = user_of(made, user_id), made.feed._switch.funnel
+    rows, scores = funnel.catalogue.nearest(funnel._tower(user), 50, np.zeros(0, np.int64), 1.0)
+    vector = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    priors = made.retriever.priors(made.dataset.calendar.num_days + 1)
+    expected = made.retriever.item_vectors[rows] @ vector + priors[rows]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("user_id", [1, 3, 20, 50])

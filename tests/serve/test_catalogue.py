@@ -80,6 +80,17 @@ def test_nearest_merges_posted_items_in_order(catalogue: Catalogue, tmp_path: Pa
     assert without.tolist()[:4] == before[1:].tolist()
 
 
+def test_priors_count_for_users_and_not_for_likeness(catalogue: Catalogue, tmp_path: Path) -> None:
+    post(catalogue, tmp_path, {"item_id": 5000, "content": [1.0] + [0.0] * 7})
+    rows = np.arange(5, catalogue.first_posted_row + 1)
+    query, none = catalogue.embeddings(np.array([50]))[0], np.zeros(0, np.int64)
+    likeness = catalogue.embeddings(rows) @ query
+    for weight, expected in ((0.0, likeness), (1.0, likeness + catalogue.priors(rows))):
+        best, scores = catalogue.nearest(query, 20, none, weight)
+        assert best.tolist() == rows[np.argsort(-expected, kind="stable")[:20]].tolist()
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1][:20], atol=1e-5)
+
+
 def test_unknown_items_are_buckets_with_zero_vectors(catalogue: Catalogue) -> None:
     row = catalogue.rows_of([123_456])
     assert not catalogue.is_known(row).any()

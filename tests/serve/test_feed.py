@@ -216,7 +216,8 @@ def test_without_the_ranker_the_retrieval_score_ranks(feed: Feed) -> None:
     answer = ask(feed, 3)
     assert answer.fallback == "unranked"
     vector = funnel._tower(funnel.users.read(3, feed.store, 0))
-    scores = funnel.catalogue.embeddings(funnel.catalogue.rows_of(shown(answer))) @ vector
+    rows = funnel.catalogue.rows_of(shown(answer))
+    scores = funnel.catalogue.embeddings(rows) @ vector + funnel.catalogue.priors(rows)
     np.testing.assert_allclose([item.score for item in answer.items], scores, atol=1e-6)
     assert (np.diff(scores) <= 1e-6).all()
 

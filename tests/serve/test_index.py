@@ -11,17 +11,21 @@ def unit_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@given(st.integers(1, 60), st.integers(1, 80), st.data())
+def no_priors(vectors: np.ndarray) -> np.ndarray:
+    return np.zeros(len(vectors), np.float32)
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.sampled_from([0.0, 1.0, 2.5]), st.data())
 def test_a_search_is_the_brute_force_answer_without_the_excluded(
-    count: int, k: int, data: st.DataObject
+    count: int, k: int, weight: float, data: st.DataObject
 ) -> None:
-    vectors = unit_vectors(count, 4, count)
+    vectors, priors = unit_vectors(count, 4, count), unit_vectors(count, 1, count)[:, 0] / 3
     rows = np.arange(count) * 3 + 7
     excluded = np.sort(data.draw(st.lists(st.sampled_from(rows.tolist()), unique=True)))
     exclude = np.array(excluded, np.int64)
-    index, _ = build_index(rows, vectors, "flat", 0.9)
-    found, scores = index.search(vectors[0], k, exclude)
-    exact = vectors @ vectors[0]
+    index, _ = build_index(rows, vectors, priors, "flat", 0.9)
+    found, scores = index.search(vectors[0], k, exclude, weight)
+    exact = vectors @ vectors[0] + weight * priors
     allowed = ~np.isin(rows, exclude)
     expected = np.sort(exact[allowed])[::-1][:k]
     assert len(found) == min(k, allowed.sum())
@@ -33,7 +37,7 @@ def test_a_search_is_the_brute_force_answer_without_the_excluded(
 def test_inverted_lists_fill_the_answer_though_the_nearest_are_excluded(k: int) -> None:
     vectors = unit_vectors(4000, 8)
     rows = np.arange(4000)
-    index, _ = build_index(rows, vectors, "ivf", 0.9)
+    index, _ = build_index(rows, vectors, no_priors(vectors), "ivf", 0.9)
     nearest = np.argsort(-(vectors @ vectors[5]))[:1500]
     found, scores = index.search(vectors[5], k, np.sort(nearest))
     assert len(found) == k
@@ -44,21 +48,23 @@ def test_inverted_lists_fill_the_answer_though_the_nearest_are_excluded(k: int) 
 def test_inverted_lists_reach_the_recall_asked_for(tmp_path) -> None:
     vectors = unit_vectors(3000, 16)
     rows = np.arange(3000) + 5
-    index, reached = build_index(rows, vectors, "ivf", 0.97)
+    index, reached = build_index(rows, vectors, no_priors(vectors), "ivf", 0.97)
     index.save(tmp_path / "index.faiss")
     read = type(index).open(tmp_path / "index.faiss")
-    exact, _ = build_index(rows, vectors, "flat", 0.97)
-    assert measure_recall(read, exact, vectors) == reached >= 0.97
+    exact, _ = build_index(rows, vectors, no_priors(vectors), "flat", 0.97)
+    queries = np.column_stack([vectors, np.ones(3000, np.float32)])
+    assert measure_recall(read, exact, queries) == reached >= 0.97
     assert (read.size, read.dim) == (3000, 16)
 
 
 def test_small_catalogues_are_searched_exactly() -> None:
-    index, recall = build_index(np.arange(100), unit_vectors(100, 4), "auto", 0.5)
+    index, recall = build_index(np.arange(100), unit_vectors(100, 4), np.zeros(100), "auto", 0.5)
     assert recall == 1.0
     assert type(index.faiss_index).__name__ == "IndexIDMap"
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    index, _ = build_index(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), "flat", 0.9)
+    empty = np.zeros((0, 4), np.float32)
+    index, _ = build_index(np.zeros(0, np.int64), empty, no_priors(empty), "flat", 0.9)
     rows, scores = index.search(np.ones(4, np.float32), 5, np.zeros(0, np.int64))
     assert len(rows) == len(scores) == 0
