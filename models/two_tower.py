@@ -103,7 +103,7 @@ class TwoTowerSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     batch_size: Count = 64
-    max_steps: Count = 500
+    max_steps: Count = 400
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
-VALIDATION_ROWS = 100_000
+VALIDATION_ROWS = 40_000
 
 
 class RankerTask:
