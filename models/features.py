@@ -154,6 +154,21 @@ class _Vector(nn.Module):
         return torch.cat([self.project(self.norm(x)) * (1 - missing), missing], 1)
 
 
+class RowDropout(nn.Module):
+    """Zeroes whole rows in training, so that what is built on them also works without."""
+
+    def __init__(self, share: float) -> None:
+        """Zeroes this share of the rows."""
+        super().__init__()
+        self.share = share
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """float32[N, D] -> the same; unchanged in evaluation."""
+        if not self.training or not self.share:
+            return rows
+        return rows * (torch.rand(len(rows), 1, device=rows.device) >= self.share)
+
+
 def is_missing(rows: Tensor) -> Tensor:
     """1 where a row of float32[N, D] is all zeros, else 0; float32[N, 1]."""
     return (rows == 0).all(-1, keepdim=True).float()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.contract.settings import Count, Dropout, Positive, load_class
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import FeatureEncoder, is_missing, segments
+from models.features import FeatureEncoder, RowDropout, is_missing, segments
 from models.losses import multi_task_bce, weighted_mean
 from models.sequence_encoder import (
     EventEncoder,
@@ -275,6 +275,7 @@ class Ranker(nn.Module):
         super().__init__()
         self.settings = settings
         self.actions = vocabulary.actions
+        self.drop = RowDropout(settings.id_dropout)
         self.item = RankedItem(settings, vocabulary)
         self.user = UserState(settings, vocabulary)
         self.over = OverArch(settings, len(vocabulary.actions))
@@ -316,7 +317,7 @@ class Ranker(nn.Module):
         Returns:
             Loss and what to log.
         """
-        logits = self.logits({name: self._drop(r) for name, r in rows.items()}, batch)
+        logits = self.logits({name: self.drop(r) for name, r in rows.items()}, batch)
         labels = torch.stack([batch.labels[f"label.{a}"] for a in self.actions], 1)
         lengths = batch.inputs["candidate.lengths"]
         weight = batch.weight[segments(lengths, len(labels))]
@@ -341,12 +342,6 @@ class Ranker(nn.Module):
         position = spread(inputs["candidate.position"], place, shape)
         logits: Tensor = self.over(user, states, mask, wide, position)
         return logits.flatten(0, 1).index_select(0, place)
-
-    def _drop(self, rows: Tensor) -> Tensor:
-        if not self.training or not self.settings.id_dropout:
-            return rows
-        keep = torch.rand(len(rows), 1, device=rows.device) >= self.settings.id_dropout
-        return rows * keep
 
 
 def build_ranker(settings: RankerSettings, vocabulary: Vocabulary) -> Ranker:

@@ -30,7 +30,7 @@ from data.contract.settings import (
 )
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import VECTOR_DIM, FeatureEncoder, is_missing
+from models.features import VECTOR_DIM, FeatureEncoder, RowDropout, is_missing
 from models.losses import sampled_softmax, weighted_mean
 from models.sequence_encoder import (
     EventEncoder,
@@ -265,6 +265,7 @@ class TwoTower(nn.Module):
         if settings.temperature < MIN_TEMPERATURE:
             raise UserError(f"two_tower.temperature must be at least {MIN_TEMPERATURE}")
         self.settings = settings
+        self.drop = RowDropout(settings.id_dropout)
         self.item_tower = ItemTower(settings, vocabulary)
         self.user_tower = UserTower(settings, vocabulary)
         self.prior = TrendPrior() if vocabulary.order == "clock" else None
@@ -297,7 +298,7 @@ class TwoTower(nn.Module):
             Loss and what to log.
         """
         inputs = batch.inputs
-        items = self.item_tower({**inputs, "item_id.rows": self._drop(rows["item_id"])})
+        items = self.item_tower({**inputs, "item_id.rows": self.drop(rows["item_id"])})
         users = self._target_users(rows["user_id"], items, inputs)
         losses, top = self._losses(users, items, inputs)
         weight = batch.weight[inputs["target.sequence"]]
@@ -314,12 +315,6 @@ class TwoTower(nn.Module):
         """Of the scores, learnt, at least `MIN_TEMPERATURE`."""
         return torch.exp(-self.log_scale).clamp(min=MIN_TEMPERATURE)
 
-    def _drop(self, rows: Tensor) -> Tensor:
-        if not self.training or not self.settings.id_dropout:
-            return rows
-        keep = torch.rand(len(rows), 1, device=rows.device) >= self.settings.id_dropout
-        return rows * keep
-
     def _target_users(
         self, user_rows: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
     ) -> Tensor:
@@ -328,7 +323,7 @@ class TwoTower(nn.Module):
         states = self.user_tower.states(
             {
                 **inputs,
-                "user_id.rows": self._drop(user_rows),
+                "user_id.rows": self.drop(user_rows),
                 "history.embedding.rows": history,
             }
         )

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,8 +22,6 @@ from models.export import write_programs
 from ray_jobs.engine.inference import RankingModel, Retriever
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ray_jobs.engine.job import Job
 
 Model = RankingModel | Retriever
@@ -97,9 +96,9 @@ def _link_lookups(dataset: Dataset, folder: Path) -> None:
             link(source / file, folder / "ids" / name / file)
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """A second name for an immutable file; a copy where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +23,14 @@ from data.contract.settings import Count, Positive, Share, to_tree
 from data.dataset import Dataset
 from data.timelines import events_from
 from data.trends import Trends
+from ray_jobs.export import link
 from serve.bundle import KIND, embed_items, prior_of
 from serve.index import IndexKind, build_index
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from data.contract.artifact import Artifact, Draft
     from ray_jobs.engine.job import Job
 
@@ -83,14 +85,6 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
 def _own(_: str, names: list[str]) -> set[str]:
     """The export's own manifest, and programs in torch's format, which serving does not read."""
     return {name for name in names if name == "manifest.json" or name.endswith(".pt2")}
-
-
-def link(source: str, target: str) -> None:
-    """A second name for an immutable file; a copy where the file system cannot."""
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> dict[str, Any]:

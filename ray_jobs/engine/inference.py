@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batching import Admission, Encoder, ranker_batch, tensors
 from data.contract.encode import Events, Ints, encode_history
@@ -53,6 +53,14 @@ def split_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Ten
     return core, tables
 
 
+def filled(core: nn.Module, snapshot: Snapshot) -> dict[str, Tensor]:
+    """Takes a snapshot's weights over into a dense part that only infers; gives the tables."""
+    weights, tables = split_snapshot(snapshot)
+    core.load_state_dict(weights)
+    core.eval()
+    return tables
+
+
 def look_up(table: Tensor, rows: Ints) -> Tensor:
     """Rows of a table, float32[N, dim]; a row that it does not hold is row 0, zeros."""
     known = np.where(rows < len(table), rows, 0)
@@ -79,10 +87,8 @@ class Retriever:
         trends: Trends | None,
     ) -> Retriever:
         """Builds the towers and fills them; `trends` holds what queries may know."""
-        weights, tables = split_snapshot(snapshot)
         core = build_two_tower(settings, dataset.vocabulary)
-        core.load_state_dict(weights)
-        return cls(core.eval(), tables, dataset, settings.sequence.max_length, trends)
+        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length, trends)
 
     @classmethod
     def open(cls, artifact: Artifact, dataset: Dataset, trends: Trends | None) -> Retriever:
@@ -161,10 +167,8 @@ class RankingModel:
     @classmethod
     def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
         """Builds the ranker and fills it."""
-        weights, tables = split_snapshot(snapshot)
         core = build_ranker(settings, dataset.vocabulary)
-        core.load_state_dict(weights)
-        return cls(core.eval(), tables, dataset, settings.sequence.max_length)
+        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length)
 
     @classmethod
     def open(cls, artifact: Artifact, dataset: Dataset) -> RankingModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.batching import Admission, Encoder, even_chunks, ranker_batch
+from data.batching import even_chunks, ranker_batch
 from data.blocks import row_groups
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
-from data.training_log import TrainingLog, span_of
+from data.training_log import TrainingLog
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
-from ray_jobs.engine.inference import RankingModel, table_rows
+from ray_jobs.engine.inference import RankingModel
 from ray_jobs.engine.streams import BlockPlan
+from ray_jobs.tasks.log_task import LogTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,42 +36,17 @@ if TYPE_CHECKING:
 VALIDATION_ROWS = 40_000
 
 
-class RankerTask:
+class RankerTask(LogTask):
     """Multi-task training on impressions (METHODS 4)."""
 
     name = "ranker"
 
     def __init__(self, assignment: Assignment) -> None:
         """Finds the impressions; opens none."""
-        self.assignment = assignment
         self.settings = assignment.settings.ranker
         windows = assignment.windows
-        span = span_of(assignment.log, windows.ranker if windows else None)
-        self.log = TrainingLog(assignment.log, assignment.parts, span)
+        super().__init__(assignment, self.settings, windows.ranker if windows else None)
         assignment.require_labels(sum(block.num_rows for block in self.plan().blocks))
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Full learning rates of the dense part and of the tables."""
-        return self.settings.learning_rate, self.settings.table_learning_rate
-
-    @property
-    def max_steps(self) -> int:
-        """The ranker's own number of steps."""
-        return self.settings.max_steps
-
-    @cached_property
-    def admission(self) -> Admission:
-        """Rows that occur in training have an embedding."""
-        counts = self.log.count()
-        least = self.assignment.settings.id.min_count
-        return Admission(counts.item_events >= least, counts.user_labels >= least)
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Features and admitted ids."""
-        data = self.assignment.dataset
-        return Encoder(data.items, data.users, self.admission)
 
     @cached_property
     def histories(self) -> UserEvents:
@@ -109,10 +86,8 @@ class RankerTask:
 
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The ranker, and tables with room for the ids of days to come."""
-        data = self.assignment.dataset
-        core = build_ranker(self.settings, data.vocabulary)
-        rows = table_rows(data.item_ids.rows), table_rows(data.user_ids.rows)
-        return core, core.tables(*rows)
+        core = build_ranker(self.settings, self.assignment.dataset.vocabulary)
+        return core, self.roomy_tables(core)
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
         """Mean metrics over the actions on the part that choices are made on."""
@@ -141,8 +116,8 @@ class RankerTask:
             files = candidate_files(assignment.root, version, ("valid",))
         if not files:
             return None
-        table = pa.concat_tables(pq.read_table(file) for file in files)
-        return table.slice(0, VALIDATION_ROWS)
+        share = -(-VALIDATION_ROWS // len(files))
+        return pa.concat_tables(first_rows(file, share) for file in files)
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
@@ -152,6 +127,13 @@ class RankerTask:
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""
         return -metrics["log_loss"]
+
+
+def first_rows(path: Path, count: int) -> pa.Table:
+    """The first rows of a Parquet file; no more row groups are read than hold them."""
+    file = pq.ParquetFile(path)
+    batches = itertools.islice(file.iter_batches(count), 1)
+    return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def candidate_files(root: Path, version: str, parts: tuple[str, ...]) -> list[Path]:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.batching import (
-    Admission,
-    Encoder,
     PoolSampler,
     cut_windows,
     even_chunks,
@@ -19,12 +17,12 @@ from data.batching import (
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
-from data.training_log import LabelCounts, TrainingLog, span_of
 from data.trends import Trends
 from models.metrics import retrieval_metrics
 from models.two_tower import build_two_tower
-from ray_jobs.engine.inference import Retriever, table_rows
+from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.streams import BlockPlan
+from ray_jobs.tasks.log_task import LogTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,46 +38,17 @@ if TYPE_CHECKING:
 KS = (10, 20, 50, 100, 200)
 
 
-class TwoTowerTask:
+class TwoTowerTask(LogTask):
     """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
 
     name = "two_tower"
 
     def __init__(self, assignment: Assignment) -> None:
         """Counts labels in one pass; opens nothing else."""
-        self.assignment = assignment
         self.settings = assignment.settings.two_tower
         windows = assignment.windows
-        span = span_of(assignment.log, windows.two_tower if windows else None)
-        self.log = TrainingLog(assignment.log, assignment.parts, span)
+        super().__init__(assignment, self.settings, windows.two_tower if windows else None)
         assignment.require_labels(int(self.counts.item_labels.sum()))
-
-    @cached_property
-    def counts(self) -> LabelCounts:
-        """Labels by row."""
-        return self.log.count()
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Full learning rates of the dense part and of the tables."""
-        return self.settings.learning_rate, self.settings.table_learning_rate
-
-    @property
-    def max_steps(self) -> int:
-        """The retriever's own number of steps."""
-        return self.settings.max_steps
-
-    @cached_property
-    def admission(self) -> Admission:
-        """Rows that occur in training have an embedding; the others are scored by content."""
-        least = self.assignment.settings.id.min_count
-        return Admission(self.counts.item_events >= least, self.counts.user_labels >= least)
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Features and admitted ids."""
-        data = self.assignment.dataset
-        return Encoder(data.items, data.users, self.admission)
 
     @cached_property
     def pools(self) -> PoolSampler:
@@ -113,10 +82,8 @@ class TwoTowerTask:
 
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The towers, and tables with room for the ids of days to come."""
-        data = self.assignment.dataset
-        core = build_two_tower(self.settings, data.vocabulary)
-        rows = table_rows(data.item_ids.rows), table_rows(data.user_ids.rows)
-        return core, core.tables(*rows)
+        core = build_two_tower(self.settings, self.assignment.dataset.vocabulary)
+        return core, self.roomy_tables(core)
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
         """Full-catalogue metrics on the part that choices are made on."""

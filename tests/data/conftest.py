@@ -10,9 +10,7 @@ from data.queries import SplitLog
 from data.splits import SplitSettings
 from data.windows import WindowSettings, resolve
 from data.world import WorldSettings, generate
-
-START = 1_700_000_000_000 // DAY_MS * DAY_MS
-NUM_ITEMS, NUM_USERS = 12, 9
+from tests.data.rows import NUM_ITEMS, NUM_USERS, START
 
 
 @pytest.fixture(scope="session")

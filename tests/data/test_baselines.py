@@ -8,21 +8,7 @@ from hypothesis import strategies as st
 from data.baselines import ItemNeighbors, Popularity
 from data.queries import build_queries
 from data.splits import TEST, VALID
-
-SAVE, HIDE = 1, 2
-NUM_ITEMS, NUM_USERS = 12, 9
-
-events = st.lists(
-    st.tuples(
-        st.integers(1, NUM_USERS),
-        st.integers(1, NUM_ITEMS),
-        st.sampled_from([SAVE, HIDE]),
-        st.integers(1, 180),
-        st.integers(0, 2),
-    ),
-    min_size=1,
-    max_size=60,
-)
+from tests.data.rows import HIDE, NUM_ITEMS, NUM_USERS, SAVE, rows_of_a_log
 
 
 def test_popularity_halves_with_age_and_reads_nothing_of_the_part(log_of):
@@ -40,7 +26,7 @@ def test_popularity_of_a_log_without_a_clock_counts(log_of):
     assert counts[1:3].tolist() == [5, 0]
 
 
-@given(events, st.integers(1, 5))
+@given(rows_of_a_log, st.integers(1, 5))
 def test_neighbors_equal_the_dense_cosine(log_of, rows, kept):
     log = log_of(rows, kind="column", order="none", blocks=2)
     found = ItemNeighbors.fit(log, TEST, neighbors=kept).similarity.toarray()

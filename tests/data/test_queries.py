@@ -6,22 +6,7 @@ from data.contract.schema import DAY_MS
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST, VALID
-
-SAVE, HIDE = 1, 2
-NUM_ITEMS, NUM_USERS = 12, 9
-START = 1_700_000_000_000 // DAY_MS * DAY_MS
-
-events = st.lists(
-    st.tuples(
-        st.integers(1, NUM_USERS),
-        st.integers(1, NUM_ITEMS),
-        st.sampled_from([SAVE, HIDE]),
-        st.integers(1, 180),
-        st.integers(0, 2),
-    ),
-    min_size=1,
-    max_size=60,
-)
+from tests.data.rows import NUM_USERS, SAVE, START, rows_of_a_log
 
 
 def as_sets(queries):
@@ -33,7 +18,7 @@ def as_sets(queries):
     return found
 
 
-@given(events, st.sampled_from([VALID, TEST]), st.integers(1, 3))
+@given(rows_of_a_log, st.sampled_from([VALID, TEST]), st.integers(1, 3))
 def test_time_queries_know_only_the_days_before_the_part(log_of, rows, part, blocks):
     first, last = {VALID: (153, 166), TEST: (167, 180)}[part]
     expected = {}
@@ -49,7 +34,7 @@ def test_time_queries_know_only_the_days_before_the_part(log_of, rows, part, blo
     assert (queries.history.timestamp < queries.now_ms[queries.history_owners]).all()
 
 
-@given(events, st.sampled_from([VALID, TEST]), st.sampled_from(["clock", "position"]))
+@given(rows_of_a_log, st.sampled_from([VALID, TEST]), st.sampled_from(["clock", "position"]))
 def test_held_out_queries_know_only_what_precedes_the_target(log_of, rows, part, order):
     expected = {}
     for user in {row[0] for row in rows}:
@@ -67,7 +52,7 @@ def test_held_out_queries_know_only_what_precedes_the_target(log_of, rows, part,
     assert (queries.now_ms is None) == (order == "position")
 
 
-@given(events, st.sampled_from([VALID, TEST]))
+@given(rows_of_a_log, st.sampled_from([VALID, TEST]))
 def test_column_queries_know_the_earlier_parts(log_of, rows, part):
     expected = {}
     for user in {row[0] for row in rows}:
@@ -81,7 +66,7 @@ def test_column_queries_know_the_earlier_parts(log_of, rows, part):
     assert queries.now_ms is None
 
 
-@given(events, st.integers(1, 6), st.integers(2, 5))
+@given(rows_of_a_log, st.integers(1, 6), st.integers(2, 5))
 def test_drawn_users_do_not_depend_on_the_blocks(log_of, rows, max_users, blocks):
     whole = build_queries(log_of(rows), TEST, max_users)
     parts = build_queries(log_of(rows, blocks=blocks), TEST, max_users)
@@ -97,7 +82,7 @@ def test_another_seed_draws_other_users(log_of):
     assert len(drawn) > 1
 
 
-@given(events)
+@given(rows_of_a_log)
 def test_chunks_are_the_queries_in_order(log_of, rows):
     queries = build_queries(log_of(rows), TEST, 100)
     chunks = list(queries.chunks(2))

@@ -7,25 +7,10 @@ from data.contract.schema import DAY_MS
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST
-
-SAVE, HIDE = 1, 2
-NUM_ITEMS, NUM_USERS = 12, 9
-START = 1_700_000_000_000 // DAY_MS * DAY_MS
-
-events = st.lists(
-    st.tuples(
-        st.integers(1, NUM_USERS),
-        st.integers(1, NUM_ITEMS),
-        st.sampled_from([SAVE, HIDE]),
-        st.integers(1, 180),
-        st.integers(0, 2),
-    ),
-    min_size=1,
-    max_size=60,
-)
+from tests.data.rows import NUM_ITEMS, NUM_USERS, SAVE, START, rows_of_a_log
 
 
-@given(events, st.integers(1, NUM_ITEMS + 3), st.integers(0, 100))
+@given(rows_of_a_log, st.integers(1, NUM_ITEMS + 3), st.integers(0, 100))
 def test_rank_gives_the_best_items_that_may_be_shown(log_of, rows, k, seed):
     log = log_of(rows, blocks=2)
     rng = np.random.default_rng(seed)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from data.contract.schema import DAY_MS, TREND_DAYS, Calendar
 from data.splits import TEST, TRAIN, VALID
 from data.trends import Trends, days_of
+from tests.data.rows import HIDE, SAVE
 
-SAVE, HIDE = 1, 2
 SPAN_OF_A_WEEK = TREND_DAYS.index(7)
 
 

@@ -140,7 +140,8 @@ def test_the_torch_file_equals_the_module(written: Written) -> None:
 
 def test_the_listing_names_dynamic_sizes(written: Written) -> None:
     listed = listing(written[1])
-    assert set(listed) == {"item_tower", "user_tower", "ranker_user", "ranker_items"}
+    towers = {"item_tower", "user_tower", "item_prior"}
+    assert set(listed) == towers | {"ranker_user", "ranker_items"}
     inputs = {entry["name"]: entry for entry in listed["user_tower"]["inputs"]}
     gap = {"name": "history.gap_ms", "dtype": "int64", "shape": ["events"]}
     assert inputs["history.gap_ms"] == gap

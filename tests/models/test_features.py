@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.contract.schema import Feature
-from models.features import CATEGORY_DIM, FeatureEncoder, is_missing, mean_pool, segments
+from models.features import (
+    CATEGORY_DIM,
+    FeatureEncoder,
+    RowDropout,
+    is_missing,
+    mean_pool,
+    segments,
+)
 
 AGE = Feature(name="age", kind="numeric", mean=2.0, std=4.0, low=0.0, high=10.0)
 PRICE = Feature(name="price", kind="numeric", mean=1.0, std=2.0, low=1.0, high=1e4, log=True)
@@ -111,3 +118,11 @@ def test_the_example_of_an_encoder_is_what_it_reads() -> None:
     assert sum(part.shape[1] for part in encoder(example, "history.")) == encoder.width
     assert encoder.dynamic("events", "history.").keys() == example.keys()
     assert encoder.width > CATEGORY_DIM * 2
+
+
+def test_row_dropout_zeroes_whole_rows_in_training_alone() -> None:
+    drop, rows = RowDropout(0.5), torch.ones(400, 3)
+    assert torch.equal(drop.eval()(rows), rows)
+    dropped = drop.train()(rows)
+    assert set(dropped.sum(1).tolist()) == {0, 3}
+    assert 120 < int((dropped.sum(1) == 0).sum()) < 280

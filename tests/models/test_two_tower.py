@@ -159,15 +159,6 @@ def test_taste_is_the_mean_of_what_was_liked_so_far() -> None:
     assert means[3:].tolist() == [[1, 0], [1, 0], [0.5, 1.5], [2, 2]]
 
 
-def test_id_dropout_zeroes_whole_rows_in_training_alone() -> None:
-    settings = dataclasses.replace(cases.TWO_TOWER, id_dropout=0.5)
-    core, rows = cases.two_tower(settings=settings), torch.ones(400, 3)
-    assert torch.equal(core._drop(rows), rows)
-    dropped = core.train()._drop(rows)
-    assert set(dropped.sum(1).tolist()) == {0, 3}
-    assert 120 < int((dropped.sum(1) == 0).sum()) < 280
-
-
 def test_the_temperature_has_a_floor() -> None:
     core = cases.two_tower()
     with torch.no_grad():
