@@ -16,13 +16,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from data import parsing
-from data.chunks import FILE, ROW, RawBlock, parse_text
+from data.chunks import FILE, ROW, RawBlock, located_lines, parse_text
 from data.contract.encode import encode_columns
 from data.contract.schema import Feature
 from data.contract.settings import UserError
+from data.headers import Header, check_columns, check_ids, check_types, headers
 from data.parsing import whole
-from data.raw_tables import PARQUET, FileSet, TextLayout, column_names, file_columns
-from data.rejects import NO_REJECTS, Inspection, check_columns
+from data.raw_tables import PARQUET, FileSet, TextLayout, damaged, file_columns
+from data.rejects import NO_REJECTS, Inspection
 from data.statistics import vector_column
 
 if TYPE_CHECKING:
@@ -92,15 +93,13 @@ def _codes(ids: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
-    table_id = files.theirs(id_column)
-    present = column_names(files)
-    if table_id not in present and id_column in present:
-        table_id = id_column  # columns.item_id=... may name the event log's column only
-    else:
-        check_columns(files, [id_column], f"{id_column.removesuffix('_id')} tables")
-    rows = _read_files(files)
-    inspection = Inspection.of(RawBlock(rows, NO_REJECTS), files.files)
-    ids = inspection.accept(table_id, parsing.ids(whole(rows[table_id]), kind, table_id))
+    table_id = _id_column(files, id_column)
+    block = _read_files(files, table_id)
+    rows = block.rows
+    inspection = Inspection.of(block, files.files)
+    name = f"{table_id} of {files.files[0]}"
+    ids = inspection.accept(table_id, parsing.ids(whole(rows[table_id]), kind, name))
+    _refuse_other_ids(inspection, kind)
     created_at = _created_at(rows, files, inspection)
     good = pa.array(~inspection.bad)
     _refuse_duplicates(ids.filter(good), rows.filter(good), files)
@@ -116,6 +115,26 @@ def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     )
 
 
+def _id_column(files: FileSet, ours: str) -> str:
+    """Their name of the ids; `source.columns.item_id` may name the event log's column only."""
+    names = [set(header.names) for header in headers(files)]
+    theirs = files.theirs(ours)
+    if ours in set.intersection(*names) and theirs not in set.union(*names):
+        return ours
+    check_columns(files, [ours])
+    return theirs
+
+
+def _refuse_other_ids(inspection: Inspection, kind: pa.DataType) -> None:
+    """Stops when most ids are not of the log's kind."""
+    if inspection.bad.sum() > len(inspection.bad) / 2:
+        row = inspection.all_rejects().filter(pc.field("column") != "").slice(0, 1).to_pylist()[0]
+        raise UserError(
+            f"most rows of {row['file']} have no id of the log: {row['column']} in row "
+            f"{row['row']} is {row['value']!r} ({row['reason']}), and the log's ids are {kind}"
+        )
+
+
 def _renamed(rows: pa.Table, files: FileSet) -> pa.Table:
     ours = {theirs: name for name, theirs in files.columns.items()}
     return rows.rename_columns([ours.get(name, name) for name in rows.column_names])
@@ -125,7 +144,8 @@ def _created_at(rows: pa.Table, files: FileSet, inspection: Inspection) -> npt.N
     name = files.theirs("created_at")
     if name not in rows.column_names:
         return np.zeros(rows.num_rows, np.int64)
-    parsed = parsing.times(whole(rows[name]), files.timestamp_unit, name)
+    where = f"{name} of {files.files[0]}"
+    parsed = parsing.times(whole(rows[name]), files.timestamp_unit, where)
     times: npt.NDArray[np.int64] = np.asarray(inspection.accept(name, parsed).fill_null(0))
     return times
 
@@ -147,30 +167,36 @@ def _refuse_duplicates(ids: pa.Array, rows: pa.Table, files: FileSet) -> None:
     )
 
 
-def _read_files(files: FileSet) -> pa.Table:
-    tables = [_numbered(_read_file(path, files), i) for i, path in enumerate(files.files)]
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except pa.ArrowTypeError as error:
-        raise UserError(f"files of one table disagree about a column: {error}") from None
+def _read_files(files: FileSet, table_id: str) -> RawBlock:
+    blocks = [_read_file(path, i, files) for i, path in enumerate(files.files)]
+    found = [
+        Header(path, block.rows.drop_columns([FILE, ROW]).schema)
+        for path, block in zip(files.files, blocks, strict=True)
+    ]
+    check_ids(found, [table_id])
+    check_types(found)
+    rows = pa.concat_tables((b.rows for b in blocks), promote_options="permissive")
+    return RawBlock(rows.combine_chunks(), pa.concat_tables(b.rejects for b in blocks))
 
 
-def _numbered(table: pa.Table, file: int) -> pa.Table:
-    files = pa.array(np.full(table.num_rows, file, np.int32))
-    return table.append_column(FILE, files).append_column(ROW, pa.array(np.arange(table.num_rows)))
-
-
-def _read_file(path: Path, files: FileSet) -> pa.Table:
+def _read_file(path: Path, number: int, files: FileSet) -> RawBlock:
     if path.suffix in PARQUET:
-        return pq.ParquetFile(path).read()
+        return located_lines(_read_parquet(path), [], path, (number, 0), 0)
     names = file_columns(path, files.text)
     with path.open("rb") as stream:
         if not files.text.names:
             stream.readline()
         data = stream.read()
     options = pa_csv.ConvertOptions(strings_can_be_null=True)
-    table = parse_text(path, data, files.text, options, (names, None))
-    return _with_lists(table, files.text)
+    table, broken = parse_text(path, data, files.text, options, names)
+    return located_lines(_with_lists(table, files.text), broken, path, (number, 0), len(names))
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise damaged(path, error) from None
 
 
 def _with_lists(table: pa.Table, text: TextLayout) -> pa.Table:

@@ -72,12 +72,13 @@ def _encoded(
     intake: BoardIntake, chunk: Chunk, inspection: Inspection, names: Sequence[str]
 ) -> pa.Table:
     raw, space = inspection.rows, open_ids(intake.item_ids)
-    board = inspection.accept(names[0], parsing.event_ids(whole(raw[names[0]]), names[0]))
-    ids = parsing.ids(whole(raw[names[1]]), space.ids.type, names[1])
+    where = [f"{name} of {inspection.first_path}" for name in names]
+    board = inspection.accept(names[0], parsing.event_ids(whole(raw[names[0]]), where[0]))
+    ids = parsing.ids(whole(raw[names[1]]), space.ids.type, where[1])
     item = space.lookup(inspection.accept(names[1], ids)).astype(np.int32)
     times = pa.array(np.zeros(raw.num_rows, np.int64))
     if names[2] in raw.column_names:
-        parsed = parsing.times(whole(raw[names[2]]), chunk.files.timestamp_unit, names[2])
+        parsed = parsing.times(whole(raw[names[2]]), chunk.files.timestamp_unit, where[2])
         times = inspection.accept(names[2], parsed).fill_null(0)
     table = pa.table([board, item, times], schema=BOARD)
     return table.filter(pa.array(~inspection.bad))

@@ -18,12 +18,13 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from data.contract.settings import UserError
-from data.raw_tables import PARQUET, FileSet, TextLayout, file_columns, read_schema
+from data.raw_tables import PARQUET, FileSet, TextLayout, damaged, file_columns, read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+Broken = list[tuple[int, str]]
 FILE, ROW = "__file", "__row"
 TEXT_STEP_BYTES = 1 << 24
 REJECTS = pa.schema(
@@ -175,13 +176,22 @@ def _read_piece(
         yield _read_lines(path, chunk.files, piece, (columns, file))
         return
     row = piece.first_row
-    reader = pq.ParquetFile(path, memory_map=True)
-    present = [name for name in columns if name in reader.schema_arrow.names]
-    groups = list(range(piece.start, piece.stop))
-    for batch in reader.iter_batches(block_rows, row_groups=groups, columns=present):
+    for batch in _batches(path, piece, columns, block_rows):
         rows = pa.Table.from_batches([batch])
         yield RawBlock(_located(rows, file, np.arange(row, row + len(rows))), REJECTS.empty_table())
         row += len(rows)
+
+
+def _batches(
+    path: Path, piece: Piece, columns: Sequence[str], block_rows: int
+) -> Iterator[pa.RecordBatch]:
+    try:
+        reader = pq.ParquetFile(path, memory_map=True)
+        present = [name for name in columns if name in reader.schema_arrow.names]
+        groups = list(range(piece.start, piece.stop))
+        yield from reader.iter_batches(block_rows, row_groups=groups, columns=present)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise damaged(path, error) from None
 
 
 def _located(rows: pa.Table, file: int, numbers: Any) -> pa.Table:
@@ -193,12 +203,6 @@ def _read_lines(
     path: Path, files: FileSet, piece: Piece, wanted: tuple[Sequence[str], int]
 ) -> RawBlock:
     columns, file = wanted
-    broken: list[tuple[int, str]] = []
-
-    def skip(line: pa_csv.InvalidRow) -> str:
-        broken.append((line.number - 1, line.text))
-        return "skip"
-
     with path.open("rb") as stream:
         stream.seek(piece.start)
         data = stream.read(piece.stop - piece.start)
@@ -210,14 +214,30 @@ def _read_lines(
         strings_can_be_null=True,
         null_values=[""],
     )
-    rows = parse_text(path, data, files.text, convert, (names, skip))
+    rows, broken = parse_text(path, data, files.text, convert, names)
+    return located_lines(rows, broken, path, (file, piece.first_row), len(names))
+
+
+def located_lines(
+    rows: pa.Table, broken: Broken, path: Path, place: tuple[int, int], width: int
+) -> RawBlock:
+    """Lines with their places, and rejects of those of another shape.
+
+    Args:
+        rows: the lines that could be read.
+        broken: the others.
+        path: the file.
+        place: its number, and the row that the lines begin with.
+        width: columns that a line should have.
+    """
+    file, first_row = place
     numbers = np.delete(np.arange(len(rows) + len(broken)), [n for n, _ in broken])
     rejects = [
-        {"file": str(path), "row": piece.first_row + n, "column": "", "value": text,
-         "reason": f"the line has not {len(names)} columns"}
+        {"file": str(path), "row": first_row + n, "column": "", "value": text,
+         "reason": f"the line has not {width} columns"}
         for n, text in broken
     ]  # fmt: skip
-    located = _located(rows, file, piece.first_row + numbers)
+    located = _located(rows, file, first_row + numbers)
     return RawBlock(located, pa.Table.from_pylist(rejects, REJECTS))
 
 
@@ -226,8 +246,8 @@ def parse_text(
     data: bytes,
     text: TextLayout,
     convert: pa_csv.ConvertOptions,
-    shape: tuple[Any, Any],
-) -> pa.Table:
+    names: Sequence[str],
+) -> tuple[pa.Table, Broken]:
     """Parses delimited lines without a header.
 
     Args:
@@ -235,12 +255,20 @@ def parse_text(
         data: the lines.
         text: their layout.
         convert: types and columns.
-        shape: column names, and what is called with lines of another shape.
+        names: of the columns.
+
+    Returns:
+        The lines, and those of another shape by number.
 
     Raises:
         UserError: the text is not in the encoding of its layout.
     """
-    names, skip = shape
+    broken: Broken = []
+
+    def skip(line: pa_csv.InvalidRow) -> str:
+        broken.append((line.number - 1, line.text))
+        return "skip"
+
     delimiter = text.delimiter
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), b"\x01"), "\x01"
@@ -251,6 +279,6 @@ def parse_text(
         delimiter=delimiter, invalid_row_handler=skip, quote_char=False if text.names else '"'
     )
     try:
-        return pa_csv.read_csv(io.BytesIO(data), read_options, parse_options, convert)
+        return pa_csv.read_csv(io.BytesIO(data), read_options, parse_options, convert), broken
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as {text.encoding} text: {error}") from None

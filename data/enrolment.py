@@ -35,7 +35,8 @@ def vocabulary(
     """Names in alphabetical order, so that codes do not depend on the order of rows.
 
     Raises:
-        UserError: hundreds of different names, or a polarity of an action that is not there.
+        UserError: hundreds of different names, a polarity of an action that is not there, or no
+            positive action.
     """
     names = tuple(sorted(set(actions)))
     places = tuple(sorted({name for name in surfaces if name})) or (DEFAULT_SURFACE,)
@@ -50,6 +51,11 @@ def vocabulary(
             known = ", ".join(names)
             raise UserError(f"source.polarity.{action}: the log has no such action; it has {known}")
     signs = tuple(polarity.get(name, _polarity(name)) for name in names)
+    if "positive" not in signs:
+        raise UserError(
+            f"no action of the log is positive ({', '.join(names)}), so there is nothing to learn; "
+            "set source.polarity.<action>=positive"
+        )
     return Vocabulary(order=raw_order, actions=names, polarity=signs, surfaces=places)  # type: ignore[arg-type]
 
 

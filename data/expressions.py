@@ -75,6 +75,15 @@ def columns_of(node: Node) -> set[str]:
     return set()
 
 
+def numeric_columns(node: Node) -> set[str]:
+    """Names of the columns that an expression compares with a number."""
+    if not isinstance(node, Operation):
+        return set()
+    numbers = node.sign in COMPARE and any(type(part) is float for part in node.parts)
+    here = {part.name for part in node.parts if isinstance(part, Column)} if numbers else set()
+    return here.union(*map(numeric_columns, node.parts))
+
+
 def evaluate(node: Operation, table: pa.Table) -> npt.NDArray[np.bool_]:
     """Which rows of `table` fulfil the expression; a comparison with null does not. [N]."""
     found = pc.fill_null(_value(node, table), False)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data import parsing
 from data.chunks import Chunk, RawBlock, read
+from data.contract.settings import UserError
 from data.dataset import date_name
 from data.exchange import gather, spill
 from data.intake import reasons_of, write_rejects
@@ -146,28 +147,32 @@ class _Raw:
             return whole(rows[theirs])
         return pa.nulls(rows.num_rows, pa.string())
 
+    def _name(self, ours: str) -> str:
+        return f"{self.files.theirs(ours)} of {self.inspection.first_path}"
+
     def _accept(self, ours: str, parsed: Parsed) -> pa.Array:
         if ours in NEEDED:
             parsed = parsing.required(parsed, self._column(ours))
         return self.inspection.accept(self.files.theirs(ours), parsed)
 
     def event_ids(self, ours: str) -> pa.Array:
-        return self._accept(ours, parsing.event_ids(self._column(ours), ours))
+        return self._accept(ours, parsing.event_ids(self._column(ours), self._name(ours)))
 
     def ids(self, ours: str, kind: pa.DataType) -> pa.Array:
-        return self._accept(ours, parsing.ids(self._column(ours), kind, ours))
+        return self._accept(ours, parsing.ids(self._column(ours), kind, self._name(ours)))
 
     def times(self, ours: str) -> pa.Array:
         column = self._column(ours)
         if ours not in NEEDED and column.null_count == len(column):
             return pa.nulls(len(column), pa.int64())
-        return self._accept(ours, parsing.times(column, self.files.timestamp_unit, ours))
+        parsed = parsing.times(column, self.files.timestamp_unit, self._name(ours))
+        return self._accept(ours, parsed)
 
     def texts(self, ours: str) -> pa.Array:
-        return self._accept(ours, parsing.texts(self._column(ours), ours))
+        return self._accept(ours, parsing.texts(self._column(ours), self._name(ours)))
 
     def numbers(self, ours: str) -> pa.Array:
-        parsed = parsing.numbers(self._column(ours), ours)
+        parsed = parsing.numbers(self._column(ours), self._name(ours))
         return pc.fill_null(self._accept(ours, parsed), 0.0)
 
     def label(self, action: str) -> pa.Array:
@@ -179,7 +184,13 @@ class _Raw:
             found = pc.struct_field(whole(rows[labels]), action)
         else:
             return pa.array(np.zeros(rows.num_rows, bool))
-        return pc.fill_null(found.cast(pa.bool_()), False)
+        try:
+            return pc.fill_null(found.cast(pa.bool_()), False)
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"label {action} of {self.inspection.first_path}: {error}; "
+                "labels are true or false, or 1 or 0"
+            ) from None
 
 
 def _has_field(rows: pa.Table, name: str, action: str) -> bool:

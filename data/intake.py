@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.admission import count_ids, merge_counts
-from data.chunks import Chunk, plan, read
-from data.contract.schema import DAY_MS
+from data.chunks import Chunk, RawBlock, plan, read
+from data.contract.schema import DAY_MS, Order
 from data.contract.settings import Count, NonNegative, Share, UserError
 from data.exchange import read_table, write_table
+from data.expressions import columns_of, parse
+from data.headers import check_alike, check_columns, check_ids, check_named, check_types, headers
 from data.parsing import whole
-from data.rejects import check_columns
 from data.validation import LogForm, check_events, id_type, refuse_unusable, wanted_columns
 
 if TYPE_CHECKING:
@@ -119,8 +120,19 @@ def refuse_too_many(reasons: Counter[str], rows: int, max_share: float, folder: 
         worst = "; ".join(f"{reason}: {n}" for reason, n in reasons.most_common(3))
         raise UserError(
             f"{rejected} of {rows} rows were rejected, more than "
-            f"prepare.max_reject_share={max_share} ({worst}); they are listed in {folder}"
+            f"prepare.max_reject_share={max_share} ({worst}){_example(folder)}; "
+            f"they are listed in {folder}"
         )
+
+
+def _example(folder: Path) -> str:
+    """Where the first rejected row is."""
+    files = sorted(folder.glob("part-*.parquet"))
+    if not files:
+        return ""
+    row = pq.read_table(files[0]).slice(0, 1).to_pylist()[0]
+    column = f"{row['column']}={row['value']!r}" if row["column"] else row["reason"]
+    return f", such as {row['file']} row {row['row']}: {column}"
 
 
 def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> LogForm:
@@ -132,38 +144,73 @@ def log_form(raw: RawTables, part_column: str | None, known: LogForm | None) -> 
         known: the form of the log that these rows extend.
 
     Raises:
-        UserError: a column is missing or unusable, or most of its values are unusable.
+        UserError: ids of two kinds, or most values of a column are unusable.
     """
     form = known or LogForm(raw.order, pa.int64(), pa.int64(), part_column)
-    for files in raw.events:
-        check_columns(files, needed_columns(form, files, known is not None), "events")
     chunks = plan(raw.events[:1], PROBE_ROWS)
     if known or not chunks:
         return form
     first = raw.events[0]
-    probe = next(read(chunks[0], wanted_columns(first, form), PROBE_ROWS))
-    names = [first.theirs(name) for name in ("user_id", "item_id")]
-    user, item = (id_type(whole(probe.rows[name]), name) for name in names)
+    probe = next(read(chunks[0], wanted_columns(first, part_column), PROBE_ROWS))
+    user, item = (_id_type(raw, probe, name) for name in ("user_id", "item_id"))
     form = LogForm(raw.order, user, item, part_column)
     _, rejects = check_events(probe, first, form, first.files)
     refuse_unusable(probe, first, rejects)
     return form
 
 
-def needed_columns(form: LogForm, files: FileSet, extends: bool) -> list[str]:
-    """Our names of the columns that an event file must have; posted rows need no position."""
+def _id_type(raw: RawTables, probe: RawBlock, ours: str) -> pa.DataType:
+    files = raw.events[0]
+    name = files.theirs(ours)
+    if raw.text_ids:
+        return pa.string()
+    return id_type(whole(probe.rows[name]), f"column {name} of {files.files[0]}")
+
+
+def check_headers(raw: RawTables, order: Order, part_column: str | None, extends: bool) -> None:
+    """Refuses an event log by its headers alone.
+
+    Args:
+        raw: the tables.
+        order: what orders the log.
+        part_column: column of the split, if it reads one.
+        extends: whether the rows extend a log; posted ones need no position.
+
+    Raises:
+        UserError: a column is missing, of no use, or of different types in two files.
+    """
+    for files in raw.events:
+        check_columns(files, _needed(order, files, extends))
+        found = headers(files)
+        check_named(found, _named(files, part_column))
+        check_ids(found, [files.theirs("user_id"), files.theirs("item_id")])
+        check_alike(found, [files.theirs("action"), files.theirs("event_id")])
+        check_types(found, wanted_columns(files, part_column))
+
+
+def _needed(order: Order, files: FileSet, extends: bool) -> list[str]:
     needed = ["user_id", "item_id"]
-    if form.order == "clock" or "timestamp" in files.columns:
+    if order == "clock" or "timestamp" in files.columns:
         needed.append("timestamp")
-    if form.order == "position" and not extends:
+    if order == "position" and not extends:
         needed.append("position")
-    return needed + ([form.part_column] if form.part_column else [])
+    return needed
+
+
+def _named(files: FileSet, part_column: str | None) -> dict[str, str]:
+    """Columns that settings name, with the setting."""
+    named = {
+        column: f"source.actions.{action}={text}"
+        for action, text in files.actions.items()
+        for column in sorted(columns_of(parse(text)))
+    }
+    return named | ({part_column: f"split.column={part_column}"} if part_column else {})
 
 
 def check_chunk(intake: Intake, number: int) -> Tally:
     """Checks one chunk and spills its blocks, id counts and rejects."""
     chunk = intake.chunks[number]
-    columns = wanted_columns(chunk.files, intake.form)
+    columns = wanted_columns(chunk.files, intake.form.part_column)
     tally = Tally()
     for i, block in enumerate(read(chunk, columns, intake.block_rows)):
         name = f"{number:05d}-{i:03d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from data.contract.settings import UserError
 
 TimestampUnit = Literal["ms", "s", "us", "iso"]
 FeatureOverride = Literal["numeric", "categorical", "multi", "text", "ignore"]
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".data", ".dat", ".item", ".user")
 ROLES = ("events", "impressions", "items", "users", "boards", "content")
@@ -76,6 +78,7 @@ class RawTables:
         content: a vector for each item.
         polarity: action -> polarity, where the default is not wanted.
         features: column -> kind of feature, where the detected one is not wanted.
+        text_ids: ids are text, also where they look like numbers.
     """
 
     order: Order
@@ -87,6 +90,7 @@ class RawTables:
     content: tuple[FileSet, ...] = ()
     polarity: Mapping[str, Polarity] = field(default_factory=dict)
     features: Mapping[str, FeatureOverride] = field(default_factory=dict)
+    text_ids: bool = False
 
     @classmethod
     def of(cls, order: Order, sets: Mapping[str, tuple[FileSet, ...]]) -> RawTables:
@@ -117,6 +121,7 @@ class RawTables:
             "order": self.order,
             "polarity": dict(self.polarity),
             "features": dict(self.features),
+            "text_ids": self.text_ids,
         }
 
 
@@ -161,6 +166,8 @@ def file_columns(path: Path, text: TextLayout) -> list[str]:
     with path.open("rb") as stream:
         line = stream.readline().decode(text.encoding, "replace")
     line = line.rstrip("\r\n").removeprefix("\ufeff")
+    if CONTROL.search(line):
+        raise UserError(f"{path} holds no text; name a .csv or a .parquet file")
     return [name.strip('"') for name in line.split(text.delimiter)] if line else []
 
 
@@ -170,3 +177,8 @@ def read_schema(path: Path) -> Any:
         return pq.read_schema(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What to say when a file's header can be read, but not its rows."""
+    return UserError(f"{path} is damaged: {error}; write it again")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from data import movielens
-from data.contract.schema import Order, Polarity
+from data.contract.schema import EVENT_COLUMNS, Order, Polarity
 from data.contract.settings import UserError
 from data.expressions import parse
 from data.raw_tables import (
@@ -20,6 +21,12 @@ from data.raw_tables import (
     column_names,
     expand,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+IMPRESSION_COLUMNS = ("propensity", "source", "labels", "labels_closed_at")
+OURS = (*EVENT_COLUMNS, "position", "created_at", *IMPRESSION_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,7 @@ class SourceSettings:
         polarity: action -> positive, negative or neutral (hide, dislike, report and the like are
             negative, all others positive).
         features: item or user column -> kind, where the detected one is not wanted.
+        text_ids: ids of users and items are text, also where they look like numbers.
     """
 
     kind: Literal["world", "table", "movielens"] = "world"
@@ -58,6 +66,7 @@ class SourceSettings:
     actions: dict[str, str] = field(default_factory=dict)
     polarity: dict[str, Polarity] = field(default_factory=dict)
     features: dict[str, FeatureOverride] = field(default_factory=dict)
+    text_ids: bool = False
 
     def __post_init__(self) -> None:
         if self.kind == "table" and self.events is None:
@@ -70,10 +79,11 @@ def locate(settings: SourceSettings) -> RawTables:
     """Finds the raw tables of kind=table and movielens (the world's: `world_tables`).
 
     Raises:
-        UserError: a file is missing or an action's condition is not understood.
+        UserError: a file is missing, a mapping has no effect, or an action's condition is not
+            understood.
     """
-    for condition in settings.actions.values():
-        parse(condition)
+    for action, condition in settings.actions.items():
+        _refuse_condition(action, condition)
     if settings.kind == "movielens":
         sets = movielens.file_sets(Path(settings.path or ""), settings.actions)
         order: Order = "clock"
@@ -81,9 +91,47 @@ def locate(settings: SourceSettings) -> RawTables:
         sets = {role: _file_sets(settings, role) for role in ROLES}
         if not column_names(sets["events"][0]):
             raise UserError(f"source.events={settings.events} is empty")
+        _refuse_mapping(settings.columns, sets)
         order = _order(settings, sets["events"][0])
     located = RawTables.of(order, sets)
-    return replace(located, polarity=settings.polarity, features=settings.features)
+    return replace(
+        located,
+        polarity=settings.polarity,
+        features=settings.features,
+        text_ids=settings.text_ids,
+    )
+
+
+def _refuse_condition(action: str, condition: str) -> None:
+    try:
+        parse(condition)
+    except UserError as error:
+        raise UserError(f"source.actions.{action}: {error}") from None
+
+
+def _refuse_mapping(columns: Mapping[str, str], sets: Mapping[str, tuple[FileSet, ...]]) -> None:
+    """Refuses a mapping without effect, which would pass for a column that is not there."""
+    present = {role: column_names(files[0]) for role, files in sets.items() if files}
+    everywhere = sorted(set().union(*present.values()))
+    attributes = {*present.get("items", ()), *present.get("users", ())}
+    for ours, theirs in columns.items():
+        if theirs not in everywhere:
+            near = difflib.get_close_matches(theirs, everywhere, 1, 0.6)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(
+                f"source.columns.{ours}={theirs}: no table has the column {theirs}{hint}; "
+                f"{sets['events'][0].files[0]} has {', '.join(present['events'])}"
+            )
+        if ours not in OURS and (theirs in OURS or theirs not in attributes):
+            raise UserError(
+                f"source.columns.{ours}={theirs} has no effect: {ours} is no column of ours; "
+                f"they are {', '.join(OURS)}{_nearest(ours)}"
+            )
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, OURS, 1, 0.6)
+    return f"; did you mean source.columns.{near[0]}?" if near else ""
 
 
 def _file_sets(settings: SourceSettings, role: str) -> tuple[FileSet, ...]:

@@ -19,7 +19,7 @@ from data.chunks import FILE, ROW, RawBlock
 from data.contract.idspace import hash_ids
 from data.contract.schema import Order
 from data.contract.settings import UserError
-from data.expressions import columns_of, evaluate, parse
+from data.expressions import columns_of, evaluate, numeric_columns, parse
 from data.parsing import Parsed, whole
 from data.raw_tables import FileSet
 from data.rejects import Inspection
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ACTION = "interact"
 DEFAULT_SURFACE = "home"
-MOST = 0.5
+MOST, FEW = 0.5, 0.05
+DECIMAL = r"^\s*[+-]?\d+\.\d*\s*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +53,42 @@ class LogForm:
     part_column: str | None = None
     actions: tuple[str, ...] | None = None
 
-    def needs(self) -> list[str]:
-        """Our names of the columns that must be there."""
-        ordered = {"clock": ["timestamp"], "position": ["position"], "none": []}
-        return ["user_id", "item_id", *ordered[self.order]]
-
 
 def id_type(column: pa.Array, name: str) -> pa.DataType:
-    """int64 or string, whichever the values of a first block are. Raises UserError for others."""
-    if pa.types.is_integer(column.type):
-        return pa.int64()
+    """int64 or string, whichever the values of a first block are.
+
+    Raises:
+        UserError: numbers and other text mixed, or decimal numbers: ids written in two ways.
+    """
     if not parsing.is_text(column.type):
-        raise UserError(f"column {name} is {column.type}; ids are whole numbers or strings")
-    refused = [mask for mask, _ in parsing.integers(column, name).faults]
-    return pa.int64() if np.mean(refused) < MOST else pa.string()
+        return pa.int64()
+    (refused, _), *_ = parsing.integers(column, name).faults
+    decimal = np.asarray(pc.fill_null(pc.match_substring_regex(column, DECIMAL), False))
+    size = max(len(column) - column.null_count, 1)
+    share = refused.sum() / size
+    if decimal.sum() > MOST * size:
+        first = _first(column, decimal)
+        raise UserError(f"{name} holds decimal numbers, such as {first}; write whole ones")
+    if FEW < share < 1 - FEW:
+        first = _first(column, refused)
+        raise UserError(
+            f"{name} holds whole numbers and {share:.0%} other text, such as {first}; "
+            "mend the ids, or set source.text_ids=true to read all as text"
+        )
+    return pa.int64() if share <= FEW else pa.string()
 
 
-def wanted_columns(files: FileSet, form: LogForm) -> list[str]:
+def _first(column: pa.Array, mask: parsing.Mask) -> str:
+    row = int(np.flatnonzero(mask)[0])
+    return f"{column[row].as_py()!r} in row {row}"
+
+
+def wanted_columns(files: FileSet, part_column: str | None) -> list[str]:
     """Their names of all event columns that are read."""
     ours = ["event_id", "user_id", "item_id", "action", "surface", "timestamp", "received_at"]
     names = [files.theirs(name) for name in [*ours, "duration_s", "position"]]
     conditions = {name for text in files.actions.values() for name in columns_of(parse(text))}
-    part = [form.part_column] if form.part_column else []
+    part = [part_column] if part_column else []
     return list(dict.fromkeys([*names, *sorted(conditions), *part]))
 
 
@@ -136,15 +151,11 @@ class _Columns:
         rows = self.inspection.rows
         return whole(rows[theirs]) if theirs in rows.column_names else None
 
-    def _needed(self, ours: str) -> pa.Array:
-        column = self._raw(ours)
-        if column is None:
-            path = self.inspection.paths[self.inspection.rows[FILE][0].as_py()]
-            raise UserError(f"{path} has no column {self.files.theirs(ours)}, as other files have")
-        return column
-
     def _accept(self, ours: str, parsed: Parsed) -> pa.Array:
         return self.inspection.accept(self.files.theirs(ours), parsed)
+
+    def _name(self, ours: str) -> str:
+        return f"{self.files.theirs(ours)} of {self.inspection.first_path}"
 
     @property
     def _num_rows(self) -> int:
@@ -154,17 +165,18 @@ class _Columns:
         column = self._raw("event_id")
         if column is None:
             return pa.array(np.zeros(self._num_rows, np.int64))
-        return self._accept("event_id", parsing.event_ids(column, self.files.theirs("event_id")))
+        return self._accept("event_id", parsing.event_ids(column, self._name("event_id")))
 
     def ids(self, ours: str, kind: pa.DataType) -> pa.Array:
-        column = self._needed(ours)
-        return self._accept(ours, parsing.ids(column, kind, self.files.theirs(ours)))
+        column = self._raw(ours)
+        assert column is not None
+        return self._accept(ours, parsing.ids(column, kind, self._name(ours)))
 
     def surfaces(self) -> pa.Array:
         column = self._raw("surface")
         if column is None:
             return pa.array(np.full(self._num_rows, DEFAULT_SURFACE))
-        return self._accept("surface", parsing.texts(column, self.files.theirs("surface")))
+        return self._accept("surface", parsing.texts(column, self._name("surface")))
 
     def clock(self, order: Order) -> dict[str, pa.Array]:
         """timestamp, received_at and sequence; zeros for what the log does not have."""
@@ -172,7 +184,7 @@ class _Columns:
         found = {"timestamp": nothing, "received_at": nothing, "sequence": nothing}
         position = self._raw("position")
         if order != "none" and position is not None:
-            parsed = parsing.integers(position, self.files.theirs("position"))
+            parsed = parsing.integers(position, self._name("position"))
             found["sequence"] = self._accept("position", parsing.required(parsed, position))
         if order == "clock":
             found["timestamp"] = self._times("timestamp", required=True)
@@ -184,7 +196,7 @@ class _Columns:
         column = self._raw(ours)
         if column is None:
             return pa.nulls(self._num_rows, pa.int64())
-        parsed = parsing.times(column, self.files.timestamp_unit, self.files.theirs(ours))
+        parsed = parsing.times(column, self.files.timestamp_unit, self._name(ours))
         if required:
             parsed = parsing.required(parsed, column)
         return self._accept(ours, parsed)
@@ -193,7 +205,7 @@ class _Columns:
         column = self._raw("duration_s")
         if column is None:
             return pa.array(np.zeros(self._num_rows, np.float32))
-        parsed = parsing.numbers(column, self.files.theirs("duration_s"))
+        parsed = parsing.numbers(column, self._name("duration_s"))
         negative = np.asarray(pc.fill_null(pc.less(parsed.values, 0.0), False))
         values = self._accept("duration_s", parsed.refuse(negative, "negative"))
         return pc.fill_null(values, 0.0).cast(pa.float32(), safe=False)
@@ -220,7 +232,7 @@ class _Columns:
         column = self._raw("action")
         if column is None:
             return pa.array(np.full(self._num_rows, DEFAULT_ACTION)), rows
-        parsed = parsing.texts(column, self.files.theirs("action"))
+        parsed = parsing.texts(column, self._name("action"))
         parsed.refuse(np.asarray(pc.fill_null(pc.equal(parsed.values, ""), False)), "empty")
         if known is not None:
             strange = np.asarray(pc.invert(pc.is_in(parsed.values, pa.array(known))))
@@ -229,10 +241,21 @@ class _Columns:
 
     def _derived_actions(self) -> tuple[pa.Array, npt.NDArray[np.int64]]:
         names = sorted(self.files.actions)
-        conditions = [parse(self.files.actions[name]) for name in names]
-        fulfilled = np.stack([evaluate(c, self.inspection.rows) for c in conditions], axis=1)
+        fulfilled = np.stack([self._fulfilled(name) for name in names], axis=1)
         rows, code = np.nonzero(fulfilled)
         return pa.array(np.array(names)[code], pa.string()), rows
+
+    def _fulfilled(self, name: str) -> npt.NDArray[np.bool_]:
+        """Rows of an action; text that is compared with a number and is none is rejected."""
+        condition = parse(self.files.actions[name])
+        for column in numeric_columns(condition):
+            raw = whole(self.inspection.rows[column])
+            if parsing.is_text(raw.type):
+                self.inspection.accept(column, parsing.numbers(raw, column))
+        try:
+            return evaluate(condition, self.inspection.rows)
+        except UserError as error:
+            raise UserError(f"source.actions.{name}={self.files.actions[name]}: {error}") from None
 
 
 def refuse_unusable(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
@@ -242,24 +265,32 @@ def refuse_unusable(block: RawBlock, files: FileSet, rejects: pa.Table) -> None:
         UserError: the column, the reason, a value, and what mends it.
     """
     groups = rejects.group_by(["column", "reason"], use_threads=False).aggregate(
-        [("value", "first"), ([], "count_all")]
+        [(name, "first") for name in ("file", "row", "value")] + [([], "count_all")]
     )
     for row in groups.to_pylist():
-        if row["count_all"] >= MOST * block.rows.num_rows:
+        share = row["count_all"] / block.rows.num_rows
+        if share >= MOST:
             column, reason, value = row["column"], row["reason"], row["value_first"]
+            wrong = rejects.filter((pc.field("column") == column) & (pc.field("reason") == reason))
             raise UserError(
-                f"most values of column {column} of {files.files[0]} are unusable: {reason} "
-                f"(such as {value!r}); {_remedy(block, files, column, reason)}"
+                f"most values of column {column} of {row['file_first']} are unusable: {reason} "
+                f"(such as {value!r} in row {row['row_first']}); "
+                f"{_remedy(files, wrong, mixed=share < 1 - FEW)}"
             )
 
 
-def _remedy(block: RawBlock, files: FileSet, column: str, reason: str) -> str:
+def _remedy(files: FileSet, wrong: pa.Table, mixed: bool) -> str:
+    """What mends rejects of one column and reason; `mixed` when other rows are good."""
+    column, reason = wrong["column"][0].as_py(), wrong["reason"][0].as_py()
     if column != files.theirs("timestamp"):
-        return "check the file and source.columns"
+        conditions = any(column in columns_of(parse(text)) for text in files.actions.values())
+        return f"mend it, or {'compare' if conditions else 'name'} another column"
     if reason == "null":
         return "for a log with an order but no clock set source.columns.position=<column>"
-    unit = parsing.unit_that_fits(whole(block.rows[column]), files.timestamp_unit)
+    unit = parsing.unit_that_fits(whole(wrong["value"]), files.timestamp_unit)
     if unit is None:
         return "check the column and source.timestamp_unit (ms, s, us or iso)"
     names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601 text"}
+    if mixed:
+        return f"they look like {names[unit]}, other rows do not; write all times in one unit"
     return f"timestamps look like {names[unit]}; set source.timestamp_unit={unit}"

@@ -32,15 +32,19 @@ class BlockTasks:
 
     Attributes:
         workers: Ray Data tasks at a time; 0 runs them in this process.
+        num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
     """
 
     workers: int
+    num_cpus: int = 0
 
     def run(
         self, function: Callable[[C, int], R], context: C, count: int, label: str
     ) -> Iterator[R]:
         """Gives `function(context, i)` for i below `count`, in order, with a progress bar."""
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        hidden = not console.is_terminal  # it would leave an empty line
+        with Progress(console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task(label, total=count)
             results = self._spread if self.workers else _in_process
             for result in results(function, context, count):
@@ -48,7 +52,7 @@ class BlockTasks:
                 yield result
 
     def _spread(self, function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
-        connect(self.workers)
+        connect(max(self.workers, self.num_cpus))
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         settings = ray.data.DataContext.get_current().copy()
         settings.execution_options.preserve_order = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
+
 from data import statistics
 from data.attributes import Attributes, aligned, read_aligned, read_attributes, write_aligned
 from data.contract.schema import Feature
@@ -13,6 +15,8 @@ from data.enrolment import Enrolled
 from data.intake import Tally, merged_ids, reasons_of, write_rejects
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from data.contract.idspace import IdSpace
     from data.contract.idspace_settings import IdSettings
     from data.validation import LogForm
@@ -52,7 +56,11 @@ def read_sides(preparation: Preparation, form: LogForm, tally: Tally) -> list[Si
         raise UserError(f"source.features.{name}: no item or user table has the column {name}")
     for name, table in tables.items():
         write_rejects(table.rejects, preparation.rejects, f"{name}s")
-        tally.reasons.update(reasons_of(table.rejects))
+        reasons = reasons_of(table.rejects)
+        rows = len(table.ids) + reasons.total()
+        preparation.refuse_too_many(reasons, rows)
+        tally.reasons.update(reasons)
+        tally.rows += rows
     return [_side(preparation, name, table) for name, table in tables.items()]
 
 
@@ -72,21 +80,35 @@ def enrol(
     """Extends the id space of a side by the log and by its table.
 
     Raises:
-        UserError: a log of one user or one item.
+        UserError: a log of one user or one item, or a table about others.
     """
     kind = form.item_type if side.name == "item" else form.user_type
     counts = merged_ids(preparation.work, tally.blocks, side.name, kind)
     parent = preparation.parent
     before = Enrolled.empty(side.name, kind, settings)
-    if parent is not None:
+    if parent is None:
+        _refuse_strangers(side, counts)
+    else:
         before = Enrolled.open(parent.ids_folder(side.name))
     after = before.after(counts, side.attributes, settings.min_count)
-    if len(after.space.ids) < LEAST:
+    found = len(after.space.ids) if parent else min(counts.num_rows, len(after.space.ids))
+    if found < LEAST:
         raise UserError(
-            f"the log has {len(after.space.ids)} {side.name}(s); at least {LEAST} are needed "
-            "(ids with fewer than id.min_count events do not count)"
+            f"the log has {found} {side.name}(s), at least {LEAST} are needed: "
+            f"check source.columns.{side.name}_id (and id.min_count, if set)"
         )
     return after
+
+
+def _refuse_strangers(side: Side, counts: pa.Table) -> None:
+    """Refuses a table of which no id is in the log: ids of another kind."""
+    known = side.attributes.ids
+    if len(known) and not pc.any(pc.is_in(known, counts["id"].combine_chunks())).as_py():
+        raise UserError(
+            f"none of the {len(known)} {side.name}s of source.{side.name}s is in the log: the "
+            f"table has {side.name}_id={known[0]}, the log {counts['id'][0]}; are these ids of "
+            "one kind?"
+        )
 
 
 def write_side(side: Side, space: IdSpace, preparation: Preparation) -> None:

@@ -46,6 +46,7 @@ class Preparation:
         folder: the data set being written.
         work: for spilled files.
         rejects: for rejected rows.
+        num_cpus: logical CPUs that the whole job needs, if this starts Ray.
     """
 
     settings: PrepareSettings
@@ -55,6 +56,7 @@ class Preparation:
     folder: Path
     work: Path
     rejects: Path
+    num_cpus: int = 0
 
     @cached_property
     def events(self) -> tuple[Chunk, ...]:
@@ -77,7 +79,7 @@ class Preparation:
         """Where the passes run: a small log is done before Ray's workers have started."""
         rows = sum(chunk.num_rows for chunk in self.events + self.impressions + self.boards)
         small = rows <= self.settings.in_process_rows
-        return BlockTasks(0 if small else self.settings.workers)
+        return BlockTasks(0 if small else self.settings.workers, self.num_cpus)
 
     def refuse_too_many(self, reasons: Counter[str], rows: int) -> None:
         """Raises UserError when more rows of a table were rejected than the settings bear."""
@@ -107,7 +109,7 @@ def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
     """First pass: checks, spills and counts the events.
 
     Raises:
-        UserError: an empty log, a missing or unusable column, too many rejects.
+        UserError: an empty log, an unusable column, too many rejects.
     """
     form = log_form(preparation.raw, preparation.part_column, preparation.known_form)
     if not preparation.events and preparation.parent is None:
@@ -124,7 +126,15 @@ def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
     for found in preparation.tasks.run(check_chunk, intake, len(intake.chunks), "check"):
         tally.add(found)
     preparation.refuse_too_many(tally.reasons, tally.rows)
+    if not tally.num_events and preparation.parent is None:
+        raise UserError(_no_events(preparation.raw.events[0], tally.rows))
     return form, tally
+
+
+def _no_events(files: FileSet, rows: int) -> str:
+    conditions = ", ".join(f"source.actions.{k}={v}" for k, v in files.actions.items())
+    why = f"no row fulfils {conditions}" if conditions else "all were rejected"
+    return f"none of the {rows} rows of {files.files[0]} gives an event: {why}"
 
 
 def mark_duplicates(preparation: Preparation, tally: Tally, first_open_day: int) -> None:

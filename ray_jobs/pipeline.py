@@ -91,10 +91,10 @@ class Yesterday:
 
 def main(job: Job) -> dict[str, Any]:
     """Takes a log to recommendations over HTTP, or a served root to its next day."""
-    with job.stage("start"):
-        connect(job.settings.train.num_workers + 2)
     yesterday = Yesterday.begin(job.root) if job.arguments.day else None
     dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
+    with job.stage("start"):  # after what refuses bad input
+        connect(job.settings.train.num_workers + 2)
     chosen = (job.arguments.model,) if job.arguments.model else MODELS
     for model in chosen:
         with job.stage(f"train {model}"):

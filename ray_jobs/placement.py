@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.boards import NEEDED, BoardIntake, write_boards
+from data.boards import BoardIntake, write_boards
 from data.contract.settings import UserError
 from data.enrolment import group_starts
 from data.impressions import (
@@ -21,7 +21,6 @@ from data.impressions import (
     write_impressions,
 )
 from data.partitions import Placement, timeline_name, write_days, write_shard
-from data.rejects import check_columns
 from data.splits import PARTS
 from ray_jobs.passes import Preparation, events_by_day, paths_of
 
@@ -180,8 +179,6 @@ def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> No
     earlier = sorted((parent.artifact.path / "boards").glob("part-*.parquet")) if parent else []
     for file in earlier:
         link(file, folder / file.name)
-    for files in preparation.raw.boards:
-        check_columns(files, NEEDED, "boards")
     if not preparation.boards:
         return
     folder.mkdir(exist_ok=True)

@@ -19,13 +19,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import enrolment
+from data import boards, enrolment, impressions
 from data.contract import artifact
 from data.contract.idspace import IdSpace
 from data.contract.settings import UserError, to_tree
 from data.dataset import PARTITIONS, Dataset, date_name
 from data.exchange import read_table
+from data.headers import check_columns, check_types, headers
 from data.impressions import label_names
+from data.intake import check_headers
 from data.partitions import ITEM_DAYS, merged_item_days
 from data.raw_tables import RawTables
 from data.sources import locate, world_tables
@@ -65,6 +67,8 @@ def prepare(
         UserError: input that cannot be used; the text says how to mend it.
     """
     settings = job.settings
+    before = Dataset(artifact.read(parent.path.absolute()), job.root.absolute()) if parent else None
+    _refuse_headers(job, raw, before)
     if parent is None:
         _refuse_split(job, raw)
     inputs = {
@@ -74,24 +78,34 @@ def prepare(
         "id": to_tree(settings.id),
         "store_sequence": store_sequence,
     }
-    # Ray's workers have a working directory of their own.
-    root = job.root.absolute()
-    before = Dataset(artifact.read(parent.path.absolute()), root) if parent else None
+    # Absolute paths, for Ray's workers have a working directory of their own.
     maker = _Maker(job, raw.absolute(), before, inputs, store_sequence)
     made = job.make("dataset", [parent] if parent else [], inputs, maker.write)
     for side in SIDES:
         version = made.manifest.id_space[side]["version"]
         artifact.point(job.root, artifact.read(job.root / f"{side}_ids" / version))
+    job.remember()
     return made
+
+
+def _refuse_headers(job: Job, raw: RawTables, before: Dataset | None) -> None:
+    """Refuses tables by their headers alone, in no time."""
+    order = before.order if before else raw.order
+    check_headers(raw, order, job.settings.split.column, extends=before is not None)
+    for role, needed in (("impressions", impressions.NEEDED), ("boards", boards.NEEDED)):
+        for files in getattr(raw, role):
+            check_columns(files, needed)
+            check_types(headers(files))
 
 
 def _refuse_split(job: Job, raw: RawTables) -> None:
     kind, order = job.settings.split.kind, raw.order
     if kind == "time" and order != "clock":
         other = "leave_one_out" if order == "position" else "column split.column=<column>"
+        guess = headers(raw.events[0])[0].guess("timestamp", "timestamp") or "<column>"
         raise UserError(
             f"split.kind=time needs a clock and this log has none; set split.kind={other}, "
-            "or name its clock with source.columns.timestamp=<column>"
+            f"or name its clock with source.columns.timestamp={guess}"
         )
     if kind == "leave_one_out" and order == "none":
         raise UserError(
@@ -171,7 +185,14 @@ class _Maker:
         settings = self.job.settings.prepare
         try:
             yield Preparation(
-                settings, self.raw, split_column, self.parent, draft.path.absolute(), work, rejects
+                settings,
+                self.raw,
+                split_column,
+                self.parent,
+                draft.path.absolute(),
+                work,
+                rejects,
+                self.job.settings.train.num_workers + 2,
             )
         finally:
             shutil.rmtree(work)

@@ -28,6 +28,12 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
+PLAIN = {  # what pydantic says of Python's types, in terms of the command line
+    "dict_type": "Input should be a map; set <key>.<name>=<value>",
+    "tuple_type": "Input should be a list such as [1, 2]",
+    "list_type": "Input should be a list such as [1, 2]",
+}
+
 S = TypeVar("S")
 Tree = dict[str, Any]
 
@@ -151,8 +157,11 @@ def _group(hint: Any) -> type[Any] | None:
 def _lines(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"] if part != "function-after")
-        message = item["msg"].removeprefix("Value error, ")
-        yield f"{key or 'settings'}: {message} (got {item['input']!r})"
+        if item["type"] == "value_error":  # ours, of several settings: it names them
+            yield str(item["msg"]).removeprefix("Value error, ")
+        else:
+            message = PLAIN.get(item["type"], item["msg"]).replace("<key>", key)
+            yield f"{key or 'settings'}: {message} (got {item['input']!r})"
 
 
 def load_class(path: str, setting: str) -> type[Any]:

@@ -8,7 +8,9 @@ done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 1
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import sys
 import time
 import typing
@@ -49,6 +51,8 @@ from ray_jobs.settings import Settings
 
 REMEMBERED = ("seed", "source", "split", "windows", "world", "prepare", "id", "two_tower", "ranker")
 SETTINGS_FILE = "settings.yaml"
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the drivers of `ray job submit`
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 console = Console(stderr=True)
 
@@ -66,6 +70,7 @@ class Job:
         settings: the checked tree.
         arguments: the job's own words (`model=`, `day=` ...).
         root: where all artefacts lie.
+        given: explicit settings that later jobs in the root shall start from.
         seconds: wall time of each stage.
         peak_mib: highest memory of the process tree in each stage (PSS).
     """
@@ -73,6 +78,7 @@ class Job:
     settings: Settings
     arguments: Any
     root: Path
+    given: Tree = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
 
@@ -86,6 +92,10 @@ class Job:
         self.seconds[name] = round(time.perf_counter() - started, 2)
         self.peak_mib[name] = round(memory.peak_mib, 1)
         console.print(f"{name}: {self.seconds[name]} s, peak {self.peak_mib[name]:.0f} MiB")
+
+    def remember(self) -> None:
+        """Keeps what was given, once it has led to a data set: a mistake is not remembered."""
+        keep(self.root, self.given)
 
     def make(
         self,
@@ -155,8 +165,11 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         job = start(words, arguments, remember)
         summary = {"job": name, "root": str(job.root), **main(job)}
     except UserError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        sys.exit(2)
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(f"{error.filename or words}: {error.strerror}; root= must name a folder with room")
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to finish")
         sys.exit(130)
@@ -172,9 +185,33 @@ def start(words: Sequence[str], arguments: type[Any] = NoArguments, remember: bo
     root = Path(str(given.get("root", Settings.__dataclass_fields__["root"].default)))
     settings = build(Settings, merge(recall(root), given))
     job_arguments = build(arguments, {k: v for k, v in explicit.items() if k in own})
-    if remember:
-        keep(root, given)
-    return Job(settings, job_arguments, Path(settings.root))
+    refuse_unwritable(settings.root)
+    return Job(settings, job_arguments, Path(settings.root), given if remember else {})
+
+
+def fail(message: str) -> typing.NoReturn:
+    """Says what is to be mended, in one line that can be copied, and ends with code 2."""
+    console.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def refuse_unwritable(root: str) -> None:
+    """Raises UserError when nothing can be written below a root, before any work."""
+    if "://" in root:
+        raise UserError(f"root={root} is no path; name a folder of a mounted file system")
+    if SUBMITTED in os.environ and not Path(root).is_absolute():
+        raise UserError(
+            f"root={root} lies in the working directory of a submitted job, which Ray removes; "
+            "name an absolute path that all nodes see"
+        )
+    path = Path(root).absolute()
+    nearest = next(p for p in (path, *path.parents) if os.access(p, os.F_OK))
+    if not nearest.is_dir():
+        raise UserError(f"root={root} cannot be written: {nearest} is a file; name another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(
+            f"root={root} cannot be written: you may not write to {nearest}; name another folder"
+        )
 
 
 def _both(arguments: type[Any]) -> type[Any]:

@@ -41,6 +41,34 @@ def test_a_row_without_an_id_is_rejected(tmp_path: Path) -> None:
         (1, "item_id", "null")]  # fmt: skip
 
 
+def test_a_line_of_another_shape_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "i.csv"
+    path.write_text("item_id,size\n5,1\n6,2,3\n7\n8,4\n")
+    found = items(FileSet(files=(path,)))
+    assert found.ids.to_pylist() == [5, 8]
+    assert found.columns.to_pydict() == {"size": [1, 4]}
+    assert [(r["row"], r["reason"], r["value"]) for r in found.rejects.to_pylist()] == [
+        (1, "the line has not 2 columns", "6,2,3"), (2, "the line has not 2 columns", "7")
+    ]  # fmt: skip
+
+
+def test_ids_of_another_kind_than_the_logs_are_refused(tmp_path: Path) -> None:
+    files = write(tmp_path / "i.parquet", item_id=["1", "b", "c"])
+    with pytest.raises(UserError, match=r"i.parquet .* row 1 is 'b' .* the log's ids are int64"):
+        items(files)
+
+
+def test_files_that_disagree_and_damaged_files_are_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.parquet", item_id=[1], size=[1])
+    second = write(tmp_path / "b.parquet", item_id=[2], size=["large"])
+    with pytest.raises(UserError, match=r"size: it is int64 in .*a.parquet and string in .*b.parq"):
+        items(FileSet(files=(*first.files, *second.files)))
+    whole = first.files[0].read_bytes()
+    first.files[0].write_bytes(whole[:4] + bytes(40) + whole[44:])
+    with pytest.raises(UserError, match=r"a.parquet is damaged"):
+        items(first)
+
+
 def test_an_id_twice_is_an_error_with_file_id_and_rows(tmp_path: Path) -> None:
     files = write(tmp_path / "i.parquet", item_id=[5, 3, 7, 3])
     with pytest.raises(UserError) as error:

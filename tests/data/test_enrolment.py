@@ -74,9 +74,15 @@ def test_codes_do_not_depend_on_the_order_in_which_names_were_seen() -> None:
 
 
 def test_polarities_can_be_declared_for_actions_that_are_there() -> None:
-    assert vocabulary("clock", ["see"], [], {"see": "neutral"}).polarity == ("neutral",)
+    found = vocabulary("clock", ["save", "see"], [], {"see": "neutral"})
+    assert found.polarity == ("positive", "neutral")
     with pytest.raises(UserError, match=r"source\.polarity\.sea.*see"):
         vocabulary("clock", ["see"], [], {"sea": "neutral"})
+
+
+def test_a_log_without_a_positive_action_has_nothing_to_learn() -> None:
+    with pytest.raises(UserError, match=r"no action .* positive \(hide, see\).*source\.polarity"):
+        vocabulary("clock", ["see", "hide"], [], {"see": "neutral"})
 
 
 def test_a_column_of_hundreds_of_names_is_no_action_column() -> None:

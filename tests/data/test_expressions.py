@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.contract.settings import UserError
-from data.expressions import columns_of, evaluate, parse
+from data.expressions import columns_of, evaluate, numeric_columns, parse
 
 TABLE = pa.table(
     {
@@ -61,6 +61,11 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
 def test_a_comparison_of_types_that_do_not_compare_is_a_user_error() -> None:
     with pytest.raises(UserError, match="compares"):
         evaluate(parse("rating == 'four'"), TABLE)
+
+
+def test_columns_that_are_compared_with_numbers_are_known() -> None:
+    text = "not (a > 1 or 2 == b) and c == 'a' and d == true and e < f"
+    assert numeric_columns(parse(text)) == {"a", "b"}
 
 
 def test_columns_that_an_expression_reads_are_known() -> None:

@@ -71,6 +71,30 @@ def test_a_condition_that_is_none_is_refused_before_any_work(tmp_path: Path) -> 
         locate(settings(events=str(path), actions={"like": "rating >"}))
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_id": "movie"}, r"item_id=movie: no table has the column movie; .* has user_id, it"),
+        ({"action": "rateing"}, r"no table has the column rateing \(did you mean rating\?\)"),
+        ({"itemid": "item_id"}, r"itemid .*did you mean source\.columns\.item_id\?"),
+        ({"kind": "rating"}, "kind is no column of ours"),
+    ],
+)
+def test_a_mapping_without_effect_is_refused(
+    tmp_path: Path, columns: dict[str, str], message: str
+) -> None:
+    path = write(tmp_path / "e.parquet", user_id=[1], item_id=[2], rating=[3])
+    items = write(tmp_path / "i.parquet", item_id=[2], colour=["red"])
+    with pytest.raises(UserError, match=message):
+        locate(settings(events=str(path), items=str(items), columns=columns))
+
+
+def test_a_column_of_the_item_table_may_be_renamed(tmp_path: Path) -> None:
+    path, items = write(tmp_path / "e.parquet"), write(tmp_path / "i.parquet", colour=["red"])
+    columns = {"tint": "colour"}
+    assert locate(settings(events=str(path), items=str(items), columns=columns)).items
+
+
 def test_a_source_without_its_path_is_refused() -> None:
     with pytest.raises(UserError, match=r"source\.events"):
         build(SourceSettings, {"kind": "table"})

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data.chunks import FILE, REJECTS, ROW, RawBlock
 from data.contract.settings import UserError
+from data.headers import check_columns
 from data.raw_tables import FileSet
-from data.rejects import check_columns
 from data.validation import LogForm, check_events, id_type, refuse_unusable
 
 NOW = 1_700_000_000_000
@@ -114,7 +114,7 @@ def test_parts_are_read_in_any_case_and_others_are_rejected() -> None:
     names = ["train", "Valid", "VALIDATION", "test", "dev", None]
     events, rejects = check(form, user_id=[1] * 6, item_id=[1] * 6, split=names)
     assert events["part"] == [0, 1, 1, 2]
-    assert [(r[0], r[3]) for r in rejects] == [(5, None), (4, "dev")]
+    assert [(r[0], r[3]) for r in rejects] == [(4, "dev"), (5, None)]
 
 
 def test_actions_that_a_root_does_not_know_are_rejected_on_a_next_day() -> None:
@@ -157,19 +157,33 @@ def test_a_missing_column_is_named_with_what_is_there_and_the_nearest_name(tmp_p
     path = tmp_path / "e.csv"
     path.write_text("user,movie_id,when\n")
     with pytest.raises(UserError) as error:
-        check_columns(FileSet(files=(path,)), ["user_id", "item_id"], "events")
+        check_columns(FileSet(files=(path,)), ["user_id", "item_id"])
     text = str(error.value)
     assert "no column user_id (did you mean user?)" in text
     assert "user, movie_id, when" in text
     assert "source.columns.user_id=user" in text
 
 
-def test_ids_are_integers_when_most_values_are() -> None:
+def test_ids_are_integers_but_for_a_few_or_text_but_for_a_few() -> None:
     assert id_type(pa.array([1, 2], pa.int32()), "x") == pa.int64()
-    assert id_type(pa.array(["1", "2", "oops"]), "x") == pa.int64()
-    assert id_type(pa.array(["a", "b", "3"]), "x") == pa.string()
-    with pytest.raises(UserError, match="x is double"):
-        id_type(pa.array([1.5]), "x")
+    assert id_type(pa.array(["1"] * 20 + ["oops"]), "x") == pa.int64()
+    assert id_type(pa.array(["a"] * 20 + ["3"]), "x") == pa.string()
+    assert id_type(pa.array(["a", None, None]), "x") == pa.string()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            ["1", None, "oops", "4"],
+            r"x holds .* 33% other text, such as 'oops' in row 2; .*text_ids",
+        ),
+        (["1.0", "2.0", None], r"x holds decimal numbers, such as '1.0' in row 0"),
+    ],
+)
+def test_ids_written_in_two_ways_are_refused(ids: list[str | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        id_type(pa.array(ids), "x")
 
 
 @pytest.mark.parametrize(

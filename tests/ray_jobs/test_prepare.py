@@ -270,7 +270,8 @@ def test_too_many_broken_rows_stop_the_job_and_are_listed(tmp_path: Path) -> Non
     rows = [
         row | {"item_id": None if n % 5 == 0 else row["item_id"]} for n, row in enumerate(log())
     ]
-    with pytest.raises(UserError, match=r"400 of 2000 .*max_reject_share=0.05.*item_id null: 400"):
+    message = r"400 of 2000 .*share=0.05.*item_id null: 400.*a.parquet row 0: item_id=None"
+    with pytest.raises(UserError, match=message):
         prepared(tmp_path / "root", write(tmp_path / "a.parquet", rows))
     files = list((tmp_path / "root" / "rejects").rglob("*.parquet"))
     assert sum(pq.read_metadata(f).num_rows for f in files) == 400
@@ -285,16 +286,25 @@ def seconds(rows: Rows) -> Rows:
     [
         (lambda rows: [{"user": r["user_id"], "item_id": "a", "timestamp": 1} for r in rows], [],
          r"no column user_id .*source.columns.user_id=user"),
-        (lambda rows: rows, ["source.columns.item_id=movie"], "no column movie"),
-        (lambda rows: [r | {"item_id": 1.5} for r in rows], [], "item_id is double"),
-        (lambda rows: [r | {"user_id": [1]} for r in rows], [], "user_id is list"),
+        (lambda rows: rows, ["source.columns.item_id=movie"], "no table has the column movie"),
+        (lambda rows: [r | {"item_id": 1.5} for r in rows], [], "item_id of .*a.parquet is double"),
+        (lambda rows: [r | {"user_id": [1]} for r in rows], [], "user_id of .* is list"),
         (lambda rows: [r | {"timestamp": "noon"} for r in rows], [],
          "most values of column timestamp .*not a number"),
-        (lambda rows: [r | {"timestamp": True} for r in rows], [], "timestamp is bool"),
+        (lambda rows: [r | {"timestamp": True} for r in rows], [], "timestamp of .* is bool"),
         (seconds, [], "look like seconds; set source.timestamp_unit=s"),
-        (lambda rows: [r | {"user_id": 1} for r in rows], [], r"1 user\(s\); at least 2"),
-        (lambda rows: [r | {"item_id": "a"} for r in rows], [], r"1 item\(s\); at least 2"),
-        (lambda rows: rows[:50], ["split.kind=column", "split.column=split"], "no column split"),
+        (lambda rows: [r | {"user_id": 1} for r in rows], [], r"1 user\(s\), at least 2"),
+        (lambda rows: [r | {"item_id": "a"} for r in rows], [], r"1 item\(s\), at least 2"),
+        (lambda rows: rows[:50], ["split.kind=column", "split.column=split"],
+         "names the column split, which .*a.parquet does not have"),
+        (lambda rows: [r | {"rating": 3} for r in rows], ["source.actions.like=rating>=4"],
+         "none of the 300 rows of .*a.parquet gives an event: no row fulfils source.actions.like"),
+        (lambda rows: [r | {"rating": 3} for r in rows], ["source.actions.like=rating=='good'"],
+         "source.actions.like=rating=='good': an action compares int64 and string"),
+        (lambda rows: [r | {"rating": "good"} for r in rows], ["source.actions.like=rating>=4"],
+         r"column rating of .*a.parquet .*not a number \(such as 'good' in row 0\)"),
+        (lambda rows: rows, ["source.actions.like=stars>=4"], "names the column stars, which"),
+        (lambda rows: [r | {"action": "hide"} for r in rows], [], "no action .* positive"),
         (lambda rows: [r | {"split": "train"} for r in rows],
          ["split.kind=column", "split.column=split"], "names only train"),
         (lambda rows: [{k: v for k, v in r.items() if k != "timestamp"} for r in rows], [],
@@ -329,6 +339,65 @@ def test_duplicate_item_rows_are_explained(tmp_path: Path) -> None:
     events = write(tmp_path / "a.parquet", log(300))
     with pytest.raises(UserError, match=r"item-1 is there twice: .*row 0 and .*row 1"):
         prepared(tmp_path / "root", events, f"source.items={items}")
+
+
+@pytest.mark.parametrize(
+    ("role", "rows", "message"),
+    [
+        ("items", [{"item_id": 5.0}], "item_id of .*t.parquet is double"),
+        ("items", [{"item_id": 5}, {"item_id": 6}], r"none of the 2 items .* item_id=5, the log i"),
+        ("users", [{"user_id": "u1"}], r"most rows of .*t.parquet .* row 0 is 'u1' .* int64"),
+        ("boards", [{"item_id": "item-1"}], "no column board_id"),
+        ("boards", [{"board_id": 1.5, "item_id": "item-1"}], "board_id of .*t.parquet is double"),
+        ("impressions", [{"item_id": "item-1"}], "no column request_id"),
+        (
+            "impressions",
+            [
+                {
+                    "request_id": 1,
+                    "user_id": 1,
+                    "item_id": "item-1",
+                    "timestamp": FIRST_MS,
+                    "label.save": "yes",
+                }
+            ],
+            "label save of .*t.parquet: .*yes; labels are true or false",
+        ),
+        ("content", [{"item_id": "item-1", "x": 1}], "one column of vectors"),
+    ],
+)
+def test_bad_tables_beside_the_log_are_explained(
+    tmp_path: Path, role: str, rows: Rows, message: str
+) -> None:
+    events, table = write(tmp_path / "a.parquet", log(300)), write(tmp_path / "t.parquet", rows)
+    with pytest.raises(UserError, match=message):
+        prepared(tmp_path / "root", events, f"source.{role}={table}")
+
+
+def test_one_item_is_too_few_although_its_table_has_more(tmp_path: Path) -> None:
+    events = write(tmp_path / "a.parquet", [r | {"item_id": "item-1"} for r in log(300)])
+    items = write(tmp_path / "i.parquet", [{"item_id": "item-1"}, {"item_id": "item-2"}])
+    with pytest.raises(UserError, match=r"1 item\(s\), at least 2"):
+        prepared(tmp_path / "root", events, f"source.items={items}")
+
+
+def test_ids_of_both_kinds_are_text_when_asked_for(tmp_path: Path) -> None:
+    rows = [r | {"item_id": r["item_id"].removeprefix("item-" if n % 2 else "-")}
+            for n, r in enumerate(log(300))]  # fmt: skip
+    events = write(tmp_path / "a.parquet", rows)
+    with pytest.raises(UserError, match=r"source\.text_ids=true"):
+        prepared(tmp_path / "root", events)
+    dataset = prepared(tmp_path / "root", events, "source.text_ids=true")
+    assert set(dataset.item_ids.ids.to_pylist()) == {row["item_id"] for row in rows}
+    assert dataset.user_ids.ids.type == pa.string()
+
+
+def test_text_where_an_action_compares_a_number_is_rejected(tmp_path: Path) -> None:
+    rows = [r | {"rating": "n/a" if n == 7 else "5"} for n, r in enumerate(log(300))]
+    events = write(tmp_path / "a.csv", rows)
+    dataset = prepared(tmp_path / "root", events, "source.actions.like=rating>=4")
+    assert [(r["row"], r["column"], r["value"]) for r in rejects(dataset)] == [(7, "rating", "n/a")]
+    assert dataset.counts["events"] == 299
 
 
 def test_an_order_only_log_keeps_its_order_and_invents_no_time(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The grammar of jobs: words in, one JSON line out, exit codes that tell whose turn it is."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from data.contract.artifact import current, publish, read
 from data.contract.settings import UserError, help_lines
-from ray_jobs.engine.job import help_text, keep, start
+from ray_jobs.engine.job import Job, help_text, keep, run, start
 from ray_jobs.pipeline import PipelineArguments, main
 from ray_jobs.settings import Settings
 
@@ -48,6 +49,54 @@ def test_a_root_remembers_what_its_artefacts_are_and_words_win(tmp_path: Path) -
     assert start([f"root={tmp_path}", "world.preset=drift1"]).settings.world.preset == "drift1"
 
 
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [("file", "file is a file"), ("file/below", "file is a file"), ("s3://bucket/x", "is no path")],
+)
+def test_a_root_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(UserError, match=message):
+        start([f"root={root}"])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch) -> None:
+    there = os.access
+    monkeypatch.setattr("os.access", lambda p, mode: mode == os.F_OK and there(p, mode))
+    with pytest.raises(UserError, match="you may not write to"):
+        start([f"root={tmp_path / 'root'}"])
+
+
+def test_a_submitted_job_needs_a_root_that_outlives_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UserError, match=r"root=runs/default .* submitted job"):
+        start([])
+    assert start([f"root={tmp_path}"]).root == tmp_path
+
+
+def test_a_full_disk_is_no_traceback(tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(job: Job) -> dict[str, str]:
+        raise OSError(errno.ENOSPC, "No space left on device", "x/events.arrow")
+
+    monkeypatch.setattr("sys.argv", ["simulate", f"root={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        run("simulate", full)
+    assert ended.value.code == 2
+    assert "x/events.arrow: No space left" in capsys.readouterr().err
+
+
+def test_what_led_to_no_data_set_is_not_remembered(tmp_path: Path) -> None:
+    words = [f"root={tmp_path}", "source.timestamp_unit=s"]
+    job = start(words, remember=True)
+    assert not (tmp_path / "settings.yaml").exists()
+    job.remember()
+    assert start([f"root={tmp_path}"]).settings.source.timestamp_unit == "s"
+    start(words).remember()
+
+
 def test_an_artefact_is_made_once_and_its_pointer_never_moves_back(tmp_path: Path) -> None:
     job = start([f"root={tmp_path}"])
     made = []
@@ -77,7 +126,7 @@ def test_a_half_written_artefact_is_not_seen_and_is_made_again(tmp_path: Path) -
 
 def test_bad_input_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs.prepare", f"root={tmp_path}", "source.kind=table"]
-    run = subprocess.run(
+    done = subprocess.run(
         [*command, "source.events=/nowhere/log.parquet"],
         capture_output=True,
         text=True,
@@ -85,18 +134,18 @@ def test_bad_input_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
         env=dict(os.environ),
         check=False,
     )
-    assert run.returncode == 2
-    assert "/nowhere/log.parquet" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert done.returncode == 2
+    assert "/nowhere/log.parquet" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_summary_is_the_last_line_and_a_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs.simulate", f"root={tmp_path}", "world.preset=tiny"]
     words = ["world.days=6", "world.num_users=30", "world.num_items=100"]
-    run = subprocess.run(
+    done = subprocess.run(
         [*command, *words], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
-    summary = json.loads(run.stdout.splitlines()[-1])
+    summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["job"] == "simulate"
     assert summary["seconds"]["world"] > 0
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
