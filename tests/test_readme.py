@@ -62,5 +62,5 @@ def test_the_model_of_ones_own_can_be_built(
     settings = build(TwoTowerSettings, {"kind": "acme.models:MyTower"})
     model = build_two_tower(settings, vocabulary)
     assert type(model).__module__ == "acme.models"
-    assert set(model.programs()) == {"item_tower", "user_tower"}
+    assert set(model.programs()) == {"item_tower", "user_tower", "item_prior"}
     sys.modules.pop("acme.models")
