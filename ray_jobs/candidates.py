@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRAIN_REQUESTS = 20_000
 HELD_OUT_REQUESTS = 4_000
 NEGATIVES = 20
-RANKED = 200
+RANKED = 500
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 
@@ -136,14 +136,26 @@ def _held_out_moments(log: SplitLog, part: int) -> Moments:
     return Moments(asked, action, np.sort((owners << 32) | queries.positives))
 
 
+def _found(moments: Moments, retriever: Retriever, dataset: Dataset) -> tuple[Moments, Ints]:
+    """Moments whose positive is among the highest ranked, and their items, [Q, RANKED].
+
+    A positive that is not retrieved is never ranked; set among the nearest items it would teach
+    that what lies far from the user is liked.
+    """
+    ranking = rank(retriever.scores, moments.queries, Catalogue.of(dataset), RANKED)
+    found = np.flatnonzero(ranking.hits.any(axis=1))
+    kept = replace(moments, queries=moments.queries.take(found), action=moments.action[found])
+    return kept, ranking.items[found]
+
+
 def _impressions(
     moments: Moments, retriever: Retriever, dataset: Dataset, rng: np.random.Generator
 ) -> pa.Table:
-    """Each positive beside `NEGATIVES` of the items that the retriever ranks highest."""
+    """Each positive that the retriever finds, beside `NEGATIVES` others that it does."""
+    moments, ranking = _found(moments, retriever, dataset)
     queries = moments.queries
-    ranking = rank(retriever.scores, queries, Catalogue.of(dataset), RANKED)
-    pairs = (queries.users[:, None] << 32) | ranking.items
-    offered = np.where(np.isin(pairs, moments.liked), -1, ranking.items)
+    pairs = (queries.users[:, None] << 32) | ranking
+    offered = np.where(np.isin(pairs, moments.liked), -1, ranking)
     order = np.argsort(rng.random(offered.shape) + (offered < 0), axis=1)[:, :NEGATIVES]
     negatives = np.take_along_axis(offered, order, axis=1)
     items = np.concatenate([queries.positives[:, None], negatives], axis=1)

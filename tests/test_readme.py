@@ -7,14 +7,17 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.contract.schema import Feature, Vocabulary
 from data.contract.settings import build
+from data.world_population import IdKind, external_ids
+from data.world_settings import WorldSettings, resolve
 from models.two_tower import TwoTowerSettings, build_two_tower
 from ray_jobs.engine.job import start
 from ray_jobs.pipeline import PipelineArguments
-from serve.messages import RecommendRequest
+from serve.messages import Event, RecommendRequest
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -42,8 +45,14 @@ def test_the_bodies_of_the_examples_are_accepted() -> None:
         for words in COMMANDS
         if words[0] == "curl"
     }
-    RecommendRequest.model_validate(bodies["recommend"])
-    assert bodies["events"]["events"][0]["action"] == "save"
+    request = RecommendRequest.model_validate(bodies["recommend"])
+    event = Event.model_validate(bodies["events"]["events"][0])
+    assert event.action == "save"
+    # Both are of the default world, so that a newcomer's first feed is somebody's own.
+    world, known = resolve(WorldSettings()), np.arange(100)
+    users, items = (external_ids(known, world, kind) for kind in (IdKind.USER, IdKind.ITEM))
+    assert {request.user_id, event.user_id} <= set(users.tolist())
+    assert event.item_id in items
 
 
 def test_the_model_of_ones_own_can_be_built(
@@ -62,5 +71,5 @@ def test_the_model_of_ones_own_can_be_built(
     settings = build(TwoTowerSettings, {"kind": "acme.models:MyTower"})
     model = build_two_tower(settings, vocabulary)
     assert type(model).__module__ == "acme.models"
-    assert set(model.programs()) == {"item_tower", "user_tower"}
+    assert set(model.programs()) == {"item_tower", "user_tower", "item_prior"}
     sys.modules.pop("acme.models")
