@@ -21,7 +21,7 @@ from data.dataset import Dataset
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
-from data.training_log import TrainingLog
+from data.training_log import TrainingLog, span_of
 from data.trends import Trends
 from data.windows import resolve
 from ray_jobs.engine.inference import Retriever
@@ -74,7 +74,10 @@ def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever)
     log = SplitLog(dataset, settings.split, windows, settings.seed)
     for number, (name, part) in enumerate(PARTS.items()):
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 0xCA, part]))
-        moments = _training_moments(log, rng) if part == TRAIN else _held_out_moments(log, part)
+        days = windows.ranker if windows else None
+        moments = (
+            _training_moments(log, days, rng) if part == TRAIN else _held_out_moments(log, part)
+        )
         known = Trends.of(log, range(TRAIN, max(part, TRAIN + 1)))
         table = _impressions(moments, replace(retriever, trends=known), dataset, rng)
         folder = draft.path / "impressions" / f"part={name}"
@@ -84,9 +87,11 @@ def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever)
         pq.write_table(table, folder / "part-00000.parquet", row_group_size=1 << 14)
 
 
-def _training_moments(log: SplitLog, rng: np.random.Generator) -> Moments:
-    """A sample of the training labels, each with the events before it."""
-    lessons = list(TrainingLog(log, (TRAIN,)).lessons())
+def _training_moments(
+    log: SplitLog, days: tuple[int, int] | None, rng: np.random.Generator
+) -> Moments:
+    """A sample of the training labels, those of `days` in a time split, with the events before."""
+    lessons = list(TrainingLog(log, (TRAIN,), span_of(log, days)).lessons())
     total = sum(int(lesson.labels.sum()) for lesson in lessons)
     share = min(1.0, TRAIN_REQUESTS / max(1, total))
     found, liked = [], []

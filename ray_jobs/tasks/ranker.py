@@ -56,11 +56,16 @@ class RankerTask(LogTask):
     @property
     def files(self) -> list[Path]:
         """Impressions to learn from."""
+        parts = ("train",) if self.assignment.phase == "choose" else ("train", "valid")
+        windows = self.assignment.windows
+        return self._files(parts, windows.ranker if windows else None)
+
+    def _files(self, parts: tuple[str, ...], days: tuple[int, int] | None) -> list[Path]:
+        """Impressions of some parts made from candidates, or of some days of the log."""
         assignment = self.assignment
-        if assignment.windows:
-            return assignment.dataset.impression_files(*assignment.windows.ranker)
-        parts = ("train",) if assignment.phase == "choose" else ("train", "valid")
-        return candidate_files(assignment.root, str(assignment.candidates_version), parts)
+        if assignment.candidates_version is not None:
+            return candidate_files(assignment.root, assignment.candidates_version, parts)
+        return assignment.dataset.impression_files(*days) if days else []
 
     def plan(self) -> BlockPlan:
         """All row groups of the impressions."""
@@ -108,12 +113,8 @@ class RankerTask(LogTask):
 
     def _validation_impressions(self) -> pa.Table | None:
         """Impressions of the validation days, or made from the validation part; a sample."""
-        assignment = self.assignment
-        if assignment.windows:
-            files = assignment.dataset.impression_files(*assignment.windows.valid)
-        else:
-            version = str(assignment.candidates_version)
-            files = candidate_files(assignment.root, version, ("valid",))
+        windows = self.assignment.windows
+        files = self._files(("valid",), windows.valid if windows else None)
         if not files:
             return None
         share = -(-VALIDATION_ROWS // len(files))
@@ -121,8 +122,9 @@ class RankerTask(LogTask):
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
-        log, timed = self.assignment.log, self.assignment.windows is not None
-        return UserEvents.of(TrainingLog(log, (TRAIN, VALID) if timed else (TRAIN,)))
+        logged = self.assignment.candidates_version is None
+        parts = (TRAIN, VALID) if logged else (TRAIN,)
+        return UserEvents.of(TrainingLog(self.assignment.log, parts))
 
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""
