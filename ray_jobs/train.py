@@ -20,7 +20,7 @@ from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
-from ray_jobs.engine.worker import BEST, CURVE, OUTCOME, alone, work
+from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 
@@ -110,7 +110,8 @@ def _fit(
             choose, folder=(folder / "refit").absolute(), phase="refit", max_steps=steps
         )
         outcomes["refit"] = _phase(last)
-    shutil.copy(last.folder / BEST, draft.path / "model.safetensors")
+    best = best_file(last.folder, outcomes[last.phase]["best_step"])
+    shutil.copy(best, draft.path / "model.safetensors")
     _describe(draft, last, outcomes, parents)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,7 +122,7 @@ def _phase(assignment: Assignment) -> dict[str, Any]:
     if not outcome.is_file():
         assignment.folder.mkdir(parents=True, exist_ok=True)
         title = f"{assignment.model} ({assignment.phase})"
-        with following(assignment.folder / CURVE, title):
+        with following(assignment.folder / CURVE, assignment.folder / PLAN, title):
             launch(assignment)
     found: dict[str, Any] = json.loads(outcome.read_text())
     return found

@@ -12,7 +12,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
@@ -20,7 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from data.contract.artifact import write_atomically
-from ray_jobs.engine.loop import Learner, TrainState, world_size
+from ray_jobs.engine import ranks
+from ray_jobs.engine.loop import Learner, TrainState
 from ray_jobs.engine.streams import Progress
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def save(folder: Path, learner: Learner, state: TrainState) -> None:
     """Writes a checkpoint; called on every rank. Older ones are removed once it is whole."""
     merge_progress(state)
     name = f"step-{state.step:06d}"
-    dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=world_size() == 1)
-    if is_first_rank():
+    dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=ranks.world_size() == 1)
+    if ranks.rank() == 0:
         (folder / name / "state.json").write_text(json.dumps(_tree(state)))
         write_atomically(folder / POINTER, name)
         for old in folder.glob("step-*"):
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)
-    barrier()
+    ranks.barrier()
 
 
 def load(folder: Path, learner: Learner) -> TrainState | None:
@@ -50,7 +50,7 @@ def load(folder: Path, learner: Learner) -> TrainState | None:
         return None
     path = folder / pointer.read_text().strip()
     tensors = _tensors(learner)
-    dcp.load(tensors, checkpoint_id=str(path), no_dist=world_size() == 1)
+    dcp.load(tensors, checkpoint_id=str(path), no_dist=ranks.world_size() == 1)
     _restore(learner, tensors)
     return _state(json.loads((path / "state.json").read_text()))
 
@@ -77,24 +77,8 @@ def _state(tree: dict[str, Any]) -> TrainState:
 
 def merge_progress(state: TrainState) -> None:
     """Lets every rank know what all ranks have consumed of the epoch."""
-    if world_size() == 1:
-        return
-    others: list[Progress | None] = [None] * world_size()
-    dist.all_gather_object(others, state.progress)
-    for other in others:
-        if other is not None:
-            state.progress.absorb(other)
-
-
-def is_first_rank() -> bool:
-    """Whether this process is rank 0 (or alone)."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def barrier() -> None:
-    """Waits for all ranks."""
-    if world_size() > 1:
-        dist.barrier()
+    for progress in ranks.gathered(state.progress):
+        state.progress.absorb(progress)
 
 
 def snapshot_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,39 +3,89 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.worker import work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Task
 
+# A minute, Ray's own limit, is less than slow machines and clusters that add nodes need.
+START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+
 
 def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> None:
-    """Trains on `train.num_workers` ranks. A killed worker restarts the group, which resumes."""
-    settings = assignment.settings.train
+    """Trains on `train.num_workers` ranks. A killed worker restarts the group, which resumes.
+
+    Raises:
+        UserError: a rank has raised one; that is not tried again.
+        TrainingFailedError: the group has failed more than `train.max_failures` times.
+    """
+    os.environ.setdefault(*START_TIMEOUT)
+    complaint = Complaint(assignment.folder / "complaint.txt")
+
+    # A closure, for the controller would import all that a configuration is made of.
+    def loop() -> None:
+        _work_on_rank(assignment, task, complaint)
+
     trainer = TorchTrainer(
-        _loop,
-        train_loop_config={"assignment": assignment, "task": task},
-        scaling_config=ScalingConfig(num_workers=settings.num_workers),
-        run_config=RunConfig(
-            name=assignment.folder.parent.name + "-" + assignment.phase,
-            storage_path=str(assignment.root / "checkpoints" / "ray"),
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-        ),
+        loop,
+        scaling_config=ScalingConfig(num_workers=assignment.settings.train.num_workers),
+        run_config=_run_config(assignment, complaint),
     )
-    trainer.fit()
+    try:
+        with _interruptible():
+            trainer.fit()
+    except TrainingFailedError:
+        complaint.raise_again()
+        raise
 
 
-def _loop(config: dict[str, Any]) -> None:
-    assignment: Assignment = config["assignment"]
-    workers = assignment.settings.train.num_workers
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    work(assignment, config["task"])
+def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:
+    # Groups that cannot be started count on their own, and by default without end.
+    # Ray's type hints show the classes of Train's version 1.
+    failures = assignment.settings.train.max_failures
+    limits: dict[str, Any] = {"max_failures": failures, "controller_failure_limit": failures}
+    callbacks: list[Any] = [complaint]
+    return RunConfig(
+        name="ray",
+        storage_path=str(assignment.folder),
+        failure_config=FailureConfig(**limits),
+        callbacks=callbacks,
+    )
+
+
+def _work_on_rank(
+    assignment: Assignment, task: Callable[[Assignment], Task], complaint: Complaint
+) -> None:
+    ranks_here = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+    with complaint.kept():
+        work(assignment, task)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C be a KeyboardInterrupt again: Ray Train ends the process with code 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
 from data.contract.settings import Count, NonNegative, Positive, Share
 from models.embeddings import ShardedModel, Table
+from ray_jobs.engine import ranks
 from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ class TrainState:
     Attributes:
         step: optimiser steps done.
         progress: rows consumed in the current epoch.
-        rows: training rows (windows or requests) consumed since the start.
+        rows: training rows (windows or requests) consumed by all ranks since the start.
         best_step: step of the best validation.
         best_score: its score.
-        curve: log lines: step, loss, rate, rows/s, share of time waiting for data.
+        curve: log lines over all ranks: step, loss, rate, rows/s, share of time waiting for data.
         validations: step and metrics of each validation.
     """
 
@@ -182,7 +182,8 @@ def train(
     spare: Batch | None = None
     while state.step < schedule.max_steps:
         portion = meter.waiting(lambda: stream.take(state.progress.epoch))
-        if not _anyone(portion is not None):
+        busy, rows = _offered(portion)
+        if not busy:
             if state.progress.epoch + 1 >= settings.max_epochs:
                 break
             state.progress.next_epoch()
@@ -190,15 +191,15 @@ def train(
         spare = portion.batch.muted() if portion else spare or stream.spare()
         batch = portion.batch if portion else spare
         loss, logs = _step(learner, batch, schedule.rate(state.step), state, settings)
-        _count(state, portion)
-        meter.add(loss, logs, batch)
+        _count(state, portion, rows)
+        meter.add(loss, logs, rows)
         if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
             state.curve.append(meter.line(state, schedule))
             observer.logged(state.curve[-1])
-        if state.step % settings.checkpoint_every == 0:
-            observer.checkpoint(learner, state)
         if state.step % settings.validate_every == 0 and observer.validated(learner, state):
             break
+        if state.step % settings.checkpoint_every == 0:
+            observer.checkpoint(learner, state)
     return state
 
 
@@ -206,7 +207,7 @@ def _step(
     learner: Learner, batch: Batch, rate: float, state: TrainState, settings: TrainSettings
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     # Dropout is reseeded at each step, so that a resumed run draws what the whole one drew.
-    torch.manual_seed((state.step << 8) + _rank())
+    torch.manual_seed((state.step << 8) + ranks.rank())
     learner.set_rate(rate)
     learner.optimizer.zero_grad(set_to_none=True)
     loss, logs = learner.model.module(batch)
@@ -217,20 +218,20 @@ def _step(
     return loss.detach(), logs
 
 
-def _count(state: TrainState, portion: Portion | None) -> None:
-    if portion is None:
-        return
-    state.progress.batches[portion.ticket.block] = portion.consumed
-    state.rows += int((portion.batch.weight > 0).sum())
+def _offered(portion: Portion | None) -> tuple[int, int]:
+    """Ranks that still have a batch of this epoch, and the rows in their batches.
+
+    As long as there is one, all ranks take the step: collectives stay in step.
+    """
+    rows = int((portion.batch.weight > 0).sum()) if portion else 0
+    busy, total = ranks.summed(torch.tensor([int(portion is not None), rows])).tolist()
+    return busy, total
 
 
-def _anyone(has_batch: bool) -> bool:
-    """Whether any rank still has a batch of this epoch: collectives stay in step."""
-    if world_size() == 1:
-        return has_batch
-    flag = torch.tensor(int(has_batch))
-    dist.all_reduce(flag)
-    return bool(flag.item())
+def _count(state: TrainState, portion: Portion | None, rows: int) -> None:
+    state.rows += rows
+    if portion:
+        state.progress.batches[portion.ticket.block] = portion.consumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,7 @@ class Schedule:
 
 
 class Meter:
-    """Averages between log lines; nothing is read back from the device in between."""
+    """Averages between log lines; only these read from the device and from the other ranks."""
 
     def __init__(self) -> None:
         """Starts empty."""
@@ -272,32 +273,32 @@ class Meter:
         self._waited += time.perf_counter() - started
         return portion
 
-    def add(self, loss: torch.Tensor, logs: dict[str, torch.Tensor], batch: Batch) -> None:
-        """Adds one step."""
+    def add(self, loss: torch.Tensor, logs: dict[str, torch.Tensor], rows: int) -> None:
+        """Adds one step, in which all ranks together trained on so many rows."""
         for name, value in {"loss": loss, **logs}.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach()
-        self._rows += int(batch.weight.shape[0])
+        self._rows += rows
         self._steps += 1
 
     def line(self, state: TrainState, schedule: Schedule) -> dict[str, float]:
-        """The averages since the last line."""
+        """The averages since the last line, over all ranks; every rank calls it.
+
+        A rank's loss is scaled so that the mean over ranks is the loss over all rows
+        (`models.losses.weighted_mean`). All ranks wait for the one that waits longest for data.
+        """
         seconds = time.perf_counter() - self._started
-        line = {name: float(total) / self._steps for name, total in self._sums.items()}
-        line |= {
+        waited = ranks.largest(torch.tensor(self._waited)).item()
+        line = self._means() | {
             "step": state.step,
             "epoch": state.progress.epoch,
             "rate": schedule.rate(state.step - 1),
             "samples_per_s": self._rows / seconds,
-            "data_wait": self._waited / seconds,
+            "data_wait": waited / seconds,
         }
         self._reset()
         return line
 
-
-def world_size() -> int:
-    """Ranks in the group; 1 without one."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    def _means(self) -> dict[str, float]:
+        totals = ranks.summed(torch.stack(list(self._sums.values())))
+        means = totals / (self._steps * ranks.world_size())
+        return dict(zip(self._sums, means.tolist(), strict=True))

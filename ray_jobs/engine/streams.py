@@ -12,19 +12,17 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
-from data.blocks import Block, stretches
+from data.blocks import Block
 from models.batch import Batch
+from ray_jobs.engine.block_reader import read_tables
 
 WHOLE = -1
-STRETCH_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,12 @@ class Progress:
     batches: dict[int, int] = field(default_factory=dict)
 
     def absorb(self, other: Progress) -> None:
-        """Adds what another rank has consumed."""
-        self.batches |= other.batches
+        """Adds what another rank has consumed: of each block, whatever is further."""
+        for block, count in other.batches.items():
+            if WHOLE in (count, self.batches.get(block)):
+                self.batches[block] = WHOLE
+            else:
+                self.batches[block] = max(count, self.batches.get(block, 0))
 
     def next_epoch(self) -> None:
         """Starts the next epoch with nothing consumed."""
@@ -96,40 +98,6 @@ def tickets(
     for epoch in range(done.epoch + 1, max_epochs):
         mine += [Ticket(epoch, block) for block in plan.order(epoch)[rank::world_size]]
     return mine
-
-
-def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
-    """Reads blocks in the given order with Ray Data, one stretch of them ahead of the consumer.
-
-    Each stretch is read to its end: Ray Data's executor lives in this process and spins while it
-    waits for a slow consumer, which made training three times slower on two cores. Memory is
-    bounded by two stretches.
-    """
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead: Future[list[Any]] | None = None
-        for stretch in itertools.chain(stretches(blocks, STRETCH_BYTES), [None]):
-            ready = ahead.result() if ahead else []
-            ahead = reader.submit(_read_stretch, stretch) if stretch else None
-            while ready:
-                yield ray.get(ready.pop(0))
-
-
-def _read_stretch(blocks: list[Block]) -> list[Any]:
-    """References to the tables of some blocks, in their order."""
-    context = ray.data.DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    with ray.data.DataContext.current(context):
-        numbers = ray.data.range(len(blocks), override_num_blocks=len(blocks))
-        tables = numbers.map_batches(
-            cast("Any", _read_numbered), batch_size=None, batch_format="pyarrow", fn_args=(blocks,)
-        )
-        return list(tables.to_arrow_refs())
-
-
-def _read_numbered(numbers: pa.Table, blocks: list[Block]) -> pa.Table:
-    return pa.concat_tables([blocks[number].read() for number in numbers["id"].to_pylist()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""One rank of a training run: builds the model, resumes, runs the loop, leaves the best weights."""
+"""One rank of a training run: builds the model, resumes, runs the loop, leaves the best weights.
+
+What a killed run left behind after its last checkpoint is taken back on resuming: the curve is
+rewritten, and weights are kept by step, so that a checkpoint finds the best that it knows of.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from torch import nn
 from data.contract.artifact import write_atomically
 from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
-from ray_jobs.engine import checkpoint
+from ray_jobs.engine import checkpoint, ranks
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.inference import CORE, TABLES, split_snapshot
 from ray_jobs.engine.loop import (
@@ -26,31 +30,32 @@ from ray_jobs.engine.loop import (
     TrainSettings,
     TrainState,
     train,
-    world_size,
 )
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.streams import Prefetched, portions, spare_batch, tickets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-BEST = "best.safetensors"
 OUTCOME = "outcome.json"
 CURVE = "curve.jsonl"
+PLAN = "plan.txt"
 
 
 def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> None:
-    """Trains on this rank; rank 0 leaves `best.safetensors` and `outcome.json` in the folder."""
+    """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
     quiet_libraries()
     settings = assignment.settings.train
     task = make_task(assignment)
     learner = build_learner(task, assignment)
     state = checkpoint.load(assignment.folder, learner) or TrainState()
     plan = task.plan()
-    todo = tickets(plan, state.progress, settings.max_epochs, _rank(), world_size())
+    todo = tickets(plan, state.progress, settings.max_epochs, ranks.rank(), ranks.world_size())
     stream = Prefetched(portions(plan, todo, task.collate), lambda: spare_batch(plan, task.collate))
     schedule = Schedule(settings.warmup_steps, steps_of(task, assignment), settings.final_rate)
     recorder = Recorder(task, assignment, schedule)
+    recorder.start(learner, state)
     try:
         train(learner, stream, state, settings, schedule, recorder)
     finally:
@@ -73,8 +78,6 @@ def build_learner(task: Task, assignment: Assignment) -> Learner:
     if assignment.start_from:
         _start_from(assignment, core, model.module)
     optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01)
-    if _rank() == 0 and world_size() > 1:
-        (assignment.folder / "plan.txt").write_text(model.plan)
     return Learner(model, optimizer, dense_rate, sparse_rate)
 
 
@@ -92,7 +95,7 @@ def snapshot(learner: Learner, task: Task) -> Snapshot:
     reads the tables.
     """
     tables = full_tables(learner.model.module)
-    if _rank() != 0:
+    if ranks.rank() != 0:
         return {}
     core = checkpoint.snapshot_cpu(learner.model.core.state_dict())
     return {CORE + k: v for k, v in core.items()} | {
@@ -122,56 +125,70 @@ class Recorder:
         """Of the loop."""
         return self.assignment.settings.train
 
+    def start(self, learner: Learner, state: TrainState) -> None:
+        """Leaves the sharding plan, and the curve as far as it is part of this run."""
+        if ranks.rank() != 0:
+            return
+        if ranks.world_size() > 1:
+            write_atomically(self.assignment.folder / PLAN, learner.model.plan)
+        text = "".join(self._line(line) for line in state.curve)
+        write_atomically(self.assignment.folder / CURVE, text)
+
     def logged(self, line: dict[str, float]) -> None:
         """Appends to the curve, which the driver's progress bar follows."""
-        if _rank() == 0:
+        if ranks.rank() == 0:
             with (self.assignment.folder / CURVE).open("a") as file:
-                file.write(json.dumps(line | {"max_steps": self.schedule.max_steps}) + "\n")
+                file.write(self._line(line))
+
+    def _line(self, line: dict[str, float]) -> str:
+        return json.dumps(line | {"max_steps": self.schedule.max_steps}) + "\n"
 
     def checkpoint(self, learner: Learner, state: TrainState) -> None:
-        """Saves on all ranks."""
-        checkpoint.save(self.assignment.folder, learner, state)
+        """Saves on all ranks; weights that no checkpoint asks for any more are removed."""
+        folder = self.assignment.folder
+        checkpoint.save(folder, learner, state)
+        if ranks.rank() == 0:
+            for file in folder.glob("best-*"):
+                if file != best_file(folder, state.best_step):
+                    file.unlink()
 
     def validated(self, learner: Learner, state: TrainState) -> bool:
         """Scores the weights; True when patience has run out. Nothing to do while refitting."""
         if self.assignment.phase == "refit":
             return False
         weights = snapshot(learner, self.task)
-        stop = torch.zeros(1)
-        if _rank() == 0:
-            stop[0] = float(self._judge(weights, state))
-        if world_size() > 1:
-            dist.broadcast(stop, 0)
-        return bool(stop.item())
+        metrics = self.task.validate(weights) if ranks.rank() == 0 else {}
+        return self._judge(ranks.from_first(metrics), weights, state)
 
-    def _judge(self, weights: Snapshot, state: TrainState) -> bool:
-        metrics = self.task.validate(weights)
+    def _judge(self, metrics: dict[str, float], weights: Snapshot, state: TrainState) -> bool:
         if not metrics:
             return False
         state.validations.append({"step": state.step, **metrics})
         score = self.task.score(metrics)
         if score > state.best_score:
             state.best_step, state.best_score = state.step, score
-            self._keep(weights)
+            self._keep(weights, state)
         behind = state.step - state.best_step
         return behind >= self.settings.patience * self.settings.validate_every
 
-    def _keep(self, weights: Snapshot) -> None:
-        file = self.assignment.folder / BEST
-        save_file(weights, file.with_suffix(".part"))
-        file.with_suffix(".part").replace(file)
+    def _keep(self, weights: Snapshot, state: TrainState) -> None:
+        if ranks.rank() == 0:
+            file = best_file(self.assignment.folder, state.best_step)
+            save_file(weights, file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
 
     def finish(self, learner: Learner, state: TrainState) -> None:
         """Keeps the last weights where nothing was chosen, and writes the outcome."""
         last_is_new = not state.validations or state.validations[-1]["step"] != state.step
         if last_is_new:
             self.validated(learner, state)
-        weights = snapshot(learner, self.task) if not state.best_step else {}
-        if _rank() != 0:
-            return
-        if weights:
+        if not state.best_step:
             state.best_step = state.step
-            self._keep(weights)
+            self._keep(snapshot(learner, self.task), state)
+        if ranks.rank() == 0:
+            self._conclude(learner, state)
+
+    def _conclude(self, learner: Learner, state: TrainState) -> None:
         tree = {
             "steps": state.step,
             "best_step": state.best_step,
@@ -179,8 +196,15 @@ class Recorder:
             "epoch": state.progress.epoch,
             "curve": state.curve,
             "validations": state.validations,
+            "workers": self.settings.num_workers,
+            "plan": learner.model.plan if ranks.world_size() > 1 else None,
         }
         write_atomically(self.assignment.folder / OUTCOME, json.dumps(tree))
+
+
+def best_file(folder: Path, step: int) -> Path:
+    """Weights kept after a step, in a run's folder."""
+    return folder / f"best-{step:06d}.safetensors"
 
 
 def alone(run: Callable[[], None]) -> None:
@@ -197,7 +221,3 @@ def alone(run: Callable[[], None]) -> None:
         torch.set_num_threads(threads)
         if owner:
             dist.destroy_process_group()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0

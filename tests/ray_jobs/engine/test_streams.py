@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -14,14 +13,12 @@ from hypothesis import strategies as st
 
 from data.blocks import Block
 from models.batch import Batch
-from ray_jobs.engine import streams
 from ray_jobs.engine.streams import (
     WHOLE,
     BlockPlan,
     Prefetched,
     Progress,
     portions,
-    read_tables,
     spare_batch,
     tickets,
 )
@@ -87,6 +84,24 @@ def test_progress_survives_json() -> None:
     assert Progress.from_tree(progress.to_tree()) == progress
 
 
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3))
+def test_ranks_that_resume_lose_no_progress_to_what_others_knew_before(
+    attempts: list[tuple[int, int]],
+) -> None:
+    plan, seen, merged = plan_of(5), [], Progress()
+    for world_size, stop in [*attempts, (2, 100)]:
+        states = [Progress(merged.epoch, dict(merged.batches)) for _ in range(world_size)]
+        for rank, state in enumerate(states):
+            todo = tickets(plan, merged, 1, rank, world_size)
+            for portion in itertools.islice(portions(plan, todo, collate, read_numbers), stop):
+                seen += portion.batch.inputs["row"].tolist()
+                state.batches[portion.ticket.block] = portion.consumed
+        merged = Progress()
+        for state in states:
+            merged.absorb(state)
+    assert sorted(seen) == list(range(ROWS * 5))
+
+
 def test_a_prefetched_stream_hands_over_errors_and_ends_epochs() -> None:
     plan = plan_of(1)
     todo = tickets(plan, Progress(), 2, 0, 1)
@@ -108,18 +123,6 @@ def test_a_spare_batch_has_no_weight() -> None:
     batch = spare_batch(plan_of(2), collate, read_numbers)
     assert len(batch.weight) == 3
     assert not batch.weight.any()
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("stretch_bytes", [1, 128, 1 << 20])
-def test_ray_data_reads_blocks_in_the_planned_order(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_bytes: int
-) -> None:
-    monkeypatch.setattr(streams, "STRETCH_BYTES", stretch_bytes)
-    pq.write_table(pa.table({"row": np.arange(40)}), tmp_path / "a.parquet", row_group_size=8)
-    blocks = [Block(tmp_path / "a.parquet", number, 8, 64) for number in (3, 0, 4, 0)]
-    firsts = [table["row"][0].as_py() for table in read_tables(blocks)]
-    assert firsts == [24, 0, 32, 0]
 
 
 def test_a_spare_batch_reads_no_further_than_the_first_rows() -> None:

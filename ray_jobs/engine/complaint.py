@@ -1,0 +1,44 @@
+"""A UserError's way from a rank to the driver, past Ray Train's wish to try again.
+
+Ray Train's controller imports this module: it imports little.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ray.train import UserCallback
+
+from data.contract.settings import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Complaint(UserCallback):
+    """Ends the run, instead of trying again, when a rank has left a UserError's text."""
+
+    def __init__(self, file: Path) -> None:
+        """Takes the file for the text; what an earlier run left is removed."""
+        self.file = file
+        file.unlink(missing_ok=True)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """On a rank: leaves the text of a UserError on its way out."""
+        try:
+            yield
+        except UserError as error:
+            self.file.write_text(str(error))
+            raise
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """In the controller: an error of its own is not tried again."""
+        self.raise_again()
+
+    def raise_again(self) -> None:
+        """Raises what a rank has left, if anything."""
+        if self.file.is_file():
+            raise UserError(self.file.read_text())
