@@ -83,8 +83,8 @@ ENCODED_EVENT = pa.schema(
 Polarity = Literal["positive", "negative", "neutral"]
 Order = Literal["clock", "position", "none"]
 FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
-# Days before a moment whose positive events say what is popular at it.
-TREND_DAYS = (1, 3, 7, 14, 28)
+# Days before a moment whose positive events say what is popular at it; the last span is all time.
+TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
 NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
 
 
