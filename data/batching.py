@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 
+NEXT_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -43,7 +45,7 @@ class Windows:
         target_window: window of each target, [T].
         target_length: events of the window that are read before the target, [T].
         target_item: item row of the target, [T].
-        target_time: when it happened, ms since 1970, [T]; 0 in a log without a clock.
+        target_moment: when it is foretold, ms since 1970, [T]; 0 in a log without a clock.
     """
 
     user: Ints
@@ -51,7 +53,7 @@ class Windows:
     target_window: Ints
     target_length: Ints
     target_item: Ints
-    target_time: Ints
+    target_moment: Ints
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -65,7 +67,7 @@ class Windows:
         counts = np.diff(ends)[windows]
         at = ragged_positions(ends[windows], counts)
         renumbered = np.repeat(np.arange(len(windows)), counts)
-        targets = (self.target_length[at], self.target_item[at], self.target_time[at])
+        targets = (self.target_length[at], self.target_item[at], self.target_moment[at])
         return Windows(self.user[windows], events, renumbered, *targets)
 
 
@@ -77,15 +79,44 @@ def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Even
     return Events(events.offsets, *(column[order] for column in columns)), order
 
 
-def cut_windows(events: Events, labels: Mask, max_length: int, rng: np.random.Generator) -> Windows:
+def draw_moments(
+    events: Events, created_at: Ints, horizon_ms: int, rng: np.random.Generator
+) -> Ints:
+    """When each event is to be foretold: up to a horizon before it, once its item is there.
+
+    Half of the events are foretold right before they happen, which teaches what a session is about;
+    the others from days before, which teaches what the user is about (dense all-action,
+    PinnerFormer, KDD'22).
+
+    Args:
+        events: timelines of a block.
+        created_at: int64[item rows] ms since 1970, 0 where unknown.
+        horizon_ms: longest time ahead.
+        rng: draws the times.
+
+    Returns:
+        ms since 1970, [H].
+    """
+    ahead = (rng.random(len(events.timestamp)) * horizon_ms).astype(np.int64)
+    ahead[rng.random(len(ahead)) < NEXT_SHARE] = 0
+    there = np.minimum(created_at[events.item], events.timestamp)
+    moments: Ints = np.maximum(events.timestamp - ahead, there)
+    return moments
+
+
+def cut_windows(
+    events: Events, labels: Mask, moments: Ints, max_length: int, rng: np.random.Generator
+) -> Windows:
     """Tiles every user's labels with windows, each label in exactly one.
 
     A window predicts the labels of a stretch of `max_length // 2` events and reads the events
-    before each, at most `max_length`. Where the tiles begin is drawn anew each time.
+    before each one's moment, at most `max_length`. However far ahead the moment is, a quarter of
+    `max_length` is read if there is as much. Where the tiles begin is drawn anew each time.
 
     Args:
         events: timelines of a block.
         labels: which events are to be predicted, aligned with the events.
+        moments: when each is predicted, ms since 1970, aligned with the events.
         max_length: most events that a window reads.
         rng: draws the offsets.
     """
@@ -100,8 +131,12 @@ def cut_windows(events: Events, labels: Mask, max_length: int, rng: np.random.Ge
     tile_start = events.offsets[user[first]] + tile[first] * stride - shift[user[first]]
     starts = np.maximum(events.offsets[user[first]], tile_start - (max_length - stride))
     read = events.cut(starts, position[last] - starts)
-    targets = (position - starts[window], events.item[position], events.timestamp[position])
-    return Windows(user[first], read, window, *targets)
+    known = np.maximum(
+        events.positions_before(user, moments[position]),
+        np.maximum(starts, tile_start - stride // 2)[window],
+    )
+    length = np.minimum(known, position) - starts[window]
+    return Windows(user[first], read, window, length, events.item[position], moments[position])
 
 
 def even_chunks(count: int, size: int, rng: np.random.Generator) -> Iterator[Ints]:
@@ -253,7 +288,7 @@ def two_tower_batch(
 
 def _trends(windows: Windows, pool: Pool, trends: Trends) -> Arrays:
     """How the targets did on their days, [T], and the pool on each day of the batch, [M, P]."""
-    day = days_of(trends.calendar, windows.target_time)
+    day = days_of(trends.calendar, windows.target_moment)
     moments, moment = np.unique(day, return_inverse=True)
     of_targets = trends.before(day, windows.target_item)
     of_pool = trends.before(moments[:, None], pool.item)

@@ -85,6 +85,9 @@ class TwoTowerSettings:
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
             history carry items and users without a row.
         hidden: width of the towers' hidden layers.
+        horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
+            default as many days as the reported part of a time split has, else none: the next
+            positive alone.
         temperature: first value of the learnt temperature of the scores, at least 0.01.
         sequence: the encoder of histories.
         negatives: the pool of candidates.
@@ -99,6 +102,7 @@ class TwoTowerSettings:
     id_dim: Count = 64
     id_dropout: Dropout = 0.2
     hidden: Count = 256
+    horizon_days: NonNegative | None = None
     temperature: Positive = 0.07
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)

@@ -10,10 +10,12 @@ import numpy as np
 from data.batching import (
     PoolSampler,
     cut_windows,
+    draw_moments,
     even_chunks,
     shuffle_within_users,
     two_tower_batch,
 )
+from data.contract.schema import DAY_MS
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
@@ -62,6 +64,16 @@ class TwoTowerTask(LogTask):
         """What was popular when."""
         return Trends.of(self.assignment.log, self.assignment.parts)
 
+    @property
+    def horizon_ms(self) -> int:
+        """How far ahead a state predicts: as far as evaluation asks, unless the settings say."""
+        days, windows = self.settings.horizon_days, self.assignment.windows
+        if self.assignment.dataset.calendar is None:
+            return 0
+        if days is None:
+            days = windows.test[1] - windows.test[0] + 1 if windows else 0
+        return int(days * DAY_MS)
+
     def plan(self) -> BlockPlan:
         """All blocks of timelines."""
         seed = self.assignment.stream_seed("two_tower.plan")
@@ -74,7 +86,9 @@ class TwoTowerTask(LogTask):
         if self.assignment.dataset.order == "none":
             events, order = shuffle_within_users(events, rng)
             labels = labels[order]
-        windows = cut_windows(events, labels, self.settings.sequence.max_length, rng)
+        created_at = self.assignment.dataset.items_created_at
+        moments = draw_moments(events, created_at, self.horizon_ms, rng)
+        windows = cut_windows(events, labels, moments, self.settings.sequence.max_length, rng)
         for chunk in even_chunks(len(windows), self.settings.batch_size, rng):
             part = windows.take(chunk)
             users = lesson.users[part.user]

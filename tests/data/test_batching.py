@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data.batching import (
     PoolSampler,
     cut_windows,
+    draw_moments,
     even_chunks,
     shuffle_within_users,
 )
@@ -36,7 +37,7 @@ def test_every_label_is_predicted_exactly_once(log: tuple[list[int], int, int, f
     events = events_of(lengths)
     rng = np.random.default_rng(seed)
     labels = rng.random(len(events.item)) < share
-    windows = cut_windows(events, labels, max_length, rng)
+    windows = cut_windows(events, labels, events.timestamp, max_length, rng)
     assert sorted(windows.target_item) == list(np.flatnonzero(labels))
 
 
@@ -48,7 +49,7 @@ def test_a_window_reads_the_events_right_before_each_target_and_no_other(
     events = events_of(lengths)
     rng = np.random.default_rng(seed)
     labels = rng.random(len(events.item)) < share
-    windows = cut_windows(events, labels, max_length, rng)
+    windows = cut_windows(events, labels, events.timestamp, max_length, rng)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     for window, length, item in zip(
         windows.target_window, windows.target_length, windows.target_item, strict=True
@@ -59,7 +60,7 @@ def test_a_window_reads_the_events_right_before_each_target_and_no_other(
         assert list(read) == list(range(item - length, item))
         assert all(owner[read] == owner[item])
         assert windows.user[window] == owner[item]
-    assert list(windows.target_time) == list(events.timestamp[windows.target_item])
+    assert list(windows.target_moment) == list(events.timestamp[windows.target_item])
 
 
 @given(logs)
@@ -69,7 +70,8 @@ def test_taking_windows_keeps_their_events_and_targets(
     lengths, max_length, seed, share = log
     events = events_of(lengths)
     rng = np.random.default_rng(seed)
-    windows = cut_windows(events, rng.random(len(events.item)) < share, max_length, rng)
+    labels = rng.random(len(events.item)) < share
+    windows = cut_windows(events, labels, events.timestamp, max_length, rng)
     order = rng.permutation(len(windows))
     taken = windows.take(order)
     for new, old in enumerate(order):
@@ -77,7 +79,51 @@ def test_taking_windows_keeps_their_events_and_targets(
             windows.target_item[windows.target_window == old]
         )
         assert taken.user[new] == windows.user[old]
-    assert list(taken.target_time) == list(events.timestamp[taken.target_item])
+    assert list(taken.target_moment) == list(events.timestamp[taken.target_item])
+
+
+@given(logs, st.integers(0, 20_000))
+def test_what_is_foretold_is_told_from_the_events_before_its_moment(
+    log: tuple[list[int], int, int, float], horizon_ms: int
+) -> None:
+    lengths, max_length, seed, share = log
+    events, rng = events_of(lengths), np.random.default_rng(seed)
+    labels = rng.random(len(events.item)) < share
+    moments = draw_moments(events, np.zeros(len(events.item), np.int64), horizon_ms, rng)
+    windows = cut_windows(events, labels, moments, max_length, rng)
+    assert sorted(windows.target_item) == list(np.flatnonzero(labels))
+    for window, length, item, moment in zip(
+        windows.target_window,
+        windows.target_length,
+        windows.target_item,
+        windows.target_moment,
+        strict=True,
+    ):
+        assert moment == moments[item]
+        read = windows.events.item[windows.events.offsets[window] :][:length]
+        assert all(read < item)
+        later = read[events.timestamp[read] >= moment]
+        # As much is read in any case, so that a busy user's state is not an empty one.
+        assert not len(later) or len(read) <= max_length // 2 + 1
+
+
+@given(st.integers(0, 10**6), st.integers(0, 50_000))
+def test_moments_lie_within_the_horizon_and_after_the_item_is_there(
+    seed: int, horizon_ms: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    events = events_of([30, 0, 20])
+    created_at = rng.integers(0, 60_000, 50)
+    ahead = events.timestamp - draw_moments(events, created_at, horizon_ms, rng)
+    assert (ahead >= 0).all()
+    assert (ahead <= horizon_ms).all()
+    assert (events.timestamp - ahead >= np.minimum(created_at[events.item], events.timestamp)).all()
+
+
+def test_half_of_the_events_are_foretold_right_before_they_happen() -> None:
+    events, rng = events_of([4000]), np.random.default_rng(0)
+    moments = draw_moments(events, np.zeros(4000, np.int64), 10**9, rng)
+    assert 0.45 < (moments == events.timestamp).mean() < 0.55
 
 
 def test_chunks_hold_every_row_once_and_are_of_nearly_equal_length() -> None:
