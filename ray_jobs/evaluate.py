@@ -16,11 +16,11 @@ import numpy as np
 from data.baselines import Popularity
 from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError
-from data.oracles import oracle_log
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
+from data.world.oracles import oracle_log
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,

@@ -12,8 +12,8 @@ import pytest
 
 from data.contract.schema import Feature, Vocabulary
 from data.contract.settings import build
-from data.world_population import IdKind, external_ids
-from data.world_settings import WorldSettings, resolve
+from data.world.population import IdKind, external_ids
+from data.world.settings import WorldSettings, resolve
 from models.two_tower import TwoTowerSettings, build_two_tower
 from ray_jobs.engine.job import start
 from ray_jobs.pipeline import PipelineArguments

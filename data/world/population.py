@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.schema import DAY_MS
-from data.world_settings import World
+from data.world.settings import World
 
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00:00Z, the first moment of day 1
 MAX_INTERESTS = 6

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from data.contract.settings import UserError
-from data.world_population import Flags, Rows
-from data.world_settings import World
+from data.world.population import Flags, Rows
+from data.world.settings import World
 
 
 def create(latents: Path, world: World) -> None:

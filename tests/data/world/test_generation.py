@@ -10,8 +10,8 @@ import pytest
 from data.contract.schema import DAY_MS, EVENT_COLUMNS, IMPRESSION_COLUMNS
 from data.contract.settings import UserError
 from data.world import WorldSettings, generate
-from data.world_population import day_start_ms
-from data.world_settings import ACTIONS
+from data.world.population import day_start_ms
+from data.world.settings import ACTIONS
 
 SMALL = WorldSettings(preset="tiny", num_users=60, num_items=200, days=10, seed=4)
 ITEM_COLUMNS = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from data.world_population import Flags, Floats, Rows
+from data.world.population import Flags, Floats, Rows
 
 FOREIGN_PENALTY = 3.0
 NO_INTEREST = -12.0  # log weight of an interest that a user does not have

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.world import WorldSettings, resolve
-from data.world_population import Population
-from data.world_response import (
+from data.world.population import Population
+from data.world.response import (
     POSITIVE,
     Affinity,
     Exposure,
@@ -19,7 +19,7 @@ from data.world_response import (
     return_rate,
     row_products,
 )
-from data.world_settings import ACTIONS
+from data.world.settings import ACTIONS
 
 WORLD = resolve(WorldSettings(preset="tiny", num_users=50, num_items=200))
 COSINES = st.floats(-1, 1, width=32)

@@ -1,24 +1,16 @@
-"""The built-in world: generates a company's raw tables, day by day, from a seed.
-
-Notable:
-    - People have several drifting interests, and each session is about one of them.
-    - What they are shown is logged with the exact propensity of a small funnel.
-    - A later day continues from the journal, and is the same as if simulated at once.
-"""
+"""Days of a world from its settings: raw tables for everybody, latents and journal for few."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import world_journal
 from data.contract.settings import UserError
-from data.world_files import Entities, write_part
-from data.world_settings import ACTIONS, World, WorldSettings, resolve
-from data.world_state import DayLog, WorldState
-from data.world_tables import DayTables, day_tables, item_table, user_table
-
-__all__ = ["HIDDEN_FOLDER", "World", "WorldSettings", "WorldSummary", "generate", "resolve"]
+from data.world import journal
+from data.world.files import Entities, write_part
+from data.world.settings import ACTIONS, World, WorldSettings, resolve
+from data.world.state import DayLog, WorldState
+from data.world.tables import DayTables, day_tables, item_table, user_table
 
 HIDDEN_FOLDER = "latents"  # customary name of the folder that only evaluation opens
 
@@ -102,9 +94,9 @@ def begin(world: World, latents: Path, days: range) -> WorldState:
     if len(days) == 0 or days.step != 1 or days.start < 1:
         raise UserError(f"days must be consecutive and start at 1 or later, not {days}")
     if days.start == 1:
-        world_journal.create(latents, world)
+        journal.create(latents, world)
         return WorldState(world)
-    world_journal.check_world(latents, world)
+    journal.check_world(latents, world)
     return WorldState.load(latents, days.start - 1)
 
 
@@ -117,7 +109,7 @@ def append_newborn(entities: Entities, state: WorldState, day: int) -> None:
 def record(latents: Path, day: int, log: DayLog) -> None:
     """Enters a day into the journal."""
     acted = log.acted
-    world_journal.write_day(latents, day, log.users[acted], log.items[acted], log.positive[acted])
+    journal.write_day(latents, day, log.users[acted], log.items[acted], log.positive[acted])
 
 
 def day_counts(log: DayLog, tables: DayTables) -> Counter[str]:

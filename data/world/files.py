@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.world_population import day_start_ms
+from data.world.population import day_start_ms
 
 
 def write_part(table: pa.Table, folder: Path, day: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from data.contract.settings import UserError
 from data.world import WorldSettings, begin, record, resolve
-from data.world_population import day_start_ms
-from data.world_state import WorldState, draw_intents
+from data.world.population import day_start_ms
+from data.world.state import WorldState, draw_intents
 
 SMALL = WorldSettings(preset="tiny", num_users=80, num_items=200, refresh_days=4, drift_rate=0.05)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.contract.schema import DAY_MS
-from data.world_pools import (
+from data.world.pools import (
     PoolItems,
     Pools,
     PoolUsers,
@@ -20,7 +20,7 @@ from data.world_pools import (
     draw_from_pools,
     pool_propensities,
 )
-from data.world_population import (
+from data.world.population import (
     Flags,
     Floats,
     Population,
@@ -31,7 +31,7 @@ from data.world_population import (
     random_stream,
     scatter,
 )
-from data.world_settings import World
+from data.world.settings import World
 
 SOURCES = ("uniform", "popular", "embedding", "topic")
 UNIFORM, POPULAR, EMBEDDING, TOPIC = range(4)

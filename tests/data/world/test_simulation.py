@@ -5,10 +5,10 @@ import pytest
 
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
-from data.simulation import Response, Simulator
-from data.world_population import IdKind, day_start_ms, external_ids
-from data.world_settings import ACTIONS, POSITIVE_ACTIONS
-from data.world_state import WorldState
+from data.world.population import IdKind, day_start_ms, external_ids
+from data.world.settings import ACTIONS, POSITIVE_ACTIONS
+from data.world.simulation import Response, Simulator
+from data.world.state import WorldState
 
 DAY = 40
 NOON = day_start_ms(DAY + 1) + DAY_MS // 2

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.world import World, WorldSettings, resolve
-from data.world_population import (
+from data.world.population import (
     DAY_MS,
     IdIndex,
     IdKind,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.world import WorldSettings, resolve
-from data.world_policy import (
+from data.world.policy import (
     EMBEDDING,
     POPULAR,
     TOPIC,
@@ -13,7 +13,7 @@ from data.world_policy import (
     refresh_due,
     rows_by_topic,
 )
-from data.world_population import Population
+from data.world.population import Population
 
 SETTINGS = WorldSettings(preset="tiny", num_users=40, num_items=150, num_topics=8, pool_size=20)
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.world_policy import rows_by_topic
-from data.world_pools import (
+from data.world.policy import rows_by_topic
+from data.world.pools import (
     FOREIGN_PENALTY,
     PairSet,
     PoolItems,

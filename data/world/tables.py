@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from data.contract.schema import DAY_MS
-from data.world_policy import SOURCES, Request
-from data.world_population import (
+from data.world.policy import SOURCES, Request
+from data.world.population import (
     FORMATS,
     LANGUAGES,
     Floats,
@@ -24,9 +24,9 @@ from data.world_population import (
     random_stream,
     unit,
 )
-from data.world_response import durations
-from data.world_settings import ACTIONS, World
-from data.world_state import DayLog, WorldState
+from data.world.response import durations
+from data.world.settings import ACTIONS, World
+from data.world.state import DayLog, WorldState
 
 SURFACES = ("home", "search")
 COUNTRIES = np.array(

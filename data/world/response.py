@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from data.world_population import Flags, Floats, Items, Rows, Users
-from data.world_settings import ACTIONS, POSITIVE_ACTIONS, ActionModel, World
+from data.world.population import Flags, Floats, Items, Rows, Users
+from data.world.settings import ACTIONS, POSITIVE_ACTIONS, ActionModel, World
 
 POSITIVE = np.array([action in POSITIVE_ACTIONS for action in ACTIONS])
 FORMAT_PACE = np.array([1.0, 2.5, 1.5, 3.0], np.float32)  # durations relative to an image

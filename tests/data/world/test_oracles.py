@@ -8,11 +8,11 @@ import scipy.optimize
 import scipy.sparse as sp
 
 from data.contract.settings import UserError
-from data.oracles import NEVER, Outlook, oracle_log, oracle_truth
-from data.simulation import Simulator
 from data.world import WorldSettings, begin, record, resolve
-from data.world_population import IdKind, day_start_ms, external_ids
-from data.world_state import WorldState
+from data.world.oracles import NEVER, Outlook, oracle_log, oracle_truth
+from data.world.population import IdKind, day_start_ms, external_ids
+from data.world.simulation import Simulator
+from data.world.state import WorldState
 
 QUERY_DAY, LAST_DAY = 46, 60
 K = 10

@@ -14,8 +14,8 @@ import numpy as np
 
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
-from data.world_population import Flags, Floats, IdIndex, IdKind, Rows, Stage, random_stream
-from data.world_response import (
+from data.world.population import Flags, Floats, IdIndex, IdKind, Rows, Stage, random_stream
+from data.world.response import (
     POSITIVE,
     Exposure,
     action_probabilities,
@@ -24,8 +24,8 @@ from data.world_response import (
     durations,
     return_rate,
 )
-from data.world_settings import ACTIONS
-from data.world_state import SLOT_MS, WorldState, draw_intents
+from data.world.settings import ACTIONS
+from data.world.state import SLOT_MS, WorldState, draw_intents
 
 __all__ = ["Action", "Response", "Simulator"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from data.contract.settings import UserError
-from data.world_policy import refresh_due
-from data.world_pools import Pools
-from data.world_population import Floats, IdIndex, IdKind, Rows, Stage, random_stream
-from data.world_response import POSITIVE, Affinity, action_probability, item_logit
-from data.world_state import WorldState
+from data.world.policy import refresh_due
+from data.world.pools import Pools
+from data.world.population import Floats, IdIndex, IdKind, Rows, Stage, random_stream
+from data.world.response import POSITIVE, Affinity, action_probability, item_logit
+from data.world.state import WorldState
 
 POOL_SAMPLES = 8
 CHUNK = 64

@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 
 from data.contract.schema import DAY_MS
-from data.world_journal import read_day, read_world
-from data.world_policy import Policy, Request
-from data.world_pools import PairSet
-from data.world_population import (
+from data.world.journal import read_day, read_world
+from data.world.policy import Policy, Request
+from data.world.pools import PairSet
+from data.world.population import (
     Flags,
     Floats,
     Population,
@@ -24,14 +24,14 @@ from data.world_population import (
     day_start_ms,
     random_stream,
 )
-from data.world_response import (
+from data.world.response import (
     POSITIVE,
     Exposure,
     action_probabilities,
     affinities,
     continue_probability,
 )
-from data.world_settings import World
+from data.world.settings import World
 
 HOUR_SHARES = np.array([2, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 5, 6, 6, 5, 5, 5, 6, 7, 8, 9, 9, 7, 4])
 WEEKDAY_FACTORS = np.array([0.95, 0.95, 0.97, 1.0, 1.03, 1.1, 1.0])
