@@ -119,6 +119,11 @@ CLAIMS = (
         ),
         log_of("pinterest"),
     ),
+    Claim(
+        "killed",
+        ("tests.benchmarks.kill_stages",),
+        (("killed in any stage, the same comes out", lambda s: s["differs"] == []),),
+    ),
 )
 
 
