@@ -32,10 +32,10 @@ from data.partitions import ITEM_DAYS, merged_item_days
 from data.raw_tables import RawTables
 from data.sources import locate, world_tables
 from data.windows import resolve
-from ray_jobs import passes, placement
 from ray_jobs.engine.job import Job, run
-from ray_jobs.entities import Side, enrol, read_sides, write_side
-from ray_jobs.passes import Preparation
+from ray_jobs.preparation import passes, placement
+from ray_jobs.preparation.entities import Side, enrol, read_sides, write_side
+from ray_jobs.preparation.passes import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.settings import to_tree
 from data.dataset import Dataset
-from ray_jobs.candidates import candidates
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
+from ray_jobs.tasks.candidates import candidates
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 

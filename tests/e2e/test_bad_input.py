@@ -95,7 +95,7 @@ def error_of(
         return line
 
     monkeypatch.setattr(pipeline, "connect", started)
-    monkeypatch.setattr("ray_jobs.block_tasks.connect", started)
+    monkeypatch.setattr("ray_jobs.preparation.block_tasks.connect", started)
     return error
 
 

@@ -28,7 +28,7 @@ from data.intake import (
 from data.raw_tables import FileSet, RawTables, column_names
 from data.routing import Routed, Routing, route_block
 from data.validation import LogForm
-from ray_jobs.block_tasks import BlockTasks
+from ray_jobs.preparation.block_tasks import BlockTasks
 
 if TYPE_CHECKING:
     from collections import Counter

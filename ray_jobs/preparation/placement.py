@@ -22,7 +22,7 @@ from data.impressions import (
 )
 from data.partitions import Placement, timeline_name, write_days, write_shard
 from data.splits import PARTS
-from ray_jobs.passes import Preparation, events_by_day, paths_of
+from ray_jobs.preparation.passes import Preparation, events_by_day, paths_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data.contract.idspace import IdSpace
     from data.contract.idspace_settings import IdSettings
     from data.validation import LogForm
-    from ray_jobs.passes import Preparation
+    from ray_jobs.preparation.passes import Preparation
 
 LEAST = 2
 
