@@ -8,7 +8,8 @@ import scipy.optimize
 import scipy.sparse as sp
 
 from data.contract.settings import UserError
-from data.world import WorldSettings, begin, record, resolve
+from data.world import WorldSettings, resolve
+from data.world.generation import begin, record
 from data.world.oracles import NEVER, Outlook, oracle_log, oracle_truth
 from data.world.population import IdKind, day_start_ms, external_ids
 from data.world.simulation import Simulator

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data.contract.settings import UserError
-from data.world import WorldSettings, begin, record, resolve
+from data.world import WorldSettings, resolve
+from data.world.generation import begin, record
 from data.world.population import day_start_ms
 from data.world.state import WorldState, draw_intents
 
