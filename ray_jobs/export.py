@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data.contract.artifact import Artifact, Draft, current, has_current
+from data.contract.schema import TREND_DAYS
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from models.export import write_programs
@@ -111,6 +112,7 @@ def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
         "vocabulary": dataclasses.asdict(dataset.vocabulary),
         "calendar": dataclasses.asdict(dataset.calendar) if dataset.calendar else None,
         "max_length": lengths,
+        "trend_days": list(TREND_DAYS),
         "versions": {a.kind: a.version for a in artifacts},
         "store_sequence": dataset.details["store_sequence"],
     }

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.contract.schema import TREND_DAYS
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from ray_jobs.engine.assignment import Assignment
@@ -83,7 +84,7 @@ def training_settings(job: Job, model: str) -> dict[str, Any]:
         if k not in ("checkpoint_every", "log_every", "max_failures")
     }
     names = ("seed", "split", "windows", "id", model)
-    return {name: tree[name] for name in names} | {"train": loop}
+    return {name: tree[name] for name in names} | {"train": loop, "trend_days": [*TREND_DAYS]}
 
 
 def _fit(

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from data.contract.artifact import Artifact, read
 from data.contract.encode import Arrays, Events, FeatureTable, Ints
 from data.contract.idspace import IdSpace
-from data.contract.schema import Calendar, Vocabulary
+from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
 from serve.index import ItemIndex
 from serve.programs import Floats, Program, gather_rows, open_programs
@@ -72,6 +72,7 @@ class Bundle:
         """
         artifact = read(path)
         artifact.verify()
+        check_trends(artifact)
         bundle = _load(path, artifact)
         check_id_spaces(bundle)
         check_embeddings(bundle)
@@ -151,6 +152,16 @@ def _map(path: Path) -> Any:
 def open_histories(folder: Path) -> Events:
     """Memory-maps the timelines of all users: `Events` with one entry a user row."""
     return Events(*(_map(folder / f"{field.name}.npy") for field in fields(Events)))
+
+
+def check_trends(artifact: Artifact) -> None:
+    """Refuses a bundle whose programs read other spans of days than this code counts."""
+    made = artifact.manifest.details.get("trend_days")
+    if made != list(TREND_DAYS):
+        raise UserError(
+            f"{artifact.manifest.name} reads trends over {made} days, but this version of homefeed "
+            f"gives {list(TREND_DAYS)}; train and export again"
+        )
 
 
 def check_id_spaces(bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from data.contract import artifact
 from data.contract.encode import encode_columns
 from data.contract.idspace import IdSpace
-from data.contract.schema import DAY_MS, TIMELINE, Calendar, Feature, Vocabulary
+from data.contract.schema import DAY_MS, TIMELINE, TREND_DAYS, Calendar, Feature, Vocabulary
 from serve.index import build_index
 
 ITEMS, USERS, DIM, BUCKETS = 200, 50, 8, 4
@@ -259,6 +259,7 @@ def write_bundle(
         "max_length": {"two_tower": 6, "ranker": 4},
         "versions": {"two_tower": "tt1", "ranker": "r1"},
         "store_sequence": 0,
+        "trend_days": list(TREND_DAYS),
     }
     spaces = {"item": log.item_ids.reference(), "user": log.user_ids.reference()}
     fields = {"details": details, "id_space": spaces, "parents": []}

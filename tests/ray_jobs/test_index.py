@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.contract import artifact
+from data.contract.schema import TREND_DAYS
 from ray_jobs.engine.job import Job
 from ray_jobs.index import IndexSettings, index
 from serve.bundle import Bundle
@@ -32,6 +33,7 @@ def publish_export(root: Path, log: TinyLog, dataset: artifact.Artifact) -> arti
     details |= {
         "max_length": {"two_tower": 6, "ranker": 4},
         "versions": {"two_tower": "t1", "ranker": "r1"},
+        "trend_days": list(TREND_DAYS),
     }
     fields = {"parents": [dataset.reference()], "id_space": dataset.manifest.id_space}
     with artifact.publish(root, "export", "e1", details=details, **fields) as draft:

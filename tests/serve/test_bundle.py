@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,14 @@ def test_vectors_of_another_width_are_refused(root: Path, edit_manifest: Edit) -
     np.save(folder / "item_embeddings.npy", np.zeros((205, 4), np.float32))
     edit_manifest(folder, {"checksums": {}})
     with pytest.raises(UserError, match=r"item embeddings \(205, 4\) .* index of width 8"):
+        Bundle.open(folder)
+
+
+def test_trends_over_other_days_are_refused(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    details = json.loads((folder / "manifest.json").read_text())["details"]
+    edit_manifest(folder, {"details": {**details, "trend_days": [1, 7]}})
+    with pytest.raises(UserError, match=r"over \[1, 7\] days, but this version .* gives \[1, 3, 7"):
         Bundle.open(folder)
 
 
