@@ -154,6 +154,21 @@ class _Vector(nn.Module):
         return torch.cat([self.project(self.norm(x)) * (1 - missing), missing], 1)
 
 
+@torch.no_grad()
+def keep_likeness(weight: Tensor, features: FeatureEncoder, first: int = 0) -> None:
+    """First values of a map that lets content vectors through: what looks alike is near.
+
+    Args:
+        weight: float32[D, columns], filled here.
+        features: whose columns are mapped.
+        first: where they begin.
+    """
+    nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
+    for column in features.vector_columns():
+        width = min(VECTOR_DIM, weight.shape[0])
+        weight[:width, first + column : first + column + width] += torch.eye(width)
+
+
 class RowDropout(nn.Module):
     """Zeroes whole rows in training, so that what is built on them also works without."""
 

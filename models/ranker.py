@@ -4,6 +4,8 @@ Notable here:
 - one item encoder serves candidates and history;
 - candidates attend over the encoded history (candidate = query), so its cost does not grow with
   their number;
+- how near a candidate is to what was liked stands beside what attention finds: from the first step
+  the ranker knows what looks alike;
 - the first layer of the over-arch is split: its user part is computed once a request;
 - position enters as an additive bias that is zero at position 0, where serving ranks.
 
@@ -23,14 +25,11 @@ from torch import Tensor, nn
 from data.contract.settings import Count, Dropout, Positive, load_class
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import FeatureEncoder, RowDropout, is_missing, segments
+from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness, segments
 from models.losses import multi_task_bce, weighted_mean
+from models.reading import LIKENESSES, Reading, UserState, likeness
 from models.sequence_encoder import (
-    EventEncoder,
-    SequenceEncoder,
     SequenceSettings,
-    layout,
-    token_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from models.batch import Batch
 
 MAX_POSITION = 64
-MASKED = -1e9
 
 
 def _sequence() -> SequenceSettings:
@@ -78,7 +76,7 @@ class RankerSettings:
     action_weights: dict[str, Positive] = field(default_factory=dict)
     batch_size: Count = 64
     max_steps: Count = 600
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 0.02
 
 
@@ -91,6 +89,7 @@ class RankedItem(nn.Module):
         self.features = FeatureEncoder(vocabulary.item_features, "item")
         width = settings.id_dim + 1 + self.features.width
         self.direct = nn.Linear(width, settings.dim)
+        keep_likeness(self.direct.weight, self.features, settings.id_dim + 1)
         self.mix = nn.Sequential(nn.Linear(width, 2 * settings.dim), nn.GELU())
         self.out = nn.Linear(2 * settings.dim, settings.dim)
 
@@ -100,45 +99,6 @@ class RankedItem(nn.Module):
         known = torch.cat([rows, is_missing(rows), *self.features(inputs, prefix)], 1)
         vectors: Tensor = self.direct(known) + self.out(self.mix(known))
         return vectors
-
-
-class UserState(nn.Module):
-    """The user side: features and encoded history, once a request."""
-
-    def __init__(self, settings: RankerSettings, vocabulary: Vocabulary) -> None:
-        """Builds the encoder for the declared user columns, actions and surfaces."""
-        super().__init__()
-        dim = settings.dim
-        self.settings = settings
-        self.features = FeatureEncoder(vocabulary.user_features, "user")
-        self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
-        self.events = EventEncoder(dim, vocabulary, "history.age_ms")
-        self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
-
-    def forward(
-        self, inputs: Mapping[str, Tensor], items: Tensor, width: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes R histories.
-
-        Args:
-            inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
-                int64[H], `history.lengths` int64[R].
-            items: float32[H, D] vectors of the history's items.
-            width: events that there is room for, L - 1.
-
-        Returns:
-            Newest state [R, D], all states [R, L, D] (the start first), and their mask [R, L],
-            0 or a large negative number.
-        """
-        rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
-        start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        events = self.events(items, inputs)
-        places = layout(lengths, events.shape[0], width)
-        tokens = self.sequence(events, start, places)
-        columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
-        mask = (columns > lengths.unsqueeze(1)).float() * MASKED
-        newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
-        return tokens[newest], tokens[places.rectangle], mask
 
 
 class OverArch(nn.Module):
@@ -154,32 +114,28 @@ class OverArch(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.user_part = nn.Linear(dim, hidden)
-        self.item_part = nn.Linear(4 * dim, hidden)
+        self.item_part = nn.Linear(4 * dim + LIKENESSES, hidden)
         self.dropout = nn.Dropout(settings.dropout)
         self.top = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden // 2), nn.GELU())
         self.heads = nn.Linear(hidden // 2, num_actions)
         self.position = nn.Embedding(MAX_POSITION, num_actions)
         nn.init.zeros_(self.position.weight)
 
-    def forward(
-        self, user: Tensor, states: Tensor, mask: Tensor, items: Tensor, position: Tensor
-    ) -> Tensor:
+    def forward(self, read: Reading, items: Tensor, position: Tensor) -> Tensor:
         """Logits of candidates in rectangles.
 
         Args:
-            user: float32[R, D].
-            states: float32[R, L, D].
-            mask: float32[R, L].
+            read: of R users.
             items: float32[R, C, D].
             position: int64[R, C].
 
         Returns:
             float32[R, C, A].
         """
-        found = self._attend(items, states, mask)
-        wide = user.unsqueeze(1)
-        crossed = torch.cat([items, found, items * found, items * wide], -1)
-        first = self.user_part(user).unsqueeze(1) + self.item_part(crossed)
+        found = self._attend(items, read.keys, read.mask)
+        wide = read.user.unsqueeze(1)
+        crossed = torch.cat([items, found, items * found, items * wide, likeness(items, read)], -1)
+        first = self.user_part(read.user).unsqueeze(1) + self.item_part(crossed)
         logits: Tensor = self.heads(self.top(self.dropout(first)))
         bias: Tensor = self.position(position.clamp(max=MAX_POSITION - 1))
         return logits + bias - self.position.weight[0]
@@ -203,11 +159,10 @@ class RankerUser(nn.Module):
         self.item = item
         self.user = user
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """`user_id.rows`, `user.*`, `history.*` -> `user` [B, D], `keys` [B, L, D], `mask`."""
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """`user_id.rows`, `user.*`, `history.*` -> the fields of a `Reading` of B users."""
         width = self.user.settings.sequence.max_length
-        user, keys, mask = self.user(inputs, self.item(inputs, "history."), width)
-        return user, keys, mask
+        return tuple(self.user(inputs, self.item(inputs, "history."), width))
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
@@ -224,7 +179,7 @@ class RankerUser(nn.Module):
             | features.dynamic("users")
             | dict.fromkeys(events, "events")
             | of_items.dynamic("events", "history."),
-            outputs=("user", "keys", "mask"),
+            outputs=Reading._fields,
         )
 
 
@@ -238,10 +193,10 @@ class RankerItems(nn.Module):
         self.over = over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """`user`, `keys`, `mask` of one user, `item_id.rows`, `item.*`, `position` -> [N, A]."""
+        """A `Reading` of one user by field, `item_id.rows`, `item.*`, `position` -> [N, A]."""
         items = self.item(inputs).unsqueeze(0)
-        position = inputs["position"].unsqueeze(0)
-        logits: Tensor = self.over(inputs["user"], inputs["keys"], inputs["mask"], items, position)
+        read = Reading(*(inputs[name] for name in Reading._fields))
+        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0))
         return logits.squeeze(0)
 
     def program(self) -> Program:
@@ -251,7 +206,8 @@ class RankerItems(nn.Module):
         user = {
             "user": torch.zeros(1, settings.dim),
             "keys": torch.zeros(1, length, settings.dim),
-            "mask": torch.zeros(1, length),
+            "items": torch.zeros(1, length, settings.dim),
+            **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent")},
         }
         items = {
             "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
@@ -334,13 +290,13 @@ class Ranker(nn.Module):
             items.index_select(0, inputs["history.item"]),
             int(known["history.lengths"].max()),
         )
-        user, states, mask = self.user(known, history, width)
+        read = self.user(known, history, width)
         lengths = inputs["candidate.lengths"]
         place, shape = rectangle(lengths, len(inputs["candidate.item"]))
         candidates = items.index_select(0, inputs["candidate.item"])
         wide = spread(candidates, place, shape)
         position = spread(inputs["candidate.position"], place, shape)
-        logits: Tensor = self.over(user, states, mask, wide, position)
+        logits: Tensor = self.over(read, wide, position)
         return logits.flatten(0, 1).index_select(0, place)
 
 

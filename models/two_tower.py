@@ -30,7 +30,7 @@ from data.contract.settings import (
 )
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import VECTOR_DIM, FeatureEncoder, RowDropout, is_missing
+from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness
 from models.losses import sampled_softmax, weighted_mean
 from models.sequence_encoder import (
     EventEncoder,
@@ -131,15 +131,7 @@ class ItemTower(nn.Module):
         nn.init.eye_(self.id.weight)
         nn.init.zeros_(self.id.bias)
         if self.direct is not None:
-            self._keep_likeness(self.direct.weight)
-
-    @torch.no_grad()
-    def _keep_likeness(self, weight: Tensor) -> None:
-        """Lets content vectors through as they are: what looks alike is near from the start."""
-        nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
-        for first in self.features.vector_columns():
-            width = min(VECTOR_DIM, weight.shape[0])
-            weight[:width, first : first + width] += torch.eye(width)
+            keep_likeness(self.direct.weight, self.features)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from models.batch import Batch
 from models.ranker import rectangle, spread
+from models.reading import Reading
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -71,7 +72,7 @@ def programs_answer(made: list[Visit], index: int, at: int) -> Tensor:
             for n, c in cases.columns(cases.ITEM_FEATURES, "item", history).items()
         },
     }
-    state = dict(zip(("user", "keys", "mask"), core.user_program(user), strict=True))
+    state = dict(zip(Reading._fields, core.user_program(user), strict=True))
     items = {
         "item_id.rows": of["item_id"][asked],
         "position": torch.full_like(asked, at),
@@ -97,13 +98,15 @@ def test_what_lies_past_a_history_does_not_matter() -> None:
     items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
     inputs = {**batch.inputs, "user_id.rows": rows["user_id"]}
-    user, states, mask = core.user(inputs, history, cases.SEQUENCE.max_length)
-    assert (mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
+    read = core.user(inputs, history, cases.SEQUENCE.max_length)
+    assert (read.mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
     candidates = items[:8].expand(len(made), -1, -1)
     position = torch.zeros(len(made), 8, dtype=torch.int64)
-    before = core.over(user, states, mask, candidates, position)
-    noise = torch.randn(states.shape) * (mask < 0).unsqueeze(-1)
-    assert torch.equal(core.over(user, states + noise, mask, candidates, position), before)
+    before = core.over(read, candidates, position)
+    past = (read.mask < 0).unsqueeze(-1)
+    keys, known = (x + torch.randn(x.shape) * past for x in (read.keys, read.items))
+    noisy = read._replace(keys=keys, items=known)
+    assert torch.equal(core.over(noisy, candidates, position), before)
 
 
 def test_position_is_a_bias_that_is_zero_where_serving_ranks() -> None:

@@ -1,0 +1,135 @@
+"""What a ranker reads of a user, once a request, and how near candidates are to it.
+
+Shapes: R requests, H events, C candidates, L longest history plus one, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.features import FeatureEncoder, is_missing
+from models.sequence_encoder import (
+    EventEncoder,
+    SequenceEncoder,
+    SequenceSettings,
+    layout,
+    token_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from data.contract.schema import Vocabulary
+
+MASKED = -1e9
+LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 3, 4.0, 12.0, 0.8
+
+
+class ReaderSettings(Protocol):
+    """The settings of a ranker that its user side needs."""
+
+    @property
+    def dim(self) -> int:
+        """Width of items, events and user states."""
+
+    @property
+    def id_dim(self) -> int:
+        """Width of ID rows."""
+
+    @property
+    def sequence(self) -> SequenceSettings:
+        """The encoder of histories."""
+
+
+class Reading(NamedTuple):
+    """What has been read of R users, each with L - 1 events at most, the start first.
+
+    Attributes:
+        user: newest state, float32[R, D].
+        keys: all states, float32[R, L, D].
+        mask: 0 or a large negative number where there is no state, float32[R, L].
+        items: unit vectors of the events' items, zeros where there is none, float32[R, L, D].
+        liked: weight of each event among the liked ones, float32[R, L].
+        recent: the same, later ones weighing more.
+    """
+
+    user: Tensor
+    keys: Tensor
+    mask: Tensor
+    items: Tensor
+    liked: Tensor
+    recent: Tensor
+
+
+class UserState(nn.Module):
+    """The user side: features and encoded history, once a request."""
+
+    positive: Tensor
+
+    def __init__(self, settings: ReaderSettings, vocabulary: Vocabulary) -> None:
+        """Builds the encoder for the declared user columns, actions and surfaces."""
+        super().__init__()
+        dim = settings.dim
+        self.settings = settings
+        self.features = FeatureEncoder(vocabulary.user_features, "user")
+        self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
+        self.events = EventEncoder(dim, vocabulary, "history.age_ms")
+        self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
+        positive = torch.zeros(len(vocabulary.actions) + 1)
+        positive[vocabulary.codes("positive")] = 1.0
+        self.register_buffer("positive", positive)
+
+    def forward(self, inputs: Mapping[str, Tensor], items: Tensor, width: int) -> Reading:
+        """Encodes R histories.
+
+        Args:
+            inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
+                int64[H], `history.lengths` int64[R].
+            items: float32[H, D] vectors of the history's items.
+            width: events that there is room for, L - 1.
+        """
+        rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
+        start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
+        events = self.events(items, inputs)
+        places = layout(lengths, events.shape[0], width)
+        tokens = self.sequence(events, start, places)
+        columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
+        behind = lengths.unsqueeze(1) - columns
+        newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
+        known = torch.cat([torch.zeros_like(start), F.normalize(items, dim=-1)])
+        action = torch.cat([torch.zeros_like(lengths), inputs["history.action"]])
+        liked = self.positive[action][places.rectangle] * (behind >= 0)
+        return Reading(
+            user=tokens[newest],
+            keys=tokens[places.rectangle],
+            mask=(behind < 0).float() * MASKED,
+            items=known[places.rectangle],
+            liked=normalised(liked),
+            recent=normalised(liked * RECENCY ** behind.clamp(min=0)),
+        )
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """Weights [R, L] that add up to 1, or to 0 where there are none."""
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+def likeness(items: Tensor, read: Reading) -> Tensor:
+    """How near candidates are to what was liked: on average, at the nearest, lately.
+
+    Args:
+        items: float32[R, C, D].
+        read: of R users.
+
+    Returns:
+        float32[R, C, LIKENESSES]; the nearest as a soft maximum of the cosines.
+    """
+    near = F.normalize(items, dim=-1) @ read.items.transpose(1, 2)
+    liked, recent = read.liked.unsqueeze(1), read.recent.unsqueeze(1)
+    nearest = torch.log((torch.exp(SHARPNESS * near) * liked).sum(-1).clamp(min=1.0)) / SHARPNESS
+    average, lately = (near * liked).sum(-1), (near * recent).sum(-1)
+    return LIKENESS_SCALE * torch.stack([average, nearest, lately], -1)
