@@ -95,6 +95,18 @@ CLAIMS = (
         world_checks(6),
     ),
     Claim(
+        "feed_utility",
+        ("tests.benchmarks.feed_utility", "root=runs/verify-default"),
+        (
+            (
+                "a served item is worth more than a popular one",
+                lambda s: s["served"] > s["popular"],
+            ),
+            ("no less than 80% of retrieved ones", lambda s: s["served"] >= 0.8 * s["retrieved"]),
+        ),
+        (Path("runs/verify-default/bundles/CURRENT"),),
+    ),
+    Claim(
         "ml1m",
         table("ml-1m", "source.columns.position=seq_pos", "split.kind=leave_one_out", items=True),
         (
