@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.contract.settings import (
@@ -29,16 +28,13 @@ from data.contract.settings import (
     load_class,
 )
 from models.embeddings import Table
-from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
-from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness
+from models.features import RowDropout
 from models.losses import sampled_softmax, weighted_mean
 from models.sequence_encoder import (
-    EventEncoder,
-    Layout,
-    SequenceEncoder,
     SequenceSettings,
     token_of,
 )
+from models.towers import ItemTower, UserTower
 from models.trend_prior import TrendPrior
 
 if TYPE_CHECKING:
@@ -46,6 +42,7 @@ if TYPE_CHECKING:
 
     from data.contract.schema import Vocabulary
     from models.batch import Batch
+    from models.export import Program
 
 MIN_TEMPERATURE = 0.01
 
@@ -110,146 +107,6 @@ class TwoTowerSettings:
     max_steps: Count = 400
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
-
-
-class ItemTower(nn.Module):
-    """ID row and features of items -> unit vectors."""
-
-    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
-        """Builds the tower for the declared item columns."""
-        super().__init__()
-        self.settings = settings
-        self.features = FeatureEncoder(vocabulary.item_features, "item")
-        self.id = nn.Linear(settings.id_dim + 1, settings.dim)
-        self.direct = (
-            nn.Linear(self.features.width, settings.dim, bias=False)
-            if self.features.width
-            else None
-        )
-        width = settings.id_dim + 1 + self.features.width
-        self.mix = perceptron(width, settings.hidden, settings.dim)
-        nn.init.eye_(self.id.weight)
-        nn.init.zeros_(self.id.bias)
-        if self.direct is not None:
-            keep_likeness(self.direct.weight, self.features)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """`item_id.rows` float32[U, id_dim] and `item.<feature>` -> float32[U, D]."""
-        rows = inputs["item_id.rows"]
-        known = torch.cat([rows, is_missing(rows)], 1)
-        parts = self.features(inputs)
-        vectors = self.id(known) + self.mix(torch.cat([known, *parts], 1))
-        if self.direct is not None:
-            vectors = vectors + self.direct(torch.cat(parts, 1))
-        return F.normalize(vectors, dim=-1)
-
-    def program(self) -> Program:
-        """What is exported; sizes: items, and the values of each list column."""
-        rows = torch.zeros(NUM_ITEMS, self.settings.id_dim)
-        return Program(
-            module=self,
-            inputs={"item_id.rows": rows} | self.features.example(NUM_ITEMS),
-            dynamic={"item_id.rows": "items"} | self.features.dynamic("items"),
-            outputs=("embedding",),
-        )
-
-
-class UserTower(nn.Module):
-    """ID row, features and history of users -> unit vectors."""
-
-    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
-        """Builds the tower for the declared user columns, actions and surfaces."""
-        super().__init__()
-        dim = settings.dim
-        self.settings = settings
-        self.features = FeatureEncoder(vocabulary.user_features, "user")
-        self.start = perceptron(settings.id_dim + 1 + self.features.width, settings.hidden, dim)
-        self.events = EventEncoder(dim, vocabulary, "history.gap_ms")
-        self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
-        self.head = perceptron(dim, settings.hidden, dim)
-        self.taste = Taste(vocabulary)
-        self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """State after the whole history, float32[B, D]; see `states` for the inputs."""
-        lengths = inputs["history.lengths"]
-        sequence = torch.arange(lengths.shape[0], device=lengths.device)
-        newest = token_of(sequence, lengths, lengths)
-        return self.project(self.states(inputs).index_select(0, newest))
-
-    def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """States after every prefix of the histories.
-
-        Args:
-            inputs: `user_id.rows` float32[B, id_dim], `user.<feature>`, `history.lengths`
-                int64[B] and, for H events, `history.embedding.rows` float32[H, D] (item vectors,
-                zeros if unknown), `history.action`, `history.surface`, `history.gap_ms` int64[H].
-
-        Returns:
-            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected: what the
-            sequence says, and the mean of the items read.
-        """
-        rows = inputs["user_id.rows"]
-        start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        items, lengths = inputs["history.embedding.rows"], inputs["history.lengths"]
-        places = self.sequence.layout(lengths, items.shape[0])
-        states = self.sequence(self.events(items, inputs), start, places)
-        taste: Tensor = self.taste(items, inputs["history.action"], places)
-        scaled: Tensor = self.state_scale * states
-        return scaled + taste
-
-    def program(self) -> Program:
-        """What is exported; sizes: users, events, and the values of each list column."""
-        users = {"user_id.rows": torch.zeros(NUM_USERS, self.settings.id_dim)}
-        users |= self.features.example(NUM_USERS)
-        events = {"history.embedding.rows": torch.zeros(NUM_EVENTS, self.settings.dim)}
-        events |= self.events.example(NUM_EVENTS)
-        return Program(
-            module=self,
-            inputs=users | events | {"history.lengths": torch.tensor([2, 0, NUM_EVENTS - 2])},
-            dynamic={"user_id.rows": "users", "history.lengths": "users"}
-            | self.features.dynamic("users")
-            | dict.fromkeys(events, "events"),
-            outputs=("embedding",),
-        )
-
-    def project(self, states: Tensor) -> Tensor:
-        """States [..., D] -> unit vectors [..., D]."""
-        return F.normalize(states + self.head(states), dim=-1)
-
-
-class Taste(nn.Module):
-    """Mean of the item vectors read so far, actions weighted: what the sequence adds to.
-
-    A user's past is the best first guess at their future; with it in the output from the first
-    step, the transformer has only to learn how the future differs.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Starts with weight 1 for positive actions and 0 for the others."""
-        super().__init__()
-        weights = torch.zeros(len(vocabulary.actions) + 1)
-        weights[vocabulary.codes("positive")] = 1.0
-        self.weight = nn.Parameter(weights)
-
-    def forward(self, items: Tensor, action: Tensor, places: Layout) -> Tensor:
-        """Means over every prefix.
-
-        Args:
-            items: float32[H, D].
-            action: int64[H] codes.
-            places: of the B sequences.
-
-        Returns:
-            float32[B + H, D]; zeros for the starts.
-        """
-        weight = self.weight[action].unsqueeze(1)
-        both = torch.cat([items * weight, weight.abs()], 1)
-        starts = both.new_zeros(places.rectangle.shape[0], both.shape[1])
-        rows = torch.cat([starts, both]).index_select(0, places.rectangle.flatten())
-        sums = rows.view(*places.rectangle.shape, -1).cumsum(1).flatten(0, 1)
-        prefix = sums.index_select(0, places.flat)
-        return prefix[:, :-1] / prefix[:, -1:].clamp(min=1.0)
 
 
 class TwoTower(nn.Module):
@@ -368,12 +225,3 @@ def build_two_tower(settings: TwoTowerSettings, vocabulary: Vocabulary) -> TwoTo
     kind = load_class(settings.kind, "two_tower.kind")
     model: TwoTower = kind(settings, vocabulary)
     return model
-
-
-def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Two layers with GELU between; small at first, as it stands beside a direct path."""
-    last = nn.Linear(hidden, out)
-    with torch.no_grad():
-        last.weight.mul_(0.1)
-        last.bias.zero_()
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)

@@ -9,7 +9,8 @@ from torch import Tensor
 from data.contract.settings import UserError, build
 from models.batch import Batch
 from models.sequence_encoder import layout
-from models.two_tower import NegativeSettings, Taste, TwoTower, TwoTowerSettings
+from models.towers import Taste
+from models.two_tower import NegativeSettings, TwoTower, TwoTowerSettings
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
