@@ -131,10 +131,10 @@ def cut_windows(
     tile_start = events.offsets[user[first]] + tile[first] * stride - shift[user[first]]
     starts = np.maximum(events.offsets[user[first]], tile_start - (max_length - stride))
     read = events.cut(starts, position[last] - starts)
-    known = np.maximum(
-        events.positions_before(user, moments[position]),
-        np.maximum(starts, tile_start - stride // 2)[window],
-    )
+    least = np.maximum(starts, tile_start - stride // 2)[window]
+    ahead = np.maximum(events.positions_before(user, moments[position]), least)
+    # What happens at its own moment follows all that stands before it, at the same moment too.
+    known = np.where(moments[position] < events.timestamp[position], ahead, position)
     length = np.minimum(known, position) - starts[window]
     return Windows(user[first], read, window, length, events.item[position], moments[position])
 

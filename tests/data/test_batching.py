@@ -1,5 +1,7 @@
 """Windows tile labels once and read only what lies before; pools say what they hold."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,6 +107,18 @@ def test_what_is_foretold_is_told_from_the_events_before_its_moment(
         later = read[events.timestamp[read] >= moment]
         # As much is read in any case, so that a busy user's state is not an empty one.
         assert not len(later) or len(read) <= max_length // 2 + 1
+
+
+def test_without_a_clock_or_with_ties_all_that_stands_before_is_read() -> None:
+    """Times of a log without a clock are 0; many real logs have several events a second."""
+    rng = np.random.default_rng(0)
+    for times in (np.zeros(40, np.int64), np.arange(40) // 8 * 1000):
+        events = dataclasses.replace(events_of([25, 15]), timestamp=times)
+        moments = draw_moments(events, np.zeros(40, np.int64), 0, rng)
+        windows = cut_windows(events, np.ones(40, bool), moments, 100, rng)
+        starts = windows.events.item[windows.events.offsets[windows.target_window]]
+        read = windows.target_length + np.where(windows.target_length > 0, starts, 0)
+        assert read.tolist() == [*range(25), 0, *range(26, 40)]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 50_000))

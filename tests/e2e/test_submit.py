@@ -40,10 +40,13 @@ class Head:
         command = f"start --head --block --node-ip-address={LOOPBACK} --port={free_port()}"
         port = self.url.rsplit(":", 1)[1]
         more = f"--dashboard-host={LOOPBACK} --dashboard-port={port} --temp-dir={folder}/t"
+        # Other Ray nodes of this machine may hold the ports that these have by default.
+        agent = f"--dashboard-agent-listen-port={free_port()}"
+        agent += f" --ray-client-server-port={free_port()}"
         sizes = "--num-cpus=4 --object-store-memory=268435456 --disable-usage-stats"
         with (folder / "head.log").open("w") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "ray"), *f"{command} {more} {sizes}".split()],
+                [str(BIN / "ray"), *f"{command} {more} {agent} {sizes}".split()],
                 cwd=folder,
                 env=self.environment(),
                 stdout=log,
