@@ -1,0 +1,101 @@
+"""Through prepare, stream and loop, a log's planted pattern is learnt, whatever orders the log."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from data.contract.schema import Vocabulary
+from data.sources import locate
+from models.towers import UserTower
+from models.two_tower import TwoTower, TwoTowerSettings
+from ray_jobs.engine.job import start
+from ray_jobs.prepare import prepare
+from ray_jobs.train import train
+
+USERS, ITEMS, EVENTS = 240, 48, 12
+
+
+class Stranger(UserTower):
+    """Knows a user by their history alone."""
+
+    def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        rows = torch.zeros_like(inputs["user_id.rows"])
+        return super().states({**inputs, "user_id.rows": rows})
+
+
+class Strangers(TwoTower):
+    """Two towers without rows of users: only what was read can tell what comes next."""
+
+    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
+        super().__init__(settings, vocabulary)
+        self.user_tower = Stranger(settings, vocabulary)
+
+
+WORDS = (
+    "source.kind=table",
+    "split.refit=false",
+    "two_tower.kind=tests.ray_jobs.tasks.test_learning:Strangers",
+    "two_tower.dim=32",
+    "two_tower.id_dim=32",
+    "two_tower.id_dropout=0",
+    "two_tower.sequence.dropout=0",
+    "train.max_steps=150",
+    "train.validate_every=50",
+)
+
+
+def walks() -> tuple[np.ndarray, np.ndarray]:
+    """Users who walk a cycle of items from anywhere: whoever has seen one knows the next."""
+    starts = np.random.default_rng(0).integers(0, ITEMS, USERS)
+    places = (starts[:, None] + np.arange(EVENTS)) % ITEMS
+    cycle = np.random.default_rng(1).permutation(ITEMS)
+    return np.repeat(np.arange(USERS), EVENTS), cycle[places].ravel()
+
+
+def tastes() -> tuple[np.ndarray, np.ndarray]:
+    """Users who like a third of the items, in no order."""
+    rng = np.random.default_rng(0)
+    group = ITEMS // 3
+    items = [rng.permutation(group)[:EVENTS] + group * (user % 3) for user in range(USERS)]
+    return np.repeat(np.arange(USERS), EVENTS), np.concatenate(items)
+
+
+def validation(folder: Path, columns: dict[str, np.ndarray], *words: str) -> dict[str, float]:
+    """Metrics of the best step of a retriever that has learnt a log."""
+    pq.write_table(pa.table(columns), folder / "events.parquet")
+    source = f"source.events={folder / 'events.parquet'}"
+    job = start([f"root={folder / 'root'}", source, *WORDS, *words])
+    prepare(job, locate(job.settings.source))
+    metrics: dict[str, float] = train(job, "two_tower").manifest.metrics["validation"]
+    return metrics
+
+
+@pytest.mark.parametrize("clock", ["position", "timestamp"])
+def test_the_next_item_of_a_walk_is_foretold(ray_cluster: None, tmp_path: Path, clock: str) -> None:
+    user, item = walks()
+    place = np.tile(np.arange(EVENTS), USERS)
+    # Three events a second: their order is that of the file.
+    times = 1_700_000_000_000 + user * 86_400_000 // 4 + place // 3 * 1000
+    order = {"timestamp": times} if clock == "timestamp" else {"position": place}
+    words = ["split.kind=leave_one_out"]
+    words += ["source.columns.position=position"] if clock == "position" else []
+    found = validation(tmp_path, {"user_id": user, "item_id": item, **order}, *words)
+    assert found["hit_rate@10"] > 0.9
+    assert found["mrr@10"] > 0.8
+
+
+def test_the_items_of_ones_taste_are_found_without_any_order(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    user, item = tastes()
+    part = np.where(np.arange(len(user)) % EVENTS < EVENTS - 3, "train", "valid")
+    part[np.arange(len(user)) % EVENTS == EVENTS - 1] = "test"
+    columns = {"user_id": user, "item_id": item, "part": part}
+    found = validation(tmp_path, columns, "split.kind=column", "split.column=part")
+    assert found["recall@10"] > 0.9
