@@ -28,6 +28,18 @@ Summary = dict[str, Any]
 Check = tuple[str, Callable[[Summary], bool]]
 
 
+def commit() -> str:
+    """The commit that was measured."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip()
+
+
+# In a root of other code all would be found up to date, for the settings are the same.
+ROOTS = f"runs/verify/{commit()}"
+
+
 @dataclass(frozen=True)
 class Claim:
     """A command, and what must hold of its last line.
@@ -79,7 +91,7 @@ def table(folder: str, *words: str, items: bool = False) -> tuple[str, ...]:
     found = [f"source.events={DATA / folder / 'interactions.parquet'}", *words]
     if items:
         found += [f"source.{name}={DATA / folder / name}.parquet" for name in ("items", "users")]
-    return ("ray_jobs.pipeline", f"root=runs/verify-{folder}", "source.kind=table", *found)
+    return ("ray_jobs.pipeline", f"root={ROOTS}/{folder}", "source.kind=table", *found)
 
 
 def log_of(folder: str) -> tuple[Path, ...]:
@@ -88,15 +100,15 @@ def log_of(folder: str) -> tuple[Path, ...]:
 
 
 CLAIMS = (
-    Claim("default", ("ray_jobs.pipeline", "root=runs/verify-default"), world_checks(6)),
+    Claim("default", ("ray_jobs.pipeline", f"root={ROOTS}/default"), world_checks(6)),
     Claim(
         "other_seed",
-        ("ray_jobs.pipeline", "root=runs/verify-seed7", "world.seed=7"),
+        ("ray_jobs.pipeline", f"root={ROOTS}/other_seed", "world.seed=7"),
         world_checks(6),
     ),
     Claim(
         "feed_utility",
-        ("tests.benchmarks.feed_utility", "root=runs/verify-default"),
+        ("tests.benchmarks.feed_utility", f"root={ROOTS}/default"),
         (
             (
                 "a served item is worth more than a popular one",
@@ -104,7 +116,7 @@ CLAIMS = (
             ),
             ("no less than 80% of retrieved ones", lambda s: s["served"] >= 0.8 * s["retrieved"]),
         ),
-        (Path("runs/verify-default/bundles/CURRENT"),),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(
         "ml1m",
@@ -176,6 +188,7 @@ def verify(claim: Claim) -> bool:
 def write(claim: Claim, summary: Summary, held: dict[str, bool], seconds: float) -> None:
     """Writes the result with what is needed to read it later."""
     words = [word.replace(str(DATA), "$HOMEFEED_DATA") for word in claim.words]
+    words = [word.replace(ROOTS, "runs/verify") for word in words]
     document = {
         "claim": claim.name,
         "command": " ".join(["python", "-m", *words]),
@@ -187,14 +200,6 @@ def write(claim: Claim, summary: Summary, held: dict[str, bool], seconds: float)
         "summary": summary,
     }
     (RESULTS / f"{claim.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return git.stdout.strip()
 
 
 def machine() -> dict[str, Any]:
