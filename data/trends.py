@@ -95,11 +95,9 @@ def _zeros(dataset: Dataset, calendar: Calendar) -> Counts:
     return np.zeros((calendar.num_days + 1, dataset.item_ids.rows), np.int32)
 
 
-def _add(totals: Counts, day: Ints, item: Ints, count: Ints | None = None) -> None:
+def _add(totals: Counts, day: Ints, item: Ints, count: Ints | int = 1) -> None:
     """Adds events to the lines of their days; days outside the calendar count as its nearest."""
-    last, rows = len(totals) - 1, totals.shape[1]
-    flat = np.clip(day, 1, last).astype(np.int64) * rows + item
-    totals += np.bincount(flat, count, minlength=totals.size).reshape(totals.shape).astype(np.int32)
+    np.add.at(totals, (np.clip(day, 1, len(totals) - 1), item), count)
 
 
 def _cumulated(totals: Counts) -> Counts:

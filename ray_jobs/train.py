@@ -63,7 +63,9 @@ def train(
     """
     dataset = Dataset.open(job.root)
     parents = [dataset.artifact]
-    if model == "ranker" and not dataset.counts["impressions"]:
+    # Impressions are told apart by day: no other split says which of them may be learnt from.
+    logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
+    if model == "ranker" and not logged:
         parents.append(candidates(job))
     tree = training_settings(job, model) | {
         "start_from": start_from.version if start_from else None
