@@ -22,12 +22,14 @@ from data.contract.encode import (
     ragged_positions,
 )
 from data.contract.schema import DAY_MS
+from data.graph.batches import graph_arrays
 from data.trends import Trends, days_of
 from models.batch import Batch, Jagged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from data.graph.examples import Examples
     from data.requests import Requests
 
 Mask = npt.NDArray[np.bool_]
@@ -180,18 +182,24 @@ class PoolSampler:
 
     def sample(self, positives: Ints, rng: np.random.Generator) -> Pool:
         """Draws the pool of one batch with `positives` [T]."""
+        drawn = self.live[rng.integers(0, len(self.live), self.random)]
+        return self.pool(positives, drawn, rng)
+
+    def pool(self, positives: Ints, drawn: Ints, rng: np.random.Generator) -> Pool:
+        """The pool of some of the `positives` and of what was drawn uniformly before."""
         taken = positives
         if len(positives) > self.in_batch:
             taken = rng.choice(positives, self.in_batch, replace=False)
-        drawn = self.live[rng.integers(0, len(self.live), self.random)]
         item, count = np.unique(np.concatenate([taken, drawn]), return_counts=True)
-        log_q = self.log_expected(item, len(taken))
+        log_q = self.log_expected(item, len(taken), len(drawn))
         return Pool(item, np.log(count).astype(np.float32), log_q)
 
-    def log_expected(self, item: Ints, num_in_batch: int) -> npt.NDArray[np.float32]:
+    def log_expected(
+        self, item: Ints, num_in_batch: int, num_random: int
+    ) -> npt.NDArray[np.float32]:
         """ln(n_in p + n_rand / C): expected copies of each item in a pool."""
         share = np.maximum(self.label_share[item], 1e-9)
-        expected = num_in_batch * share + self.random / len(self.live)
+        expected = num_in_batch * share + num_random / len(self.live)
         return np.log(expected).astype(np.float32)
 
 
@@ -268,7 +276,9 @@ def two_tower_batch(
         "target.sequence": windows.target_window,
         "target.length": windows.target_length,
         "target.item": target,
-        "target.log_q": pools.log_expected(windows.target_item, min(len(target), pools.in_batch)),
+        "target.log_q": pools.log_expected(
+            windows.target_item, min(len(target), pools.in_batch), pools.random
+        ),
         "pool.item": candidates,
         "pool.log_count": pool.log_count,
         "pool.log_q": pool.log_q,
@@ -346,6 +356,37 @@ def ranker_batch(
         labels=labels,
         weight=torch.ones(len(requests)),
         objective="impressions",
+    )
+
+
+def graph_batch(
+    examples: Examples, encoder: Encoder, pools: PoolSampler, rng: np.random.Generator
+) -> Batch:
+    """One batch of the graph encoder.
+
+    Args:
+        examples: B of them, with the neighbourhoods of all they name.
+        encoder: features and ids.
+        pools: makes the pool of positives and of the random items that the examples bring.
+        rng: of this batch.
+    """
+    positives = examples.items[:, 0]
+    pool = pools.pool(positives, examples.drawn, rng)
+    found = graph_arrays(examples, pool.item)
+    arrays = found.arrays | {
+        "positive.log_q": pools.log_expected(
+            positives, min(len(positives), pools.in_batch), len(examples.drawn)
+        ),
+        "pool.log_count": pool.log_count,
+        "pool.log_q": pool.log_q,
+    }
+    ids, features = encoder.inputs(found.items, found.users)
+    return Batch(
+        ids=ids,
+        inputs=tensors(arrays | features),
+        labels={},
+        weight=torch.ones(len(positives)),
+        objective="graph",
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,6 +36,60 @@ class Block:
         return file.read_row_group(self.row_group, columns=columns)
 
 
+class Stage(Protocol):
+    """What is made of a block where it is read; pickled, so it holds names and no open files."""
+
+    @property
+    def growth(self) -> float:
+        """Bytes that come out for a byte of the block, about."""
+
+    def __call__(self, table: pa.Table, epoch: int, rng: np.random.Generator) -> pa.Table:
+        """New rows from a block's, drawn by `rng`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBlock:
+    """A block as a stage makes it in one epoch.
+
+    Attributes:
+        block: what is read.
+        stage: what is made of it.
+        epoch: 0-based.
+        entropy: seeds the stage's random stream, whoever runs it.
+    """
+
+    block: Block
+    stage: Stage
+    epoch: int
+    entropy: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows on disk."""
+        return self.block.num_rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of what comes out, about."""
+        return int(self.block.num_bytes * self.stage.growth)
+
+    def read(self) -> pa.Table:
+        """Reads the block and runs the stage."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.entropy))
+        return self.stage(self.block.read(), self.epoch, rng)
+
+
+class Sized(Protocol):
+    """Something that takes memory."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes, about."""
+
+
+B = TypeVar("B", bound=Sized)
+
+
 def row_groups(files: Iterable[Path]) -> Iterator[Block]:
     """All blocks of some files, in order."""
     for path in files:
@@ -44,9 +99,9 @@ def row_groups(files: Iterable[Path]) -> Iterator[Block]:
             yield Block(path, number, group.num_rows, group.total_byte_size)
 
 
-def stretches(blocks: Iterable[Block], max_bytes: int) -> Iterator[list[Block]]:
+def stretches(blocks: Iterable[B], max_bytes: int) -> Iterator[list[B]]:
     """Blocks in order, as many at a time as fit in `max_bytes`, at least one."""
-    stretch: list[Block] = []
+    stretch: list[B] = []
     total = 0
     for block in blocks:
         if stretch and total + block.num_bytes > max_bytes:

@@ -33,6 +33,13 @@ class Lesson:
     events: Events
     labels: Mask
 
+    def engaged(self) -> Events:
+        """The events that are labels."""
+        offsets = np.concatenate([[0], np.cumsum(self.labels)])[self.events.offsets]
+        events = self.events
+        columns = (events.item, events.action, events.surface, events.timestamp)
+        return Events(offsets, *(column[self.labels] for column in columns))
+
 
 @dataclass(frozen=True, slots=True)
 class LabelCounts:

@@ -29,6 +29,8 @@ class WindowSettings:
         train: what baselines learn from; the time split trains on everything before `valid`.
         valid: days on which settings and steps are chosen.
         test: days that are reported.
+        graph: edges and labels that item embeddings learn from, before what is built on them; alone
+            (`model=graph`) they learn from `train`.
         two_tower: positives the retriever learns from.
         ranker: impressions the ranker learns from.
         ranker_closed: day by which the labels of those impressions must be closed.
@@ -38,6 +40,7 @@ class WindowSettings:
     train: Days = (1, 152)
     valid: Days = (153, 166)
     test: Days = (167, 180)
+    graph: Days = (1, 118)
     two_tower: Days = (119, 152)
     ranker: Days = (119, 148)
     ranker_closed: Day = 150
@@ -61,6 +64,7 @@ class Windows:
     train: tuple[int, int]
     valid: tuple[int, int]
     test: tuple[int, int]
+    graph: tuple[int, int]
     two_tower: tuple[int, int]
     ranker: tuple[int, int]
     ranker_closed: int

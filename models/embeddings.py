@@ -73,13 +73,15 @@ class EmbeddingTables(nn.Module):
     """
 
     def __init__(self, tables: Sequence[Table], device: torch.device = META) -> None:
-        """Builds the tables, all of one width, unfilled, on `device`."""
+        """Builds the tables, all of one width or none at all, unfilled, on `device`."""
         super().__init__()
         self.tables = tuple(tables)
         self.collection: nn.Module = _collection(self.tables, device)
 
     def forward(self, ids: Mapping[str, Jagged]) -> dict[str, Tensor]:
         """Rows of every table's ids, by name: float32[len(values), dim], zeros for id 0."""
+        if not self.tables:
+            return {}
         if isinstance(self.collection, SparseTables):
             rows = self.collection({t.name: ids[t.name].values for t in self.tables})
         else:

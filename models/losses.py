@@ -45,6 +45,22 @@ def sampled_softmax(
     return F.softplus(torch.logsumexp(logits, 1) - positive)
 
 
+def max_margin(positive: Tensor, negatives: Tensor, known: Tensor, margin: float) -> Tensor:
+    """Mean over negatives of `max(0, s_n − s_p + Δ)` (PinSage, KDD'18, eq. 1).
+
+    Args:
+        positive: float32[T] scores of the positives.
+        negatives: float32[T, P] scores of the negatives.
+        known: bool[T, P] which of them are no negatives of the target.
+        margin: Δ.
+
+    Returns:
+        float32[T].
+    """
+    each = F.relu(negatives - positive.unsqueeze(1) + margin).masked_fill(known, 0.0)
+    return each.sum(1) / (~known).sum(1).clamp(min=1)
+
+
 def multi_task_bce(logits: Tensor, labels: Tensor, task_weight: Tensor) -> Tensor:
     """Binary cross-entropy summed over heads: `Σ_h w_h [−y_h ln f_h − (1 − y_h) ln(1 − f_h)]`.
 

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
 import pyarrow as pa
 import ray
 
-from data.blocks import Block, stretches
+from data.blocks import stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 STRETCH_BYTES = 128 << 20
 TASK_BYTES = 4 << 20
+PLACE = "__place"
 
 
-def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+class Readable(Protocol):
+    """A block of rows, as it lies on disk or with what a stage makes of it."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows on disk."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in memory of what `read` gives, about."""
+
+    def read(self) -> pa.Table:
+        """The rows."""
+
+
+def read_tables(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
     """Reads blocks in the given order with Ray Data, one stretch of them ahead of the consumer.
 
     Each stretch is read to its end: Ray Data's executor lives in this process and spins while it
@@ -27,28 +44,37 @@ def read_tables(blocks: Sequence[Block]) -> Iterator[pa.Table]:
     every epoch of a small data set.
     """
     filled = [block for block in blocks if block.num_rows]
-    tables = cut(_read_ahead(filled), [block.num_rows for block in filled])
+    tables = _read_ahead(filled)
     for block in blocks:
         yield next(tables) if block.num_rows else block.read()
 
 
-def _read_ahead(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+def _read_ahead(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead: Future[list[Any]] | None = None
+        count = 0
         for stretch in itertools.chain(stretches(blocks, STRETCH_BYTES), [None]):
-            ready = ahead.result() if ahead else []
+            ready, sizes = (ahead.result() if ahead else []), count
             ahead = reader.submit(_read_stretch, stretch) if stretch else None
-            while ready:
-                yield ray.get(ready.pop(0))
+            count = len(stretch) if stretch else 0
+            yield from split(_fetched(ready), sizes)
 
 
-def _read_stretch(blocks: list[Block]) -> list[Any]:
-    """References to tables that hold the rows of some blocks, in their order."""
+def _fetched(references: list[Any]) -> Iterator[pa.Table]:
+    while references:
+        yield ray.get(references.pop(0))
+
+
+def _read_stretch(blocks: list[Readable]) -> list[Any]:
+    """References to tables that hold the rows of some blocks, in their order, with their places."""
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    parts = list(stretches(blocks, TASK_BYTES))
+    numbered = itertools.count()
+    parts = [
+        [(next(numbered), block) for block in part] for part in stretches(blocks, TASK_BYTES)
+    ]
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
         tables = numbers.map_batches(
@@ -57,22 +83,35 @@ def _read_stretch(blocks: list[Block]) -> list[Any]:
         return list(tables.to_arrow_refs())
 
 
-def _read_numbered(numbers: pa.Table, parts: list[list[Block]]) -> pa.Table:
+def _read_numbered(numbers: pa.Table, parts: list[list[tuple[int, Readable]]]) -> pa.Table:
     wanted = itertools.chain.from_iterable(parts[number] for number in numbers["id"].to_pylist())
-    return pa.concat_tables([block.read() for block in wanted])
+    return pa.concat_tables([_placed(block.read(), place) for place, block in wanted])
 
 
-def cut(tables: Iterable[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
-    """Cuts rows that come in tables of any length into tables of the given numbers of rows.
+def _placed(table: pa.Table, place: int) -> pa.Table:
+    places = pa.array(np.full(table.num_rows, place, np.int32))
+    return table.append_column(PLACE, places)
+
+
+def split(tables: Iterable[pa.Table], count: int) -> Iterator[pa.Table]:
+    """Cuts rows that come in tables of any length into one table a place, 0 to `count` - 1.
 
     Example:
-        tables of 3 and 2 rows, sizes 1, 4  ->  tables of 1 and 4 rows
+        tables with places [0, 0, 2] and [2, 2], count 3  ->  tables of 2, 0 and 3 rows
     """
-    source = iter(tables)
     held: list[pa.Table] = []
-    for size in sizes:
-        while sum(table.num_rows for table in held) < size:
-            held.append(next(source))
-        joined = pa.concat_tables(held) if len(held) > 1 else held[0]
-        yield joined.slice(0, size)
-        held = [joined.slice(size)]
+    place = 0
+    nothing = pa.table({})
+    for table in tables:
+        places = table[PLACE].to_numpy()
+        rows = table.drop_columns([PLACE])
+        nothing = rows.slice(0, 0)
+        starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
+        for start, end in itertools.pairwise([*starts, len(places)]):
+            while place < places[start]:
+                yield pa.concat_tables(held or [nothing])
+                held, place = [], place + 1
+            held.append(rows.slice(start, end - start))
+    for _ in range(place, count):
+        yield pa.concat_tables(held or [nothing])
+        held = []

@@ -18,24 +18,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.blocks import Block
+from data.blocks import Block, Stage, StagedBlock
 from models.batch import Batch
-from ray_jobs.engine.block_reader import read_tables
+from ray_jobs.engine.block_reader import Readable, read_tables
 
 WHOLE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """Which blocks an epoch reads, and in which order."""
+    """Which blocks an epoch reads, in which order, and what becomes of them on the way.
+
+    Attributes:
+        blocks: all of an epoch.
+        seed: of the order and of what is drawn.
+        stage: what Ray Data's tasks make of a block before it is cut into batches.
+    """
 
     blocks: tuple[Block, ...]
     seed: int
+    stage: Stage | None = None
 
     def order(self, epoch: int) -> list[int]:
         """Block numbers of an epoch in reading order."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
         return [int(i) for i in rng.permutation(len(self.blocks))]
+
+    def reading(self, epoch: int, block: int) -> Readable:
+        """What is read of a block in an epoch."""
+        found = self.blocks[block]
+        if self.stage is None:
+            return found
+        return StagedBlock(found, self.stage, epoch, (self.seed, epoch, block, 2))
 
     def rng(self, epoch: int, block: int) -> np.random.Generator:
         """The random stream of one block in one epoch, whoever reads it."""
@@ -110,14 +124,14 @@ class Portion:
 
 
 Collate = Callable[[pa.Table, np.random.Generator], Iterator[Batch]]
-Reader = Callable[[Sequence[Block]], Iterator[pa.Table]]
+Reader = Callable[[Sequence[Readable]], Iterator[pa.Table]]
 
 
 def portions(
     plan: BlockPlan, todo: Sequence[Ticket], collate: Collate, read: Reader = read_tables
 ) -> Iterator[Portion]:
     """Batches of the tickets in order; an empty block gives a portion with no rows to train on."""
-    tables = read([plan.blocks[t.block] for t in todo])
+    tables = read([plan.reading(t.epoch, t.block) for t in todo])
     for ticket, table in zip(todo, tables, strict=True):
         batches = collate(table, plan.rng(ticket.epoch, ticket.block))
         numbered = itertools.islice(_last_marked(batches), ticket.skip, None)
@@ -141,7 +155,8 @@ def spare_batch(plan: BlockPlan, collate: Collate, read: Reader = read_tables) -
     Raises:
         ValueError: no block of the plan has a row to train on.
     """
-    for table in itertools.chain.from_iterable(read([block]) for block in plan.blocks):
+    firsts = (plan.reading(0, block) for block in range(len(plan.blocks)))
+    for table in itertools.chain.from_iterable(read([block]) for block in firsts):
         for batch in collate(table, plan.rng(0, 0)):
             return batch.muted()
     raise ValueError("no block has a row to train on")

@@ -164,5 +164,5 @@ def test_a_pool_counts_what_it_holds_and_expects_what_is_drawn_on_average() -> N
         pool = pools.sample(positives, rng)
         totals[pool.item] += np.exp(pool.log_count)
         assert np.exp(pool.log_count).sum() == pytest.approx(80)
-    expected = np.exp(pools.log_expected(np.arange(2, 5), 50))
+    expected = np.exp(pools.log_expected(np.arange(2, 5), 50, pools.random))
     assert totals[2:] / 400 == pytest.approx(expected, rel=0.05)

@@ -1,5 +1,6 @@
 """Blocks come out of Ray Data whole and in the order asked for, however they were read."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.blocks import Block
+from data.blocks import Block, StagedBlock
 from ray_jobs.engine import block_reader
-from ray_jobs.engine.block_reader import cut, read_tables
+from ray_jobs.engine.block_reader import PLACE, read_tables, split
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.randoms())
-def test_rows_are_cut_anew(sizes: list[int], random: object) -> None:
-    numbers = pa.table({"row": np.arange(sum(sizes))})
-    ends = [*np.cumsum(random.sample(sizes, len(sizes)))]  # type: ignore[attr-defined]
-    pieces = [
-        numbers.slice(start, end - start) for start, end in zip([0, *ends], ends, strict=False)
-    ]
-    tables = list(cut(pieces, sizes))
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.data())
+def test_rows_are_cut_by_their_places(sizes: list[int], data: st.DataObject) -> None:
+    places = np.repeat(np.arange(len(sizes)), sizes)
+    numbers = pa.table({"row": np.arange(len(places)), PLACE: places.astype(np.int32)})
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(places)), max_size=4)))
+    ends = [0, *cuts, len(places)]
+    pieces = [numbers.slice(start, end - start) for start, end in itertools.pairwise(ends)]
+    tables = list(split(pieces, len(sizes)))
     assert [table.num_rows for table in tables] == sizes
-    assert pa.concat_tables(tables)["row"].to_pylist() == list(range(sum(sizes)))
+    assert pa.concat_tables(tables)["row"].to_pylist() == list(range(len(places)))
+
+
+class Repeated:
+    """Repeats a block's rows as often as the epoch says; of an odd first row it leaves nothing."""
+
+    growth = 2.0
+
+    def __call__(self, table: pa.Table, epoch: int, rng: np.random.Generator) -> pa.Table:
+        times = 0 if table["row"][0].as_py() % 16 else epoch
+        drawn = np.full(table.num_rows * times, rng.integers(1 << 30))
+        return pa.concat_tables([table] * times or [table.slice(0, 0)]).append_column(
+            "drawn", pa.array(drawn)
+        )
+
+
+@pytest.mark.ray
+def test_a_stage_runs_where_blocks_are_read(ray_cluster: None, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"row": np.arange(32)}), file, row_group_size=8)
+    asked = [(0, 1), (1, 2), (2, 2), (0, 2)]
+    blocks = [
+        StagedBlock(Block(file, number, 8, 64), Repeated(), epoch, (number, epoch))
+        for number, epoch in asked
+    ]
+    tables = list(read_tables(blocks))
+    assert [table.num_rows for table in tables] == [8, 0, 16, 16]
+    assert tables[2]["row"].to_pylist() == [*range(16, 24)] * 2
+    assert tables[3].equals(blocks[3].read())
 
 
 @pytest.mark.ray

@@ -1,0 +1,340 @@
+"""Graph embeddings of items, and of users where they are nodes: features and sampled neighbours.
+
+Notable here:
+- an item is its features, its ID row, or both; with features alone the encoder is inductive: items
+  of tomorrow are embedded by what they are and where they were put;
+- a node and its neighbours are fused by a convolution, a transformer or propagation alone;
+- several objectives train one trunk; every row of a batch says which it is for;
+- negatives are shared by the batch, hard ones are a row's own.
+
+Shapes: B examples, U distinct items, N item nodes and Q user nodes of T neighbours, P pool, H hard
+negatives an example, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError
+from models.embeddings import Table
+from models.export import NUM_ITEMS, Program
+from models.features import FeatureEncoder, RowDropout, keep_likeness
+from models.losses import max_margin, sampled_softmax, weighted_mean
+from models.neighborhood_fusion import (
+    Convolution,
+    Fusion,
+    FusionTransformer,
+    Pooling,
+    Propagation,
+)
+from models.towers import perceptron
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from data.contract.schema import Feature, Vocabulary
+    from models.batch import Batch
+
+MIN_TEMPERATURE = 0.01
+OBJECTIVES = ("next_engagement", "co_board", "user_item")
+Objective = Literal["next_engagement", "co_board", "user_item"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphNegatives:
+    """What the positive of an example is told apart from.
+
+    Attributes:
+        in_batch: positives of the batch in the shared pool, popular items more often.
+        random: items drawn uniformly into the shared pool of a batch.
+        hard: most hard negatives an example, items of its query's rank band by visits.
+        hard_from: epoch from which there are hard negatives: one more each epoch (PinSage §3.2).
+        band: first and last rank of the band, as shares of the catalogue.
+        log_q: correct the softmax for how often an item is in the pool.
+    """
+
+    in_batch: NonNegative = 512
+    random: NonNegative = 1024
+    hard: NonNegative = 0
+    hard_from: NonNegative = 1
+    band: tuple[float, float] = (0.01, 0.05)
+    log_q: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty pool and a band that is none."""
+        if self.in_batch + self.random == 0:
+            raise ValueError("set in_batch or random above 0: there is nothing to learn against")
+        if not 0 <= self.band[0] < self.band[1] <= 1:
+            raise ValueError(f"band must be two rising shares of the catalogue, not {self.band}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphModelSettings:
+    """The graph encoder.
+
+    Attributes:
+        encoder: convolution (PinSage), transformer (early fusion of node and neighbours), or
+            propagation (a weighted sum; LightGCN); auto takes propagation where items have no
+            declared columns, else convolution.
+        pooling: how the convolution pools neighbours.
+        dim: width of the embeddings.
+        hidden: width of hidden layers.
+        num_heads: attention heads of the transformer.
+        id_rows: whether nodes have a learnt row beside their features; by default only where they
+            have no features.
+        id_dropout: share of the rows that are zeroed in training.
+        loss: sampled softmax, or PinSage's max-margin.
+        margin: of max-margin.
+        temperature: first value of the softmax's learnt temperature, at least 0.01.
+        own_feature: weight of the objective that an embedding finds its own features again
+            (0: none), which keeps content in it.
+        negatives: what positives are told apart from.
+        batch_size: examples a step on each worker.
+        max_steps: optimiser steps, unless `train.max_steps` says otherwise.
+        learning_rate: of AdamW on the dense part.
+        table_learning_rate: of row-wise Adagrad on ID rows.
+        history: newest positive items whose mean embedding stands for a user who is no node.
+    """
+
+    encoder: Literal["auto", "convolution", "transformer", "propagation"] = "auto"
+    pooling: Pooling = "importance"
+    dim: Count = 64
+    hidden: Count = 128
+    num_heads: Count = 4
+    id_rows: bool | None = None
+    id_dropout: Dropout = 0.0
+    loss: Literal["softmax", "max_margin"] = "softmax"
+    margin: Positive = 0.1
+    temperature: Positive = 0.07
+    own_feature: float = 0.1
+    negatives: GraphNegatives = field(default_factory=GraphNegatives)
+    batch_size: Count = 512
+    max_steps: Count = 400
+    learning_rate: Positive = 2e-3
+    table_learning_rate: Positive = 1.0
+    history: Count = 50
+
+
+class NodeFeatures(nn.Module):
+    """What a node is itself: declared columns, an ID row, or both, float32[N, D]."""
+
+    def __init__(self, dim: int, hidden: int, features: Sequence[Feature], side: str) -> None:
+        """Reads `<side>_id.rows` and `<side>.<feature>` arrays."""
+        super().__init__()
+        self.side = side
+        self.features = FeatureEncoder(features, side)
+        width = self.features.width
+        self.direct = nn.Linear(width, dim, bias=False) if width else None
+        self.mix = perceptron(width, hidden, dim) if width else None
+        if self.direct is not None:
+            keep_likeness(self.direct.weight, self.features)
+
+    def forward(self, inputs: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
+        """Sums what the columns say and the ID rows, float32[N, D]."""
+        parts: list[Tensor] = [] if rows is None else [rows]
+        if self.direct is not None and self.mix is not None:
+            columns = torch.cat(self.features(inputs), 1)
+            parts.append(self.direct(columns) + self.mix(columns))
+        return torch.stack(parts).sum(0)
+
+    def columns(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The encoded columns alone, float32[N, width]."""
+        return torch.cat(self.features(inputs), 1)
+
+
+class GraphEncoder(nn.Module):
+    """Embeds nodes, and the losses that train it."""
+
+    def __init__(self, settings: GraphModelSettings, vocabulary: Vocabulary) -> None:
+        """Builds the encoder for the data set's columns."""
+        super().__init__()
+        if settings.temperature < MIN_TEMPERATURE:
+            raise UserError(f"graph.temperature must be at least {MIN_TEMPERATURE}")
+        self.settings = settings
+        dim, hidden = settings.dim, settings.hidden
+        self.item = NodeFeatures(dim, hidden, vocabulary.item_features, "item")
+        self.user = NodeFeatures(dim, hidden, (), "user")
+        self.has_rows = has_rows(settings, vocabulary)
+        self.drop = RowDropout(settings.id_dropout)
+        self.fusion = fusion_of(settings, vocabulary)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
+        width = self.item.features.width
+        self.own = (
+            nn.ModuleDict({"read": nn.Linear(dim, dim), "said": nn.Linear(width, dim)})
+            if width and settings.own_feature
+            else None
+        )
+
+    def tables(self, num_items: int, num_users: int) -> list[Table]:
+        """ID tables for id spaces of so many rows; none where features are all there is."""
+        if not self.has_rows:
+            return []
+        dim = self.settings.dim
+        return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
+
+    def programs(self) -> dict[str, Program]:
+        """Embeds items without neighbours: what serving does with a posted one."""
+        if not self.item.features.width:
+            return {}
+        return {"graph_item": LoneItem(self).program()}
+
+    def encode(
+        self, own: Tensor, items: Tensor, neighbors: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Unit vectors of nodes; arguments as of `Fusion.forward`. float32[N, D]."""
+        return F.normalize(self.fusion(own, items, neighbors, weights), dim=-1)
+
+    def base(self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
+        """What the U items of a batch are themselves, float32[U, D]."""
+        return self.item(inputs, self.drop(rows["item_id"]) if self.has_rows else None)
+
+    def nodes(self, rows: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+        """Unit vectors of the batch's nodes, items before users, float32[N + Q, D].
+
+        Args:
+            rows: `item_id` float32[U, D] and `user_id` [Q, D], where there are ID rows.
+            inputs: `item.<feature>` of the U items; `node.item` int64[N] (into U); `node.neighbors`
+                int64[N + Q, T] (into U) and `node.weights` float32[N + Q, T].
+        """
+        items = self.base(inputs, rows)
+        own = items.index_select(0, inputs["node.item"])
+        if self.has_rows:
+            own = torch.cat([own, self.drop(rows["user_id"])])
+        elif len(inputs["node.neighbors"]) > len(own):
+            users = len(inputs["node.neighbors"]) - len(own)
+            own = torch.cat([own, own.new_zeros(users, own.shape[1])])
+        return self.encode(own, items, inputs["node.neighbors"], inputs["node.weights"])
+
+    def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted losses of all objectives.
+
+        Args:
+            rows: see `nodes`.
+            batch: see `nodes`, and `query`, `positive` int64[B] and `pool.node` int64[P] (into the
+                N + Q nodes), `hard.node` int64[B, H] (-1 for none), `positive.log_q` float32[B],
+                `pool.log_count`, `pool.log_q` float32[P], `known.query`, `known.pool` int64[K]
+                (pairs that are no negatives), `objective` int64[B].
+
+        Returns:
+            Loss and what to log.
+        """
+        inputs = batch.inputs
+        vectors = self.nodes(rows, inputs)
+        losses = self._losses(vectors, inputs)
+        loss = weighted_mean(losses, batch.weight)
+        logs = {"loss": loss.detach(), "temperature": self.temperature.detach()}
+        logs |= _by_objective(losses.detach(), inputs["objective"], batch.weight)
+        if self.own is not None:
+            content = weighted_mean(self._own_feature(vectors, inputs), batch.weight)
+            loss = loss + self.settings.own_feature * content
+            logs["own_feature"] = content.detach()
+        return loss, logs
+
+    @property
+    def temperature(self) -> Tensor:
+        """Of the softmax, learnt, at least `MIN_TEMPERATURE`."""
+        return torch.exp(-self.log_scale).clamp(min=MIN_TEMPERATURE)
+
+    def _losses(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Loss of each example, float32[B]."""
+        query = vectors.index_select(0, inputs["query"])
+        positive = (query * vectors.index_select(0, inputs["positive"])).sum(-1)
+        pool = query @ vectors.index_select(0, inputs["pool.node"]).T
+        known = torch.zeros_like(pool, dtype=torch.bool)
+        known[inputs["known.query"], inputs["known.pool"]] = True
+        hard, absent = _hard(query, vectors, inputs["hard.node"])
+        negatives, known = torch.cat([pool, hard], 1), torch.cat([known, absent], 1)
+        if self.settings.loss == "max_margin":
+            return max_margin(positive, negatives, known, self.settings.margin)
+        return self._softmax(positive, negatives, known, inputs)
+
+    def _softmax(
+        self, positive: Tensor, negatives: Tensor, known: Tensor, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        correction, of_positive = inputs["pool.log_count"], torch.zeros_like(positive)
+        if self.settings.negatives.log_q:
+            correction = correction - inputs["pool.log_q"]
+            of_positive = inputs["positive.log_q"]
+        correction = F.pad(correction, (0, negatives.shape[1] - len(correction)))
+        scale = 1 / self.temperature
+        return sampled_softmax(positive * scale - of_positive, negatives * scale, correction, known)
+
+    def _own_feature(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Finding an item's own columns among those of the batch's positives, float32[B]."""
+        assert self.own is not None
+        node = inputs["positive"]
+        items = inputs["node.item"].index_select(0, node)
+        columns = self.item.columns(inputs).index_select(0, items)
+        said = F.normalize(self.own["said"](columns), dim=-1)
+        read = F.normalize(self.own["read"](vectors.index_select(0, node)), dim=-1)
+        scores = read @ said.T / self.temperature
+        same = (node.unsqueeze(0) == node.unsqueeze(1)) & ~torch.eye(len(node), dtype=torch.bool)
+        places = torch.arange(len(node), device=node.device)
+        return F.cross_entropy(scores.masked_fill(same, -1e9), places, reduction="none")
+
+
+class LoneItem(nn.Module):
+    """Embeds items by their columns alone: those that are in no board yet."""
+
+    def __init__(self, encoder: GraphEncoder) -> None:
+        """Takes the encoder's parts."""
+        super().__init__()
+        self.item, self.fusion = encoder.item, encoder.fusion
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """`item.<feature>` of N items -> float32[N, D]."""
+        own = self.item(inputs, None)
+        nobody = torch.zeros((own.shape[0], 1), dtype=torch.int64, device=own.device)
+        return F.normalize(self.fusion(own, own, nobody, torch.zeros_like(own[:, :1])), dim=-1)
+
+    def program(self) -> Program:
+        """What is exported; sizes: items, and the values of each list column."""
+        features = self.item.features
+        return Program(
+            module=self,
+            inputs=features.example(NUM_ITEMS),
+            dynamic=features.dynamic("items"),
+            outputs=("embedding",),
+        )
+
+
+def has_rows(settings: GraphModelSettings, vocabulary: Vocabulary) -> bool:
+    """Whether nodes have ID rows: as the settings say, else where items have no columns."""
+    if settings.id_rows is None:
+        return not vocabulary.item_features
+    if not settings.id_rows and not vocabulary.item_features:
+        raise UserError("graph.id_rows=false needs declared item columns: items would be nothing")
+    return settings.id_rows
+
+
+def fusion_of(settings: GraphModelSettings, vocabulary: Vocabulary) -> Fusion:
+    """The way of fusing that the settings name."""
+    kind = settings.encoder
+    if kind == "auto":
+        kind = "convolution" if vocabulary.item_features else "propagation"
+    if kind == "convolution":
+        return Convolution(settings.dim, settings.hidden, settings.pooling)
+    if kind == "transformer":
+        return FusionTransformer(settings.dim, settings.hidden, settings.num_heads)
+    return Propagation()
+
+
+def _hard(query: Tensor, vectors: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of each example's own negatives, and which of them are none, [B, H] both."""
+    absent = nodes < 0
+    return (query.unsqueeze(1) * vectors[nodes.clamp(min=0)]).sum(-1), absent
+
+
+def _by_objective(losses: Tensor, objective: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Mean loss of the examples of each objective on this rank; 0 where a batch has none."""
+    logs = {}
+    for code, name in enumerate(OBJECTIVES):
+        of_this = weight * (objective == code)
+        logs[name] = (losses * of_this).sum() / of_this.sum().clamp(min=1e-6)
+    return logs

@@ -1,0 +1,223 @@
+"""Samples neighbourhoods: `python -m ray_jobs.sample root=runs/default`.
+
+Builds the graph of boards and items as it stood at the end of a day, and walks from every item
+once. Start nodes are cut into shards, each a task of Ray Data for a large graph; a run that was
+interrupted goes on with the shards that are missing. Cost grows with nodes x walks, whatever the
+number of edges; memory is the shard, and one copy of the graph a host.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.graph.edges import board_edges, has_boards, user_edges
+from data.graph.neighborhoods import (
+    SHARD_NODES,
+    OnTheFly,
+    SamplerSource,
+    open_graph,
+    shard_name,
+    walk_hash,
+    write_shard,
+)
+from data.graph.pruning import prune
+from data.graph.store import build_graph
+from data.queries import SplitLog
+from data.splits import TEST, TRAIN, VALID
+from data.windows import Windows, resolve
+from ray_jobs.engine.job import Job, run
+from ray_jobs.export import link
+from ray_jobs.preparation.block_tasks import BlockTasks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data.contract.artifact import Artifact, Draft
+
+SMALL_GRAPH_NODES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleArguments:
+    """Words of the job.
+
+    Attributes:
+        day: edges are known as of the end of this day of the log; by default the last day that the
+            graph encoder learns from.
+    """
+
+    day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Up to when a graph knows its edges.
+
+    Attributes:
+        parts: parts of the log whose events are edges.
+        day: last day that is known, in a time split.
+    """
+
+    parts: tuple[int, ...]
+    day: int | None = None
+
+    @classmethod
+    def of_training(cls, windows: Windows | None, alone: bool, refit: bool = False) -> Cutoff:
+        """What the encoder learns from: `windows.graph`, alone `windows.train`; else parts."""
+        if windows is None:
+            return cls((TRAIN, VALID) if refit else (TRAIN,))
+        return cls((TRAIN,), (windows.train if alone else windows.graph)[1])
+
+    @classmethod
+    def before_test(cls, windows: Windows | None) -> Cutoff:
+        """What is known when the reported part begins."""
+        return cls((TRAIN, VALID), windows.test[0] - 1 if windows else None)
+
+    @classmethod
+    def whole(cls, dataset: Dataset, windows: Windows | None) -> Cutoff:
+        """Everything there is."""
+        return cls((TRAIN, VALID, TEST), dataset.calendar.num_days if windows and dataset.calendar else None)
+
+
+def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
+    """The graph as of a cut-off, or finds it made already. Raises UserError without any edge."""
+    settings = job.settings.graph
+    groups = groups_of(job, dataset)
+    tree = {"edges": groups, "prune": asdict(settings.prune), "cutoff": asdict(cutoff)}
+    if groups == "users":
+        tree |= {"split": asdict(job.settings.split), "seed": job.settings.seed}
+
+    def write(draft: Draft) -> None:
+        log = log_of(job, dataset)
+        last_ms = dataset.calendar.start_ms(cutoff.day + 1) if cutoff.day and dataset.calendar else None
+        if groups == "boards":
+            edges, num_boards = board_edges(dataset, last_ms, draft.path)
+        else:
+            edges, num_boards = user_edges(log, cutoff.parts, last_ms), dataset.user_ids.rows
+        build_graph(edges, dataset.item_ids.rows, num_boards, draft.path)
+        prune(draft.path, settings.prune)
+        graph = open_graph(draft.path)
+        if graph.num_edges == 0:
+            raise UserError(
+                f"the graph of {groups} has no edge up to day {cutoff.day}; check graph.edges, "
+                "source.boards and windows.graph"
+            )
+        draft.fields["details"] = {"edges": graph.num_edges, "boards": num_boards} | tree
+        draft.fields["id_space"] = dataset.artifact.manifest.id_space
+
+    return job.make("adjacency", [dataset.artifact], tree, write, move_pointer=False)
+
+
+def groups_of(job: Job, dataset: Dataset) -> str:
+    """What is a board. Raises UserError when there is no board table though it is asked for."""
+    kind = job.settings.graph.edges
+    if kind == "boards" and not has_boards(dataset):
+        raise UserError("graph.edges=boards needs a board table: name one with source.boards")
+    if kind == "auto":
+        timed = job.settings.split.kind == "time"
+        return "boards" if timed and has_boards(dataset) else "users"
+    return kind
+
+
+def log_of(job: Job, dataset: Dataset) -> SplitLog:
+    """The data set under the job's split."""
+    timed = job.settings.split.kind == "time"
+    windows = resolve(job.settings.windows, dataset.calendar) if timed else None
+    return SplitLog(dataset, job.settings.split, windows, job.settings.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """Start nodes by shard, and where records go."""
+
+    source: SamplerSource
+    folder: Path
+    num_items: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.num_items // SHARD_NODES)
+
+
+def neighborhoods(job: Job, graph: Artifact) -> Artifact:
+    """Records of every item of a graph, or finds them sampled already."""
+    walk = job.settings.graph.walk
+    made_by = walk_hash(walk, job.settings.seed)
+
+    def write(draft: Draft) -> None:
+        work = job.root.absolute() / "checkpoints" / f"neighborhoods-{draft.path.name}"
+        work.mkdir(parents=True, exist_ok=True)
+        source = SamplerSource(graph.path.absolute(), walk, job.settings.seed)
+        shards = _Shards(source, work, open_graph(graph.path.absolute()).num_items)
+        for _ in _tasks(job, shards).run(_sample_shard, shards, shards.count, "sample"):
+            pass
+        for file in sorted(work.glob("*.arrow")):
+            link(file, draft.path / file.name)
+        shutil.rmtree(work)
+        draft.fields["details"] = {"nodes": shards.num_items, "walk_hash": made_by}
+        draft.fields["id_space"] = graph.manifest.id_space
+
+    settings = {"walk": asdict(walk), "seed": job.settings.seed}
+    return job.make("neighborhoods", [graph], settings, write, move_pointer=False)
+
+
+def _tasks(job: Job, shards: _Shards) -> BlockTasks:
+    """In this process, on all cores, while that takes seconds; else a shard a task."""
+    small = shards.num_items <= SMALL_GRAPH_NODES
+    workers = 0 if small else job.settings.prepare.workers
+    return BlockTasks(workers, job.settings.train.num_workers + 2)
+
+
+def _sample_shard(shards: _Shards, number: int) -> int:
+    """Writes the records of one shard unless they are there; gives how many."""
+    first = number * SHARD_NODES
+    nodes = np.arange(first, min(first + SHARD_NODES, shards.num_items))
+    path = shards.folder / shard_name("item", number)
+    if not path.is_file():
+        sampler = shards.source.open()
+        assert isinstance(sampler, OnTheFly)
+        write_shard(path, first, sampler.of(nodes, "item"))
+    return len(nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Where records come from, and the artefacts behind them."""
+
+    source: SamplerSource
+    artifacts: tuple[Artifact, ...]
+
+
+def sampled(job: Job, dataset: Dataset, cutoff: Cutoff) -> Sampled:
+    """The sampler of a cut-off in the mode that the settings name, rows written if it reads them."""
+    settings = job.settings.graph
+    graph = adjacency(job, dataset, cutoff)
+    path = graph.path.absolute()
+    if settings.sampling == "on_the_fly":
+        return Sampled(SamplerSource(path, settings.walk, job.settings.seed), (graph,))
+    rows = neighborhoods(job, graph)
+    made_by = rows.manifest.details["walk_hash"]
+    source = SamplerSource(path, settings.walk, job.settings.seed, rows.path.absolute(), made_by)
+    return Sampled(source, (graph, rows))
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Builds the graph as of a day and writes the neighbourhoods of all items."""
+    dataset = Dataset.open(job.root)
+    windows = log_of(job, dataset).windows
+    day = job.arguments.day
+    cutoff = Cutoff((TRAIN,), day) if day else Cutoff.of_training(windows, alone=False)
+    with job.stage("sample"):
+        graph = adjacency(job, dataset, cutoff)
+        rows = neighborhoods(job, graph)
+    return {"adjacency": graph.version, "neighborhoods": rows.version, **graph.manifest.details}
+
+
+if __name__ == "__main__":
+    run("sample", main, SampleArguments)
