@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from data.blocks import Block, row_groups
 from data.contract import artifact
 from data.contract.encode import Events, FeatureTable
 from data.contract.idspace import IdSpace
-from data.contract.schema import Calendar, Order, Vocabulary
+from data.contract.schema import GRAPH_COLUMN, Calendar, Feature, Order, Vocabulary
 from data.contract.settings import UserError
 from data.timelines import events_from
 from data.windows import day_bounds
@@ -27,18 +28,22 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact
 
 NO_DATE = "none"
+VECTORS_FILE = "vectors.npy"
 PARTITIONS = {"events": "partitions", "impressions": "impression_partitions"}
 
 
 class Dataset:
     """Timelines, partitions, features and id spaces of a prepared log."""
 
-    def __init__(self, source: Artifact, root: Path) -> None:
+    def __init__(self, source: Artifact, root: Path, vectors: Artifact | None = None) -> None:
         self.artifact = source
         self.root = root
+        self.vectors = vectors
         details: dict[str, Any] = source.manifest.details
         self.details = details
         self.vocabulary = Vocabulary.from_tree(details["vocabulary"])
+        if vectors is not None:
+            self.vocabulary = _with_column(self.vocabulary, vectors)
         calendar = details["calendar"]
         self.calendar = Calendar(**calendar) if calendar else None
         self.counts: dict[str, int] = details["counts"]
@@ -47,6 +52,21 @@ class Dataset:
     def open(cls, root: Path) -> Dataset:
         """Opens the current dataset of a root. Raises UserError when there is none."""
         return cls(artifact.current(root, "dataset"), root)
+
+    def with_vectors(self, vectors: Artifact) -> Dataset:
+        """The same data set with item embeddings as one more column of the items.
+
+        Raises:
+            UserError: the items have a column of that name, or the embeddings are for other ids.
+        """
+        ours = self.artifact.manifest.id_space["item"]
+        theirs = vectors.manifest.id_space.get("item")
+        if ours != theirs:
+            raise UserError(
+                f"{vectors.manifest.name} is for item ids {theirs}, but "
+                f"{self.artifact.manifest.name} has {ours}; embed again"
+            )
+        return Dataset(self.artifact, self.root, vectors)
 
     @property
     def order(self) -> Order:
@@ -72,7 +92,13 @@ class Dataset:
     def items(self) -> FeatureTable:
         """Encoded item features by row."""
         path = self.artifact.path / "items.arrow"
-        return FeatureTable.open("item", self.vocabulary.item_features, path)
+        declared = [f for f in self.vocabulary.item_features if f.name != GRAPH_COLUMN]
+        table = FeatureTable.open("item", declared, path)
+        if self.vectors is None:
+            return table
+        column = open_vectors(self.vectors)
+        columns = table.columns | {GRAPH_COLUMN: column}
+        return FeatureTable("item", self.vocabulary.item_features, columns)
 
     @cached_property
     def users(self) -> FeatureTable:
@@ -167,6 +193,21 @@ class Dataset:
         folders = sorted(self.partition_folders(table).items())
         chosen = [folder for date, folder in folders if low <= date < high]
         return [file for folder in chosen for file in _parts(folder)]
+
+
+def _with_column(vocabulary: Vocabulary, vectors: Artifact) -> Vocabulary:
+    if any(f.name == GRAPH_COLUMN for f in vocabulary.item_features):
+        raise UserError(f"items have a column {GRAPH_COLUMN} already; give it another name")
+    dim = vectors.manifest.dim
+    assert dim is not None
+    column = Feature(name=GRAPH_COLUMN, kind="vector", dim=dim)
+    return dataclasses.replace(vocabulary, item_features=(*vocabulary.item_features, column))
+
+
+def open_vectors(vectors: Artifact) -> pa.Array:
+    """Embeddings of all rows as a list column, memory-mapped."""
+    array = np.load(vectors.path / VECTORS_FILE, mmap_mode="r")
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -35,6 +35,8 @@ class WindowSettings:
         ranker: impressions the ranker learns from.
         ranker_closed: day by which the labels of those impressions must be closed.
         calibration: impressions the calibrators learn from.
+        overlap: let models learn from days that item embeddings among their columns have learnt
+            from: what these know of their labels then looks better than it will serve.
     """
 
     train: Days = (1, 152)
@@ -45,6 +47,7 @@ class WindowSettings:
     ranker: Days = (119, 148)
     ranker_closed: Day = 150
     calibration: Days = (149, 152)
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         for name, (first, last) in self.pairs().items():
@@ -89,6 +92,17 @@ def resolve(settings: WindowSettings, calendar: Calendar | None) -> Windows:
         for name, (first, last) in settings.pairs().items()
     }
     return Windows(ranker_closed=borders[settings.ranker_closed] + shift, **pairs)
+
+
+def refuse_overlap(settings: WindowSettings, windows: Windows) -> None:
+    """Raises UserError when a model would learn from days that the graph has learnt from."""
+    for name in ("two_tower", "ranker"):
+        first, last = getattr(windows, name)[0], windows.graph[1]
+        if first <= last and not settings.overlap:
+            raise UserError(
+                f"windows.{name} begins on day {first}, but the item embeddings it reads learn "
+                f"from days up to {last}; end windows.graph before, or set windows.overlap=true"
+            )
 
 
 def _scaled_borders(settings: WindowSettings, days: int) -> dict[int, int]:

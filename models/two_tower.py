@@ -82,6 +82,8 @@ class TwoTowerSettings:
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
             history carry items and users without a row.
         hidden: width of the towers' hidden layers.
+        graph_vectors: whether items, for the ranker too, have the graph encoder's embedding as a
+            column; by default where the split is by time, so that windows can be told apart.
         horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
             default as many days as the reported part of a time split has, else none: the next
             positive alone.
@@ -99,6 +101,7 @@ class TwoTowerSettings:
     id_dim: Count = 64
     id_dropout: Dropout = 0.2
     hidden: Count = 256
+    graph_vectors: bool | None = None
     horizon_days: NonNegative | None = None
     temperature: Positive = 0.07
     sequence: SequenceSettings = field(default_factory=_sequence)

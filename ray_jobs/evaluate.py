@@ -104,6 +104,8 @@ def _judge(subject: Subject) -> Tree:
     found: Tree = {"ks": list(subject.job.settings.eval.ks), "retrieval": None, "ranking": None}
     if "two_tower" in subject.models:
         found["retrieval"] = _retrieval(subject)
+    elif "graph" in subject.models:
+        found |= judge_graph(subject)
     if "ranker" in subject.models:
         found["ranking"] = _ranking(subject)
     return found

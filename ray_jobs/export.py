@@ -7,20 +7,24 @@ with training: all that an index and a server need, without any of our training 
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from data.contract.artifact import Artifact, Draft, current, has_current
-from data.contract.schema import TREND_DAYS
+from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
+from data.graph.neighborhoods import NoNeighbors
 from models.export import write_programs
+from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of
+from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.links import link
+from ray_jobs.sample import Cutoff, log_of
+from serve.bundle import SIMILAR_FILE
 
 if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
@@ -28,36 +32,41 @@ if TYPE_CHECKING:
 Model = RankingModel | Retriever
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSettings:
-    """What a bundle holds.
-
-    Attributes:
-        table_dtype: number format of ID tables; float32 serves scores equal to training's.
-    """
-
-    table_dtype: Literal["float32", "float16"] = "float32"
-
-
 def export(job: Job, move_pointer: bool = True) -> Artifact:
     """Exports the current retriever, and the current ranker if there is one."""
-    dataset = Dataset.open(job.root)
+    plain = Dataset.open(job.root)
     kinds = [kind for kind in ("two_tower", "ranker") if has_current(job.root, kind)]
     artifacts = [current(job.root, kind) for kind in kinds]
     for artifact in artifacts:
-        check_same_rows(dataset.artifact, artifact)
+        check_same_rows(plain.artifact, artifact)
+    graph = same_graph(job.root, artifacts)
+    dataset = as_read_by(job, plain, artifacts[0], Cutoff.whole(plain, log_of(job, plain).windows))
+    vectors = [dataset.vectors] if dataset.vectors else []
 
     def write(draft: Draft) -> None:
         for artifact in artifacts:
             _write_model(draft.path, open_model(artifact, dataset), job.settings.export)
-        _link_lookups(dataset, draft.path)
+        if graph is not None:
+            _write_graph(draft.path, GraphEmbedder.open(graph, plain, NoNeighbors()), dataset)
+        _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
-            "details": _details(dataset, artifacts),
+            "details": _details(dataset, [*artifacts, *([graph] if graph else [])]),
         }
 
+    parents = [plain.artifact, *artifacts, *vectors]
     settings = {"export": to_tree(job.settings.export)}
-    return job.make("export", [dataset.artifact, *artifacts], settings, write, move_pointer)
+    return job.make("export", parents, settings, write, move_pointer)
+
+
+def same_graph(root: Path, models: list[Artifact]) -> Artifact | None:
+    """The graph encoder behind the columns of all models. Raises UserError when they differ."""
+    graphs = {model.manifest.name: graph_of(root, model) for model in models}
+    versions = {graph.version if graph else None for graph in graphs.values()}
+    if len(versions) > 1:
+        read = ", ".join(f"{name} reads {g.version if g else 'none'}" for name, g in graphs.items())
+        raise UserError(f"models read different graph embeddings: {read}; train them again")
+    return next(iter(graphs.values()))
 
 
 def check_same_rows(dataset: Artifact, model: Artifact) -> None:
@@ -87,27 +96,38 @@ def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:
         np.save(tables / f"{model.name}.{name}.npy", array)
 
 
-def _link_lookups(dataset: Dataset, folder: Path) -> None:
+def _write_graph(folder: Path, embedder: GraphEmbedder, dataset: Dataset) -> None:
+    """What embeds a posted item, and the index of items that are alike."""
+    write_programs(embedder.core.programs(), folder / "programs")
+    assert dataset.vectors is not None
+    link(dataset.vectors.path / INDEX_FILE, folder / SIMILAR_FILE)
+
+
+def _write_lookups(dataset: Dataset, folder: Path) -> None:
     """Puts encoded features and id spaces beside the programs."""
-    for name in ("items.arrow", "users.arrow"):
-        link(dataset.artifact.path / name, folder / name)
+    if dataset.vectors is None:
+        link(dataset.artifact.path / "items.arrow", folder / "items.arrow")
+    else:
+        _write_items(dataset, folder / "items.arrow")
+    link(dataset.artifact.path / "users.arrow", folder / "users.arrow")
     for name, space in dataset.artifact.manifest.id_space.items():
         source = dataset.root / f"{name}_ids" / space["version"]
         for file in ("ids.arrow", "keys.arrow"):
             link(source / file, folder / "ids" / name / file)
 
 
-def link(source: str | Path, target: str | Path) -> None:
-    """A second name for an immutable file; a copy where the file system cannot."""
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy(source, target)
+def _write_items(dataset: Dataset, path: Path) -> None:
+    """The item table with its column of graph embeddings."""
+    mapped = pa.memory_map(str(dataset.artifact.path / "items.arrow"))
+    table = pa.ipc.open_file(mapped).read_all()
+    table = table.append_column(GRAPH_COLUMN, dataset.items.columns[GRAPH_COLUMN])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
-    lengths = {a.kind: a.manifest.settings[a.kind]["sequence"]["max_length"] for a in artifacts}
+    sequences = {a.kind: a.manifest.settings[a.kind].get("sequence") for a in artifacts}
+    lengths = {kind: found["max_length"] for kind, found in sequences.items() if found}
     return {
         "vocabulary": dataclasses.asdict(dataset.vocabulary),
         "calendar": dataclasses.asdict(dataset.calendar) if dataset.calendar else None,

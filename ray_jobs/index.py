@@ -9,7 +9,6 @@ memory with items only: timelines go through a block at a time.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,40 +18,25 @@ import pyarrow.parquet as pq
 
 from data.contract.artifact import current, read
 from data.contract.encode import Events, FeatureTable, Ints, ragged_positions
-from data.contract.settings import Count, Positive, Share, to_tree
+from data.contract.schema import Vocabulary
+from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.timelines import events_from
 from data.trends import Trends
-from ray_jobs.export import link
+from ray_jobs.engine.links import link
 from serve.bundle import KIND, embed_items, prior_of
-from serve.index import IndexKind, build_index
+from serve.index import build_index
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from data.contract.artifact import Artifact, Draft
+    from ray_jobs.bundle_settings import IndexSettings
     from ray_jobs.engine.job import Job
 
 CHUNK = 4096
 COLUMNS = {"item": np.int32, "action": np.int16, "surface": np.int16, "timestamp": np.int64}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSettings:
-    """How the index of a bundle is built.
-
-    Attributes:
-        kind: `flat` is exact, `ivf` has inverted lists; `auto` takes flat below 50,000 items.
-        recall: share of the exact 100 nearest items that an inverted file must find.
-        half_life_days: time in which a positive action's weight in the popular list halves.
-        head: items kept in the lists of popular and of new items.
-    """
-
-    kind: IndexKind = "auto"
-    recall: Share = 0.95
-    half_life_days: Positive = 7.0
-    head: Count = 5000
 
 
 def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
@@ -73,7 +57,9 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         )
         (draft.path / "histories").mkdir()
         write_histories(draft.path / "histories", dataset)
-        draft.fields |= _write_items(draft.path, dataset, settings)
+        features = Vocabulary.from_tree(export.manifest.details["vocabulary"]).item_features
+        items = FeatureTable.open("item", features, export.path / "items.arrow")
+        draft.fields |= _write_items(draft.path, dataset, items, settings)
         draft.fields |= {
             "id_space": export.manifest.id_space,
             "details": export.manifest.details,
@@ -87,7 +73,9 @@ def _own(_: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "manifest.json" or name.endswith(".pt2")}
 
 
-def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> dict[str, Any]:
+def _write_items(
+    folder: Path, dataset: Dataset, items: FeatureTable, settings: IndexSettings
+) -> dict[str, Any]:
     """Vectors, index, and the lists of items that may be served, are popular, are new.
 
     Returns:
@@ -95,7 +83,7 @@ def _write_items(folder: Path, dataset: Dataset, settings: IndexSettings) -> dic
     """
     space = dataset.item_ids
     live = np.arange(space.first_row, space.rows)
-    vectors = embed_all(folder, dataset.items, live, space.rows)
+    vectors = embed_all(folder, items, live, space.rows)
     priors = all_priors(folder, dataset)
     built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")

@@ -26,7 +26,7 @@ from ray_jobs.export import export
 from ray_jobs.index import index
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
-from ray_jobs.train import MODELS, Model, train
+from ray_jobs.train import BUILT, MODELS, Model, graph_for_others, reads_graph, train
 from serve.store import Store
 
 if TYPE_CHECKING:
@@ -95,11 +95,15 @@ def main(job: Job) -> dict[str, Any]:
     dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
     with job.stage("start"):  # after what refuses bad input
         connect(job.settings.train.num_workers + 2)
-    chosen = (job.arguments.model,) if job.arguments.model else MODELS
+    alone: Model | None = job.arguments.model
+    if alone != "graph" and reads_graph(job.settings):
+        with job.stage("train graph"):
+            graph_for_others(job)
+    chosen = (alone,) if alone else BUILT
     for model in chosen:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None
-            train(job, model, start_from=before)
+            train(job, model, start_from=before, alone=model == "graph")
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}

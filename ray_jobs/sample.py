@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.contract.settings import UserError
+from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.graph.edges import board_edges, has_boards, user_edges
 from data.graph.neighborhoods import (
@@ -26,13 +26,13 @@ from data.graph.neighborhoods import (
     walk_hash,
     write_shard,
 )
-from data.graph.pruning import prune
+from data.graph.pruning import about_everything, first_interests, pruned
 from data.graph.store import build_graph
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
 from data.windows import Windows, resolve
 from ray_jobs.engine.job import Job, run
-from ray_jobs.export import link
+from ray_jobs.engine.links import link
 from ray_jobs.preparation.block_tasks import BlockTasks
 
 if TYPE_CHECKING:
@@ -82,36 +82,49 @@ class Cutoff:
     @classmethod
     def whole(cls, dataset: Dataset, windows: Windows | None) -> Cutoff:
         """Everything there is."""
-        return cls((TRAIN, VALID, TEST), dataset.calendar.num_days if windows and dataset.calendar else None)
+        last = dataset.calendar.num_days if windows and dataset.calendar else None
+        return cls((TRAIN, VALID, TEST), last)
+
+    def last_ms(self, dataset: Dataset) -> int | None:
+        """First moment that is not known any more; None where no day cuts."""
+        if self.day is None or dataset.calendar is None:
+            return None
+        return dataset.calendar.start_ms(self.day + 1)
 
 
 def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
     """The graph as of a cut-off, or finds it made already. Raises UserError without any edge."""
-    settings = job.settings.graph
     groups = groups_of(job, dataset)
-    tree = {"edges": groups, "prune": asdict(settings.prune), "cutoff": asdict(cutoff)}
+    tree = {"edges": groups, "prune": asdict(job.settings.graph.prune), "cutoff": asdict(cutoff)}
     if groups == "users":
-        tree |= {"split": asdict(job.settings.split), "seed": job.settings.seed}
+        tree |= {"split": to_tree(job.settings.split), "seed": job.settings.seed}
 
     def write(draft: Draft) -> None:
-        log = log_of(job, dataset)
-        last_ms = dataset.calendar.start_ms(cutoff.day + 1) if cutoff.day and dataset.calendar else None
-        if groups == "boards":
-            edges, num_boards = board_edges(dataset, last_ms, draft.path)
-        else:
-            edges, num_boards = user_edges(log, cutoff.parts, last_ms), dataset.user_ids.rows
-        build_graph(edges, dataset.item_ids.rows, num_boards, draft.path)
-        prune(draft.path, settings.prune)
-        graph = open_graph(draft.path)
+        num_boards = _write_graph(job, dataset, cutoff, draft.path)
+        graph = open_graph(draft.path.absolute())
         if graph.num_edges == 0:
             raise UserError(
                 f"the graph of {groups} has no edge up to day {cutoff.day}; check graph.edges, "
                 "source.boards and windows.graph"
             )
-        draft.fields["details"] = {"edges": graph.num_edges, "boards": num_boards} | tree
+        draft.fields["details"] = {"edges": graph.num_edges, "boards": num_boards}
         draft.fields["id_space"] = dataset.artifact.manifest.id_space
 
     return job.make("adjacency", [dataset.artifact], tree, write, move_pointer=False)
+
+
+def _write_graph(job: Job, dataset: Dataset, cutoff: Cutoff, folder: Path) -> int:
+    """Writes both sides; gives the number of boards."""
+    last_ms = cutoff.last_ms(dataset)
+    if groups_of(job, dataset) == "boards":
+        edges, num_boards = board_edges(dataset, last_ms, folder)
+    else:
+        edges = user_edges(log_of(job, dataset), cutoff.parts, last_ms)
+        num_boards = dataset.user_ids.rows
+    settings, sizes = job.settings.graph.prune, (dataset.item_ids.rows, num_boards)
+    dropped = about_everything(edges, first_interests(dataset), num_boards, settings)
+    build_graph(pruned(edges, sizes, settings, dropped), *sizes, folder)
+    return num_boards
 
 
 def groups_of(job: Job, dataset: Dataset) -> str:

@@ -15,11 +15,11 @@ from data.windows import WindowSettings
 from data.world import WorldSettings
 from models.ranker import RankerSettings
 from models.two_tower import TwoTowerSettings
+from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.engine.evaluation import EvalSettings
 from ray_jobs.engine.grid import TuneSettings
 from ray_jobs.engine.loop import TrainSettings
-from ray_jobs.export import ExportSettings
-from ray_jobs.index import IndexSettings
+from ray_jobs.graph_settings import GraphSettings
 from serve.settings import ServeSettings
 
 
@@ -40,6 +40,7 @@ class Settings:
     world: WorldSettings = field(default_factory=WorldSettings)
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     id: IdSettings = field(default_factory=IdSettings)
+    graph: GraphSettings = field(default_factory=GraphSettings)
     two_tower: TwoTowerSettings = field(default_factory=TwoTowerSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

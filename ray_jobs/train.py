@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.schema import TREND_DAYS
 from data.contract.settings import to_tree
+from data.contract.artifact import current, has_current, read
 from data.dataset import Dataset
+from ray_jobs.embed import embed
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
+from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
+from ray_jobs.tasks.graph import GraphTask, objectives_of
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
+from data.windows import refuse_overlap
+from ray_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,9 +37,14 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact, Draft
     from ray_jobs.engine.loop import Task
 
-Model = Literal["two_tower", "ranker"]
-MODELS: tuple[Model, ...] = ("two_tower", "ranker")
-TASKS: dict[str, Callable[[Assignment], Task]] = {"two_tower": TwoTowerTask, "ranker": RankerTask}
+Model = Literal["graph", "two_tower", "ranker"]
+MODELS: tuple[Model, ...] = ("graph", "two_tower", "ranker")
+BUILT: tuple[Model, ...] = ("two_tower", "ranker")  # what a bundle is made of
+TASKS: dict[str, Callable[[Assignment], Task]] = {
+    "graph": GraphTask,
+    "two_tower": TwoTowerTask,
+    "ranker": RankerTask,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +58,37 @@ class TrainArguments:
     model: Model = "two_tower"
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a model is trained on beside the settings.
+
+    Attributes:
+        dataset: the log.
+        candidates: impressions made from the retriever's candidates, if the log has none.
+        vectors: item embeddings among the items' columns, if any.
+        sampler: neighbourhoods for the graph encoder.
+        graphs: the artefacts that they come from.
+    """
+
+    dataset: Artifact
+    candidates: Artifact | None = None
+    vectors: Artifact | None = None
+    sampler: SamplerSource | None = None
+    graphs: tuple[Artifact, ...] = ()
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The model's parents."""
+        others = (self.candidates, self.vectors)
+        return [self.dataset, *(found for found in others if found), *self.graphs]
+
+
 def train(
-    job: Job, model: Model, move_pointer: bool = True, start_from: Artifact | None = None
+    job: Job,
+    model: Model,
+    move_pointer: bool = True,
+    start_from: Artifact | None = None,
+    alone: bool = False,
 ) -> Artifact:
     """Trains a model on the current data set, or finds it trained already.
 
@@ -57,24 +97,93 @@ def train(
         model: which one.
         move_pointer: whether it becomes the current one of its kind.
         start_from: the same model as of an earlier day, whose weights are taken over.
+        alone: whether nothing will be built on it: it may then learn from later days.
 
     Returns:
         The artefact: `model.safetensors`, settings, training curve.
     """
-    dataset = Dataset.open(job.root)
-    parents = [dataset.artifact]
-    # Impressions are told apart by day: no other split says which of them may be learnt from.
-    logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
-    if model == "ranker" and not logged:
-        parents.append(candidates(job))
-    tree = training_settings(job, model) | {
-        "start_from": start_from.version if start_from else None
-    }
+    sources = sources_of(job, model, alone)
+    tree = _tree(job, model, start_from, alone)
 
     def write(draft: Draft) -> None:
-        _fit(job, model, draft, parents, start_from)
+        _Training(job, model, sources, start_from, alone).fit(draft)
 
-    return job.make(model, parents, tree, write, move_pointer)
+    return job.make(model, sources.artifacts, tree, write, move_pointer)
+
+
+def sources_of(job: Job, model: Model, alone: bool) -> Sources:
+    """Finds, or makes, what a model is trained on."""
+    dataset = Dataset.open(job.root)
+    if model == "graph":
+        found = sampled(job, dataset, Cutoff.of_training(log_of(job, dataset).windows, alone))
+        return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
+    vectors = item_vectors(job, dataset)
+    # Impressions are told apart by day: no other split says which of them may be learnt from.
+    logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
+    made = candidates(job) if model == "ranker" and not logged else None
+    return Sources(dataset.artifact, made, vectors)
+
+
+def item_vectors(job: Job, dataset: Dataset) -> Artifact | None:
+    """Graph embeddings for the models after the graph, as of the end of the graph's window.
+
+    Raises:
+        UserError: those models learn from days that the graph has learnt from.
+    """
+    if not reads_graph(job.settings):
+        return None
+    windows = log_of(job, dataset).windows
+    if windows is not None:
+        refuse_overlap(job.settings.windows, windows)
+    cutoff = Cutoff.of_training(windows, alone=False)
+    return embed(job, dataset, graph_for_others(job), cutoff)
+
+
+def reads_graph(settings: Settings) -> bool:
+    """Whether items have a column of graph embeddings: as set, else where days tell windows apart.
+
+    Without days, the encoder and its consumers would learn from the same labels.
+    """
+    chosen = settings.two_tower.graph_vectors
+    return settings.split.kind == "time" if chosen is None else chosen
+
+
+def graph_for_others(job: Job) -> Artifact:
+    """The encoder that others build on.
+
+    It stays when days are added: with a new one the space would be another, and all that reads it
+    would have to be trained anew. `train model=graph` after a change of settings makes a new one.
+    """
+    dataset = Dataset.open(job.root)
+    if has_current(job.root, "graph"):
+        found = current(job.root, "graph")
+        wanted = _tree(job, "graph", None, alone=False)
+        if found.manifest.settings == wanted and _descends(dataset, found):
+            return found
+    return train(job, "graph")
+
+
+def _descends(dataset: Dataset, model: Artifact) -> bool:
+    """Whether a model was trained on this data set or on one that it extends."""
+    trained_on = {p["version"] for p in model.manifest.parents if p["kind"] == "dataset"}
+    versions: list[str] = [dataset.artifact.version]
+    while versions:
+        if trained_on & set(versions):
+            return True
+        found = [read(dataset.root / "dataset" / version) for version in versions]
+        parents = [p for artifact in found for p in artifact.manifest.parents]
+        versions = [p["version"] for p in parents if p["kind"] == "dataset"]
+    return False
+
+
+def _tree(job: Job, model: Model, start_from: Artifact | None, alone: bool) -> dict[str, Any]:
+    """The settings of a model's manifest."""
+    start = {"start_from": start_from.version if start_from else None}
+    tree = training_settings(job, model) | start
+    if model == "graph":
+        objectives = objectives_of(job.settings.graph, Dataset.open(job.root))
+        tree |= {"alone": alone, "objectives": list(objectives)}
+    return tree
 
 
 def training_settings(job: Job, model: str) -> dict[str, Any]:
@@ -89,34 +198,57 @@ def training_settings(job: Job, model: str) -> dict[str, Any]:
     return {name: tree[name] for name in names} | {"train": loop, "trend_days": [*TREND_DAYS]}
 
 
-def _fit(
-    job: Job, model: str, draft: Draft, parents: list[Artifact], start_from: Artifact | None
-) -> None:
-    folder = job.root / "checkpoints" / f"{model}-{draft.path.name}"
-    candidates = [p.version for p in parents if p.kind == "candidates"]
-    choose = Assignment(
-        root=job.root.absolute(),
-        model=model,
-        settings=job.settings,
-        dataset_version=parents[0].version,
-        candidates_version=candidates[0] if candidates else None,
-        folder=(folder / "choose").absolute(),
-        phase="choose",
-        max_steps=job.settings.train.refresh_steps if start_from else 0,
-        start_from=start_from.version if start_from else None,
-    )
-    outcomes = {"choose": _phase(choose)}
-    last = choose
-    if job.settings.split.refit and job.settings.split.kind != "time":
-        steps = outcomes["choose"]["best_step"]
-        last = dataclasses.replace(
-            choose, folder=(folder / "refit").absolute(), phase="refit", max_steps=steps
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """One model's phases: choosing the number of steps, then training that long on more."""
+
+    job: Job
+    model: Model
+    sources: Sources
+    start_from: Artifact | None
+    alone: bool
+
+    def fit(self, draft: Draft) -> None:
+        """Runs the phases and keeps the last one's best weights."""
+        folder = self.job.root / "checkpoints" / f"{self.model}-{draft.path.name}"
+        last = self._assignment(folder / "choose")
+        outcomes = {"choose": _phase(last)}
+        split = self.job.settings.split
+        if split.refit and split.kind != "time":
+            last = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
+            outcomes["refit"] = _phase(last)
+        best = best_file(last.folder, outcomes[last.phase]["best_step"])
+        shutil.copy(best, draft.path / "model.safetensors")
+        _describe(draft, last, outcomes, self.sources)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _assignment(self, folder: Path) -> Assignment:
+        sources, start_from = self.sources, self.start_from
+        return Assignment(
+            root=self.job.root.absolute(),
+            model=self.model,
+            settings=self.job.settings,
+            dataset_version=sources.dataset.version,
+            candidates_version=sources.candidates.version if sources.candidates else None,
+            vectors_version=sources.vectors.version if sources.vectors else None,
+            folder=folder.absolute(),
+            phase="choose",
+            max_steps=self.job.settings.train.refresh_steps if start_from else 0,
+            start_from=start_from.version if start_from else None,
+            alone=self.alone,
+            sampler=sources.sampler,
         )
-        outcomes["refit"] = _phase(last)
-    best = best_file(last.folder, outcomes[last.phase]["best_step"])
-    shutil.copy(best, draft.path / "model.safetensors")
-    _describe(draft, last, outcomes, parents)
-    shutil.rmtree(folder, ignore_errors=True)
+
+    def _refit(self, chosen: Assignment, folder: Path, steps: int) -> Assignment:
+        """The same on everything before the reported part, in a graph that has it too."""
+        sampler = chosen.sampler
+        if sampler is not None:
+            dataset = Dataset.open(self.job.root)
+            cutoff = Cutoff.of_training(chosen.windows, self.alone, refit=True)
+            sampler = sampled(self.job, dataset, cutoff).source
+        return dataclasses.replace(
+            chosen, folder=folder.absolute(), phase="refit", max_steps=steps, sampler=sampler
+        )
 
 
 def _phase(assignment: Assignment) -> dict[str, Any]:
@@ -143,17 +275,19 @@ def launch(assignment: Assignment) -> None:
 
 
 def _describe(
-    draft: Draft, last: Assignment, outcomes: Mapping[str, Any], parents: list[Artifact]
+    draft: Draft, last: Assignment, outcomes: Mapping[str, Any], sources: Sources
 ) -> None:
     choose = outcomes["choose"]
     best = [v for v in choose["validations"] if v["step"] == choose["best_step"]]
-    windows = last.windows
     draft.fields |= {
-        "window": list(getattr(windows, last.model)) if windows else None,
-        "id_space": parents[0].manifest.id_space,
+        "window": list(window) if (window := last.label_days) else None,
+        "id_space": sources.dataset.manifest.id_space,
         "dtype": "float32",
         "metrics": {"validation": best[0] if best else {}},
-        "details": {"phases": outcomes, "made_from": "candidates" if len(parents) > 1 else "log"},
+        "details": {
+            "phases": outcomes,
+            "made_from": "candidates" if sources.candidates else "log",
+        },
     }
 
 
@@ -161,7 +295,7 @@ def main(job: Job) -> dict[str, Any]:
     """Trains one model on the prepared data set and makes it current."""
     model: Model = job.arguments.model
     with job.stage(f"train {model}"):
-        artifact = train(job, model)
+        artifact = train(job, model, alone=model == "graph")
     phases = artifact.manifest.details["phases"]
     return {
         "model": model,

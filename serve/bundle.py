@@ -3,11 +3,12 @@
 Files under `<root>/bundles/<version>/`:
     programs/<name>.onnx      item_tower, user_tower; item_prior in a log with a clock; ranker_user
                               and ranker_items unless there is no ranker: then the retrieval score
-                              ranks
+                              ranks; graph_item where items have graph embeddings
     tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
     index.faiss               over both, of the items that may be served
+    similar.faiss             over the items' graph embeddings, where they have any
     live_items.npy            rows that may be served
     popular.npy, fresh.npy    rows, best and newest first
     items.arrow, users.arrow  encoded features by row
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIND = "bundles"
+SIMILAR_FILE = "similar.faiss"
 EMBEDDING_TOLERANCE = 1e-3
 PROBES = 8
 
@@ -62,6 +64,7 @@ class Bundle:
     fresh: Ints
     programs: dict[str, Program]
     index: ItemIndex
+    similar: ItemIndex | None = None
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -142,6 +145,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         fresh=_map(path / "fresh.npy"),
         programs=open_programs(path / "programs"),
         index=ItemIndex.open(path / "index.faiss"),
+        similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.contract.encode import Arrays, FeatureTable, Ints, encode_trends, ragged_positions
-from data.contract.schema import TREND_DAYS
+from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
 from serve.bundle import Bundle, embed_items, prior_of
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.posted_items import encode_items
@@ -102,6 +102,7 @@ class Catalogue:
         if not new:
             return 0
         columns = encode_items(self._bundle.items.features, [items[i] for i in new])
+        columns |= self._graph_column(columns)
         features = FeatureTable("item", self._bundle.items.features, columns)
         no_rows = np.full(len(new), self.first_posted_row)
         id_rows = self._bundle.id_rows("two_tower", "item", no_rows)
@@ -109,6 +110,17 @@ class Catalogue:
         vectors = embed_items(tower, id_rows, features.gather(np.arange(len(new))))
         self._delta = self._delta.extended([ids[i] for i in new], columns, vectors)
         return len(new)
+
+    def _graph_column(self, columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
+        """Graph embeddings of posted items, which are on no board yet; none without an encoder."""
+        program = self._bundle.programs.get("graph_item")
+        if program is None:
+            return {}
+        features = FeatureTable("item", self._bundle.items.features, columns)
+        rows = np.arange(len(next(iter(columns.values()))))
+        vectors = program(features.gather(rows))[program.outputs[0]].astype(np.float16)
+        flat = pa.array(vectors.reshape(-1))
+        return {GRAPH_COLUMN: pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
 
     def rows_of(self, ids: Sequence[ExternalId]) -> Ints:
         """Rows [n] of external ids; an unknown one gives its hash bucket. Raises UserError."""
@@ -182,15 +194,31 @@ class Catalogue:
 
         With `prior` above 0 the items' priors count by that weight.
         """
-        rows, scores = self._bundle.index.search(query, k, exclude, prior)
+        found = self._bundle.index.search(query, k, exclude, prior)
         delta = self._delta
-        if not delta.ids:
-            return rows, scores
-        posted = self.first_posted_row + np.arange(len(delta.ids))
-        allowed = ~np.isin(posted, exclude)
-        rows = np.concatenate([rows, posted[allowed]])
         of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
-        scores = np.concatenate([scores, of_posted[allowed]])
+        return self._with_posted(found, of_posted, k, exclude)
+
+    def similar(self, row: Ints, k: int) -> tuple[Ints, Floats]:
+        """The k items most like the one of `row` [1]: by graph embedding where there are any."""
+        index = self._bundle.similar
+        if index is None:
+            return self.nearest(self.embeddings(row)[0], k, row)
+        name = f"item.{GRAPH_COLUMN}"
+        query = self.features(row)[name][0]
+        of_posted = self._delta.features.gather(np.arange(len(self._delta.ids)))[name] @ query
+        return self._with_posted(index.search(query, k, row), of_posted, k, row)
+
+    def _with_posted(
+        self, found: tuple[Ints, Floats], of_posted: Floats, k: int, exclude: Ints
+    ) -> tuple[Ints, Floats]:
+        """The best k of what an index found and of all posted items."""
+        if not len(of_posted):
+            return found
+        posted = self.first_posted_row + np.arange(len(of_posted))
+        allowed = ~np.isin(posted, exclude)
+        rows = np.concatenate([found[0], posted[allowed]])
+        scores = np.concatenate([found[1], of_posted[allowed]])
         best = np.argsort(-scores, kind="stable")[:k]
         return rows[best], scores[best]
 

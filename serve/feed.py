@@ -179,12 +179,12 @@ class Feed:
         return post_items(self._switch.funnel, self.store, items)
 
     def similar(self, item_id: int | str, num_items: int) -> SimilarItems | None:
-        """Nearest items in the item space; None for an unknown item. Raises UserError."""
+        """Items that are alike; None for an unknown item. Raises UserError."""
         funnel = self._switch.funnel
         row = funnel.catalogue.rows_of([item_id])
         if not funnel.catalogue.is_known(row).all():
             return None
-        rows, scores = funnel.catalogue.nearest(funnel.catalogue.embeddings(row)[0], num_items, row)
+        rows, scores = funnel.catalogue.similar(row, num_items)
         pairs = zip(funnel.catalogue.external(rows), scores.tolist(), strict=True)
         return SimilarItems(
             item_id=funnel.catalogue.external(row)[0],

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.contract.encode import encode_columns
+from data.contract.schema import GRAPH_COLUMN
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ OWN_COLUMNS = frozenset({"item_id", "created_at", "title", "text"})
 
 def check_columns(features: Sequence[Feature], item: Document) -> None:
     """Refuses columns that the root does not declare or of another type. Raises UserError."""
-    declared = {feature.name: feature for feature in features}
+    declared = {f.name: f for f in features if f.name != GRAPH_COLUMN}
     for name, value in item.items():
         if name in OWN_COLUMNS:
             _check_text(name, value)

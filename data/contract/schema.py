@@ -85,6 +85,8 @@ Order = Literal["clock", "position", "none"]
 FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
 # Days before a moment whose positive events say what is popular at it; the last span is all time.
 TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
+# Column under which models read the item embeddings of the graph encoder.
+GRAPH_COLUMN = "graph_embedding"
 NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
 
 

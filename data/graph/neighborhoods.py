@@ -55,6 +55,16 @@ class OnTheFly:
         return sample(self.graph, distinct, side, self.walk, self.seed).take(place)
 
 
+@dataclass(frozen=True, slots=True)
+class NoNeighbors:
+    """Knows no edges: what a node is without any."""
+
+    def of(self, nodes: Ints, side: Side) -> Neighborhoods:  # noqa: ARG002
+        """See `Sampler.of`; one empty place each."""
+        shape = (len(nodes), 1)
+        return Neighborhoods(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+
+
 @dataclass(frozen=True)
 class Materialised:
     """Reads records from shards, memory-mapped: one copy a host.

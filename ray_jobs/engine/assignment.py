@@ -12,6 +12,7 @@ import numpy as np
 from data.contract.artifact import read
 from data.contract.settings import UserError
 from data.dataset import Dataset
+from data.graph.neighborhoods import SamplerSource
 from data.queries import SplitLog
 from data.splits import TRAIN, VALID
 from data.windows import Windows, resolve
@@ -35,6 +36,9 @@ class Assignment:
             reported part.
         max_steps: steps to take; 0 leaves it to the settings.
         start_from: version of the same model whose weights are taken over, if any.
+        alone: whether nothing is built on the model, so that it may learn from later days.
+        sampler: of the neighbourhoods that the graph encoder is trained on.
+        vectors_version: item embeddings that stand among the items' columns, if any.
     """
 
     root: Path
@@ -46,11 +50,17 @@ class Assignment:
     candidates_version: str | None = None
     max_steps: int = 0
     start_from: str | None = None
+    alone: bool = False
+    sampler: SamplerSource | None = None
+    vectors_version: str | None = None
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, opened."""
-        return Dataset(read(self.root / "dataset" / self.dataset_version), self.root)
+        """The data set, opened; with the item embeddings it is to be read with."""
+        dataset = Dataset(read(self.root / "dataset" / self.dataset_version), self.root)
+        if self.vectors_version is None:
+            return dataset
+        return dataset.with_vectors(read(self.root / "item_embeddings" / self.vectors_version))
 
     @cached_property
     def windows(self) -> Windows | None:
@@ -68,6 +78,14 @@ class Assignment:
     def parts(self) -> tuple[int, ...]:
         """Parts of the log that may be learnt from."""
         return (TRAIN,) if self.phase == "choose" else (TRAIN, VALID)
+
+    @property
+    def label_days(self) -> tuple[int, int] | None:
+        """First and last day whose labels are learnt from, in a time split."""
+        if self.windows is None:
+            return None
+        days: tuple[int, int] = getattr(self.windows, self.model)
+        return self.windows.train if self.model == "graph" and self.alone else days
 
     def stream_seed(self, name: str) -> int:
         """Seed of one of the run's random streams."""

@@ -49,7 +49,10 @@ from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 
-REMEMBERED = ("seed", "source", "split", "windows", "world", "prepare", "id", "two_tower", "ranker")
+REMEMBERED = (
+    *("seed", "source", "split", "windows", "world", "prepare"),
+    *("id", "graph", "two_tower", "ranker"),
+)
 SETTINGS_FILE = "settings.yaml"
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the drivers of `ray job submit`
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)

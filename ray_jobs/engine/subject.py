@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from data.contract.artifact import Artifact, current, read
@@ -11,8 +11,10 @@ from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.queries import SplitLog
 from data.windows import resolve
+from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.predictions import read_impressions
+from ray_jobs.sample import Cutoff
 from ray_jobs.tasks.ranker import candidate_files
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Subject:
         models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
         for artifact in models.values():
             _check_window(artifact, log)
+            known = as_read_by(job, log.dataset, artifact, Cutoff.before_test(windows))
+            log = replace(log, dataset=known)
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +20,7 @@ from data.impressions import (
 )
 from data.partitions import Placement, timeline_name, write_days, write_shard
 from data.splits import PARTS
+from ray_jobs.engine.links import link
 from ray_jobs.preparation.passes import Preparation, events_by_day, paths_of
 
 if TYPE_CHECKING:
@@ -94,15 +93,6 @@ def _keep(parent: Dataset, folder: Path, shards: set[int]) -> None:
     timelines = _timelines(parent, max(shards, default=-1) + 1)
     for file in [timelines[shard] for shard in sorted(shards)] + parent.undated_files():
         link(file, folder / file.relative_to(parent.artifact.path))
-
-
-def link(file: Path, to: Path) -> None:
-    """Hard-links a file, or copies it where that is not possible."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, to)
-    except OSError:
-        shutil.copy2(file, to)
 
 
 def parts_of(preparation: Preparation, tally: Tally) -> list[str]:

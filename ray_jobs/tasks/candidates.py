@@ -24,7 +24,9 @@ from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog, span_of
 from data.trends import Trends
 from data.windows import resolve
+from ray_jobs.embed import as_read_by
 from ray_jobs.engine.inference import Retriever
+from ray_jobs.sample import Cutoff
 
 if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
@@ -60,7 +62,10 @@ def candidates(job: Job, move_pointer: bool = True) -> Artifact:
     settings = {name: tree[name] for name in ("seed", "split", "windows")}
 
     def write(draft: Draft) -> None:
-        _write_parts(job, draft, dataset, Retriever.open(retriever, dataset, None))
+        timed = job.settings.split.kind == "time"
+        windows = resolve(job.settings.windows, dataset.calendar) if timed else None
+        read = as_read_by(job, dataset, retriever, Cutoff.of_training(windows, alone=False))
+        _write_parts(job, draft, read, Retriever.open(retriever, read, None))
         draft.fields["details"] = {"made_from": "retriever candidates", "negatives": NEGATIVES}
         draft.fields["id_space"] = dataset.artifact.manifest.id_space
 

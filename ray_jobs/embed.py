@@ -1,0 +1,191 @@
+"""Embeds every item with the graph encoder: `python -m ray_jobs.embed root=runs/default`.
+
+Items come as they stand in the graph at the end of a day: those that the encoder has never seen are
+embedded like all others, by what they are and where they were put. A chunk of items is a task of
+Ray Data, on GPUs where there are any; an interrupted run goes on with the chunks that are missing.
+Time grows with items x neighbours, memory is a chunk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.contract.artifact import Artifact, current, has_current, read
+from data.contract.settings import build, to_tree
+from data.dataset import VECTORS_FILE, Dataset
+from data.graph.neighborhoods import SamplerSource
+from ray_jobs.engine.graph_inference import GraphEmbedder
+from ray_jobs.engine.job import Job, run
+from ray_jobs.graph_settings import GraphSettings
+from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.sample import Cutoff, log_of, sampled
+from serve.index import build_index
+
+if TYPE_CHECKING:
+    from data.contract.artifact import Draft
+
+CHUNK_ITEMS = 1 << 15
+SMALL_CATALOGUE = 500_000
+KIND, INDEX_FILE = "item_embeddings", "index.faiss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedArguments:
+    """Words of the job.
+
+    Attributes:
+        day: items are embedded as of the end of this day; by default the log's last.
+    """
+
+    day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """Item rows by chunk, what embeds them, and where vectors go; travels between processes."""
+
+    root: Path
+    dataset: str
+    graph: str
+    sampler: SamplerSource
+    folder: Path
+    num_items: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.num_items // CHUNK_ITEMS)
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"chunk-{number:05d}.npy"
+
+    def embedder(self) -> GraphEmbedder:
+        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
+        return GraphEmbedder.open(read(self.root / "graph" / self.graph), dataset, self.sampler.open())
+
+
+def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifact:
+    """Embeddings of all items as of a cut-off, or finds them made already.
+
+    Args:
+        job: settings and root; the walk is that of the encoder's own settings.
+        dataset: whose items.
+        graph: the trained encoder.
+        cutoff: up to when edges are known.
+
+    Returns:
+        The artefact: `vectors.npy` float16[rows, D], zeros for the rows that are no items, and an
+        index over them.
+    """
+    own = _with_graph_settings(job, graph)
+    found = sampled(own, dataset, cutoff)
+
+    def write(draft: Draft) -> None:
+        work = job.root.absolute() / "checkpoints" / f"embed-{draft.path.name}"
+        work.mkdir(parents=True, exist_ok=True)
+        chunks = _Chunks(
+            job.root.absolute(),
+            dataset.artifact.version,
+            graph.version,
+            found.source,
+            work,
+            dataset.item_ids.rows,
+        )
+        for _ in _tasks(job, chunks).run(_embed_chunk, chunks, chunks.count, "embed"):
+            pass
+        _assemble(chunks, dataset, draft)
+        shutil.rmtree(work)
+        draft.fields |= {
+            "id_space": dataset.artifact.manifest.id_space,
+            "window": graph.manifest.window,
+            "details": {"cutoff": asdict(cutoff), "graph": graph.version},
+        }
+
+    parents = [dataset.artifact, graph, *found.artifacts]
+    return job.make(KIND, parents, {"cutoff": asdict(cutoff)}, write, move_pointer=False)
+
+
+def _with_graph_settings(job: Job, graph: Artifact) -> Job:
+    """The job with the settings that the encoder was trained with: rows of another walk differ."""
+    tree = to_tree(job.settings) | {"graph": graph.manifest.settings["graph"]}
+    return Job(build(type(job.settings), tree), job.arguments, job.root)
+
+
+def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
+    workers = 0 if chunks.num_items <= SMALL_CATALOGUE else job.settings.prepare.workers
+    return BlockTasks(workers, job.settings.train.num_workers + 2)
+
+
+def _embed_chunk(chunks: _Chunks, number: int) -> None:
+    """Writes the vectors of one chunk unless they are there."""
+    if chunks.path(number).is_file():
+        return
+    first = number * CHUNK_ITEMS
+    rows = np.arange(first, min(first + CHUNK_ITEMS, chunks.num_items))
+    embedder = chunks.embedder()
+    vectors = np.concatenate(
+        [embedder.items(part) for part in np.array_split(rows, -(-len(rows) // 4096))]
+    )
+    vectors[rows < embedder.dataset.item_ids.first_row] = 0
+    part = chunks.path(number).with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, vectors.astype(np.float16))
+    part.replace(chunks.path(number))
+
+
+def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
+    """One file of all vectors, and the index over the items among them."""
+    dim = np.load(chunks.path(0), mmap_mode="r").shape[1]
+    vectors = np.lib.format.open_memmap(
+        draft.path / VECTORS_FILE, "w+", np.float16, (chunks.num_items, dim)
+    )
+    for number in range(chunks.count):
+        part = np.load(chunks.path(number))
+        vectors[number * CHUNK_ITEMS : number * CHUNK_ITEMS + len(part)] = part
+    live = np.arange(dataset.item_ids.first_row, chunks.num_items)
+    found = vectors[live].astype(np.float32)
+    built, recall = build_index(live, found, np.zeros(len(live), np.float32), "auto", 0.95)
+    built.save(draft.path / INDEX_FILE)
+    draft.fields |= {
+        "dim": dim,
+        "dtype": "float16",
+        "normalised": True,
+        "metric": "inner_product",
+        "metrics": {"recall@100": recall},
+    }
+
+
+def graph_of(root: Path, model: Artifact) -> Artifact | None:
+    """The graph encoder whose embeddings a model reads, if it reads any."""
+    tables = [p["version"] for p in model.manifest.parents if p["kind"] == KIND]
+    if not tables:
+        return None
+    return read(root / "graph" / read(root / KIND / tables[0]).manifest.details["graph"])
+
+
+def as_read_by(job: Job, dataset: Dataset, model: Artifact, cutoff: Cutoff) -> Dataset:
+    """The data set with the columns that a model reads, as of a cut-off."""
+    graph = graph_of(job.root, model)
+    if graph is None:
+        return dataset
+    plain = Dataset(dataset.artifact, dataset.root)
+    return plain.with_vectors(embed(job, plain, graph, cutoff))
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Embeds all items with the current graph encoder, as of a day."""
+    dataset = Dataset.open(job.root)
+    graph = current(job.root, "graph")
+    whole = Cutoff.whole(dataset, log_of(job, dataset).windows)
+    day = job.arguments.day
+    with job.stage("embed"):
+        made = embed(job, dataset, graph, Cutoff(whole.parts, day) if day else whole)
+    return {"item_embeddings": made.version, "graph": graph.version, **made.manifest.metrics}
+
+
+if __name__ == "__main__":
+    run("embed", main, EmbedArguments)

@@ -1,0 +1,135 @@
+"""The trained graph encoder applied to items and users, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from data.batching import tensors
+from data.contract.settings import build
+from data.graph.neighborhoods import Sampler
+from data.graph.walks import Neighborhoods
+from models.graph_encoder import GraphEncoder
+from ray_jobs.engine.inference import CHUNK_USERS, Floats, filled, look_up
+from ray_jobs.graph_settings import GraphSettings
+
+if TYPE_CHECKING:
+    from data.contract.artifact import Artifact
+    from data.contract.encode import Ints
+    from data.dataset import Dataset
+    from data.queries import Queries
+    from ray_jobs.engine.loop import Snapshot
+
+CHUNK_NODES = 4096
+
+
+@dataclass
+class GraphEmbedder:
+    """The encoder with its tables and the sampler of neighbourhoods."""
+
+    core: GraphEncoder
+    tables: Mapping[str, Tensor]
+    dataset: Dataset
+    sampler: Sampler
+    settings: GraphSettings
+    learnt_users: bool
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: GraphSettings,
+        snapshot: Snapshot,
+        sampler: Sampler,
+        learnt_users: bool,
+    ) -> GraphEmbedder:
+        """Builds the encoder and fills it; `learnt_users`: whether users were trained as nodes."""
+        core = GraphEncoder(settings, dataset.vocabulary)
+        return cls(core, filled(core, snapshot), dataset, sampler, settings, learnt_users)
+
+    @classmethod
+    def open(cls, artifact: Artifact, dataset: Dataset, sampler: Sampler) -> GraphEmbedder:
+        """Loads a graph artefact."""
+        settings = build(GraphSettings, artifact.manifest.settings["graph"])
+        learnt_users = "user_item" in artifact.manifest.settings["objectives"]
+        snapshot = load_file(artifact.path / "model.safetensors")
+        return cls.of(dataset, settings, snapshot, sampler, learnt_users)
+
+    @cached_property
+    def item_vectors(self) -> Floats:
+        """Unit vectors of all item rows; zeros for the rows that are no items. [rows, D]."""
+        space = self.dataset.item_ids
+        vectors = np.zeros((space.rows, self.settings.dim), np.float32)
+        for start in range(space.first_row, space.rows, CHUNK_NODES):
+            rows = np.arange(start, min(start + CHUNK_NODES, space.rows))
+            vectors[rows] = self.items(rows)
+        return vectors
+
+    def items(self, rows: Ints) -> Floats:
+        """Unit vectors of item rows, float32[N, D]."""
+        return self._encode(rows, None, self.sampler.of(rows, "item"))
+
+    def users(self, rows: Ints, known: Neighborhoods) -> Floats:
+        """Unit vectors of users who are the items they are known by, float32[Q, D]."""
+        return self._encode(None, rows, known)
+
+    @torch.inference_mode()
+    def _encode(self, items: Ints | None, users: Ints | None, records: Neighborhoods) -> Floats:
+        """Nodes of one side."""
+        own = np.zeros(0, np.int64) if items is None else items
+        wanted = np.concatenate([own, records.neighbors.ravel().astype(np.int64)])
+        distinct, place = np.unique(wanted, return_inverse=True)
+        inputs = tensors(self.dataset.items.gather(distinct))
+        inputs["node.item"] = torch.from_numpy(place[: len(own)])
+        inputs["node.neighbors"] = torch.from_numpy(place[len(own) :]).view(records.neighbors.shape)
+        inputs["node.weights"] = torch.from_numpy(np.array(records.weights))
+        of_users = np.zeros(0, np.int64) if users is None else users
+        looked_up = {"item_id": distinct, "user_id": of_users}
+        rows = {name: look_up(table, looked_up[name]) for name, table in self.tables.items()}
+        found: Floats = self.core.nodes(rows, inputs).numpy()
+        return found
+
+    def scores(self, queries: Queries) -> Floats:
+        """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
+        found = [self.user_vectors(part) for part in queries.chunks(CHUNK_USERS)]
+        scores: Floats = np.concatenate(found) @ self.item_vectors.T
+        return scores
+
+    def user_vectors(self, queries: Queries) -> Floats:
+        """Users as of their query: by what they engaged with, float32[Q, D].
+
+        A user who was trained as a node is encoded like one; else the mean of the item vectors
+        stands for them.
+        """
+        width = self.settings.walk.neighbors if self.learnt_users else self.settings.history
+        known = engaged_before(queries, self.dataset.vocabulary.codes("positive"), width)
+        if self.learnt_users:
+            return self.users(queries.users, known)
+        sums = (self.item_vectors[known.neighbors] * known.weights[..., None]).sum(1)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        vectors: Floats = sums / np.maximum(norms, 1e-9)
+        return vectors
+
+
+def engaged_before(queries: Queries, positive_codes: list[int], width: int) -> Neighborhoods:
+    """The newest `width` positive items of each query's history, all alike, [Q, width]."""
+    history = queries.history
+    positive = np.isin(history.action, positive_codes)
+    owners = queries.history_owners[positive]
+    items = history.item[positive]
+    counts = np.bincount(owners, minlength=len(queries))
+    ends = np.cumsum(counts)
+    from_end = ends[owners] - 1 - np.arange(len(owners))
+    kept = from_end < width
+    neighbors = np.zeros((len(queries), width), np.int32)
+    weights = np.zeros((len(queries), width), np.float32)
+    neighbors[owners[kept], from_end[kept]] = items[kept]
+    weights[owners[kept], from_end[kept]] = (1 / np.minimum(counts, width))[owners[kept]]
+    return Neighborhoods(neighbors, weights)

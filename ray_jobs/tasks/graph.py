@@ -1,0 +1,143 @@
+"""Training the graph encoder: examples with their neighbourhoods, as the stream brings them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from data.batching import PoolSampler, even_chunks, graph_batch
+from data.graph.examples import Draws, Examples, ExampleStage, LogSource, items_there
+from data.queries import build_queries
+from data.ranking import Catalogue, rank
+from data.splits import VALID
+from models.graph_encoder import GraphEncoder
+from models.metrics import retrieval_metrics
+from ray_jobs.engine.graph_inference import GraphEmbedder
+from ray_jobs.engine.streams import BlockPlan
+from ray_jobs.tasks.log_task import LogTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import pyarrow as pa
+    from torch import nn
+
+    from data.dataset import Dataset
+    from models.batch import Batch
+    from models.embeddings import Table
+    from ray_jobs.engine.assignment import Assignment
+    from ray_jobs.engine.loop import Snapshot
+    from ray_jobs.graph_settings import GraphSettings
+
+KS = (10, 20, 50, 100, 200)
+HOUR_MS = 3_600_000
+
+
+class GraphTask(LogTask):
+    """Multi-task training of item (and user) nodes (METHODS 1b to 1d)."""
+
+    name = "graph"
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Counts labels in one pass; opens nothing else."""
+        self.settings = assignment.settings.graph
+        super().__init__(assignment, self.settings, assignment.label_days)
+        self.objectives = objectives_of(assignment.settings.graph, assignment.dataset)
+        assignment.require_labels(int(self.counts.item_labels.sum()))
+
+    @property
+    def last_ms(self) -> int | None:
+        """First moment after the labels."""
+        return self.log.span_ms[1] if self.log.span_ms else None
+
+    @cached_property
+    def pools(self) -> PoolSampler:
+        """Makes pools; `random` is what all examples of a batch bring."""
+        live = items_there(self.assignment.dataset, self.last_ms)
+        negatives = self.settings.negatives
+        random = self.num_random * self.settings.batch_size
+        return PoolSampler(live, self.counts.item_share, negatives.in_batch, random)
+
+    @property
+    def num_random(self) -> int:
+        """Random negatives that an example brings."""
+        return -(-self.settings.negatives.random // self.settings.batch_size)
+
+    def plan(self) -> BlockPlan:
+        """All blocks of timelines, each made into examples where it is read."""
+        seed = self.assignment.stream_seed("graph.plan")
+        return BlockPlan(tuple(self.assignment.dataset.blocks()), seed, self.stage)
+
+    @cached_property
+    def stage(self) -> ExampleStage:
+        """Makes the examples."""
+        assignment, clock = self.assignment, self.assignment.dataset.calendar is not None
+        assert assignment.sampler is not None
+        return ExampleStage(
+            LogSource(
+                assignment.root,
+                assignment.dataset_version,
+                assignment.settings.split,
+                assignment.windows,
+                assignment.settings.seed,
+                self.log.parts,
+                self.log.span_ms,
+            ),
+            assignment.sampler,
+            self.objectives,
+            self._draws(),
+            int(self.settings.pair_hours * HOUR_MS) if clock else None,
+            self.last_ms,
+        )
+
+    def _draws(self) -> Draws:
+        negatives, walk = self.settings.negatives, self.settings.walk
+        num_items = len(self.pools.live)
+        low, high = (int(share * num_items) for share in negatives.band)
+        longer = replace(walk, kind="random_walk", walks=self.settings.hard_walks)
+        band = (low, max(high, low + 1))
+        return Draws(self.num_random, negatives.hard, negatives.hard_from, band, longer)
+
+    def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches the examples of one block in random order."""
+        if not table.num_rows:
+            return
+        examples = Examples.of(table, self.num_random)
+        for chunk in even_chunks(len(examples), self.settings.batch_size, rng):
+            yield graph_batch(examples.take(chunk), self.encoder, self.pools, rng)
+
+    def build(self) -> tuple[nn.Module, list[Table]]:
+        """The encoder, and tables with room for the ids of days to come."""
+        core = GraphEncoder(self.settings, self.assignment.dataset.vocabulary)
+        return core, self.roomy_tables(core)
+
+    def validate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Full-catalogue metrics of users on the part that choices are made on."""
+        limit = self.assignment.settings.train.validation_users
+        queries = build_queries(self.assignment.log, VALID, limit)
+        if not len(queries):
+            return {}
+        dataset, sampler = self.assignment.dataset, self.assignment.sampler
+        assert sampler is not None
+        learnt_users = "user_item" in self.objectives
+        embedder = GraphEmbedder.of(
+            dataset, self.settings, snapshot, sampler.open(), learnt_users
+        )
+        catalogue = Catalogue.of(dataset)
+        ranking = rank(embedder.scores, queries, catalogue, max(KS))
+        return retrieval_metrics(
+            ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS
+        )
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """The metric that choices are made on."""
+        return metrics[self.assignment.settings.train.choose_on]
+
+
+def objectives_of(settings: GraphSettings, dataset: Dataset) -> tuple[str, ...]:
+    """What is trained: as the settings say, else what the log allows."""
+    if settings.objectives is not None:
+        return tuple(settings.objectives)
+    return ("user_item",) if dataset.order == "none" else ("next_engagement", "co_board")
