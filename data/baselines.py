@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from data.contract.schema import DAY_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from data.queries import Queries, SplitLog
 
@@ -95,8 +95,7 @@ class ItemNeighbors:
     def fit(cls, log: SplitLog, part: int, neighbors: int = 100) -> ItemNeighbors:
         """Counts co-occurrence in what precedes `part`. O(sum of squared history lengths)."""
         rows = log.dataset.item_ids.rows
-        blocks = [_sets(block, rows) for block in interactions_before(log, part)]
-        users = sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
+        users = incidence(log, part)
         items = users.tocsc()
         columns, cosines = _nearest(*_lists(items), *_lists(users), min(neighbors, rows))
         kept = columns >= 0
@@ -108,12 +107,24 @@ class ItemNeighbors:
 
     def scores(self, queries: Queries) -> Scores:
         """Sum of the similarity to every positive event of the history, [b, rows]."""
-        counted = np.isin(queries.history.action, self.positive_codes)
-        owners, items = queries.history_owners[counted], queries.history.item[counted]
-        shape = (len(queries), self.similarity.shape[0])
-        histories = sp.csr_array((np.ones(len(items), np.float32), (owners, items)), shape)
-        scores: Scores = (histories @ self.similarity).toarray()
+        past = interacted(queries, self.positive_codes, self.similarity.shape[0])
+        scores: Scores = (past @ self.similarity).toarray()
         return np.where(scores > 0, scores, self.others)
+
+
+def incidence(log: SplitLog, part: int) -> sp.csr_array:
+    """Which items each user engaged with before a part: 0/1, a line for each user who did."""
+    rows = log.dataset.item_ids.rows
+    blocks = [_sets(block, rows) for block in interactions_before(log, part)]
+    return sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
+
+
+def interacted(queries: Queries, positive_codes: Sequence[int], rows: int) -> sp.csr_array:
+    """How often each item stands among the positive events of histories, [Q, rows]."""
+    counted = np.isin(queries.history.action, positive_codes)
+    owners, items = queries.history_owners[counted], queries.history.item[counted]
+    values = np.ones(len(items), np.float32)
+    return sp.csr_array((values, (owners, items)), (len(queries), rows))
 
 
 def _sets(block: Interactions, rows: int) -> sp.csr_array:

@@ -184,9 +184,7 @@ class GraphEncoder(nn.Module):
             return {}
         return {"graph_item": LoneItem(self).program()}
 
-    def encode(
-        self, own: Tensor, items: Tensor, neighbors: Tensor, weights: Tensor
-    ) -> Tensor:
+    def encode(self, own: Tensor, items: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
         """Unit vectors of nodes; arguments as of `Fusion.forward`. float32[N, D]."""
         return F.normalize(self.fusion(own, items, neighbors, weights), dim=-1)
 

@@ -212,3 +212,23 @@ def bootstrap_interval(
     means = weights @ values / len(values)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def cosine_kurtosis(
+    vectors: npt.NDArray[np.float32], rng: np.random.Generator, pairs: int = 200_000
+) -> float:
+    """Excess kurtosis of the cosines of random pairs; low where vectors fill their space.
+
+    PinSage (KDD'18, §4.2) compares .43 of its own with 1.20 and 2.49 of visual and text vectors.
+
+    Args:
+        vectors: [N, D] of unit length, at least two.
+        rng: draws the pairs, never of an item with itself.
+        pairs: how many.
+    """
+    first = rng.integers(0, len(vectors), pairs)
+    second = (first + rng.integers(1, len(vectors), pairs)) % len(vectors)
+    cosines = np.einsum("nd,nd->n", vectors[first], vectors[second], dtype=np.float64)
+    centred = cosines - cosines.mean()
+    variance = float(np.mean(centred**2))
+    return float(np.mean(centred**4) / variance**2 - 3) if variance else 0.0

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.contract.artifact import Artifact, current, has_current, read
+from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.job import Job, run
-from ray_jobs.graph_settings import GraphSettings
 from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.sample import Cutoff, log_of, sampled
 from serve.index import build_index
@@ -65,7 +64,9 @@ class _Chunks:
 
     def embedder(self) -> GraphEmbedder:
         dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
-        return GraphEmbedder.open(read(self.root / "graph" / self.graph), dataset, self.sampler.open())
+        return GraphEmbedder.open(
+            read(self.root / "graph" / self.graph), dataset, self.sampler.open()
+        )
 
 
 def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifact:
@@ -157,6 +158,12 @@ def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
         "metric": "inner_product",
         "metrics": {"recall@100": recall},
     }
+
+
+def open_graph_model(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> GraphEmbedder:
+    """The encoder over the graph as of a cut-off, walked as the encoder was trained."""
+    found = sampled(_with_graph_settings(job, graph), dataset, cutoff)
+    return GraphEmbedder.open(graph, dataset, found.source.open())
 
 
 def graph_of(root: Path, model: Artifact) -> Artifact | None:

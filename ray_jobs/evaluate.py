@@ -21,8 +21,11 @@ from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
+from ray_jobs.embed import open_graph_model
 from ray_jobs.engine.evaluation import (
+    BESIDE_GRAPH,
     MODEL,
+    USUAL,
     EvaluationSet,
     StreamedScores,
     Tree,
@@ -30,6 +33,7 @@ from ray_jobs.engine.evaluation import (
     judge_retrieval,
     without_nan,
 )
+from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.predictions import judge_ranking
@@ -42,6 +46,7 @@ from ray_jobs.engine.report import (
     write_report,
 )
 from ray_jobs.engine.subject import Subject
+from ray_jobs.sample import Cutoff
 from ray_jobs.simulate import latents_folder
 from ray_jobs.train import MODELS, Model
 
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 
     from data.queries import Queries
     from data.ranking import Scores
+    from ray_jobs.engine.evaluation import Baseline
 
 METRICS, REPORT = "metrics.json", "report.html"
 
@@ -101,36 +107,51 @@ def evaluate(
 
 def _judge(subject: Subject) -> Tree:
     """The content of `metrics.json`."""
-    found: Tree = {"ks": list(subject.job.settings.eval.ks), "retrieval": None, "ranking": None}
+    found: Tree = {"ks": list(subject.job.settings.eval.ks)}
+    found |= dict.fromkeys(("retrieval", "ranking", "graph"))
     if "two_tower" in subject.models:
         found["retrieval"] = _retrieval(subject)
     elif "graph" in subject.models:
-        found |= judge_graph(subject)
+        found |= _graph(subject)
     if "ranker" in subject.models:
         found["ranking"] = _ranking(subject)
     return found
 
 
 def _retrieval(subject: Subject) -> Tree:
-    held_out = EvaluationSet.of(subject.log, subject.job.settings.eval)
+    held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, len(subject.models) == 1)
     trends = Trends.of(subject.log, (TRAIN, VALID))
     retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset, trends)
     return beside(
-        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out)
+        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, USUAL)
     )
 
 
-def _baselines(subject: Subject, held_out: EvaluationSet) -> Tree:
+def _graph(subject: Subject) -> Tree:
+    """Users to items beside the baselines, items to items, and the spread of the space."""
+    held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, alone=True)
+    cutoff = Cutoff.before_test(subject.log.windows)
+    artifact = subject.models["graph"]
+    embedder = open_graph_model(subject.job, subject.log.dataset, artifact, cutoff)
+    scorers = {MODEL: embedder.scores, ITEM_TO_ITEM: LastItem(embedder).scores}
+    retrieval = beside(
+        judge_retrieval(held_out, scorers), _baselines(subject, held_out, BESIDE_GRAPH)
+    )
+    return {"retrieval": retrieval, "graph": spread(embedder, subject.log.seed)}
+
+
+def _baselines(subject: Subject, held_out: EvaluationSet, names: Sequence[Baseline]) -> Tree:
     """What no model changes is judged once for all models of a data set."""
+    settings = subject.settings | {"names": list(names), "queries": len(held_out.queries)}
 
     def write(draft: Draft) -> None:
-        scorers = held_out.baselines()
+        scorers = held_out.baselines(names)
         if subject.job.settings.source.kind == "world" and subject.log.windows:
             scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
         (draft.path / METRICS).write_text(json.dumps(judge_retrieval(held_out, scorers)))
 
     parents = [subject.log.dataset.artifact]
-    artifact = subject.job.make("baselines", parents, subject.settings, write, move_pointer=False)
+    artifact = subject.job.make("baselines", parents, settings, write, move_pointer=False)
     found: Tree = json.loads((artifact.path / METRICS).read_text())
     return found
 
@@ -197,6 +218,8 @@ def _summary(found: Tree) -> Tree:
         summary["retrieval"] = (
             {"queries": found["retrieval"]["queries"]} | metrics.pop(MODEL) | metrics
         )
+    if found["graph"]:
+        summary["graph"] = found["graph"]
     if found["ranking"]:
         summary["ranking"] = {
             action: {name: v for name, v in values.items() if name != "reliability"}

@@ -7,7 +7,6 @@ with training: all that an index and a server need, without any of our training 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,9 @@ from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ray_jobs.bundle_settings import ExportSettings
     from ray_jobs.engine.job import Job
 
 Model = RankingModel | Retriever

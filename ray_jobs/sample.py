@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.contract.artifact import Artifact
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.graph.edges import board_edges, has_boards, user_edges
@@ -36,9 +38,7 @@ from ray_jobs.engine.links import link
 from ray_jobs.preparation.block_tasks import BlockTasks
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from data.contract.artifact import Artifact, Draft
+    from data.contract.artifact import Draft
 
 SMALL_GRAPH_NODES = 1_000_000
 
@@ -208,7 +208,7 @@ class Sampled:
 
 
 def sampled(job: Job, dataset: Dataset, cutoff: Cutoff) -> Sampled:
-    """The sampler of a cut-off in the mode that the settings name, rows written if it reads them."""
+    """The sampler of a cut-off in the mode of the settings, rows written where it reads them."""
     settings = job.settings.graph
     graph = adjacency(job, dataset, cutoff)
     path = graph.path.absolute()

@@ -12,10 +12,12 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.schema import TREND_DAYS
 from data.contract.settings import to_tree
-from data.contract.artifact import current, has_current, read
 from data.dataset import Dataset
+from data.graph.neighborhoods import SamplerSource
+from data.windows import refuse_overlap
 from ray_jobs.embed import embed
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
@@ -28,14 +30,14 @@ from ray_jobs.tasks.candidates import candidates
 from ray_jobs.tasks.graph import GraphTask, objectives_of
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
-from data.windows import refuse_overlap
-from ray_jobs.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from data.contract.artifact import Artifact, Draft
+    from data.contract.artifact import Draft
     from ray_jobs.engine.loop import Task
+    from ray_jobs.settings import Settings
 
 Model = Literal["graph", "two_tower", "ranker"]
 MODELS: tuple[Model, ...] = ("graph", "two_tower", "ranker")

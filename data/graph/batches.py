@@ -1,4 +1,4 @@
-"""Examples of a batch -> the arrays that the graph encoder reads: who is a node, who its neighbours.
+"""Examples of a batch -> what the graph encoder reads: which are nodes, and who neighbours whom.
 
 Shapes: B examples of I items, N item nodes and Q user nodes of T neighbours, U distinct items, P
 pool, H hard negatives.

@@ -72,9 +72,7 @@ def _before(files: Sequence[Path], last_ms: int | None) -> Iterator[pa.Table]:
 def _numbered(files: Sequence[Path], last_ms: int | None, ids: Ints) -> Iterator[pa.Table]:
     for block in _before(files, last_ms):
         number = np.searchsorted(ids, block["board"].to_numpy()).astype(np.int32)
-        yield pa.table(
-            [number, block["item"], block["weight"], block["timestamp"]], schema=EDGE
-        )
+        yield pa.table([number, block["item"], block["weight"], block["timestamp"]], schema=EDGE)
 
 
 def user_edges(log: SplitLog, parts: Sequence[int], last_ms: int | None) -> Blocks:

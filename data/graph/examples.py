@@ -183,11 +183,8 @@ class ExampleStage:
         if count == 0:
             return np.zeros((len(pairs.query), 0), np.int64)
         graph = open_graph(self.sampler.adjacency)
-        of_items = pairs.objective != USER_ITEM
-        nodes = np.where(of_items, pairs.query, 0)
-        seed = int(rng.integers(1 << 62))
-        found = rank_band(graph, nodes, "item", self.draws.walk, self.draws.band, count, seed)
-        return found.astype(np.int64)
+        nodes = np.where(pairs.objective != USER_ITEM, pairs.query, 0)
+        return rank_band(graph, nodes, self.draws.walk, self.draws.band, count, rng)
 
 
 def items_there(dataset: Dataset, last_ms: int | None) -> Ints:
@@ -243,8 +240,8 @@ def _joined(found: Sequence[Pairs]) -> Pairs:
         np.concatenate([p.neighborhoods.neighbors for p in found]),
         np.concatenate([p.neighborhoods.weights for p in found]),
     )
-    objective, query, positive = (np.concatenate(column) for column in list(zip(*found, strict=True))[:3])
-    return Pairs(objective, query, positive, records)
+    columns = list(zip(*found, strict=True))[:3]
+    return Pairs(*(np.concatenate(column) for column in columns), records)
 
 
 def example_table(

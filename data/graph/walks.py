@@ -93,16 +93,16 @@ def sample(
     """
     neighbors = np.zeros((len(nodes), settings.neighbors), np.int32)
     weights = np.zeros((len(nodes), settings.neighbors), np.float32)
+    stream = np.random.SeedSequence([seed, side == "board"]).generate_state(1, np.uint64)[0]
+    walk = (settings.walks, settings.max_hops, 1 - settings.stop, settings.kind == "k_hop")
     with _one_at_a_time:
         _sample(
             np.ascontiguousarray(nodes, np.int64),
             side == "board",
-            _arrays(graph.items),
-            _arrays(graph.boards),
-            (settings.walks, settings.max_hops, 1 - settings.stop, settings.kind == "k_hop"),
-            np.uint64(np.random.SeedSequence([seed, side == "board"]).generate_state(1, np.uint64)[0]),
-            neighbors,
-            weights,
+            (_arrays(graph.items), _arrays(graph.boards)),
+            walk,
+            np.uint64(stream),
+            (neighbors, weights),
         )
     return Neighborhoods(neighbors, weights)
 
@@ -194,11 +194,10 @@ def _edge(first: Any, degree: Any, shares: Any, bits: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _half_hop(
-    count: int, nodes: Any, side: Any, bits: Any, first: Any, degree: Any, out: Any
-) -> None:
+def _half_hop(count: int, nodes: Any, side: Any, bits: Any, space: Any, out: Any) -> None:
     """Moves `count` walkers over one edge each; separate loops let the loads overlap."""
     indptr, indices, shares = side
+    first, degree = space
     for j in range(count):
         first[j] = indptr[nodes[j]]
         degree[j] = indptr[nodes[j] + 1] - first[j]
@@ -207,38 +206,47 @@ def _half_hop(
 
 
 @numba.njit(cache=True, nogil=True)
-def _visit(
-    node: int, from_board: bool, items: Any, boards: Any, walk: Any, key: Any, space: Any
-) -> int:
-    """All walks of one node; writes the items visited into `space[0]`, gives how many."""
-    visited, nodes, middle, length, number, high, low, first, degree = space
+def _hops(walk: Any, key: Any, length: Any) -> None:
+    """How many hops each walk takes: geometric, cut at the most there may be."""
     walks, max_hops, going_on, _ = walk
-    alive = walks
-    count = 0
     for j in range(walks):
-        number[j] = j
-        nodes[j] = node
         share = np.float64(_hash(key + np.uint64(j) * GOLDEN) >> np.uint64(11)) * 2.0**-53
         length[j] = 1
         reach = going_on
         while length[j] < max_hops and share < reach:
             length[j] += 1
             reach *= going_on
+
+
+@numba.njit(cache=True, nogil=True)
+def _draw(count: int, first: int, number: Any, key: Any, high: Any, low: Any) -> None:
+    """32 random bits for either half of a hop of each walk."""
+    for j in range(count):
+        bits = _hash(key + np.uint64(first + number[j]) * GOLDEN)
+        high[j], low[j] = bits >> HALF, bits & LOW
+
+
+@numba.njit(cache=True, nogil=True)
+def _visit(node: int, from_board: bool, graph: Any, walk: Any, key: Any, space: Any) -> int:
+    """All walks of one node; writes the items visited into `space[0]`, gives how many."""
+    visited, nodes, middle, length, number, high, low, first, degree = space
+    items, boards = graph
+    walks = walk[0]
+    _hops(walk, key, length)
+    number[:] = np.arange(walks)
+    nodes[:] = node
+    count = 0
     if from_board:
-        for j in range(walks):
-            high[j] = _hash(key + np.uint64(walks + j) * GOLDEN) >> HALF
-        _half_hop(walks, nodes, boards, high, first, degree, middle)
-        for j in range(walks):
-            nodes[j] = middle[j]
-            visited[count] = middle[j]
-            count += 1
-    for hop in range(max_hops):
-        for j in range(alive):
-            step = np.uint64((hop + 2) * walks + number[j])
-            bits = _hash(key + step * GOLDEN)
-            high[j], low[j] = bits >> HALF, bits & LOW
-        _half_hop(alive, nodes, items, high, first, degree, middle)
-        _half_hop(alive, middle, boards, low, first, degree, nodes)
+        _draw(walks, walks, number, key, high, low)
+        _half_hop(walks, nodes, boards, high, (first, degree), middle)
+        nodes[:] = middle
+        visited[:walks] = middle
+        count = walks
+    alive = walks
+    for hop in range(walk[1]):
+        _draw(alive, (hop + 2) * walks, number, key, high, low)
+        _half_hop(alive, nodes, items, high, (first, degree), middle)
+        _half_hop(alive, middle, boards, low, (first, degree), nodes)
         kept = 0
         for j in range(alive):
             visited[count] = nodes[j]
@@ -251,15 +259,14 @@ def _visit(
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(visited: Any, count: int, itself: int, table: Any, rows: Any, counts: Any) -> int:
+def _count(visited: Any, itself: int, table: Any, rows: Any, counts: Any) -> int:
     """Distinct items in order of their first visit, and visits of each; gives how many.
 
     `table` holds place + 1 by hash and is left all zero.
     """
     mask = np.uint64(len(table) - 1)
     distinct = 0
-    for v in range(count):
-        row = visited[v]
+    for row in visited:
         if row == itself:
             continue
         slot = np.int64((np.uint64(row) * GOLDEN >> np.uint64(40)) & mask)
@@ -308,37 +315,54 @@ def _any_reached(distinct: int, counts: Any, keep: int, key: Any, order: Any) ->
     return min(distinct, keep)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _sample(
-    nodes: Any,
-    from_board: bool,
-    items: Any,
-    boards: Any,
-    walk: Any,
-    seed: Any,
-    neighbors: Any,
-    weights: Any,
-) -> None:
-    walks, max_hops, _, k_hop = walk
-    keep = neighbors.shape[1]
-    indptr = boards[0] if from_board else items[0]
-    most = walks * (max_hops + 1)
+@numba.njit(cache=True, nogil=True)
+def _space(walk: Any) -> Any:
+    """Room for the walks of one node; see `_visit`."""
+    walks, most = walk[0], walk[0] * (walk[1] + 1)
+    return (
+        np.empty(most, np.int64),
+        np.empty(walks, np.int64),
+        np.empty(walks, np.int64),
+        np.empty(walks, np.int64),
+        np.empty(walks, np.int64),
+        np.empty(walks, np.uint64),
+        np.empty(walks, np.uint64),
+        np.empty(walks, np.int64),
+        np.empty(walks, np.int64),
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _slots(most: int) -> int:
+    """Size of a hash table for so many visits: a power of two, half full at most."""
     slots = 16
     while slots < 2 * most:
         slots *= 2
+    return slots
+
+
+@numba.njit(cache=True, nogil=True)
+def _write(kept: int, rows: Any, counts: Any, order: Any, neighbors: Any, weights: Any) -> None:
+    """One record."""
+    total = 0
+    for k in range(kept):
+        total += counts[order[k]]
+    for k in range(kept):
+        neighbors[k] = rows[order[k]]
+        weights[k] = np.float32(counts[order[k]]) / np.float32(total)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _sample(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out: Any) -> None:
+    # Tuples of tuples cannot be carried into a parallel loop.
+    neighbors, weights = out
+    items, boards = graph
+    keep, k_hop = neighbors.shape[1], walk[3]
+    indptr = boards[0] if from_board else items[0]
+    most = walk[0] * (walk[1] + 1)
     for task in numba.prange((len(nodes) + NODES_A_TASK - 1) // NODES_A_TASK):
-        space = (
-            np.empty(most, np.int64),
-            np.empty(walks, np.int64),
-            np.empty(walks, np.int64),
-            np.empty(walks, np.int64),
-            np.empty(walks, np.int64),
-            np.empty(walks, np.uint64),
-            np.empty(walks, np.uint64),
-            np.empty(walks, np.int64),
-            np.empty(walks, np.int64),
-        )
-        table = np.zeros(slots, np.int32)
+        space = _space(walk)
+        table = np.zeros(_slots(most), np.int32)
         rows, counts = np.empty(most, np.int64), np.empty(most, np.int64)
         starts, order = np.empty(most + 2, np.int64), np.empty(max(most, keep), np.int64)
         for n in range(task * NODES_A_TASK, min((task + 1) * NODES_A_TASK, len(nodes))):
@@ -346,16 +370,11 @@ def _sample(
             if node < 0 or node >= len(indptr) - 1 or indptr[node] == indptr[node + 1]:
                 continue
             key = _hash(seed ^ _hash(np.uint64(node) + GOLDEN))
-            visits = _visit(node, from_board, items, boards, walk, key, space)
+            visits = _visit(node, from_board, (items, boards), walk, key, space)
             itself = -1 if from_board else node
-            distinct = _count(space[0], visits, itself, table, rows, counts)
+            distinct = _count(space[0][:visits], itself, table, rows, counts)
             if k_hop:
                 kept = _any_reached(distinct, counts, keep, key, order)
             else:
                 kept = _most_visited(distinct, counts, keep, starts, order)
-            total = 0
-            for k in range(kept):
-                total += counts[order[k]]
-            for k in range(kept):
-                neighbors[n, k] = rows[order[k]]
-                weights[n, k] = np.float32(counts[order[k]]) / np.float32(total)
+            _write(kept, rows, counts, order, neighbors[n], weights[n])

@@ -72,9 +72,7 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     numbered = itertools.count()
-    parts = [
-        [(next(numbered), block) for block in part] for part in stretches(blocks, TASK_BYTES)
-    ]
+    parts = [[(next(numbered), block) for block in part] for part in stretches(blocks, TASK_BYTES)]
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
         tables = numbers.map_batches(

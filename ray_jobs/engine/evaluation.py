@@ -6,9 +6,9 @@ The result is a plain tree (JSON values), part of `metrics.json`, from which the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,8 @@ from rich.progress import track
 
 from data.baselines import ItemNeighbors, Popularity
 from data.contract.settings import Count, Positive, UserError
+from data.factorization import MatrixFactorization
+from data.graph_filter import GraphFilter
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import Slice, by_activity, by_age, by_interest, by_popularity, slice_recall
@@ -31,13 +33,22 @@ Tree = dict[str, Any]
 MODEL = "model"
 
 
+Baseline = Literal["popularity", "item_knn", "bpr", "gf_cf"]
+USUAL: tuple[Baseline, ...] = ("popularity", "item_knn")
+BESIDE_GRAPH: tuple[Baseline, ...] = (*USUAL, "bpr", "gf_cf")
+USERS_OF_FEED, USERS_ALONE = 2000, 100_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSettings:
     """How models are evaluated.
 
     Attributes:
         ks: cut-offs of the ranking metrics.
-        max_users: evaluated users, drawn by `seed` among those with a positive.
+        max_users: evaluated users, drawn by `seed` among those with a positive; by default 2,000
+            where a whole feed is built, and up to 100,000 where one model is judged alone.
+        baselines: what stands beside the model; by default popularity and item-kNN, beside the
+            graph model also BPR and GF-CF.
         slice_k: cut-off of the recall in slices.
         neighbors: neighbours an item keeps in the item-kNN baseline.
         popularity_half_life_days: age at which an event counts half in the popularity baseline
@@ -47,7 +58,8 @@ class EvalSettings:
     """
 
     ks: tuple[Count, ...] = (10, 20, 50, 100, 200)
-    max_users: Count = 2000
+    max_users: Count | None = None
+    baselines: tuple[Baseline, ...] | None = None
     slice_k: Count = 10
     neighbors: Count = 100
     popularity_half_life_days: Positive = 7.0
@@ -78,9 +90,14 @@ class EvaluationSet:
     settings: EvalSettings
 
     @classmethod
-    def of(cls, log: SplitLog, settings: EvalSettings) -> EvaluationSet:
-        """Draws the queries. Raises UserError when there is nothing to predict."""
-        queries = build_queries(log, TEST, settings.max_users)
+    def of(cls, log: SplitLog, settings: EvalSettings, alone: bool = False) -> EvaluationSet:
+        """Draws the queries; more where one model is judged `alone`.
+
+        Raises:
+            UserError: there is nothing to predict.
+        """
+        limit = settings.max_users or (USERS_ALONE if alone else USERS_OF_FEED)
+        queries = build_queries(log, TEST, limit)
         if len(queries) == 0:
             raise UserError(
                 "nothing to evaluate: no user has a positive action on a new item in the reported "
@@ -89,10 +106,18 @@ class EvaluationSet:
         popularity = Popularity.fit(log, TEST, settings.popularity_half_life_days)
         return cls(log, queries, Catalogue.of(log.dataset), popularity, settings)
 
-    def baselines(self) -> dict[str, Scorer]:
-        """What stands beside every number."""
-        neighbors = ItemNeighbors.fit(self.log, TEST, self.settings.neighbors)
-        return {"popularity": self.popularity.scores, "item_knn": neighbors.scores}
+    def baselines(self, names: Sequence[Baseline] = USUAL) -> dict[str, Scorer]:
+        """What stands beside every number; by the settings if they name any."""
+        return {name: self._baseline(name) for name in self.settings.baselines or names}
+
+    def _baseline(self, name: Baseline) -> Scorer:
+        if name == "item_knn":
+            return ItemNeighbors.fit(self.log, TEST, self.settings.neighbors).scores
+        if name == "bpr":
+            return MatrixFactorization.fit(self.log, TEST).scores
+        if name == "gf_cf":
+            return GraphFilter.fit(self.log, TEST).scores
+        return self.popularity.scores
 
     def slices(self) -> list[Slice]:
         """The groupings that this data set allows."""

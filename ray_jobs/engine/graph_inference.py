@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.batching import tensors
 from data.contract.settings import build
+from data.dataset import Dataset
 from data.graph.neighborhoods import Sampler
 from data.graph.walks import Neighborhoods
 from models.graph_encoder import GraphEncoder
@@ -23,7 +24,6 @@ from ray_jobs.graph_settings import GraphSettings
 if TYPE_CHECKING:
     from data.contract.artifact import Artifact
     from data.contract.encode import Ints
-    from data.dataset import Dataset
     from data.queries import Queries
     from ray_jobs.engine.loop import Snapshot
 
@@ -131,5 +131,5 @@ def engaged_before(queries: Queries, positive_codes: list[int], width: int) -> N
     neighbors = np.zeros((len(queries), width), np.int32)
     weights = np.zeros((len(queries), width), np.float32)
     neighbors[owners[kept], from_end[kept]] = items[kept]
-    weights[owners[kept], from_end[kept]] = (1 / np.minimum(counts, width))[owners[kept]]
+    weights[owners[kept], from_end[kept]] = 1 / np.minimum(counts, width)[owners[kept]]
     return Neighborhoods(neighbors, weights)

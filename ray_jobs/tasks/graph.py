@@ -122,9 +122,7 @@ class GraphTask(LogTask):
         dataset, sampler = self.assignment.dataset, self.assignment.sampler
         assert sampler is not None
         learnt_users = "user_item" in self.objectives
-        embedder = GraphEmbedder.of(
-            dataset, self.settings, snapshot, sampler.open(), learnt_users
-        )
+        embedder = GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), learnt_users)
         catalogue = Catalogue.of(dataset)
         ranking = rank(embedder.scores, queries, catalogue, max(KS))
         return retrieval_metrics(

@@ -9,8 +9,8 @@ import pytest
 
 from data.contract import artifact
 from data.contract.schema import TREND_DAYS
-from ray_jobs.engine.job import Job
 from ray_jobs.bundle_settings import IndexSettings
+from ray_jobs.engine.job import Job
 from ray_jobs.index import index
 from serve.bundle import Bundle
 from serve.feed import Feed

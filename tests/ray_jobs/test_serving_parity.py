@@ -18,9 +18,9 @@ from data.requests import UserEvents
 from data.trends import Trends
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
+from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.job import Job
-from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.export import export
 from ray_jobs.index import index
 from serve.feed import Feed
