@@ -29,7 +29,7 @@ from models.batch import Batch, Jagged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from data.graph.examples import Examples
+    from data.graph.example_rows import Examples
     from data.requests import Requests
 
 Mask = npt.NDArray[np.bool_]

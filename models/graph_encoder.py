@@ -89,6 +89,8 @@ class GraphModelSettings:
         id_rows: whether nodes have a learnt row beside their features; by default only where they
             have no features.
         id_dropout: share of the rows that are zeroed in training.
+        neighbor_dropout: share of the items that are without neighbours in training, so that
+            columns alone carry those that are on no board yet; not where ID rows are all there is.
         loss: sampled softmax, or PinSage's max-margin.
         margin: of max-margin.
         temperature: first value of the softmax's learnt temperature, at least 0.01.
@@ -109,6 +111,7 @@ class GraphModelSettings:
     num_heads: Count = 4
     id_rows: bool | None = None
     id_dropout: Dropout = 0.0
+    neighbor_dropout: Dropout = 0.2
     loss: Literal["softmax", "max_margin"] = "softmax"
     margin: Positive = 0.1
     temperature: Positive = 0.07
@@ -162,6 +165,8 @@ class GraphEncoder(nn.Module):
         self.user = NodeFeatures(dim, hidden, (), "user")
         self.has_rows = has_rows(settings, vocabulary)
         self.drop = RowDropout(settings.id_dropout)
+        lonely = settings.neighbor_dropout if vocabulary.item_features else 0.0
+        self.drop_neighbors = RowDropout(lonely)
         self.fusion = fusion_of(settings, vocabulary)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
         width = self.item.features.width
@@ -207,7 +212,10 @@ class GraphEncoder(nn.Module):
         elif len(inputs["node.neighbors"]) > len(own):
             users = len(inputs["node.neighbors"]) - len(own)
             own = torch.cat([own, own.new_zeros(users, own.shape[1])])
-        return self.encode(own, items, inputs["node.neighbors"], inputs["node.weights"])
+        weights = inputs["node.weights"]
+        num_items = len(inputs["node.item"])
+        weights = torch.cat([self.drop_neighbors(weights[:num_items]), weights[num_items:]])
+        return self.encode(own, items, inputs["node.neighbors"], weights)
 
     def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted losses of all objectives.

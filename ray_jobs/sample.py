@@ -18,7 +18,7 @@ import numpy as np
 from data.contract.artifact import Artifact
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
-from data.graph.edges import board_edges, has_boards, user_edges
+from data.graph.edges import board_edges, user_edges
 from data.graph.neighborhoods import (
     SHARD_NODES,
     OnTheFly,
@@ -33,6 +33,7 @@ from data.graph.store import build_graph
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
 from data.windows import Windows, resolve
+from ray_jobs.engine.graph_groups import groups_of, walked_sides
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.links import link
 from ray_jobs.preparation.block_tasks import BlockTasks
@@ -94,7 +95,7 @@ class Cutoff:
 
 def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
     """The graph as of a cut-off, or finds it made already. Raises UserError without any edge."""
-    groups = groups_of(job, dataset)
+    groups = groups_of(job.settings, dataset)
     tree = {"edges": groups, "prune": asdict(job.settings.graph.prune), "cutoff": asdict(cutoff)}
     if groups == "users":
         tree |= {"split": to_tree(job.settings.split), "seed": job.settings.seed}
@@ -116,7 +117,7 @@ def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
 def _write_graph(job: Job, dataset: Dataset, cutoff: Cutoff, folder: Path) -> int:
     """Writes both sides; gives the number of boards."""
     last_ms = cutoff.last_ms(dataset)
-    if groups_of(job, dataset) == "boards":
+    if groups_of(job.settings, dataset) == "boards":
         edges, num_boards = board_edges(dataset, last_ms, folder)
     else:
         edges = user_edges(log_of(job, dataset), cutoff.parts, last_ms)
@@ -125,17 +126,6 @@ def _write_graph(job: Job, dataset: Dataset, cutoff: Cutoff, folder: Path) -> in
     dropped = about_everything(edges, first_interests(dataset), num_boards, settings)
     build_graph(pruned(edges, sizes, settings, dropped), *sizes, folder)
     return num_boards
-
-
-def groups_of(job: Job, dataset: Dataset) -> str:
-    """What is a board. Raises UserError when there is no board table though it is asked for."""
-    kind = job.settings.graph.edges
-    if kind == "boards" and not has_boards(dataset):
-        raise UserError("graph.edges=boards needs a board table: name one with source.boards")
-    if kind == "auto":
-        timed = job.settings.split.kind == "time"
-        return "boards" if timed and has_boards(dataset) else "users"
-    return kind
 
 
 def log_of(job: Job, dataset: Dataset) -> SplitLog:

@@ -27,7 +27,8 @@ from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
-from ray_jobs.tasks.graph import GraphTask, objectives_of
+from ray_jobs.engine.graph_groups import objectives_of
+from ray_jobs.tasks.graph import GraphTask
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 

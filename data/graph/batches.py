@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from data.contract.encode import Arrays, Ints
-    from data.graph.examples import Examples
+    from data.graph.example_rows import Examples
 
 
 N = TypeVar("N", bound=np.generic)

@@ -4,12 +4,8 @@ A stage of the training stream: it runs where blocks of timelines are read, and 
 need nothing more than the features of the items they name. Whether neighbourhoods are sampled here
 or were before makes no difference to the rows.
 
-An example is a query, an item that goes with it, its share of the batch's random negatives, and
-hard negatives of its own:
-
-    next_engagement  item -> the item that its user engaged with next
-    co_board         item -> another item of one of its boards
-    user_item        user -> an item they engaged with, the user being their other items
+An example is a query, an item that goes with it (`data/graph/pairs.py`), its share of the batch's
+random negatives, and hard negatives of its own.
 """
 
 from __future__ import annotations
@@ -26,8 +22,19 @@ import pyarrow as pa
 from data.contract.artifact import read
 from data.contract.encode import Events, Ints
 from data.dataset import Dataset
-from data.graph.neighborhoods import SamplerSource, fixed_lists, open_graph
-from data.graph.walks import Neighborhoods, WalkSettings, co_items, rank_band
+from data.graph.neighborhoods import SamplerSource, open_graph
+from data.graph.pairs import (
+    OBJECTIVES,
+    USER_ITEM,
+    Pairs,
+    co_board,
+    joined,
+    next_engagements,
+    other_items,
+    user_items,
+)
+from data.graph.example_rows import example_table
+from data.graph.walks import Neighborhoods, WalkSettings, rank_band
 from data.queries import SplitLog
 from data.splits import SplitSettings
 from data.training_log import Lesson, TrainingLog
@@ -35,9 +42,6 @@ from data.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-NEXT_ENGAGEMENT, CO_BOARD, USER_ITEM = range(3)
-OBJECTIVES = ("next_engagement", "co_board", "user_item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +101,6 @@ def _open_dataset(root: Path, version: str) -> Dataset:
     return Dataset(read(root / "dataset" / version), root)
 
 
-class Pairs(NamedTuple):
-    """Queries and what goes with them, [B].
-
-    Attributes:
-        objective: codes.
-        query: item rows, or user rows where the objective is user_item.
-        positive: item rows.
-        neighborhoods: of the queries that are users; no lines for the others.
-    """
-
-    objective: Ints
-    query: Ints
-    positive: Ints
-    neighborhoods: Neighborhoods
-
-
 @dataclass(frozen=True, slots=True)
 class ExampleStage:
     """Blocks of timelines -> examples (see the head of this file).
@@ -124,6 +112,8 @@ class ExampleStage:
         draws: negatives.
         pair_ms: longest time between two engagements of a next_engagement pair; None: any.
         last_ms: items created from then on are no negatives; None: all are.
+        users_are_boards: whether a user is a node of the graph; else their other items stand for
+            them.
     """
 
     log: LogSource
@@ -132,6 +122,7 @@ class ExampleStage:
     draws: Draws
     pair_ms: int | None
     last_ms: int | None
+    users_are_boards: bool
 
     @property
     def growth(self) -> float:
@@ -142,37 +133,41 @@ class ExampleStage:
     def __call__(self, table: pa.Table, epoch: int, rng: np.random.Generator) -> pa.Table:
         """Examples of a block of users, one row each (columns: `example_table`)."""
         log = self.log.open()
-        pairs = self._pairs(log.lesson(table), log.log.dataset.order != "none", rng)
-        negatives = self._random(log.log.dataset, len(pairs.query), rng)
-        hard = self._hard(pairs, self.draws.hard_in(epoch), rng)
-        items = np.concatenate([pairs.positive[:, None], negatives, hard], axis=1)
-        sampler = self.sampler.open()
-        of_items = sampler.of(items.ravel(), "item")
-        return example_table(pairs, self._queries(pairs), items, of_items)
-
-    def _queries(self, pairs: Pairs) -> Neighborhoods:
-        """Neighbourhoods of all queries: an item's is sampled, a user's are their own items."""
-        of_users = pairs.objective == USER_ITEM
-        found = self.sampler.open().of(np.where(of_users, 0, pairs.query), "item")
-        neighbors, weights = np.array(found.neighbors), np.array(found.weights)
-        neighbors[of_users] = pairs.neighborhoods.neighbors
-        weights[of_users] = pairs.neighborhoods.weights
-        return Neighborhoods(neighbors, weights)
-
-    def _pairs(self, lesson: Lesson, ordered: bool, rng: np.random.Generator) -> Pairs:
-        width = self.sampler.walk.neighbors
+        lesson = log.lesson(table)
         engaged = lesson.engaged()
-        found = []
-        if "next_engagement" in self.objectives:
-            found.append(next_engagements(engaged, self.pair_ms, width))
-        if "co_board" in self.objectives:
-            graph = open_graph(self.sampler.adjacency)
-            other = co_items(graph, engaged.item.astype(np.int64), rng)
-            there = other > 0
-            found.append(_item_pairs(CO_BOARD, engaged.item[there], other[there], width))
-        if "user_item" in self.objectives:
-            found.append(user_items(lesson.users, engaged, width, ordered, rng))
-        return _joined(found)
+        pairs = self._pairs(lesson.users, engaged, rng)
+        random = self._random(log.log.dataset, len(pairs.query), rng)
+        hard = self._hard(pairs, self.draws.hard_in(epoch), rng)
+        items = np.concatenate([pairs.positive[:, None], random, hard], axis=1)
+        of_items = self.sampler.open().of(items.ravel(), "item")
+        ordered = log.log.dataset.order != "none"
+        of_queries = self._queries(pairs, engaged, ordered, rng)
+        return example_table(pairs, of_queries, items, of_items)
+
+    def _pairs(self, users: Ints, engaged: Events, rng: np.random.Generator) -> Pairs:
+        makers = {
+            "next_engagement": lambda: next_engagements(engaged, self.pair_ms),
+            "co_board": lambda: co_board(open_graph(self.sampler.adjacency), engaged, rng),
+            "user_item": lambda: user_items(users, engaged),
+        }
+        return joined([makers[name]() for name in OBJECTIVES if name in self.objectives])
+
+    def _queries(
+        self, pairs: Pairs, engaged: Events, ordered: bool, rng: np.random.Generator
+    ) -> Neighborhoods:
+        """Neighbourhoods of all queries, items and users."""
+        sampler, width = self.sampler.open(), self.sampler.walk.neighbors
+        of_users = pairs.objective == USER_ITEM
+        parts = [sampler.of(pairs.query[~of_users], "item")]
+        if self.users_are_boards:
+            parts.append(sampler.of(pairs.query[of_users], "board"))
+        elif of_users.any():
+            parts.append(other_items(engaged, width, ordered, rng))
+        # User-item pairs come last (see `OBJECTIVES`).
+        return Neighborhoods(
+            np.concatenate([part.neighbors for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
 
     def _random(self, dataset: Dataset, count: int, rng: np.random.Generator) -> Ints:
         live = items_there(dataset, self.last_ms)
@@ -196,132 +191,3 @@ def items_there(dataset: Dataset, last_ms: int | None) -> Ints:
     return there
 
 
-def next_engagements(engaged: Events, pair_ms: int | None, width: int) -> Pairs:
-    """Each engaged item and the user's next one, if that comes within `pair_ms`."""
-    owners = np.repeat(np.arange(len(engaged.lengths)), engaged.lengths)
-    follows = (owners[1:] == owners[:-1]) & (engaged.item[1:] != engaged.item[:-1])
-    if pair_ms is not None:
-        follows &= np.diff(engaged.timestamp) <= pair_ms
-    at = np.flatnonzero(follows)
-    return _item_pairs(NEXT_ENGAGEMENT, engaged.item[at], engaged.item[at + 1], width)
-
-
-def user_items(
-    users: Ints, engaged: Events, width: int, ordered: bool, rng: np.random.Generator
-) -> Pairs:
-    """Users and each item they engaged with, the user being up to `width` of their other items.
-
-    Where there is an order these are the items before, else a run of the others that begins
-    anywhere.
-    """
-    owners = np.repeat(np.arange(len(engaged.lengths)), engaged.lengths)
-    first, length = engaged.offsets[:-1][owners], engaged.lengths[owners]
-    place = np.arange(len(owners)) - first
-    others = place if ordered else length - 1
-    start = 0 if ordered else rng.integers(0, 1 << 62, len(owners)) % np.maximum(others, 1)
-    ahead = (start + np.arange(width)[:, None]) % np.maximum(others, 1)
-    at = (first + (place - 1 - ahead) % np.maximum(length, 1)).T
-    there = np.arange(width) < np.minimum(others, width)[:, None]
-    weights = there / np.maximum(there.sum(1, keepdims=True), 1)
-    neighbors = np.where(there, engaged.item[np.where(there, at, 0)], 0)
-    records = Neighborhoods(neighbors.astype(np.int32), weights.astype(np.float32))
-    codes = np.full(len(owners), USER_ITEM)
-    return Pairs(codes, users[owners], engaged.item.astype(np.int64), records)
-
-
-def _item_pairs(objective: int, query: Ints, positive: Ints, width: int) -> Pairs:
-    nothing = Neighborhoods(np.zeros((0, width), np.int32), np.zeros((0, width), np.float32))
-    codes = np.full(len(query), objective)
-    return Pairs(codes, query.astype(np.int64), positive.astype(np.int64), nothing)
-
-
-def _joined(found: Sequence[Pairs]) -> Pairs:
-    records = Neighborhoods(
-        np.concatenate([p.neighborhoods.neighbors for p in found]),
-        np.concatenate([p.neighborhoods.weights for p in found]),
-    )
-    columns = list(zip(*found, strict=True))[:3]
-    return Pairs(*(np.concatenate(column) for column in columns), records)
-
-
-def example_table(
-    pairs: Pairs, of_queries: Neighborhoods, items: Ints, of_items: Neighborhoods
-) -> pa.Table:
-    """Examples as rows: `objective`, `query` with its neighbourhood, `items` with theirs.
-
-    Args:
-        pairs: B of them.
-        of_queries: [B, T].
-        items: the positive, random and hard negatives of each, [B, I]; 0 is none.
-        of_items: [B * I, T].
-    """
-    width, count = of_queries.neighbors.shape[1], items.shape[1]
-    return pa.table(
-        {
-            "objective": pairs.objective.astype(np.int8),
-            "query": pairs.query,
-            "query.neighbors": _fixed(of_queries.neighbors, width),
-            "query.weights": _fixed(of_queries.weights, width),
-            "items": _fixed(items.astype(np.int32), count),
-            "items.neighbors": _fixed(of_items.neighbors, count * width),
-            "items.weights": _fixed(of_items.weights, count * width),
-        }
-    )
-
-
-def _fixed(values: npt.NDArray[Any], width: int) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(values)), width)
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Examples opened again, B of them with I items each.
-
-    Attributes:
-        objective: codes, [B].
-        query: rows of items or users, [B].
-        items: positive, R random and H hard negatives, [B, I].
-        neighbors: int32[B, 1 + I, T] of the query and the items.
-        weights: float32, likewise.
-        num_random: R.
-    """
-
-    objective: Ints
-    query: Ints
-    items: Ints
-    neighbors: npt.NDArray[np.int32]
-    weights: npt.NDArray[np.float32]
-    num_random: int
-
-    @classmethod
-    def of(cls, table: pa.Table, num_random: int) -> Examples:
-        """Reads what `example_table` wrote."""
-        items = fixed_lists(table["items"]).astype(np.int64)
-        joined = [_with_query(table, name, items.shape) for name in ("neighbors", "weights")]
-        columns = (table[name].to_numpy().astype(np.int64) for name in ("objective", "query"))
-        return cls(*columns, items, *joined, num_random)
-
-    def __len__(self) -> int:
-        """B."""
-        return len(self.query)
-
-    @property
-    def of_users(self) -> npt.NDArray[np.bool_]:
-        """Which queries are users, [B]."""
-        return self.objective == USER_ITEM
-
-    @property
-    def drawn(self) -> Ints:
-        """All random negatives, [B * R]."""
-        return self.items[:, 1 : 1 + self.num_random].ravel()
-
-    def take(self, at: Ints) -> Examples:
-        """Some of them, in the order asked for."""
-        columns = (self.objective, self.query, self.items, self.neighbors, self.weights)
-        return Examples(*(column[at] for column in columns), self.num_random)
-
-
-def _with_query(table: pa.Table, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    of_query = fixed_lists(table[f"query.{name}"])
-    of_items = fixed_lists(table[f"items.{name}"]).reshape(*shape, of_query.shape[1])
-    return np.concatenate([of_query[:, None], of_items], axis=1)

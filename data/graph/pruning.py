@@ -1,7 +1,9 @@
 """Edges that a graph is better without: those of hubs, and of boards about everything.
 
-Works on the blocks that a graph is built from, with what passes over them have counted: memory
-grows with the nodes and one block, for entropy also with the classes that a board holds.
+`pruned` works on the blocks that a graph is built from, with what passes over them have counted:
+memory grows with the nodes and one block, for entropy also with the classes that a board holds.
+`strongest` and `topical` order the edges of a node by more than their place, for tables of edges
+that fit in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import scipy.sparse as sp
 
 from data.contract.settings import Count, Share
 
@@ -20,11 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from data.dataset import Dataset
-    from data.graph.store import Blocks, Ints
+    from data.graph.store import Blocks, Floats, Ints
 
     Bools = npt.NDArray[np.bool_]
 
 MIN_EDGES = 10
+EDGES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,3 +155,66 @@ def _from_end(nodes: Ints, left: Ints) -> Ints:
     places: Ints = left[nodes] - within
     left[distinct] -= counts
     return places
+
+
+def strongest(edges: pa.Table, settings: PruningSettings) -> Bools:
+    """Edges among those that both of their ends keep: the heaviest, of these the newest, [E].
+
+    Ties stay in order of the table, the last being kept.
+
+    Args:
+        edges: EDGE rows, in memory.
+        settings: how many edges a node keeps.
+    """
+    age = (edges["weight"].to_numpy(), edges["timestamp"].to_numpy())
+    stays = np.ones(edges.num_rows, bool)
+    for key in ("item", "board"):
+        nodes = edges[key].to_numpy()
+        stays &= _highest(nodes, kept_edges(np.bincount(nodes), settings), age)
+    return stays
+
+
+def topical(edges: pa.Table, vectors: Floats, exponent: float) -> Bools:
+    """Edges of each item to the boards that are most about what it is about (Pixie §3.2), [E].
+
+    An item of d boards keeps d^δ of them, rounded: items of few boards nearly all. A board is about
+    the mean of its items' vectors; what counts is its cosine with the item's.
+
+    Args:
+        edges: EDGE rows, in memory.
+        vectors: content or topics of each item row, [rows, D].
+        exponent: δ, at most 1; 1 keeps all.
+    """
+    items, boards = edges["item"].to_numpy(), edges["board"].to_numpy()
+    likeness = _likeness(items, boards, vectors)
+    degrees = np.bincount(items, minlength=len(vectors)).astype(np.float64)
+    return _highest(items, np.rint(degrees**exponent).astype(np.int64), (likeness,))
+
+
+def _likeness(
+    items: npt.NDArray[np.int32], boards: npt.NDArray[np.int32], vectors: Floats
+) -> Floats:
+    """Cosine of an edge's item and the mean of its board's items, [E]; 0 of vectors that are 0."""
+    ones = np.ones(len(items), np.float32)
+    sums = sp.csr_array((ones, (boards, items)), (int(boards.max(initial=-1)) + 1, len(vectors)))
+    of_boards, of_items = _unit(sums @ vectors), _unit(vectors)
+    found = np.empty(len(items), np.float32)
+    for start in range(0, len(items), EDGES_AT_ONCE):
+        part = slice(start, start + EDGES_AT_ONCE)
+        found[part] = np.einsum("ed,ed->e", of_items[items[part]], of_boards[boards[part]])
+    return found
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    return unit
+
+
+def _highest(nodes: npt.NDArray[np.int32], kept: Ints, keys: tuple[npt.NDArray, ...]) -> Bools:
+    """The `kept` edges of each node that come last by `keys`, the first of them counting most."""
+    order = np.lexsort((*reversed(keys), nodes))
+    ends = np.cumsum(np.bincount(nodes, minlength=len(kept)))
+    stays = np.zeros(len(nodes), bool)
+    stays[order] = ends[nodes[order]] - np.arange(len(nodes)) <= kept[nodes[order]]
+    return stays

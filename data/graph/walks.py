@@ -99,7 +99,7 @@ def sample(
         _sample(
             np.ascontiguousarray(nodes, np.int64),
             side == "board",
-            (_arrays(graph.items), _arrays(graph.boards)),
+            (edges_of(graph.items), edges_of(graph.boards)),
             walk,
             np.uint64(stream),
             (neighbors, weights),
@@ -164,13 +164,14 @@ def rank_band(
 NO_SHARES = np.zeros(0, np.float32)
 
 
-def _arrays(adjacency: Adjacency) -> tuple[Any, Any, Any]:
+def edges_of(adjacency: Adjacency) -> tuple[Any, Any, Any]:
+    """Plain arrays that kernels take: indptr, indices, and shares (none where all weigh 1)."""
     shares = NO_SHARES if adjacency.cumulative is None else adjacency.cumulative
     return np.asarray(adjacency.indptr), np.asarray(adjacency.indices), np.asarray(shares)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _hash(value: Any) -> Any:
+def mixed(value: Any) -> Any:
     """splitmix64's finaliser."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -178,7 +179,7 @@ def _hash(value: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _edge(first: Any, degree: Any, shares: Any, bits: Any) -> Any:
+def edge_at(first: Any, degree: Any, shares: Any, bits: Any) -> Any:
     """Place of an edge among `degree` from `first` on, by 32 random bits; by share if weighted."""
     if len(shares) == 0:
         return first + np.int64((bits * np.uint64(degree)) >> HALF)
@@ -202,7 +203,7 @@ def _half_hop(count: int, nodes: Any, side: Any, bits: Any, space: Any, out: Any
         first[j] = indptr[nodes[j]]
         degree[j] = indptr[nodes[j] + 1] - first[j]
     for j in range(count):
-        out[j] = indices[_edge(first[j], degree[j], shares, bits[j])]
+        out[j] = indices[edge_at(first[j], degree[j], shares, bits[j])]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -210,7 +211,7 @@ def _hops(walk: Any, key: Any, length: Any) -> None:
     """How many hops each walk takes: geometric, cut at the most there may be."""
     walks, max_hops, going_on, _ = walk
     for j in range(walks):
-        share = np.float64(_hash(key + np.uint64(j) * GOLDEN) >> np.uint64(11)) * 2.0**-53
+        share = np.float64(mixed(key + np.uint64(j) * GOLDEN) >> np.uint64(11)) * 2.0**-53
         length[j] = 1
         reach = going_on
         while length[j] < max_hops and share < reach:
@@ -222,7 +223,7 @@ def _hops(walk: Any, key: Any, length: Any) -> None:
 def _draw(count: int, first: int, number: Any, key: Any, high: Any, low: Any) -> None:
     """32 random bits for either half of a hop of each walk."""
     for j in range(count):
-        bits = _hash(key + np.uint64(first + number[j]) * GOLDEN)
+        bits = mixed(key + np.uint64(first + number[j]) * GOLDEN)
         high[j], low[j] = bits >> HALF, bits & LOW
 
 
@@ -309,7 +310,7 @@ def _any_reached(distinct: int, counts: Any, keep: int, key: Any, order: Any) ->
         order[i] = i
         counts[i] = 1
     for i in range(min(keep, distinct)):
-        bits = _hash(key - np.uint64(i + 1) * GOLDEN) >> HALF
+        bits = mixed(key - np.uint64(i + 1) * GOLDEN) >> HALF
         other = i + np.int64((bits * np.uint64(distinct - i)) >> HALF)
         order[i], order[other] = order[other], order[i]
     return min(distinct, keep)
@@ -369,7 +370,7 @@ def _sample(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out:
             node = nodes[n]
             if node < 0 or node >= len(indptr) - 1 or indptr[node] == indptr[node + 1]:
                 continue
-            key = _hash(seed ^ _hash(np.uint64(node) + GOLDEN))
+            key = mixed(seed ^ mixed(np.uint64(node) + GOLDEN))
             visits = _visit(node, from_board, (items, boards), walk, key, space)
             itself = -1 if from_board else node
             distinct = _count(space[0][:visits], itself, table, rows, counts)

@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from data.batching import PoolSampler, even_chunks, graph_batch
-from data.graph.examples import Draws, Examples, ExampleStage, LogSource, items_there
+from data.graph.example_rows import Examples
+from data.graph.examples import Draws, ExampleStage, LogSource, items_there
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
 from models.graph_encoder import GraphEncoder
 from models.metrics import retrieval_metrics
+from ray_jobs.engine.graph_groups import groups_of, objectives_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.log_task import LogTask
@@ -24,12 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from data.dataset import Dataset
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
-    from ray_jobs.graph_settings import GraphSettings
 
 KS = (10, 20, 50, 100, 200)
 HOUR_MS = 3_600_000
@@ -90,6 +90,7 @@ class GraphTask(LogTask):
             self._draws(),
             int(self.settings.pair_hours * HOUR_MS) if clock else None,
             self.last_ms,
+            groups_of(assignment.settings, assignment.dataset) == "users",
         )
 
     def _draws(self) -> Draws:
@@ -132,10 +133,3 @@ class GraphTask(LogTask):
     def score(self, metrics: dict[str, float]) -> float:
         """The metric that choices are made on."""
         return metrics[self.assignment.settings.train.choose_on]
-
-
-def objectives_of(settings: GraphSettings, dataset: Dataset) -> tuple[str, ...]:
-    """What is trained: as the settings say, else what the log allows."""
-    if settings.objectives is not None:
-        return tuple(settings.objectives)
-    return ("user_item",) if dataset.order == "none" else ("next_engagement", "co_board")
