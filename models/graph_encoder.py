@@ -195,7 +195,8 @@ class GraphEncoder(nn.Module):
 
     def base(self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
         """What the U items of a batch are themselves, float32[U, D]."""
-        return self.item(inputs, self.drop(rows["item_id"]) if self.has_rows else None)
+        found: Tensor = self.item(inputs, self.drop(rows["item_id"]) if self.has_rows else None)
+        return found
 
     def nodes(self, rows: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Unit vectors of the batch's nodes, items before users, float32[N + Q, D].

@@ -136,7 +136,8 @@ def gather_sum(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
 def _largest(messages: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
     """Element-wise largest message, which ReLU has made at least 0; 0 without neighbours."""
     there = (weights > 0).unsqueeze(-1).to(messages)
-    return (messages[neighbors] * there).amax(1)
+    largest: Tensor = (messages[neighbors] * there).amax(1)
+    return largest
 
 
 def _attended(query: Tensor, messages: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from data.dataset import Dataset
 from data.graph.edges import board_edges, user_edges
 from data.graph.neighborhoods import (
     SHARD_NODES,
-    OnTheFly,
     SamplerSource,
     open_graph,
     shard_name,
@@ -30,6 +29,7 @@ from data.graph.neighborhoods import (
 )
 from data.graph.pruning import about_everything, first_interests, pruned
 from data.graph.store import build_graph
+from data.graph.walks import Side
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
 from data.windows import Windows, resolve
@@ -40,6 +40,7 @@ from ray_jobs.preparation.block_tasks import BlockTasks
 
 if TYPE_CHECKING:
     from data.contract.artifact import Draft
+    from data.contract.encode import Ints
 
 SMALL_GRAPH_NODES = 1_000_000
 
@@ -96,7 +97,11 @@ class Cutoff:
 def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
     """The graph as of a cut-off, or finds it made already. Raises UserError without any edge."""
     groups = groups_of(job.settings, dataset)
-    tree = {"edges": groups, "prune": asdict(job.settings.graph.prune), "cutoff": asdict(cutoff)}
+    tree: dict[str, Any] = {
+        "edges": groups,
+        "prune": asdict(job.settings.graph.prune),
+        "cutoff": asdict(cutoff),
+    }
     if groups == "users":
         tree |= {"split": to_tree(job.settings.split), "seed": job.settings.seed}
 
@@ -137,19 +142,33 @@ def log_of(job: Job, dataset: Dataset) -> SplitLog:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """Start nodes by shard, and where records go."""
+    """Start nodes of one side after the other by shard, and where records go."""
 
     source: SamplerSource
     folder: Path
-    num_items: int
+    sides: tuple[tuple[Side, int], ...]
 
     @property
     def count(self) -> int:
-        return -(-self.num_items // SHARD_NODES)
+        return sum(-(-size // SHARD_NODES) for _, size in self.sides)
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(size for _, size in self.sides)
+
+    def nodes(self, number: int) -> tuple[Side, int, Ints]:
+        """Side, shard of the side, and start nodes of a shard by its number among all."""
+        for side, size in self.sides:
+            if number * SHARD_NODES < size:
+                first = number * SHARD_NODES
+                return side, number, np.arange(first, min(first + SHARD_NODES, size))
+            number -= -(-size // SHARD_NODES)
+        raise IndexError(number)
 
 
-def neighborhoods(job: Job, graph: Artifact) -> Artifact:
-    """Records of every item of a graph, or finds them sampled already."""
+def neighborhoods(job: Job, dataset: Dataset, graph: Artifact) -> Artifact:
+    """Records of every item of a graph, and of users who are nodes, unless they are there."""
+    sides = walked_sides(job.settings, dataset)
     walk = job.settings.graph.walk
     made_by = walk_hash(walk, job.settings.seed)
 
@@ -157,35 +176,34 @@ def neighborhoods(job: Job, graph: Artifact) -> Artifact:
         work = job.root.absolute() / "checkpoints" / f"neighborhoods-{draft.path.name}"
         work.mkdir(parents=True, exist_ok=True)
         source = SamplerSource(graph.path.absolute(), walk, job.settings.seed)
-        shards = _Shards(source, work, open_graph(graph.path.absolute()).num_items)
+        found = open_graph(graph.path.absolute())
+        sizes = {"item": found.num_items, "board": found.num_boards}
+        shards = _Shards(source, work, tuple((side, sizes[side]) for side in sides))
         for _ in _tasks(job, shards).run(_sample_shard, shards, shards.count, "sample"):
             pass
         for file in sorted(work.glob("*.arrow")):
             link(file, draft.path / file.name)
         shutil.rmtree(work)
-        draft.fields["details"] = {"nodes": shards.num_items, "walk_hash": made_by}
+        draft.fields["details"] = {"nodes": shards.num_nodes, "walk_hash": made_by}
         draft.fields["id_space"] = graph.manifest.id_space
 
-    settings = {"walk": asdict(walk), "seed": job.settings.seed}
+    settings = {"walk": asdict(walk), "seed": job.settings.seed, "sides": list(sides)}
     return job.make("neighborhoods", [graph], settings, write, move_pointer=False)
 
 
 def _tasks(job: Job, shards: _Shards) -> BlockTasks:
     """In this process, on all cores, while that takes seconds; else a shard a task."""
-    small = shards.num_items <= SMALL_GRAPH_NODES
+    small = shards.num_nodes <= SMALL_GRAPH_NODES
     workers = 0 if small else job.settings.prepare.workers
     return BlockTasks(workers, job.settings.train.num_workers + 2)
 
 
 def _sample_shard(shards: _Shards, number: int) -> int:
     """Writes the records of one shard unless they are there; gives how many."""
-    first = number * SHARD_NODES
-    nodes = np.arange(first, min(first + SHARD_NODES, shards.num_items))
-    path = shards.folder / shard_name("item", number)
+    side, shard, nodes = shards.nodes(number)
+    path = shards.folder / shard_name(side, shard)
     if not path.is_file():
-        sampler = shards.source.open()
-        assert isinstance(sampler, OnTheFly)
-        write_shard(path, first, sampler.of(nodes, "item"))
+        write_shard(path, int(nodes[0]), shards.source.open().of(nodes, side))
     return len(nodes)
 
 
@@ -204,7 +222,7 @@ def sampled(job: Job, dataset: Dataset, cutoff: Cutoff) -> Sampled:
     path = graph.path.absolute()
     if settings.sampling == "on_the_fly":
         return Sampled(SamplerSource(path, settings.walk, job.settings.seed), (graph,))
-    rows = neighborhoods(job, graph)
+    rows = neighborhoods(job, dataset, graph)
     made_by = rows.manifest.details["walk_hash"]
     source = SamplerSource(path, settings.walk, job.settings.seed, rows.path.absolute(), made_by)
     return Sampled(source, (graph, rows))
@@ -218,7 +236,7 @@ def main(job: Job) -> dict[str, Any]:
     cutoff = Cutoff((TRAIN,), day) if day else Cutoff.of_training(windows, alone=False)
     with job.stage("sample"):
         graph = adjacency(job, dataset, cutoff)
-        rows = neighborhoods(job, graph)
+        rows = neighborhoods(job, dataset, graph)
     return {"adjacency": graph.version, "neighborhoods": rows.version, **graph.manifest.details}
 
 

@@ -21,13 +21,13 @@ from data.windows import refuse_overlap
 from ray_jobs.embed import embed
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.graph_groups import objectives_of, users_of
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
-from ray_jobs.engine.graph_groups import objectives_of
 from ray_jobs.tasks.graph import GraphTask
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
@@ -184,8 +184,12 @@ def _tree(job: Job, model: Model, start_from: Artifact | None, alone: bool) -> d
     start = {"start_from": start_from.version if start_from else None}
     tree = training_settings(job, model) | start
     if model == "graph":
-        objectives = objectives_of(job.settings.graph, Dataset.open(job.root))
-        tree |= {"alone": alone, "objectives": list(objectives)}
+        dataset = Dataset.open(job.root)
+        tree |= {
+            "alone": alone,
+            "objectives": list(objectives_of(job.settings.graph, dataset)),
+            "users": users_of(job.settings, dataset),
+        }
     return tree
 
 

@@ -71,9 +71,14 @@ class Examples:
     def of(cls, table: pa.Table, num_random: int) -> Examples:
         """Reads what `example_table` wrote."""
         items = fixed_lists(table["items"]).astype(np.int64)
-        joined = [_with_query(table, name, items.shape) for name in ("neighbors", "weights")]
-        columns = (table[name].to_numpy().astype(np.int64) for name in ("objective", "query"))
-        return cls(*columns, items, *joined, num_random)
+        return cls(
+            table["objective"].to_numpy().astype(np.int64),
+            table["query"].to_numpy().astype(np.int64),
+            items,
+            _with_query(table, "neighbors", items.shape),
+            _with_query(table, "weights", items.shape),
+            num_random,
+        )
 
     def __len__(self) -> int:
         """B."""
@@ -82,7 +87,8 @@ class Examples:
     @property
     def of_users(self) -> npt.NDArray[np.bool_]:
         """Which queries are users, [B]."""
-        return self.objective == USER_ITEM
+        of_users: npt.NDArray[np.bool_] = self.objective == USER_ITEM
+        return of_users
 
     @property
     def drawn(self) -> Ints:
@@ -91,8 +97,14 @@ class Examples:
 
     def take(self, at: Ints) -> Examples:
         """Some of them, in the order asked for."""
-        columns = (self.objective, self.query, self.items, self.neighbors, self.weights)
-        return Examples(*(column[at] for column in columns), self.num_random)
+        return Examples(
+            self.objective[at],
+            self.query[at],
+            self.items[at],
+            self.neighbors[at],
+            self.weights[at],
+            self.num_random,
+        )
 
 
 def _with_query(table: pa.Table, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:

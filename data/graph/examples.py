@@ -13,15 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from data.contract.artifact import read
-from data.contract.encode import Events, Ints
 from data.dataset import Dataset
+from data.graph.example_rows import example_table
 from data.graph.neighborhoods import SamplerSource, open_graph
 from data.graph.pairs import (
     OBJECTIVES,
@@ -33,15 +31,16 @@ from data.graph.pairs import (
     other_items,
     user_items,
 )
-from data.graph.example_rows import example_table
 from data.graph.walks import Neighborhoods, WalkSettings, rank_band
 from data.queries import SplitLog
 from data.splits import SplitSettings
-from data.training_log import Lesson, TrainingLog
+from data.training_log import TrainingLog
 from data.windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import pyarrow as pa
+
+    from data.contract.encode import Events, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +188,3 @@ def items_there(dataset: Dataset, last_ms: int | None) -> Ints:
         return live
     there: Ints = live[dataset.items_created_at[live] < last_ms]
     return there
-
-

@@ -1,8 +1,8 @@
 """Which pairs of nodes the graph encoder is trained on, by objective.
 
-    next_engagement  item -> the item that its user engaged with next
-    co_board         item -> another item of one of its boards
-    user_item        user -> an item they engaged with
+next_engagement  item -> the item that its user engaged with next
+co_board         item -> another item of one of its boards
+user_item        user -> an item they engaged with
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def joined(found: Sequence[Pairs]) -> Pairs:
     return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def other_items(engaged: Events, width: int, ordered: bool, rng: np.random.Generator) -> Neighborhoods:
+def other_items(
+    engaged: Events, width: int, ordered: bool, rng: np.random.Generator
+) -> Neighborhoods:
     """A user as up to `width` of their other items, all alike: one record for each engagement.
 
     Where there is an order these are the items before, else a run of the others that begins

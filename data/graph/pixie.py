@@ -126,7 +126,8 @@ class PixieWalk:
         """
         if preferred is not None and len(self.edge_classes) != len(self.graph.boards.indices):
             raise ValueError(f"class {preferred} is preferred, but the graph knows no classes")
-        rows, first, place = np.unique(queries, return_index=True, return_inverse=True)
+        asked = np.asarray(queries, np.int64)
+        rows, first, place = np.unique(asked, return_index=True, return_inverse=True)
         shares = np.bincount(place, _weights(weights, len(queries)), len(rows)).astype(np.float64)
         degrees = _degrees(self.graph.items, rows)
         budgets = allocate(degrees, shares, self.max_degree, self.settings.steps)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ def board_entropy(edges: Blocks, groups: Ints, num_boards: int) -> npt.NDArray[n
         counts = np.bincount(place, np.concatenate([counts, more]), len(cells)).astype(np.int64)
     owner = cells // width
     share = counts / np.bincount(owner, counts, minlength=num_boards)[owner]
-    return np.bincount(owner, -share * np.log(share), minlength=num_boards)
+    return np.bincount(owner, -share * np.log(share), num_boards).astype(np.float64)
 
 
 def about_everything(
@@ -211,7 +211,7 @@ def _unit(vectors: Floats) -> Floats:
     return unit
 
 
-def _highest(nodes: npt.NDArray[np.int32], kept: Ints, keys: tuple[npt.NDArray, ...]) -> Bools:
+def _highest(nodes: npt.NDArray[np.int32], kept: Ints, keys: tuple[npt.NDArray[Any], ...]) -> Bools:
     """The `kept` edges of each node that come last by `keys`, the first of them counting most."""
     order = np.lexsort((*reversed(keys), nodes))
     ends = np.cumsum(np.bincount(nodes, minlength=len(kept)))

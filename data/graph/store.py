@@ -215,7 +215,7 @@ def _write_side(edges: Blocks, path: Path, key: str, degrees: Ints, count: _Coun
     indptr = _indptr(degrees)
     np.save(path.with_name(f"{path.name}.indptr.npy"), indptr)
     other = "board" if key == "item" else "item"
-    columns = {"indices": (other, np.int32)}
+    columns: dict[str, tuple[str, Any]] = {"indices": (other, np.int32)}
     columns |= {"weight": ("weight", np.float32)} if count.weighted else {}
     columns |= {"timestamp": ("timestamp", np.int64)} if count.timed else {}
     arrays = {

@@ -266,7 +266,7 @@ def _count(visited: Any, itself: int, table: Any, rows: Any, counts: Any) -> int
     `table` holds place + 1 by hash and is left all zero.
     """
     mask = np.uint64(len(table) - 1)
-    distinct = 0
+    distinct = np.int64(0)
     for row in visited:
         if row == itself:
             continue

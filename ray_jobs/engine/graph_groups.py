@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import UserError
 from data.graph.edges import has_boards
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from ray_jobs.graph_settings import GraphSettings
     from ray_jobs.settings import Settings
 
+Users = Literal["nodes", "past", "untrained"]
+
 
 def groups_of(settings: Settings, dataset: Dataset) -> str:
-    """"boards" or "users". Raises UserError when there is no board table though it is asked for.
+    """Boards or users. Raises UserError when there is no board table though it is asked for.
 
     A board table says nothing of parts: where the split is not by day its edges could be made of
     held-out events, so users stand for boards.
@@ -36,8 +38,13 @@ def objectives_of(settings: GraphSettings, dataset: Dataset) -> tuple[str, ...]:
     return ("user_item",) if dataset.order == "none" else ("next_engagement", "co_board")
 
 
+def users_of(settings: Settings, dataset: Dataset) -> Users:
+    """As what users are trained: as nodes of the graph, by their past, or not at all."""
+    if "user_item" not in objectives_of(settings.graph, dataset):
+        return "untrained"
+    return "nodes" if groups_of(settings, dataset) == "users" else "past"
+
+
 def walked_sides(settings: Settings, dataset: Dataset) -> tuple[Side, ...]:
-    """Nodes whose neighbourhoods are needed: users only where they are nodes and are trained."""
-    users = groups_of(settings, dataset) == "users"
-    trained = "user_item" in objectives_of(settings.graph, dataset)
-    return ("item", "board") if users and trained else ("item",)
+    """Nodes whose neighbourhoods are needed."""
+    return ("item", "board") if users_of(settings, dataset) == "nodes" else ("item",)

@@ -18,6 +18,7 @@ from data.dataset import Dataset
 from data.graph.neighborhoods import Sampler
 from data.graph.walks import Neighborhoods
 from models.graph_encoder import GraphEncoder
+from ray_jobs.engine.graph_groups import Users
 from ray_jobs.engine.inference import CHUNK_USERS, Floats, filled, look_up
 from ray_jobs.graph_settings import GraphSettings
 
@@ -39,7 +40,7 @@ class GraphEmbedder:
     dataset: Dataset
     sampler: Sampler
     settings: GraphSettings
-    learnt_users: bool
+    users: Users
 
     @classmethod
     def of(
@@ -48,19 +49,19 @@ class GraphEmbedder:
         settings: GraphSettings,
         snapshot: Snapshot,
         sampler: Sampler,
-        learnt_users: bool,
+        users: Users,
     ) -> GraphEmbedder:
-        """Builds the encoder and fills it; `learnt_users`: whether users were trained as nodes."""
+        """Builds the encoder and fills it; `users`: as what they were trained."""
         core = GraphEncoder(settings, dataset.vocabulary)
-        return cls(core, filled(core, snapshot), dataset, sampler, settings, learnt_users)
+        return cls(core, filled(core, snapshot), dataset, sampler, settings, users)
 
     @classmethod
     def open(cls, artifact: Artifact, dataset: Dataset, sampler: Sampler) -> GraphEmbedder:
         """Loads a graph artefact."""
         settings = build(GraphSettings, artifact.manifest.settings["graph"])
-        learnt_users = "user_item" in artifact.manifest.settings["objectives"]
+        users: Users = artifact.manifest.settings["users"]
         snapshot = load_file(artifact.path / "model.safetensors")
-        return cls.of(dataset, settings, snapshot, sampler, learnt_users)
+        return cls.of(dataset, settings, snapshot, sampler, users)
 
     @cached_property
     def item_vectors(self) -> Floats:
@@ -75,10 +76,6 @@ class GraphEmbedder:
     def items(self, rows: Ints) -> Floats:
         """Unit vectors of item rows, float32[N, D]."""
         return self._encode(rows, None, self.sampler.of(rows, "item"))
-
-    def users(self, rows: Ints, known: Neighborhoods) -> Floats:
-        """Unit vectors of users who are the items they are known by, float32[Q, D]."""
-        return self._encode(None, rows, known)
 
     @torch.inference_mode()
     def _encode(self, items: Ints | None, users: Ints | None, records: Neighborhoods) -> Floats:
@@ -105,13 +102,15 @@ class GraphEmbedder:
     def user_vectors(self, queries: Queries) -> Floats:
         """Users as of their query: by what they engaged with, float32[Q, D].
 
-        A user who was trained as a node is encoded like one; else the mean of the item vectors
-        stands for them.
+        A user who was trained is encoded like a node, from the graph or from their past; else the
+        mean of the item vectors of their past stands for them.
         """
-        width = self.settings.walk.neighbors if self.learnt_users else self.settings.history
+        if self.users == "nodes":
+            return self._encode(None, queries.users, self.sampler.of(queries.users, "board"))
+        width = self.settings.walk.neighbors if self.users == "past" else self.settings.history
         known = engaged_before(queries, self.dataset.vocabulary.codes("positive"), width)
-        if self.learnt_users:
-            return self.users(queries.users, known)
+        if self.users == "past":
+            return self._encode(None, queries.users, known)
         sums = (self.item_vectors[known.neighbors] * known.weights[..., None]).sum(1)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         vectors: Floats = sums / np.maximum(norms, 1e-9)

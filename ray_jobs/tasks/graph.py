@@ -14,7 +14,7 @@ from data.ranking import Catalogue, rank
 from data.splits import VALID
 from models.graph_encoder import GraphEncoder
 from models.metrics import retrieval_metrics
-from ray_jobs.engine.graph_groups import groups_of, objectives_of
+from ray_jobs.engine.graph_groups import objectives_of, users_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.log_task import LogTask
@@ -90,7 +90,7 @@ class GraphTask(LogTask):
             self._draws(),
             int(self.settings.pair_hours * HOUR_MS) if clock else None,
             self.last_ms,
-            groups_of(assignment.settings, assignment.dataset) == "users",
+            users_of(assignment.settings, assignment.dataset) == "nodes",
         )
 
     def _draws(self) -> Draws:
@@ -122,8 +122,8 @@ class GraphTask(LogTask):
             return {}
         dataset, sampler = self.assignment.dataset, self.assignment.sampler
         assert sampler is not None
-        learnt_users = "user_item" in self.objectives
-        embedder = GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), learnt_users)
+        users = users_of(self.assignment.settings, dataset)
+        embedder = GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), users)
         catalogue = Catalogue.of(dataset)
         ranking = rank(embedder.scores, queries, catalogue, max(KS))
         return retrieval_metrics(
