@@ -273,17 +273,17 @@ class GraphEncoder(nn.Module):
         return sampled_softmax(positive * scale - of_positive, negatives * scale, correction, known)
 
     def _own_feature(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Finding an item's own columns among those of the batch's positives, float32[B]."""
+        """Finding a positive's own columns among those of the pool, float32[B]."""
         assert self.own is not None
-        node = inputs["positive"]
-        items = inputs["node.item"].index_select(0, node)
-        columns = self.item.columns(inputs).index_select(0, items)
+        items, columns = inputs["node.item"], self.item.columns(inputs)
         said = F.normalize(self.own["said"](columns), dim=-1)
-        read = F.normalize(self.own["read"](vectors.index_select(0, node)), dim=-1)
-        scores = read @ said.T / self.temperature
-        same = (node.unsqueeze(0) == node.unsqueeze(1)) & ~torch.eye(len(node), dtype=torch.bool)
-        places = torch.arange(len(node), device=node.device)
-        return F.cross_entropy(scores.masked_fill(same, -1e9), places, reduction="none")
+        positive = said.index_select(0, items.index_select(0, inputs["positive"]))
+        pool = said.index_select(0, items.index_select(0, inputs["pool.node"]))
+        read = F.normalize(self.own["read"](vectors.index_select(0, inputs["positive"])), dim=-1)
+        itself = inputs["positive"].unsqueeze(1) == inputs["pool.node"]
+        scale = 1 / self.temperature
+        found, others = (read * positive).sum(-1) * scale, read @ pool.T * scale
+        return sampled_softmax(found, others, inputs["pool.log_count"] * 0, itself)
 
 
 class LoneItem(nn.Module):

@@ -1,13 +1,14 @@
 """Small batches, with every kind of column, for the models that are held to the same behaviour."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from data.contract.schema import TREND_DAYS, Feature, Order, Vocabulary
 from models.batch import Batch, Jagged
+from models.graph_encoder import GraphEncoder, GraphModelSettings
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
@@ -16,6 +17,7 @@ NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
 TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
 RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
+GRAPH = GraphModelSettings(dim=16, hidden=32, num_heads=2, id_rows=True, id_dropout=0.2)
 ITEM_FEATURES = (
     Feature(name="age", kind="numeric", mean=1, std=2, low=0, high=9),
     Feature(name="format", kind="categorical", cardinality=5),
@@ -194,6 +196,52 @@ def ranker_batch(made: Sequence[Visit]) -> Batch:
         }
     )
     return batch
+
+
+def graph_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """Users, known by their histories, and what is asked; an item's neighbours are the next two."""
+    width = SEQUENCE.max_length
+    nodes = sorted({*pool, *(item for v in made for item in v.asked)})
+    near = {item: tuple(1 + (item + step) % (NUM_ITEMS - 1) for step in (1, 2)) for item in nodes}
+    others = [*(item for line in near.values() for item in line)]
+    batch, place = shared(made, [*nodes, *others])
+    lines = [near[item] if item else () for item in nodes] + [v.history for v in made]
+    neighbors, weights = torch.zeros(len(lines), width, dtype=torch.int64), torch.zeros(0)
+    weights = torch.zeros(len(lines), width)
+    for row, line in enumerate(lines):
+        neighbors[row, : len(line)] = torch.tensor([place[item] for item in line])
+        weights[row, : len(line)] = 1 / max(len(line), 1)
+    pairs = [(len(nodes) + u, nodes.index(i), v) for u, v in enumerate(made) for i in v.asked]
+    known = [
+        (row, p)
+        for row, (_, positive, _) in enumerate(pairs)
+        for p, item in enumerate(pool)
+        if item == nodes[positive]
+    ]
+    batch.inputs.update(
+        {
+            "node.item": torch.tensor([place[item] for item in nodes]),
+            "node.neighbors": neighbors,
+            "node.weights": weights,
+            "query": torch.tensor([query for query, _, _ in pairs]),
+            "positive": torch.tensor([positive for _, positive, _ in pairs]),
+            "positive.log_q": torch.full((len(pairs),), -1.5),
+            "pool.node": torch.tensor([nodes.index(item) for item in pool]),
+            "pool.log_count": torch.zeros(len(pool)),
+            "pool.log_q": torch.linspace(-2, -1, len(pool)),
+            "hard.node": torch.tensor([[positive - 1] for _, positive, _ in pairs]),
+            "known.query": torch.tensor([row for row, _ in known], dtype=torch.int64),
+            "known.pool": torch.tensor([p for _, p in known], dtype=torch.int64),
+            "objective": torch.full((len(pairs),), 2),
+        }
+    )
+    weight = torch.tensor([v.weight for _, _, v in pairs])
+    return replace(batch, weight=weight)
+
+
+def graph(order: Order = "clock", settings: GraphModelSettings = GRAPH) -> GraphEncoder:
+    torch.manual_seed(1)
+    return GraphEncoder(settings, vocabulary(order)).eval()
 
 
 def two_tower(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
