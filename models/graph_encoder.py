@@ -13,7 +13,6 @@ negatives an example, D width.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from data.contract.schema import Feature, Vocabulary
     from models.batch import Batch
 
-MIN_TEMPERATURE = 0.01
 OBJECTIVES = ("next_engagement", "co_board", "user_item")
 Objective = Literal["next_engagement", "co_board", "user_item"]
 
@@ -93,7 +91,8 @@ class GraphModelSettings:
             columns alone carry those that are on no board yet; not where ID rows are all there is.
         loss: sampled softmax, or PinSage's max-margin.
         margin: of max-margin.
-        temperature: first value of the softmax's learnt temperature, at least 0.01.
+        temperature: of the softmax. It is not learnt: on ID rows it fell until they were learnt by
+            heart.
         own_feature: weight of the objective that an embedding finds its own features again
             (0: none), which keeps content in it.
         negatives: what positives are told apart from.
@@ -114,7 +113,7 @@ class GraphModelSettings:
     neighbor_dropout: Dropout = 0.2
     loss: Literal["softmax", "max_margin"] = "softmax"
     margin: Positive = 0.1
-    temperature: Positive = 0.07
+    temperature: Positive = 0.1
     own_feature: float = 0.1
     negatives: GraphNegatives = field(default_factory=GraphNegatives)
     batch_size: Count = 512
@@ -157,8 +156,6 @@ class GraphEncoder(nn.Module):
     def __init__(self, settings: GraphModelSettings, vocabulary: Vocabulary) -> None:
         """Builds the encoder for the data set's columns."""
         super().__init__()
-        if settings.temperature < MIN_TEMPERATURE:
-            raise UserError(f"graph.temperature must be at least {MIN_TEMPERATURE}")
         self.settings = settings
         dim, hidden = settings.dim, settings.hidden
         self.item = NodeFeatures(dim, hidden, vocabulary.item_features, "item")
@@ -168,7 +165,6 @@ class GraphEncoder(nn.Module):
         lonely = settings.neighbor_dropout if vocabulary.item_features else 0.0
         self.drop_neighbors = RowDropout(lonely)
         self.fusion = fusion_of(settings, vocabulary)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
         width = self.item.features.width
         self.own = (
             nn.ModuleDict({"read": nn.Linear(dim, dim), "said": nn.Linear(width, dim)})
@@ -235,18 +231,13 @@ class GraphEncoder(nn.Module):
         vectors = self.nodes(rows, inputs)
         losses = self._losses(vectors, inputs)
         loss = weighted_mean(losses, batch.weight)
-        logs = {"loss": loss.detach(), "temperature": self.temperature.detach()}
+        logs = {"loss": loss.detach()}
         logs |= _by_objective(losses.detach(), inputs["objective"], batch.weight)
         if self.own is not None:
             content = weighted_mean(self._own_feature(vectors, inputs), batch.weight)
             loss = loss + self.settings.own_feature * content
             logs["own_feature"] = content.detach()
         return loss, logs
-
-    @property
-    def temperature(self) -> Tensor:
-        """Of the softmax, learnt, at least `MIN_TEMPERATURE`."""
-        return torch.exp(-self.log_scale).clamp(min=MIN_TEMPERATURE)
 
     def _losses(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Loss of each example, float32[B]."""
@@ -269,7 +260,7 @@ class GraphEncoder(nn.Module):
             correction = correction - inputs["pool.log_q"]
             of_positive = inputs["positive.log_q"]
         correction = F.pad(correction, (0, negatives.shape[1] - len(correction)))
-        scale = 1 / self.temperature
+        scale = 1 / self.settings.temperature
         return sampled_softmax(positive * scale - of_positive, negatives * scale, correction, known)
 
     def _own_feature(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -281,7 +272,7 @@ class GraphEncoder(nn.Module):
         pool = said.index_select(0, items.index_select(0, inputs["pool.node"]))
         read = F.normalize(self.own["read"](vectors.index_select(0, inputs["positive"])), dim=-1)
         itself = inputs["positive"].unsqueeze(1) == inputs["pool.node"]
-        scale = 1 / self.temperature
+        scale = 1 / self.settings.temperature
         found, others = (read * positive).sum(-1) * scale, read @ pool.T * scale
         return sampled_softmax(found, others, inputs["pool.log_count"] * 0, itself)
 
