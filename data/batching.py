@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from data.graph.example_rows import Examples
+    from data.negatives import Pool, PoolSampler
     from data.requests import Requests
 
 Mask = npt.NDArray[np.bool_]
@@ -147,60 +148,6 @@ def even_chunks(count: int, size: int, rng: np.random.Generator) -> Iterator[Int
     for chunk in np.array_split(order, max(1, -(-count // size))):
         if len(chunk):
             yield chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Candidates of a sampled softmax: distinct items and what their logits need.
-
-    Attributes:
-        item: item rows, distinct, [P].
-        log_count: ln of how often each stands in the pool, [P].
-        log_q: ln of how often it was expected to, [P] (METHODS 0.1, expected count).
-    """
-
-    item: Ints
-    log_count: npt.NDArray[np.float32]
-    log_q: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSampler:
-    """Mixed negatives: some positives of the batch and some items at random.
-
-    Attributes:
-        live: item rows that can be recommended, [C].
-        label_share: share of the training labels that each item row has, [rows].
-        in_batch: positives taken from the batch.
-        random: uniform draws from `live`.
-    """
-
-    live: Ints
-    label_share: npt.NDArray[np.float64]
-    in_batch: int
-    random: int
-
-    def sample(self, positives: Ints, rng: np.random.Generator) -> Pool:
-        """Draws the pool of one batch with `positives` [T]."""
-        drawn = self.live[rng.integers(0, len(self.live), self.random)]
-        return self.pool(positives, drawn, rng)
-
-    def pool(self, positives: Ints, drawn: Ints, rng: np.random.Generator) -> Pool:
-        """The pool of some of the `positives` and of what was drawn uniformly before."""
-        taken = positives
-        if len(positives) > self.in_batch:
-            taken = rng.choice(positives, self.in_batch, replace=False)
-        item, count = np.unique(np.concatenate([taken, drawn]), return_counts=True)
-        log_q = self.log_expected(item, len(taken), len(drawn))
-        return Pool(item, np.log(count).astype(np.float32), log_q)
-
-    def log_expected(
-        self, item: Ints, num_in_batch: int, num_random: int
-    ) -> npt.NDArray[np.float32]:
-        """ln(n_in p + n_rand / C): expected copies of each item in a pool."""
-        share = np.maximum(self.label_share[item], 1e-9)
-        expected = num_in_batch * share + num_random / len(self.live)
-        return np.log(expected).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

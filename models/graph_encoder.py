@@ -13,8 +13,8 @@ negatives an example, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from data.contract.schema import Feature, Vocabulary
     from models.batch import Batch
 
+STEPS = 400
 OBJECTIVES = ("next_engagement", "co_board", "user_item")
 Objective = Literal["next_engagement", "co_board", "user_item"]
 
@@ -49,7 +50,8 @@ class GraphNegatives:
     """What the positive of an example is told apart from.
 
     Attributes:
-        in_batch: positives of the batch in the shared pool, popular items more often.
+        in_batch: positives of the batch in the shared pool, popular items more often; by default
+            512, and none where nodes are ID rows alone.
         random: items drawn uniformly into the shared pool of a batch.
         hard: most hard negatives an example, items of its query's rank band by visits.
         hard_from: epoch from which there are hard negatives: one more each epoch (PinSage §3.2).
@@ -57,7 +59,7 @@ class GraphNegatives:
         log_q: correct the softmax for how often an item is in the pool.
     """
 
-    in_batch: NonNegative = 512
+    in_batch: NonNegative | None = None
     random: NonNegative = 1024
     hard: NonNegative = 0
     hard_from: NonNegative = 1
@@ -66,7 +68,7 @@ class GraphNegatives:
 
     def __post_init__(self) -> None:
         """Refuses an empty pool and a band that is none."""
-        if self.in_batch + self.random == 0:
+        if self.in_batch == self.random == 0:
             raise ValueError("set in_batch or random above 0: there is nothing to learn against")
         if not 0 <= self.band[0] < self.band[1] <= 1:
             raise ValueError(f"band must be two rising shares of the catalogue, not {self.band}")
@@ -78,8 +80,8 @@ class GraphModelSettings:
 
     Attributes:
         encoder: convolution (PinSage), transformer (early fusion of node and neighbours), or
-            propagation (a weighted sum; LightGCN); auto takes propagation where items have no
-            declared columns, else convolution.
+            propagation (a weighted sum; LightGCN); by default convolution, and propagation where
+            items have no declared columns.
         pooling: how the convolution pools neighbours.
         dim: width of the embeddings.
         hidden: width of hidden layers.
@@ -96,14 +98,18 @@ class GraphModelSettings:
         own_feature: weight of the objective that an embedding finds its own features again
             (0: none), which keeps content in it.
         negatives: what positives are told apart from.
-        batch_size: examples a step on each worker.
-        max_steps: optimiser steps, unless `train.max_steps` says otherwise.
+        batch_size: examples a step on each worker; by default 512, and 2048 where nodes are ID
+            rows alone.
+        max_steps: optimiser steps, unless `train.max_steps` says otherwise; by default 400, and
+            `epochs` passes where nodes are ID rows alone.
+        epochs: passes over the examples where nodes are ID rows alone and no number of steps is
+            given.
         learning_rate: of AdamW on the dense part.
         table_learning_rate: of row-wise Adagrad on ID rows.
         history: newest positive items whose mean embedding stands for a user who is no node.
     """
 
-    encoder: Literal["auto", "convolution", "transformer", "propagation"] = "auto"
+    encoder: Literal["convolution", "transformer", "propagation"] | None = None
     pooling: Pooling = "importance"
     dim: Count = 64
     hidden: Count = 128
@@ -116,11 +122,38 @@ class GraphModelSettings:
     temperature: Positive = 0.1
     own_feature: float = 0.1
     negatives: GraphNegatives = field(default_factory=GraphNegatives)
-    batch_size: Count = 512
-    max_steps: Count = 400
+    batch_size: Count | None = None
+    max_steps: Count | None = None
+    epochs: Count = 20
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
     history: Count = 50
+
+
+G = TypeVar("G", bound=GraphModelSettings)
+
+
+def resolved(settings: G, vocabulary: Vocabulary) -> G:
+    """The settings with what is left to the log filled in: does it describe its items, or not.
+
+    Raises:
+        UserError: items would be nothing.
+    """
+    alone = not vocabulary.item_features
+    if alone and settings.id_rows is False:
+        raise UserError("graph.id_rows=false needs declared item columns: items would be nothing")
+    chosen: dict[str, Any] = {
+        "encoder": "propagation" if alone else "convolution",
+        "id_rows": alone,
+        "batch_size": 2048 if alone else 512,
+    }
+    missing = {name: value for name, value in chosen.items() if getattr(settings, name) is None}
+    negatives = settings.negatives
+    if negatives.in_batch is None:
+        missing["negatives"] = replace(negatives, in_batch=0 if alone else 512)
+    if settings.max_steps is None and not alone:
+        missing["max_steps"] = STEPS
+    return replace(settings, **missing)
 
 
 class NodeFeatures(nn.Module):
@@ -156,15 +189,16 @@ class GraphEncoder(nn.Module):
     def __init__(self, settings: GraphModelSettings, vocabulary: Vocabulary) -> None:
         """Builds the encoder for the data set's columns."""
         super().__init__()
+        settings = resolved(settings, vocabulary)
         self.settings = settings
         dim, hidden = settings.dim, settings.hidden
         self.item = NodeFeatures(dim, hidden, vocabulary.item_features, "item")
         self.user = NodeFeatures(dim, hidden, (), "user")
-        self.has_rows = has_rows(settings, vocabulary)
+        self.has_rows = bool(settings.id_rows)
         self.drop = RowDropout(settings.id_dropout)
         lonely = settings.neighbor_dropout if vocabulary.item_features else 0.0
         self.drop_neighbors = RowDropout(lonely)
-        self.fusion = fusion_of(settings, vocabulary)
+        self.fusion = fusion_of(settings)
         width = self.item.features.width
         self.own = (
             nn.ModuleDict({"read": nn.Linear(dim, dim), "said": nn.Linear(width, dim)})
@@ -302,23 +336,11 @@ class LoneItem(nn.Module):
         )
 
 
-def has_rows(settings: GraphModelSettings, vocabulary: Vocabulary) -> bool:
-    """Whether nodes have ID rows: as the settings say, else where items have no columns."""
-    if settings.id_rows is None:
-        return not vocabulary.item_features
-    if not settings.id_rows and not vocabulary.item_features:
-        raise UserError("graph.id_rows=false needs declared item columns: items would be nothing")
-    return settings.id_rows
-
-
-def fusion_of(settings: GraphModelSettings, vocabulary: Vocabulary) -> Fusion:
+def fusion_of(settings: GraphModelSettings) -> Fusion:
     """The way of fusing that the settings name."""
-    kind = settings.encoder
-    if kind == "auto":
-        kind = "convolution" if vocabulary.item_features else "propagation"
-    if kind == "convolution":
+    if settings.encoder == "convolution":
         return Convolution(settings.dim, settings.hidden, settings.pooling)
-    if kind == "transformer":
+    if settings.encoder == "transformer":
         return FusionTransformer(settings.dim, settings.hidden, settings.num_heads)
     return Propagation()
 

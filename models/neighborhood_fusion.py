@@ -112,7 +112,8 @@ class FusionTransformer(Fusion):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """[N, L, D] -> [N, A, L, D / A]."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, dim = tokens.shape
+        return tokens.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)
 
 
 class Propagation(Fusion):

@@ -17,7 +17,8 @@ class GraphSettings(GraphModelSettings):
 
     Attributes:
         edges: boards of the board table, or users with what they engaged with in place of boards;
-            auto takes boards where there are any and the split is by time.
+            auto takes boards where there are any and the split is by time; none leaves items to
+            what they are themselves.
         sampling: materialised reads neighbourhoods that the job sample has written; on_the_fly
             walks inside the training stream. Both give the same.
         walk: how neighbourhoods are sampled.
@@ -28,7 +29,7 @@ class GraphSettings(GraphModelSettings):
         pair_hours: longest time between two engagements that are a pair, in a log with a clock.
     """
 
-    edges: Literal["auto", "boards", "users"] = "auto"
+    edges: Literal["auto", "boards", "users", "none"] = "auto"
     sampling: Literal["materialised", "on_the_fly"] = "materialised"
     walk: WalkSettings = field(default_factory=WalkSettings)
     hard_walks: Count = 1000

@@ -18,7 +18,7 @@ import numpy as np
 from data.contract.artifact import Artifact
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
-from data.graph.edges import board_edges, user_edges
+from data.graph.edges import board_edges, no_edges, user_edges
 from data.graph.neighborhoods import (
     SHARD_NODES,
     SamplerSource,
@@ -108,7 +108,7 @@ def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
     def write(draft: Draft) -> None:
         num_boards = _write_graph(job, dataset, cutoff, draft.path)
         graph = open_graph(draft.path.absolute())
-        if graph.num_edges == 0:
+        if graph.num_edges == 0 and groups != "none":
             raise UserError(
                 f"the graph of {groups} has no edge up to day {cutoff.day}; check graph.edges, "
                 "source.boards and windows.graph"
@@ -122,7 +122,10 @@ def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
 def _write_graph(job: Job, dataset: Dataset, cutoff: Cutoff, folder: Path) -> int:
     """Writes both sides; gives the number of boards."""
     last_ms = cutoff.last_ms(dataset)
-    if groups_of(job.settings, dataset) == "boards":
+    groups = groups_of(job.settings, dataset)
+    if groups == "none":
+        edges, num_boards = no_edges, 0
+    elif groups == "boards":
         edges, num_boards = board_edges(dataset, last_ms, folder)
     else:
         edges = user_edges(log_of(job, dataset), cutoff.parts, last_ms)

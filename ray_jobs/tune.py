@@ -93,20 +93,20 @@ def tune(job: Job, todo: Sequence[Plan]) -> Artifact:
         UserError: every trial failed.
     """
     trials = [
-        _run_trial(job, plan, f"trial {n} of {len(todo)}") for n, plan in enumerate(todo, start=1)
+        run_trial(job, plan, f"trial {n} of {len(todo)}") for n, plan in enumerate(todo, start=1)
     ]
     if all(trial.error for trial in trials):
         raise UserError(f"all {len(trials)} trials failed; the first: {trials[0].error}")
     return _publish(job, trials)
 
 
-def _run_trial(job: Job, plan: Plan, title: str) -> Trial:
+def run_trial(job: Job, plan: Plan, title: str) -> Trial:
     """Trains and evaluates; an error ends the trial, not the grid."""
     console.rule(escape(f"{title}: {_label(plan.choice)} seed {plan.seed}"), align="left")
     model: Model = job.arguments.model
     own = Job(plan.settings, job.arguments, job.root)
     try:
-        trained = train(own, model, move_pointer=False)
+        trained = train(own, model, move_pointer=False, alone=model == "graph")
         judged = evaluate(own, (model,), {model: trained}, move_pointer=False)
     except Exception as error:
         console.print_exception(max_frames=5)
@@ -204,7 +204,7 @@ def _table(title: str, rows: Sequence[Row], shown: Sequence[str], part: str) -> 
 def _shown(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
     """Metrics of the model, also of each of its actions, whose name is asked for."""
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    baselines = ("popularity", "item_knn", "oracle_log")
+    baselines = ("popularity", "item_knn", "bpr", "gf_cf", "last_item", "oracle_log")
     own = [name for name in names if not set(name.split(".")[:-1]) & set(baselines)]
     return [name for name in own if name.split(".")[-1] in wanted]
 

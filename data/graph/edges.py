@@ -102,3 +102,8 @@ def _engaged(log: SplitLog, parts: tuple[int, ...], last_ms: int | None) -> Iter
                 [pa.array(c).cast(f.type) for c, f in zip(columns, EDGE, strict=True)],
                 schema=EDGE,
             )
+
+
+def no_edges() -> Iterator[pa.Table]:
+    """Blocks of a graph without edges."""
+    return iter(())

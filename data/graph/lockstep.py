@@ -211,6 +211,30 @@ def key_of(seed: Any, node: Any) -> Any:
     return mixed(seed ^ mixed(np.uint64(node) + GOLDEN))
 
 
+@numba.njit(cache=True, nogil=True)
+def _records(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out: Any) -> None:
+    """Some of the records of `sample_all`, one after the other."""
+    neighbors, weights = out
+    indptr = graph[1][0] if from_board else graph[0][0]
+    keep, most = neighbors.shape[1], walk[0] * (walk[1] + 1)
+    space, counting = walk_space(walk), _count_space(most)
+    rows, counts = counting[3], counting[4]
+    starts, often = np.empty(most + 2, np.int64), np.empty(most + 1, np.int64)
+    order = np.empty(most + max(most, keep) + 1, np.int64)
+    for n in range(len(nodes)):
+        node = nodes[n]
+        if node < 1 - from_board or node >= len(indptr) - 1 or indptr[node] == indptr[node + 1]:
+            continue
+        key = key_of(seed, node)
+        visits = visit(node, from_board, graph, walk, key, space)
+        distinct = _count(space[0][:visits], -1 if from_board else node, counting)
+        if walk[3]:
+            kept = _any_reached(distinct, counts, keep, key, order)
+        else:
+            kept = _most_visited(distinct, counts, keep, (starts, often, order))
+        _write(kept, rows, counts, order, neighbors[n], weights[n])
+
+
 @numba.njit(cache=True, nogil=True, parallel=True)
 def sample_all(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out: Any) -> None:
     """Writes the records of all nodes into `out`, neighbours [N, T] and weights [N, T].
@@ -218,26 +242,9 @@ def sample_all(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, o
     A node that is not there, has no edge, or is item row 0 is left as it was.
     """
     # Tuples of tuples cannot be carried into a parallel loop.
-    neighbors, weights = out
     items, boards = graph
-    keep, k_hop = neighbors.shape[1], walk[3]
-    indptr = boards[0] if from_board else items[0]
-    most = walk[0] * (walk[1] + 1)
+    neighbors, weights = out
     for task in numba.prange((len(nodes) + NODES_A_TASK - 1) // NODES_A_TASK):
-        space, counting = walk_space(walk), _count_space(most)
-        rows, counts = counting[3], counting[4]
-        starts, often = np.empty(most + 2, np.int64), np.empty(most + 1, np.int64)
-        order = np.empty(most + max(most, keep) + 1, np.int64)
-        for n in range(task * NODES_A_TASK, min((task + 1) * NODES_A_TASK, len(nodes))):
-            node = nodes[n]
-            if node < 1 - from_board or node >= len(indptr) - 1 or indptr[node] == indptr[node + 1]:
-                continue
-            key = key_of(seed, node)
-            visits = visit(node, from_board, (items, boards), walk, key, space)
-            itself = -1 if from_board else node
-            distinct = _count(space[0][:visits], itself, counting)
-            if k_hop:
-                kept = _any_reached(distinct, counts, keep, key, order)
-            else:
-                kept = _most_visited(distinct, counts, keep, (starts, often, order))
-            _write(kept, rows, counts, order, neighbors[n], weights[n])
+        first, end = task * NODES_A_TASK, min((task + 1) * NODES_A_TASK, len(nodes))
+        part = (neighbors[first:end], weights[first:end])
+        _records(nodes[first:end], from_board, (items, boards), walk, seed, part)

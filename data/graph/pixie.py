@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.settings import Count, Share
-from data.graph.store import Adjacency, Graph, Ints
+from data.graph.store import Adjacency, Floats, Graph, Ints
 from data.graph.visits import visit_all
 
 Rows = npt.NDArray[np.int32]
@@ -30,6 +30,7 @@ Classes = npt.NDArray[np.int16]
 
 MOST_CLASSES = 1 << 15
 LARGEST_ROW = (1 << 31) - 1
+LARGEST_COUNT = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class PixieAnswer:
     """
 
     items: Ints
-    scores: npt.NDArray[np.float32]
+    scores: Floats
     steps: Ints
 
 
@@ -126,28 +127,31 @@ class PixieWalk:
         """
         if preferred is not None and len(self.edge_classes) != len(self.graph.boards.indices):
             raise ValueError(f"class {preferred} is preferred, but the graph knows no classes")
-        asked = np.asarray(queries, np.int64)
-        rows, first, place = np.unique(asked, return_index=True, return_inverse=True)
-        shares = np.bincount(place, _weights(weights, len(queries)), len(rows)).astype(np.float64)
-        degrees = _degrees(self.graph.items, rows)
-        budgets = allocate(degrees, shares, self.max_degree, self.settings.steps)
-        steps = np.zeros(len(queries), np.int64)
-        found, visits, steps[first] = self._walk(rows, budgets, seed, preferred)
-        return PixieAnswer(*_best(found, visits, self.settings.candidates), steps)
+        asked, shares = np.asarray(queries, np.int64), _weights(weights, len(queries))
+        there = np.flatnonzero((asked >= 0) & (asked < self.graph.num_items))
+        rows, first, place = np.unique(asked[there], return_index=True, return_inverse=True)
+        budgets = allocate(
+            self.graph.items.indptr[rows + 1] - self.graph.items.indptr[rows],
+            np.bincount(place, shares[there], len(rows)).astype(np.float64),
+            self.max_degree,
+            self.settings.steps,
+        )
+        steps = np.zeros(len(asked), np.int64)
+        found, steps[there[first]] = self._walk(rows, budgets, seed, preferred)
+        visited, scores = _join(found, len(rows), self.settings.booster)
+        return PixieAnswer(*_best(visited, scores, self.settings.candidates), steps)
 
     def _walk(
         self, rows: Ints, budgets: Ints, seed: int, preferred: int | None
-    ) -> tuple[Rows, npt.NDArray[np.float32], Ints]:
-        """All items visited, their scores, and the steps taken."""
+    ) -> tuple[Ints, Ints]:
+        """What the walks from each query visit, and the steps taken; see `visit_all`."""
         s = self.settings
         enough = s.candidates if s.early_stop else LARGEST_ROW
-        class_ = -1 if preferred is None else preferred
-        rules = (s.restart, s.visits, enough, s.bias if preferred is not None else 0.0, class_)
+        bias, class_ = (0.0, -1) if preferred is None else (s.bias, preferred)
         stream = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
         graph = (*_arrays(self.graph.items), *_arrays(self.graph.boards), self.edge_classes)
-        walked: tuple[Rows, npt.NDArray[np.float32], Ints] = visit_all(
-            rows, budgets, graph, rules, stream, s.booster
-        )
+        rules = (s.restart, s.visits, enough, bias, class_)
+        walked: tuple[Ints, Ints] = visit_all(rows, budgets, graph, rules, stream)
         return walked
 
 
@@ -203,21 +207,20 @@ def _weights(weights: npt.NDArray[np.floating[Any]], num_queries: int) -> npt.ND
     return weights.astype(np.float64)
 
 
-def _degrees(items: Adjacency, rows: Ints) -> Ints:
-    """Boards of item rows, 0 of those that are not there."""
-    there = (rows >= 0) & (rows < items.num_nodes)
-    degrees = np.zeros(len(rows), np.int64)
-    degrees[there] = items.indptr[rows[there] + 1] - items.indptr[rows[there]]
-    return degrees
-
-
 def _arrays(adjacency: Adjacency) -> tuple[Ints, Rows]:
     return np.asarray(adjacency.indptr), np.asarray(adjacency.indices)
 
 
-def _best(
-    rows: Rows, scores: npt.NDArray[np.float32], count: int
-) -> tuple[Ints, npt.NDArray[np.float32]]:
+def _join(found: Ints, queries: int, booster: bool) -> tuple[Ints, Floats]:
+    """Items visited and their scores over all queries."""
+    words = np.sort(found) if queries > 1 else found
+    rows, visits = (words >> 32) - 1, (words & LARGEST_COUNT).astype(np.float64)
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    scores = np.add.reduceat(np.sqrt(visits) if booster else visits, first)
+    return rows[first], (scores**2 if booster else scores).astype(np.float32)
+
+
+def _best(rows: Ints, scores: Floats, count: int) -> tuple[Ints, Floats]:
     """The `count` highest scores; as positive floats order like their bits, one sort does it."""
     keys = scores.view(np.int32).astype(np.int64) << 32 | (LARGEST_ROW - rows)
     if len(keys) > count:

@@ -5,12 +5,12 @@ for each side `items` and `boards`:
     <side>.indptr.npy     int64[N + 1], where the edges of each node begin
     <side>.indices.npy    int32[E], the other end of each edge, in order of input
     <side>.weight.npy     float32[E]; absent when all edges weigh 1
-    <side>.cumulative.npy float32[E], running sums of a node's weights as shares; absent likewise
+    <side>.alias.npy      uint64[E], to choose edges by weight (`data.graph.alias`); absent likewise
     <side>.timestamp.npy  int64[E] ms since 1970; absent when there is no clock
 
-Memory-mapped, one copy serves all processes of a host. Building takes two passes over the edges:
-time grows with the edges, memory with the nodes and one block; the rest is page cache. 24 bytes an
-edge on disk unweighted with times, 8 without.
+Memory-mapped, one copy serves all processes of a host. Building takes three passes over the edges,
+one of them to count: time grows with the edges, memory with the nodes and one block; the rest is
+page cache. On disk an edge takes 8 bytes, 16 more with times, 24 more with weights.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from data.graph.alias import fill_aliases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,16 +51,15 @@ class Adjacency:
         indptr: int64[N + 1].
         indices: int32[E] nodes of the other side.
         weight: float32[E]; None when all edges weigh 1.
-        cumulative: float32[E] running sums of each node's weights, the last of a node being 1;
-            None likewise.
         timestamp: int64[E] ms since 1970; None without a clock.
+        alias: uint64[E] see `data.graph.alias`; None without weights.
     """
 
     indptr: Ints
     indices: npt.NDArray[np.int32]
     weight: Floats | None = None
-    cumulative: Floats | None = None
     timestamp: Ints | None = None
+    alias: npt.NDArray[np.uint64] | None = None
 
     @property
     def degrees(self) -> Ints:
@@ -73,8 +74,23 @@ class Adjacency:
     @classmethod
     def open(cls, folder: Path, name: str, resident: bool) -> Adjacency:
         """Reads what `build_graph` wrote."""
-        columns = ("indptr", "indices", "weight", "cumulative", "timestamp")
+        columns = ("indptr", "indices", "weight", "timestamp", "alias")
         return cls(*(_load(folder / f"{name}.{column}.npy", resident) for column in columns))
+
+    @classmethod
+    def of(
+        cls, node: Ints, other: Ints, num_nodes: int, weight: Floats, timestamp: Ints
+    ) -> Adjacency:
+        """Edges [E] sorted by their end `node` on this side."""
+        order = np.argsort(node, kind="stable")
+        indptr = _indptr(np.bincount(node, minlength=num_nodes))
+        indices = other[order].astype(np.int32)
+        times = timestamp[order] if timestamp.any() else None
+        if (weight == 1).all():
+            return cls(indptr, indices, timestamp=times)
+        alias = np.empty(len(order), np.uint64)
+        fill_aliases(indptr, indices, weight[order], alias)
+        return cls(indptr, indices, weight[order], times, alias)
 
 
 def _load(path: Path, resident: bool) -> Any:
@@ -82,6 +98,10 @@ def _load(path: Path, resident: bool) -> Any:
         return None
     mapped = np.load(path, mmap_mode="r")
     return np.array(mapped) if resident else mapped
+
+
+def _indptr(degrees: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,46 +142,19 @@ class Graph:
 
     @classmethod
     def of(cls, edges: pa.Table, num_items: int, num_boards: int) -> Graph:
-        """A graph of EDGE rows, in memory."""
+        """A graph of EDGE rows, in memory.
+
+        Raises:
+            ValueError: an edge names a node that is not there.
+        """
         board, item = (edges[name].to_numpy().astype(np.int64) for name in ("board", "item"))
         _check(item, num_items, "item")
         _check(board, num_boards, "board")
         values = [edges[name].to_numpy() for name in ("weight", "timestamp")]
         return cls(
-            _adjacency(item, board, num_items, *values),
-            _adjacency(board, item, num_boards, *values),
+            Adjacency.of(item, board, num_items, *values),
+            Adjacency.of(board, item, num_boards, *values),
         )
-
-
-def _adjacency(
-    node: Ints, other: Ints, num_nodes: int, weight: Floats, timestamp: Ints
-) -> Adjacency:
-    order = np.argsort(node, kind="stable")
-    indptr = _indptr(np.bincount(node, minlength=num_nodes))
-    weighted = bool((weight != 1).any())
-    weight = weight[order]
-    return Adjacency(
-        indptr,
-        other[order].astype(np.int32),
-        weight if weighted else None,
-        _cumulative(indptr, weight) if weighted else None,
-        timestamp[order] if timestamp.any() else None,
-    )
-
-
-def _indptr(degrees: Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
-
-
-def _cumulative(indptr: Ints, weight: Floats) -> Floats:
-    """Running sums within each node, as shares of the node's total."""
-    sums = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
-    lengths = np.diff(indptr)
-    first = np.repeat(sums[indptr[:-1]], lengths)
-    total = np.repeat(sums[indptr[1:]] - sums[indptr[:-1]], lengths)
-    shares: Floats = ((sums[1:] - first) / np.maximum(total, 1e-30)).astype(np.float32)
-    shares[indptr[1:][lengths > 0] - 1] = 1.0
-    return shares
 
 
 def build_graph(edges: Blocks, num_items: int, num_boards: int, folder: Path) -> None:
@@ -199,7 +192,7 @@ class _Counts:
             for key, degrees in (("item", found.items), ("board", found.boards)):
                 nodes = block[key].to_numpy()
                 _check(nodes, len(degrees), key)
-                degrees += np.bincount(nodes, minlength=len(degrees))
+                np.add.at(degrees, nodes, 1)
             found.weighted |= bool((block["weight"].to_numpy() != 1).any())
             found.timed |= bool(block["timestamp"].to_numpy().any())
         return found
@@ -211,46 +204,35 @@ def _check(nodes: npt.NDArray[np.integer[Any]], size: int, side: str) -> None:
 
 
 def _write_side(edges: Blocks, path: Path, key: str, degrees: Ints, count: _Counts) -> None:
-    """Second pass: puts every edge at its node's next free place."""
+    """A further pass: puts every edge at its node's next free place."""
     indptr = _indptr(degrees)
     np.save(path.with_name(f"{path.name}.indptr.npy"), indptr)
-    other = "board" if key == "item" else "item"
-    columns: dict[str, tuple[str, Any]] = {"indices": (other, np.int32)}
+    columns: dict[str, tuple[str, type]]
+    columns = {"indices": ("board" if key == "item" else "item", np.int32)}
     columns |= {"weight": ("weight", np.float32)} if count.weighted else {}
     columns |= {"timestamp": ("timestamp", np.int64)} if count.timed else {}
-    arrays = {
-        name: np.lib.format.open_memmap(
-            path.with_name(f"{path.name}.{name}.npy"), "w+", kind, (int(indptr[-1]),)
-        )
-        for name, (_, kind) in columns.items()
-    }
+    size = int(indptr[-1])
+    arrays = {name: _create(path, name, kind, size) for name, (_, kind) in columns.items()}
     free = indptr[:-1].copy()
     for block in edges():
         order, at = _places(block[key].to_numpy(), free)
         for name, (column, _) in columns.items():
             arrays[name][at] = block[column].to_numpy()[order]
     if count.weighted:
-        _write_cumulative(path, indptr, arrays["weight"])
+        alias = _create(path, "alias", np.uint64, size)
+        fill_aliases(indptr, arrays["indices"], arrays["weight"], alias)
+
+
+def _create(path: Path, name: str, kind: type, size: int) -> Any:
+    file = path.with_name(f"{path.name}.{name}.npy")
+    return np.lib.format.open_memmap(file, "w+", kind, (size,))
 
 
 def _places(nodes: npt.NDArray[np.int32], free: Ints) -> tuple[Ints, Ints]:
     """An order of a block's edges by node, and where each goes; `free` moves on."""
     order = np.argsort(nodes, kind="stable")
-    sorted_nodes = nodes[order]
-    distinct, first, counts = np.unique(sorted_nodes, return_index=True, return_counts=True)
+    distinct, first, counts = np.unique(nodes[order], return_index=True, return_counts=True)
     within = np.arange(len(nodes)) - np.repeat(first, counts)
     at = np.repeat(free[distinct], counts) + within
     free[distinct] += counts
     return order, at
-
-
-NODES_AT_ONCE = 1 << 20
-
-
-def _write_cumulative(path: Path, indptr: Ints, weight: Floats) -> None:
-    out = np.lib.format.open_memmap(
-        path.with_name(f"{path.name}.cumulative.npy"), "w+", np.float32, weight.shape
-    )
-    for start in range(0, len(indptr) - 1, NODES_AT_ONCE):
-        part = indptr[start : start + NODES_AT_ONCE + 1]
-        out[part[0] : part[-1]] = _cumulative(part - part[0], weight[part[0] : part[-1]])

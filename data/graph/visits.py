@@ -20,7 +20,9 @@ import numpy as np
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
-WALKERS = 64
+LOWER = (1 << 32) - 1
+WALKERS = 256
+STEPS_A_WALKER = 100
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -31,29 +33,13 @@ def _mix(value: Any) -> Any:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _place(row: int, table: Any, rows: Any, distinct: int) -> Any:
-    """Place of a row among the `distinct` ones met; a new one is put at the end.
-
-    `table` holds place + 1 by hash.
-    """
-    mask = np.uint64(len(table) - 1)
-    slot = np.int64((np.uint64(row) * GOLDEN >> HALF) & mask)
-    while table[slot] != 0 and rows[table[slot] - 1] != row:
-        slot = np.int64(np.uint64(slot + 1) & mask)
-    if table[slot] == 0:
-        table[slot] = distinct + 1
-        rows[distinct] = row
-    return np.int64(table[slot]) - 1
-
-
 @numba.njit(cache=True, nogil=True)
 def _table(most: int) -> Any:
-    """A hash table for so many rows: a power of two, half full at most."""
+    """A hash table for so many rows, half full at most: (row + 1) << 32 | visits, 0 where empty."""
     slots = 16
     while slots < 2 * most:
         slots *= 2
-    return np.zeros(slots, np.int32)
+    return np.zeros(slots, np.int64)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -109,31 +95,46 @@ def _step(count: int, nodes: Any, graph: Any, rules: Any, bits: Any, space: Any)
 
 
 @numba.njit(cache=True, nogil=True)
-def _walk_from(query: int, budget: int, graph: Any, rules: Any, key: Any, seen: Any) -> Any:
-    """Walks from one query; gives steps taken and distinct rows met (the query first)."""
+def _walk_from(query: int, budget: int, graph: Any, rules: Any, key: Any, table: Any) -> int:
+    """Walks from one query, counts the visits of others in `table`; gives the steps taken."""
     restart, visits, enough, _, _ = rules
-    table, rows, counts = seen
-    nodes, space = np.full(WALKERS, query), _space()
-    draws, coins = np.empty(WALKERS, np.uint64), np.empty(WALKERS, np.uint64)
-    _place(query, table, rows, 0)
-    distinct, often, steps = 1, 0, 0
+    # The first step of a walker stays near its query: no more walkers than steps are sure for.
+    walkers = max(1, min(WALKERS, min(budget, enough * visits) // STEPS_A_WALKER))
+    nodes, space = np.full(walkers, query), _space()
+    draws, coins = np.empty(walkers, np.uint64), np.empty(walkers, np.uint64)
+    often, steps = 0, 0
     while steps < budget:
-        count = min(WALKERS, budget - steps)
+        count = min(walkers, budget - steps)
         for j in range(count):
             draws[j] = _mix(key + np.uint64(steps + j) * GOLDEN)
             coins[j] = _mix(draws[j] ^ key)
         _step(count, nodes, graph, rules, (draws, coins), space)
         for j in range(count):
             steps += 1
-            place = _place(nodes[j], table, rows, distinct)
-            distinct = max(distinct, place + 1)
-            counts[place] += 1
-            often += counts[place] == visits and place > 0
+            often += _visit(nodes[j], table) == visits and nodes[j] != query
             if often > enough:
-                return steps, distinct
-            if np.float64(coins[j] & LOW) < restart * 4294967296.0:
-                nodes[j] = query
-    return steps, distinct
+                return steps
+        for j in range(count):
+            nodes[j] = query if np.float64(coins[j] & LOW) < restart * 2.0**32 else nodes[j]
+    return steps
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _slot(row: Any, table: Any) -> Any:
+    """Where a row stands, or the empty slot where it would."""
+    mask = np.uint64(len(table) - 1)
+    slot = np.int64((np.uint64(row) * GOLDEN >> HALF) & mask)
+    while table[slot] != 0 and table[slot] >> 32 != row + 1:
+        slot = np.int64(np.uint64(slot + 1) & mask)
+    return slot
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _visit(row: Any, table: Any) -> Any:
+    """Counts a visit; gives how many there have been."""
+    slot = _slot(row, table)
+    table[slot] = max(table[slot], (row + 1) << 32) + 1
+    return table[slot] & LOWER
 
 
 @numba.njit(cache=True, nogil=True)
@@ -143,8 +144,8 @@ def _space() -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def visit_all(queries: Any, budgets: Any, graph: Any, rules: Any, seed: Any, booster: bool) -> Any:
-    """Walks from every query and joins their visits.
+def visit_all(queries: Any, budgets: Any, graph: Any, rules: Any, seed: Any) -> Any:
+    """Walks from every query.
 
     Args:
         queries: int64[Q] distinct item rows.
@@ -152,26 +153,20 @@ def visit_all(queries: Any, budgets: Any, graph: Any, rules: Any, seed: Any, boo
         graph: where.
         rules: how.
         seed: uint64.
-        booster: whether items reached from several queries gain.
 
     Returns:
-        Rows int32[D] visited, without the queries; scores float32[D]; steps int64[Q] taken.
+        What was visited of other items, int64[D] of (row + 1) << 32 | visits, query after query;
+        steps int64[Q] taken.
     """
-    # The queries have the first places, so that what follows them is the answer.
-    most = budgets.sum() + len(queries)
-    table, rows, scores = _table(most), np.empty(most, np.int32), np.zeros(most, np.float64)
+    found, first = np.empty(budgets.sum() + 1, np.int64), 0
+    steps = np.zeros(len(queries), np.int64)
     for q in range(len(queries)):
-        _place(queries[q], table, rows, q)
-    steps, distinct = np.zeros(len(queries), np.int64), len(queries)
-    for q in range(len(queries)):
-        size = budgets[q] + 1
-        seen = (_table(size), np.empty(size, np.int32), np.zeros(size, np.int32))
+        table = _table(budgets[q])
         key = _mix(seed ^ _mix(np.uint64(queries[q]) + GOLDEN))
-        steps[q], met = _walk_from(queries[q], budgets[q], graph, rules, key, seen)
-        for i in range(1, met):
-            place = _place(seen[1][i], table, rows, distinct)
-            distinct = max(distinct, place + 1)
-            scores[place] += np.sqrt(seen[2][i]) if booster else seen[2][i]
-    first = len(queries)
-    joined = scores[first:distinct] ** 2 if booster else scores[first:distinct]
-    return rows[first:distinct], joined.astype(np.float32), steps
+        steps[q] = _walk_from(queries[q], budgets[q], graph, rules, key, table)
+        for query in queries:
+            table[_slot(query, table)] &= ~LOWER
+        for word in table:
+            found[first] = word
+            first += word & LOWER != 0
+    return found[:first], steps

@@ -87,6 +87,10 @@ class Assignment:
         days: tuple[int, int] = getattr(self.windows, self.model)
         return self.windows.train if self.model == "graph" and self.alone else days
 
+    def steps_of(self, own: int) -> int:
+        """Steps to take: the phase's, else the setting's, else the model's own."""
+        return self.max_steps or self.settings.train.max_steps or own
+
     def stream_seed(self, name: str) -> int:
         """Seed of one of the run's random streams."""
         key = [self.settings.seed, *name.encode()]

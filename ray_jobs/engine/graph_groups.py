@@ -17,7 +17,7 @@ Users = Literal["nodes", "past", "untrained"]
 
 
 def groups_of(settings: Settings, dataset: Dataset) -> str:
-    """Boards or users. Raises UserError when there is no board table though it is asked for.
+    """Boards, users or none. Raises UserError when there is no board table though it is asked for.
 
     A board table says nothing of parts: where the split is not by day its edges could be made of
     held-out events, so users stand for boards.

@@ -82,6 +82,10 @@ class Task(Protocol):
     def max_steps(self) -> int:
         """Steps to take when `train.max_steps` is 0."""
 
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations."""
+
     def plan(self) -> BlockPlan:
         """Which blocks an epoch reads."""
 

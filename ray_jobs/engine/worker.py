@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,26 +46,22 @@ PLAN = "plan.txt"
 def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> None:
     """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
     quiet_libraries()
-    settings = assignment.settings.train
     task = make_task(assignment)
+    settings = replace(assignment.settings.train, validate_every=task.validate_every)
     learner = build_learner(task, assignment)
     state = checkpoint.load(assignment.folder, learner) or TrainState()
     plan = task.plan()
     todo = tickets(plan, state.progress, settings.max_epochs, ranks.rank(), ranks.world_size())
     stream = Prefetched(portions(plan, todo, task.collate), lambda: spare_batch(plan, task.collate))
-    schedule = Schedule(settings.warmup_steps, steps_of(task, assignment), settings.final_rate)
-    recorder = Recorder(task, assignment, schedule)
+    steps = assignment.steps_of(task.max_steps)
+    schedule = Schedule(settings.warmup_steps, steps, settings.final_rate)
+    recorder = Recorder(task, assignment, settings, schedule)
     recorder.start(learner, state)
     try:
         train(learner, stream, state, settings, schedule, recorder)
     finally:
         stream.close()
     recorder.finish(learner, state)
-
-
-def steps_of(task: Task, assignment: Assignment) -> int:
-    """Steps to take: the phase's, else the setting's, else the model's own."""
-    return assignment.max_steps or assignment.settings.train.max_steps or task.max_steps
 
 
 def build_learner(task: Task, assignment: Assignment) -> Learner:
@@ -118,12 +114,8 @@ class Recorder:
 
     task: Task
     assignment: Assignment
+    settings: TrainSettings
     schedule: Schedule
-
-    @property
-    def settings(self) -> TrainSettings:
-        """Of the loop."""
-        return self.assignment.settings.train
 
     def start(self, learner: Learner, state: TrainState) -> None:
         """Leaves the sharding plan, and the curve as far as it is part of this run."""

@@ -6,13 +6,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from data.batching import PoolSampler, even_chunks, graph_batch
+from data.batching import even_chunks, graph_batch
 from data.graph.example_rows import Examples
 from data.graph.examples import Draws, ExampleStage, LogSource, items_there
+from data.negatives import PoolSampler
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID
-from models.graph_encoder import GraphEncoder
+from models.graph_encoder import GraphEncoder, resolved
 from models.metrics import retrieval_metrics
 from ray_jobs.engine.graph_groups import objectives_of, users_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 KS = (10, 20, 50, 100, 200)
 HOUR_MS = 3_600_000
+MOST_VALIDATIONS = 20
 
 
 class GraphTask(LogTask):
@@ -42,10 +44,33 @@ class GraphTask(LogTask):
 
     def __init__(self, assignment: Assignment) -> None:
         """Counts labels in one pass; opens nothing else."""
-        self.settings = assignment.settings.graph
+        self.settings = resolved(assignment.settings.graph, assignment.dataset.vocabulary)
         super().__init__(assignment, self.settings, assignment.label_days)
         self.objectives = objectives_of(assignment.settings.graph, assignment.dataset)
-        assignment.require_labels(int(self.counts.item_labels.sum()))
+        assignment.require_labels(self.num_labels)
+
+    @property
+    def max_steps(self) -> int:
+        """As set, else so many passes over the labels."""
+        passes = self.settings.epochs * len(self.objectives) * self.num_labels
+        return self.settings.max_steps or max(1, passes // self.batch_size)
+
+    @property
+    def validate_every(self) -> int:
+        """At most twenty times in a run: a long one would spend its time on it."""
+        every = self.assignment.settings.train.validate_every
+        return max(every, self.assignment.steps_of(self.max_steps) // MOST_VALIDATIONS)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels to learn from."""
+        return int(self.counts.item_labels.sum())
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step."""
+        assert self.settings.batch_size is not None
+        return self.settings.batch_size
 
     @property
     def last_ms(self) -> int | None:
@@ -57,13 +82,13 @@ class GraphTask(LogTask):
         """Makes pools; `random` is what all examples of a batch bring."""
         live = items_there(self.assignment.dataset, self.last_ms)
         negatives = self.settings.negatives
-        random = self.num_random * self.settings.batch_size
-        return PoolSampler(live, self.counts.item_share, negatives.in_batch, random)
+        random = self.num_random * self.batch_size
+        return PoolSampler(live, self.counts.item_share, negatives.in_batch or 0, random)
 
     @property
     def num_random(self) -> int:
         """Random negatives that an example brings."""
-        return -(-self.settings.negatives.random // self.settings.batch_size)
+        return -(-self.settings.negatives.random // self.batch_size)
 
     def plan(self) -> BlockPlan:
         """All blocks of timelines, each made into examples where it is read."""
@@ -106,7 +131,7 @@ class GraphTask(LogTask):
         if not table.num_rows:
             return
         examples = Examples.of(table, self.num_random)
-        for chunk in even_chunks(len(examples), self.settings.batch_size, rng):
+        for chunk in even_chunks(len(examples), self.batch_size, rng):
             yield graph_batch(examples.take(chunk), self.encoder, self.pools, rng)
 
     def build(self) -> tuple[nn.Module, list[Table]]:

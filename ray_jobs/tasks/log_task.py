@@ -26,8 +26,8 @@ class ModelSettings(Protocol):
         """Of row-wise Adagrad on the ID tables."""
 
     @property
-    def max_steps(self) -> int:
-        """Optimiser steps, unless `train.max_steps` says otherwise."""
+    def max_steps(self) -> int | None:
+        """Optimiser steps, unless `train.max_steps` says otherwise; None: the task knows."""
 
 
 class Core(Protocol):
@@ -62,7 +62,14 @@ class LogTask:
     @property
     def max_steps(self) -> int:
         """The model's own number of steps."""
-        return self._settings.max_steps
+        steps = self._settings.max_steps
+        assert steps is not None
+        return steps
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations."""
+        return self.assignment.settings.train.validate_every
 
     @cached_property
     def counts(self) -> LabelCounts:

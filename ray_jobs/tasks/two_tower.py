@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.batching import (
-    PoolSampler,
     cut_windows,
     draw_moments,
     even_chunks,
@@ -16,6 +15,7 @@ from data.batching import (
     two_tower_batch,
 )
 from data.contract.schema import DAY_MS
+from data.negatives import PoolSampler
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import VALID

@@ -38,80 +38,9 @@ from data.graph.walks import Adjacency
 Ints = npt.NDArray[np.int64]
 
 SIZES = {"items": 200_000, "boards": 100_000, "edges": 5_000_000}
-TOPICS = 100
-LANGUAGES = (0.55, 0.2, 0.12, 0.08, 0.05)
-ON_TOPIC, SAME_LANGUAGE, TWO_TOPICS, EVERYTHING = 0.8, 0.7, 0.1, 0.1
 SEEDS = (0, 1, 2)
 SETTINGS = PixieSettings()
 LONG = replace(SETTINGS, early_stop=False)
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A graph and what it was made from. `second` is an item's other topic, -1 without."""
-
-    edges: pa.Table
-    graph: Graph
-    topic: Ints
-    second: Ints
-    language: Ints
-
-    @classmethod
-    def of(cls, items: int, boards: int, edges: int) -> Planted:
-        rng = np.random.default_rng(7)
-        topic = np.sort(rng.integers(0, TOPICS, items))
-        language = rng.choice(len(LANGUAGES), items, p=LANGUAGES)
-        language = language[np.lexsort((language, topic))]
-        second = np.where(rng.random(items) < TWO_TOPICS, (topic + 1) % TOPICS, -1)
-        size = rng.lognormal(0, 0.7, boards)
-        board = rng.choice(boards, edges, p=size / size.sum())
-        item = _members(rng, board, boards, topic * len(LANGUAGES) + language)
-        # An item of two topics gets half of its edges from boards of the other.
-        moved = (second[item] >= 0) & (rng.random(edges) < 0.5)
-        item[moved] = _two_topics(rng, item[moved], topic, second)
-        times = rng.integers(1, 1 << 40, edges)
-        table = pa.table([board, item, np.ones(edges), times], schema=EDGE)
-        return cls(table, Graph.of(table, items, boards), topic, second, language)
-
-
-def _members(rng: np.random.Generator, board: Ints, boards: int, cell: Ints) -> Ints:
-    """An item of each edge: of the board's topic and language for the most part, by popularity."""
-    topics, languages = rng.integers(0, TOPICS, boards), rng.choice(5, boards, p=LANGUAGES)
-    stays = rng.random(len(board)) < np.where(rng.random(boards) < EVERYTHING, 0, ON_TOPIC)[board]
-    topic = np.where(stays, topics[board], rng.integers(0, TOPICS, len(board)))
-    speaks = rng.random(len(board)) < SAME_LANGUAGE
-    others = rng.choice(5, len(board), p=LANGUAGES)
-    wanted = topic * len(LANGUAGES) + np.where(speaks, languages[board], others)
-    first, end = np.searchsorted(cell, wanted), np.searchsorted(cell, wanted, "right")
-    return first + ((end - first) * rng.random(len(board)) ** 3).astype(np.int64)
-
-
-def _two_topics(rng: np.random.Generator, items: Ints, topic: Ints, second: Ints) -> Ints:
-    """For each item of two topics one of the topic before, whose second topic is its first."""
-    theirs = np.flatnonzero(second >= 0)
-    before = (topic[items] - 1) % TOPICS
-    first = np.searchsorted(topic[theirs], before)
-    count = np.searchsorted(topic[theirs], before, "right") - first
-    return theirs[first + (count * rng.random(len(items))).astype(np.int64)]
-
-
-def requests(planted: Planted, count: int, size: int, seed: int) -> list[Ints]:
-    """Items by popularity, each request within one topic."""
-    rng = np.random.default_rng([seed, size])
-    popular = planted.graph.boards.indices
-    found = []
-    for _ in range(count):
-        first = int(popular[rng.integers(len(popular))])
-        alike = np.flatnonzero(planted.topic == planted.topic[first])
-        degrees = planted.graph.items.degrees[alike].astype(float)
-        others = rng.choice(alike, size - 1, p=degrees / degrees.sum())
-        found.append(np.append(first, others))
-    return found
-
-
-def weights_of(queries: Ints) -> npt.NDArray[np.float64]:
-    """By recency, the first being the last touched."""
-    return 0.8 ** np.arange(len(queries))
 
 
 def shared(one: Ints, other: Ints, count: int) -> float:
@@ -244,81 +173,6 @@ def _both_interests(planted: Planted, walk: PixieWalk, seed: int) -> float:
         both = (planted.topic[answer] == topic) & (planted.second[answer] >= 0)
         precision.append(float(both.mean()))
     return float(np.mean(precision))
-
-
-def pruning(planted: Planted) -> dict[str, Any]:
-    """Takes a fifth of the edges of 300 boards out and looks for them from ten others."""
-    rng = np.random.default_rng(5)
-    boards = planted.edges["board"].to_numpy()
-    degrees = planted.graph.boards.degrees
-    asked = rng.choice(np.flatnonzero((degrees >= 40) & (degrees < 400)), 300, replace=False)
-    hidden = np.isin(boards, asked) & (rng.random(len(boards)) < 0.2)
-    known, truth = planted.edges.filter(pa.array(~hidden)), planted.edges.filter(pa.array(hidden))
-    task = _Task(planted, asked, Graph.of(known, *_sizes(planted)), _held(truth, asked))
-    clear = known.filter(pa.array(~_everything(planted, known)[known["board"].to_numpy()]))
-    vectors = _contents(planted)
-    found = {"none": task.score(known), "entropy": task.score(clear)}
-    for exponent in (0.95, 0.91, 0.85, 0.75, 0.65, 0.5):
-        kept = clear.filter(pa.array(topical(clear, vectors, exponent)))
-        found[f"entropy, δ={exponent}"] = task.score(kept)
-    newest = strongest(clear, PruningSettings(degree_exponent=0.85))
-    found["entropy, newest of both ends, δ=0.85"] = task.score(clear.filter(pa.array(newest)))
-    return found
-
-
-def _sizes(planted: Planted) -> tuple[int, int]:
-    return planted.graph.num_items, planted.graph.num_boards
-
-
-def _held(truth: pa.Table, asked: Ints) -> list[Ints]:
-    board, item = truth["board"].to_numpy(), truth["item"].to_numpy().astype(np.int64)
-    return [np.unique(item[board == b]) for b in asked]
-
-
-def _everything(planted: Planted, edges: pa.Table) -> npt.NDArray[np.bool_]:
-    """Boards of high entropy."""
-    settings = PruningSettings(max_entropy=0.6)
-    dropped = about_everything(
-        lambda: iter([edges]), planted.topic + 1, planted.graph.num_boards, settings
-    )
-    assert dropped is not None
-    return dropped
-
-
-def _contents(planted: Planted) -> npt.NDArray[np.float32]:
-    """Noisy vectors of the topics of items, [items, 16]."""
-    rng = np.random.default_rng(11)
-    centres = rng.normal(size=(TOPICS, 16)).astype(np.float32)
-    both = np.where((planted.second >= 0)[:, None], centres[planted.second], 0)
-    noise = rng.normal(0, 0.5, (len(planted.topic), 16))
-    return (centres[planted.topic] + both + noise).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Boards whose hidden items are looked for; what is known of them is no answer."""
-
-    planted: Planted
-    asked: Ints
-    known: Graph
-    held: list[Ints]
-
-    def score(self, edges: pa.Table) -> dict[str, float]:
-        """F1 of the first 20 on a graph of `edges`."""
-        walk = PixieWalk.of(Graph.of(edges, *_sizes(self.planted)), LONG)
-        values = [self._of_board(walk, n) for n in range(len(self.asked))]
-        share = edges.num_rows / self.planted.edges.num_rows
-        return {"edges": round(share, 3), "f1": round(float(np.mean(values)), 4)}
-
-    def _of_board(self, walk: PixieWalk, number: int) -> float:
-        boards = self.known.boards
-        first, end = boards.indptr[self.asked[number]], boards.indptr[self.asked[number] + 1]
-        members = boards.indices[first:end].astype(np.int64)
-        queries = np.random.default_rng(number).choice(members, 10)
-        found = walk.recommend(queries, np.ones(10), number).items
-        found = found[~np.isin(found, members)][:20]
-        right = np.isin(found, self.held[number]).sum()
-        return 2 * right / max(len(found) + len(self.held[number]), 1)
 
 
 def latency(planted: Planted) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.batching import (
-    PoolSampler,
     cut_windows,
     draw_moments,
     even_chunks,
     shuffle_within_users,
 )
 from data.contract.encode import Events
+from data.negatives import PoolSampler
 
 
 def events_of(lengths: list[int]) -> Events:

@@ -18,9 +18,8 @@ from data.requests import UserEvents
 from data.trends import Trends
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
-from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.engine.inference import RankingModel, Retriever
-from ray_jobs.engine.job import Job
+from ray_jobs.engine.job import start
 from ray_jobs.export import export
 from ray_jobs.index import index
 from serve.feed import Feed
@@ -59,8 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ranker = replace(ranker, sequence=replace(ranker.sequence, max_length=7))
     publish_model(root, "two_tower", TwoTower(two_tower, dataset.vocabulary), two_tower, dataset)
     publish_model(root, "ranker", Ranker(ranker, dataset.vocabulary), ranker, dataset)
-    settings = SimpleNamespace(index=IndexSettings(), export=ExportSettings())
-    job = Job(settings, None, root)  # type: ignore[arg-type]
+    job = start([f"root={root}", "windows.graph=[1, 90]"])
     index(job, export(job))
     feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
     yield SimpleNamespace(

@@ -225,14 +225,16 @@ def test_a_request_takes_no_python_memory_of_the_size_of_the_graph() -> None:
 
 def test_early_stop_ends_when_enough_items_have_their_visits() -> None:
     graph = clustered()
-    stopping = dataclasses.replace(LONG, early_stop=True, candidates=50, visits=4)
+    stopping = dataclasses.replace(LONG, early_stop=True, candidates=100, visits=400)
     answer = ask(graph, [7], stopping)
-    assert answer.steps[0] < 20_000
-    assert (answer.scores >= 4).sum() == 50
+    assert answer.steps[0] < 250_000
+    assert (answer.scores >= 400).sum() == 100
     everything = dataclasses.replace(stopping, early_stop=False, steps=int(answer.steps[0]))
     prefix = ask(graph, [7], dataclasses.replace(everything, candidates=400))
-    assert (prefix.scores >= 4).sum() == 51  # one more than `candidates` ends the walks
+    assert (prefix.scores >= 400).sum() == 101  # one more than `candidates` ends the walks
     assert same(answer, ask(graph, [7], everything))
+    shorter = dataclasses.replace(everything, steps=int(answer.steps[0]) - 1, candidates=400)
+    assert (ask(graph, [7], shorter).scores >= 400).sum() == 100
 
 
 def test_early_stop_keeps_most_of_the_answer_and_more_visits_keep_more() -> None:

@@ -69,12 +69,18 @@ def test_weights_and_times_that_say_nothing_take_no_room(tmp_path: Path) -> None
     }
 
 
-def test_running_shares_end_at_one_in_every_node() -> None:
-    graph = Graph.of(table_of([(0, 1, 1.0, 0), (0, 2, 3.0, 0), (1, 2, 2.0, 0)]), 3, 2)
-    assert graph.boards.cumulative is not None
-    assert graph.boards.cumulative.tolist() == [0.25, 1.0, 1.0]
+def test_weights_of_a_node_lie_beside_its_edges() -> None:
+    graph = Graph.of(table_of([(0, 2, 1.0, 0), (0, 1, 3.0, 0), (1, 2, 2.0, 0)]), 3, 2)
+    assert graph.boards.weight is not None
+    assert graph.boards.weight.tolist() == [1.0, 3.0, 2.0]
+    assert graph.items.weight is not None
+    assert graph.items.weight.tolist() == [3.0, 1.0, 2.0]
+    assert graph.items.alias is not None
+    assert len(graph.items.alias) == 3
 
 
 def test_an_edge_to_a_node_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="item 9 to 9 of 7"):
         build_graph(lambda: iter([table_of([(0, 9, 1.0, 0)])]), 7, 5, tmp_path)
+    with pytest.raises(ValueError, match="board -1 to 0 of 5"):
+        Graph.of(table_of([(0, 1, 1.0, 0), (-1, 1, 1.0, 0)]), 7, 5)

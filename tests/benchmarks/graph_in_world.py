@@ -1,0 +1,119 @@
+"""Is the retriever better with graph embeddings: `python -m tests.benchmarks.graph_in_world`.
+
+On the world of root= (made if absent), under seeds= seeds, the retriever is trained with graph
+embeddings among its items' columns and without. Recall@10 of the reported days, all users: of all
+positives, of items older than the end of the graph's window, and of those created after it, which
+the encoder has never seen. Intervals are over users, paired; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.contract.artifact import has_current
+from data.contract.settings import build, to_tree
+from data.queries import build_queries
+from data.ranking import Catalogue, Ranking, rank
+from data.slices import Slice, slice_recall
+from data.sources import world_tables
+from data.splits import TEST, TRAIN, VALID
+from data.trends import Trends
+from models.metrics import per_query
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.subject import Subject
+from ray_jobs.prepare import prepare
+from ray_jobs.simulate import simulate
+from ray_jobs.train import train
+
+if TYPE_CHECKING:
+    from data.queries import Queries
+
+K = 10
+BOOTSTRAPS = 1000
+AGES = ("older", "after the graph's window")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Recall of one retriever: of each query, and pooled by the age of items."""
+
+    recall: Any
+    by_age: list[float | None]
+    positives: list[int]
+
+
+def judged(job: Job, seed: int, graph: bool, mode: str = "materialised") -> Found:
+    """Trains one retriever and ranks the catalogue for all users of the reported part."""
+    tree = to_tree(job.settings) | {"seed": seed}
+    tree["two_tower"]["graph_vectors"] = graph
+    tree["graph"]["sampling"] = mode
+    own = Job(build(type(job.settings), tree), job.arguments, job.root)
+    trained = train(own, "two_tower", move_pointer=False)
+    subject = Subject.open(own, ("two_tower",), {"two_tower": trained})
+    queries = build_queries(subject.log, TEST, 1_000_000)
+    trends = Trends.of(subject.log, (TRAIN, VALID))
+    retriever = Retriever.open(trained, subject.log.dataset, trends)
+    catalogue = Catalogue.of(subject.log.dataset)
+    ranking = rank(retriever.scores, queries, catalogue, K)
+    return _found(subject, queries, catalogue, ranking)
+
+
+def _found(subject: Subject, queries: Queries, catalogue: Catalogue, ranking: Ranking) -> Found:
+    windows, calendar = subject.log.windows, subject.log.dataset.calendar
+    assert windows is not None
+    assert calendar is not None
+    after = catalogue.created_at >= calendar.start_ms(windows.graph[1] + 1)
+    ages = Slice("age", AGES, lambda _, item: np.stack([~after[item], after[item]], axis=1))
+    sliced = slice_recall(ages, ranking, queries, K)
+    recall = per_query(ranking.hits, ranking.num_positives, K)[f"recall@{K}"]
+    return Found(recall, sliced.recall, sliced.positives.tolist())
+
+
+def difference(with_graph: list[Found], without: list[Found]) -> dict[str, float]:
+    """Mean difference of recall over seeds, with a paired bootstrap over users."""
+    each = np.mean([a.recall - b.recall for a, b in zip(with_graph, without, strict=True)], axis=0)
+    rng = np.random.default_rng(0)
+    means = [each[rng.integers(0, len(each), len(each))].mean() for _ in range(BOOTSTRAPS)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"mean": float(each.mean()), "low": float(low), "high": float(high)}
+
+
+def row(found: Found) -> dict[str, Any]:
+    """What is printed of one retriever."""
+    return {f"recall@{K}": float(found.recall.mean())} | dict(zip(AGES, found.by_age, strict=True))
+
+
+def main() -> None:
+    """Runs and prints."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    seeds = int(words.pop("seeds", "3"))
+    job = start([f"{key}={value}" for key, value in words.items()])
+    if not has_current(job.root, "dataset"):
+        prepare(job, world_tables(simulate(job).path))
+    connect(2)
+    arms = {
+        name: [judged(job, seed, graph) for seed in range(seeds)]
+        for name, graph in (("with", True), ("without", False))
+    }
+    other_mode = judged(job, 0, graph=True, mode="on_the_fly")
+    line = {
+        "name": "graph_in_world",
+        "seeds": seeds,
+        "users": len(arms["with"][0].recall),
+        "positives": dict(zip(AGES, arms["with"][0].positives, strict=True)),
+        **{name: [row(found) for found in made] for name, made in arms.items()},
+        "on_the_fly": row(other_mode),
+        "difference": difference(arms["with"], arms["without"]),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
