@@ -84,13 +84,15 @@ def visit(node: int, from_board: bool, graph: Any, walk: Any, key: Any, space: A
     if from_board:
         _draw(alive, base, stride, bits)
         _follow(alive, nodes, boards, bits, at, nodes)
-        visited[:alive] = nodes
+        for j in range(alive):
+            visited[j] = nodes[j]
         count = alive
     for hop in range(max_hops):
         _draw(alive, base, np.uint64(hop + 2) * stride, bits)
         _follow(alive, nodes, items, bits, at, middle)
         _follow(alive, middle, boards, bits, at, nodes)
-        visited[count : count + alive] = nodes[:alive]
+        for j in range(alive):
+            visited[count + j] = nodes[j]
         count += alive
         reach *= going_on
         alive = _survivors(alive, np.uint64(reach * 4294967296.0), nodes, base, luck)
@@ -168,7 +170,8 @@ def _most_visited(distinct: int, counts: Any, keep: int, space: Any) -> Any:
         highest = max(highest, counts[i])
     for i in range(min(once, keep - several) - 1, -1, -1):
         order[several + i] = order[i]
-    starts[: highest + 1] = 0
+    for c in range(highest + 1):
+        starts[c] = 0
     for i in range(several):
         starts[highest - counts[often[i]] + 1] += 1
     for c in range(1, highest):

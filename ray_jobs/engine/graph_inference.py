@@ -15,6 +15,7 @@ from torch import Tensor
 from data.batching import tensors
 from data.contract.settings import build
 from data.dataset import Dataset
+from data.graph.batches import numbered
 from data.graph.neighborhoods import Sampler
 from data.graph.walks import Neighborhoods
 from models.graph_encoder import GraphEncoder
@@ -82,7 +83,7 @@ class GraphEmbedder:
         """Nodes of one side."""
         own = np.zeros(0, np.int64) if items is None else items
         wanted = np.concatenate([own, records.neighbors.ravel().astype(np.int64)])
-        distinct, place = np.unique(wanted, return_inverse=True)
+        distinct, place = numbered(wanted)
         inputs = tensors(self.dataset.items.gather(distinct))
         inputs["node.item"] = torch.from_numpy(place[: len(own)])
         inputs["node.neighbors"] = torch.from_numpy(place[len(own) :]).view(records.neighbors.shape)

@@ -11,6 +11,7 @@ billion items at the rate of the largest graph are `core_hours_3e9`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
@@ -123,7 +124,7 @@ class Lists:
     @staticmethod
     def _side(side: Adjacency) -> list[list[int]]:
         ends, indices = side.indptr.tolist(), side.indices.tolist()
-        return [indices[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [indices[a:b] for a, b in itertools.pairwise(ends)]
 
     def walk(self, nodes: Ints) -> None:
         """One walk after the other."""

@@ -58,7 +58,8 @@ def _members(rng: np.random.Generator, board: Ints, boards: int, cell: Ints) -> 
     others = rng.choice(5, len(board), p=LANGUAGES)
     wanted = topic * len(LANGUAGES) + np.where(speaks, languages[board], others)
     first, end = np.searchsorted(cell, wanted), np.searchsorted(cell, wanted, "right")
-    return first + ((end - first) * rng.random(len(board)) ** 3).astype(np.int64)
+    skew = np.where(stays, 3, 6)
+    return first + ((end - first) * rng.random(len(board)) ** skew).astype(np.int64)
 
 
 def _two_topics(rng: np.random.Generator, items: Ints, topic: Ints, second: Ints) -> Ints:
@@ -87,5 +88,3 @@ def requests(planted: Planted, count: int, size: int, seed: int) -> list[Ints]:
 def weights_of(queries: Ints) -> npt.NDArray[np.float64]:
     """By recency, the first being the last touched."""
     return 0.8 ** np.arange(len(queries))
-
-

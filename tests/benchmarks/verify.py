@@ -80,6 +80,25 @@ def above(summary: Summary, baseline: str, share: float) -> bool:
     return bool(found["recall@10"] >= share * found[baseline]["recall@10"])
 
 
+def beats(summary: Summary, baseline: str, share: float) -> bool:
+    """Whether the graph model's recall@20 reaches a share of a baseline's."""
+    found = retrieval(summary)
+    return bool(found["recall@20"] >= share * found[baseline]["recall@20"])
+
+
+def near(summary: Summary, expected: tuple[float, float]) -> bool:
+    """Whether GF-CF's recall@20 and ndcg@20 are not more than 3% below what was verified."""
+    found = retrieval(summary)["gf_cf"]
+    pairs = zip((found["recall@20"], found["ndcg@20"]), expected, strict=True)
+    return all(value >= 0.97 * wanted for value, wanted in pairs)
+
+
+def gains(summary: Summary, age: str) -> bool:
+    """Whether recall of items of an age is higher with graph embeddings, on average over seeds."""
+    means = [sum(row[age] for row in summary[name]) for name in ("with", "without")]
+    return bool(means[0] > means[1])
+
+
 def served(summary: Summary) -> bool:
     """Whether the published bundle answered over HTTP."""
     answer = summary["served"]
@@ -142,6 +161,71 @@ CLAIMS = (
             ("served 10 items without fallback", served),
         ),
         log_of("pinterest"),
+    ),
+    Claim(
+        "gowalla",
+        table("gowalla", "split.kind=column", "split.column=split", "model=graph"),
+        (
+            ("recall@20 at least GF-CF's", lambda s: beats(s, "gf_cf", 1.0)),
+            ("GF-CF as verified, .2067/.1154, within 3%", lambda s: near(s, (0.2067, 0.1154))),
+            ("at most 60 minutes", lambda s: sum(s["seconds"].values()) <= 60 * 60),
+        ),
+        log_of("gowalla"),
+    ),
+    Claim(
+        "pinterest_graph",
+        table("pinterest", "split.kind=column", "split.column=split", "model=graph"),
+        (
+            ("recall@20 at least GF-CF's", lambda s: beats(s, "gf_cf", 1.0)),
+            ("GF-CF as verified, .1564/.1115, within 3%", lambda s: near(s, (0.1564, 0.1115))),
+        ),
+        log_of("pinterest"),
+    ),
+    Claim(
+        "graph_in_world",
+        ("tests.benchmarks.graph_in_world", f"root={ROOTS}/graph_in_world", "seeds=3"),
+        (
+            (
+                "better with graph embeddings, interval above 0",
+                lambda s: s["difference"]["low"] > 0,
+            ),
+            ("better on items of the graph's window", lambda s: gains(s, "older")),
+            (
+                "better on items that came after it",
+                lambda s: gains(s, "after the graph's window"),
+            ),
+            (
+                "the same whether walked on the fly or before",
+                lambda s: s["on_the_fly"] == s["with"][0],
+            ),
+        ),
+    ),
+    Claim(
+        "ablate_graph",
+        ("tests.benchmarks.ablate_graph", f"root={ROOTS}/ablate_graph", "seeds=3"),
+        (("no arm failed", lambda s: not any(arm["failed"] for arm in s["arms"])),),
+    ),
+    Claim(
+        "walks",
+        ("tests.benchmarks.bench_walks",),
+        (
+            ("2.5 times numpy", lambda s: s["ratio_numpy"] >= 2.5),
+            ("60% of the gather bound at 60M edges", lambda s: s["ratio_bound_60m"] >= 0.6),
+            ("two threads 1.5 times one", lambda s: s["ratio_two_threads"] >= 1.5),
+        ),
+    ),
+    Claim(
+        "pixie",
+        ("tests.benchmarks.bench_pixie",),
+        (("early stop keeps .75 of the list", lambda s: s["overlap"] >= 0.75),),
+    ),
+    Claim(
+        "sampling",
+        ("tests.benchmarks.bench_sampling",),
+        (
+            ("under 2 GiB beyond the graph", lambda s: s["peak_mib"] - s["graph_mib"] <= 2048),
+            ("killed half-way, the same comes out", lambda s: bool(s["identical"])),
+        ),
     ),
     Claim(
         "killed",
