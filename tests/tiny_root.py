@@ -1,7 +1,7 @@
 """A tiny root with a bundle whose programs are so simple that numpy can say what must come out."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from data.contract import artifact
 from data.contract.encode import encode_columns
 from data.contract.idspace import IdSpace
-from data.contract.schema import DAY_MS, TIMELINE, TREND_DAYS, Calendar, Feature, Vocabulary
+from data.contract.schema import (
+    DAY_MS,
+    GRAPH_COLUMN,
+    TIMELINE,
+    TREND_DAYS,
+    Calendar,
+    Feature,
+    Vocabulary,
+)
 from serve.index import build_index
 
 ITEMS, USERS, DIM, BUCKETS = 200, 50, 8, 4
@@ -38,6 +46,11 @@ VOCABULARY = Vocabulary(
     ),
     user_features=(Feature(name="country", kind="categorical", cardinality=3),),
 )
+
+
+def with_graph(vocabulary: Vocabulary) -> Vocabulary:
+    column = Feature(name=GRAPH_COLUMN, kind="vector", dim=DIM)
+    return replace(vocabulary, item_features=(*vocabulary.item_features, column))
 
 
 def unit(vectors: Any) -> Any:
@@ -247,14 +260,67 @@ def item_contents(log: TinyLog) -> Any:
     return contents
 
 
+def write_graph(folder: Path, log: TinyLog) -> None:
+    """graph_item: the content turned by one place; an index over it; a column of the items."""
+    node = helper.make_node
+    save_program(
+        folder / "programs",
+        "graph_item",
+        [node("MatMul", ["item.content", "turn"], ["embedding"])],
+        [tensor("item.content", "N", DIM)],
+        [tensor("embedding", "N", DIM)],
+        [constant("turn", np.roll(np.eye(DIM, dtype=np.float32), 1, axis=1))],
+    )
+    vectors = graph_vectors(log)
+    live = np.arange(log.item_ids.first_row, log.item_ids.rows)
+    index, _ = build_index(live, vectors[live], np.zeros(len(live), np.float32), "flat", 0.95)
+    index.save(folder / "similar.faiss")
+    path = folder / "items.arrow"
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    flat = pa.array(vectors.astype(np.float16).reshape(-1))
+    table = table.append_column(GRAPH_COLUMN, pa.FixedSizeListArray.from_arrays(flat, DIM))
+    path.unlink()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def graph_vectors(log: TinyLog) -> Any:
+    """Graph embeddings by row: random, so that another order of likeness comes out."""
+    vectors = unit(np.random.default_rng(9).normal(size=(log.item_ids.rows, DIM)))
+    vectors[: log.item_ids.first_row] = 0
+    return vectors.astype(np.float32)
+
+
+def write_vectors(folder: Path, log: TinyLog, scale: float, rng: np.random.Generator) -> None:
+    """Vectors, priors, their index, and the lists of items."""
+    table = np.load(folder / "tables" / "two_tower.item_id.npy")[: log.item_ids.rows]
+    vectors = unit(table + scale * item_contents(log)).astype(np.float32)
+    vectors[: log.item_ids.first_row] = 0
+    live = np.arange(log.item_ids.first_row, log.item_ids.rows)
+    priors = (0.01 * np.arange(log.item_ids.rows) % 0.3).astype(np.float32)
+    np.save(folder / "item_embeddings.npy", vectors)
+    np.save(folder / "item_priors.npy", priors)
+    np.save(folder / "live_items.npy", live)
+    np.save(folder / "popular.npy", rng.permutation(live))
+    np.save(folder / "fresh.npy", live[::-1])
+    index, _ = build_index(live, vectors[live], priors[live], "flat", 0.95)
+    index.save(folder / "index.faiss")
+
+
 def write_bundle(
-    root: Path, version: str, log: TinyLog, *, ranker: bool = True, scale: float = 1.0
+    root: Path,
+    version: str,
+    log: TinyLog,
+    *,
+    ranker: bool = True,
+    scale: float = 1.0,
+    graph: bool = False,
 ) -> Path:
     """Publishes a bundle of `log`. Another `scale` is another item space."""
     rng = np.random.default_rng(1)
     rows = {"item_id": log.item_ids.rows, "user_id": log.user_ids.rows}
     details = {
-        "vocabulary": asdict(VOCABULARY),
+        "vocabulary": asdict(with_graph(VOCABULARY) if graph else VOCABULARY),
         "calendar": asdict(CALENDAR),
         "max_length": {"two_tower": 6, "ranker": 4},
         "versions": {"two_tower": "tt1", "ranker": "r1"},
@@ -284,19 +350,10 @@ def write_bundle(
         write_lookup(
             draft.path / "users.arrow", log.user_ids, ids, log.user_table, VOCABULARY.user_features
         )
+        if graph:
+            write_graph(draft.path, log)
         write_histories(draft.path / "histories", log)
-        table = np.load(draft.path / "tables" / "two_tower.item_id.npy")[: log.item_ids.rows]
-        vectors = unit(table + scale * item_contents(log)).astype(np.float32)
-        vectors[: log.item_ids.first_row] = 0
-        live = np.arange(log.item_ids.first_row, log.item_ids.rows)
-        priors = (0.01 * np.arange(log.item_ids.rows) % 0.3).astype(np.float32)
-        np.save(draft.path / "item_embeddings.npy", vectors)
-        np.save(draft.path / "item_priors.npy", priors)
-        np.save(draft.path / "live_items.npy", live)
-        np.save(draft.path / "popular.npy", rng.permutation(live))
-        np.save(draft.path / "fresh.npy", live[::-1])
-        index, _ = build_index(live, vectors[live], priors[live], "flat", 0.95)
-        index.save(draft.path / "index.faiss")
+        write_vectors(draft.path, log, scale, rng)
     published = artifact.read(root / "bundles" / version)
     artifact.point(root, published)
     return root

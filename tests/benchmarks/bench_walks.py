@@ -2,43 +2,49 @@
 
 The kernel beside a vectorised numpy arm, plain Python lists, and what the memory allows: four
 random lines a hop, at the rate of random gathers from an array as large as the graph's, measured
-in the same run. Medians of five alternated runs, one thread but for `ratio_two_threads`. The last
-line is one JSON object; edges=5000000,60000000 names other sizes.
+in the same run. All boards of a start item lie on a line or two, so that the kernel may do better
+than that bound. Medians of five runs, the arms taking turns, every run with other nodes; one thread
+but for `ratio_two_threads`. `ratio_weighted` is what is left of the speed when edges are chosen by
+weight. The last line is one JSON object; edges=5000000,60000000 names other sizes.
 
-Extrapolation: items x 100 walks cost the same however many edges there are, but for the cache; 3
-billion items at the rate of the largest graph are `core_hours_3e9`.
+Extrapolation (`core_hours_3e9`): a node costs the same whatever the number of nodes, so 3 billion
+items x 100 walks take 3e9 / 3600 / (nodes/s of the largest graph) core-hours. That leaves out what
+a graph of 18 billion edges (168 GB a host) adds in misses of the page table.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import os
+import platform
 import random
 import statistics
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from data.graph.alias import fill_aliases
 from data.graph.store import Adjacency, Graph
 from data.graph.walks import WalkSettings, sample
 from ray_jobs.engine.memory import PeakMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     Ints = npt.NDArray[np.int64]
+    Arm = tuple[int, Callable[[Ints, int], Any]]
 
 RUNS = 5
 LINES_A_HOP = 4
 WALK = WalkSettings()
 EDGES = (5_000_000, 60_000_000)
 NODES = {"kernel": 60_000, "numpy": 20_000, "python": 400}
+NODES_AT_ONCE = 250  # of the numpy arm: its arrays stay in the cache
 GATHERS = 20_000_000
 
 
@@ -47,9 +53,9 @@ def synthetic_graph(edges: int, seed: int = 0) -> Graph:
     rng = np.random.default_rng(seed)
     num_items, num_boards = edges // 25, edges // 50
     item = _weighted(rng, (1 + np.arange(num_items)) ** -0.72, edges)
-    item = rng.permutation(num_items).astype(np.int32)[item]
+    item = 1 + rng.permutation(num_items).astype(np.int32)[item]
     board = _weighted(rng, rng.lognormal(0, 1, num_boards), edges)
-    return Graph(_side(item, board, num_items), _side(board, item, num_boards))
+    return Graph(_side(item, board, num_items + 1), _side(board, item, num_boards))
 
 
 def _weighted(rng: np.random.Generator, weights: npt.NDArray[np.float64], size: int) -> Any:
@@ -66,47 +72,70 @@ def _side(node: Any, other: Any, size: int) -> Adjacency:
     return Adjacency(indptr.astype(np.int64), other[order])
 
 
-def kernel(graph: Graph, nodes: Ints) -> None:
-    """Ours."""
-    sample(graph, nodes, "item", WALK, 0)
+def with_weights(side: Adjacency) -> Adjacency:
+    """The same edges, weighing something log-normal."""
+    weight = np.random.default_rng(2).lognormal(0, 1, len(side.indices)).astype(np.float32)
+    alias = np.empty(len(weight), np.uint64)
+    fill_aliases(side.indptr, side.indices, weight, alias)
+    return replace(side, weight=weight, alias=alias)
 
 
-def vectorised(graph: Graph, nodes: Ints) -> None:
-    """All walks of 2,000 nodes a hop at a time in numpy; counted by sorting."""
-    rng = np.random.default_rng(0)
-    for start in range(0, len(nodes), 2000):
-        _vectorised(graph, nodes[start : start + 2000], rng)
+def gini(values: Ints) -> float:
+    """Gini coefficient of the degrees that are not 0."""
+    ordered = np.sort(values[values > 0])
+    ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
+    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
-def _vectorised(graph: Graph, nodes: Ints, rng: np.random.Generator) -> tuple[Any, Any]:
+def vectorised(graph: Graph, nodes: Ints, seed: int) -> None:
+    """The numpy arm: all walks of some nodes a hop at a time, counted by sorting packed keys."""
+    rng = np.random.Generator(np.random.SFC64(seed))
+    for start in range(0, len(nodes), NODES_AT_ONCE):
+        part = nodes[start : start + NODES_AT_ONCE]
+        shift = graph.num_items.bit_length()
+        narrow = len(part).bit_length() + shift <= 32
+        pairs = _visits(graph, part, shift, np.uint32 if narrow else np.int64, rng)
+        _records(pairs, shift, len(part))
+
+
+def _visits(graph: Graph, nodes: Ints, shift: int, kind: type, rng: np.random.Generator) -> Any:
+    """Every visit as (line of the node << shift) | item."""
     here = np.repeat(nodes, WALK.walks)
-    owner = np.repeat(np.arange(len(nodes), dtype=np.int64), WALK.walks)
+    line = np.repeat(np.arange(len(nodes), dtype=kind) << kind(shift), WALK.walks)
     visits = []
-    for _ in range(WALK.max_hops):
+    for hop in range(WALK.max_hops):
         here = _end(graph.boards, _end(graph.items, here, rng), rng)
-        visits.append((owner << 32) | here)
-        going_on = rng.random(len(here), np.float32) >= WALK.stop
-        here, owner = here[going_on], owner[going_on]
-    pairs = np.sort(np.concatenate(visits))
-    first = np.flatnonzero(np.diff(pairs, prepend=-1))
-    counts = np.diff(first, append=len(pairs))
-    distinct = pairs[first]
-    order = np.argsort((distinct >> 32 << 32) | (1000 - counts), kind="stable")
-    sizes = np.bincount(distinct >> 32, minlength=len(nodes))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    kept = place < WALK.neighbors
-    neighbors = np.zeros((len(nodes), WALK.neighbors), np.int32)
-    weights = np.zeros((len(nodes), WALK.neighbors), np.float32)
-    at = order[kept]
-    neighbors[distinct[at] >> 32, place[kept]] = distinct[at] & 0xFFFFFFFF
-    weights[distinct[at] >> 32, place[kept]] = counts[at]
-    return neighbors, weights / np.maximum(weights.sum(1, keepdims=True), 1)
+        visits.append(line | here.astype(kind))
+        if hop + 1 < WALK.max_hops:
+            going_on = np.flatnonzero(rng.random(len(here), np.float32) >= WALK.stop)
+            here, line = here.take(going_on), line.take(going_on)
+    return np.concatenate(visits)
 
 
 def _end(side: Adjacency, nodes: Any, rng: np.random.Generator) -> Any:
-    first = side.indptr[nodes]
-    degree = side.indptr[nodes + 1] - first
-    return side.indices[first + (rng.random(len(nodes), np.float32) * degree).astype(np.int64)]
+    # take() with clip is faster than an index: nothing can be out of range.
+    at = side.indptr.take(nodes, mode="clip")
+    degree = side.indptr[1:].take(nodes, mode="clip") - at
+    at += (rng.random(len(nodes), np.float32) * degree).astype(np.int64)
+    return side.indices.take(at, mode="clip")
+
+
+def _records(pairs: Any, shift: int, lines: int) -> tuple[Any, Any]:
+    pairs.sort()
+    new = np.concatenate([[True], pairs[1:] != pairs[:-1]])
+    first = np.flatnonzero(new)
+    counts = np.diff(first, append=len(pairs))
+    distinct = pairs.take(first).astype(np.int64)
+    keys = (distinct >> shift << 40) | ((1023 - counts) << 30) | np.arange(len(first))
+    keys.sort()
+    sizes = np.bincount(distinct >> shift, minlength=lines)
+    place = np.arange(WALK.neighbors)
+    kept = place < sizes[:, None]
+    at = (np.cumsum(sizes) - sizes)[:, None] + place
+    at = keys.take(np.minimum(at, len(keys) - 1)) & ((1 << 30) - 1)
+    neighbors = np.where(kept, distinct.take(at) & ((1 << shift) - 1), 0).astype(np.int32)
+    weights = np.where(kept, counts.take(at), 0).astype(np.float32)
+    return neighbors, weights / np.maximum(weights.sum(1, keepdims=True), 1)
 
 
 @dataclass
@@ -124,21 +153,31 @@ class Lists:
     @staticmethod
     def _side(side: Adjacency) -> list[list[int]]:
         ends, indices = side.indptr.tolist(), side.indices.tolist()
-        return [indices[a:b] for a, b in itertools.pairwise(ends)]
+        return [indices[a:b] for a, b in zip(ends, ends[1:], strict=False)]
 
-    def walk(self, nodes: Ints) -> None:
+    def walk(self, nodes: Ints, seed: int) -> None:
         """One walk after the other."""
-        choose = random.Random(0)
+        draw = random.Random(seed).random
         for node in nodes.tolist():
-            visits: Counter[int] = Counter()
-            for _ in range(WALK.walks):
-                here = node
-                for _ in range(WALK.max_hops):
-                    here = choose.choice(self.boards[choose.choice(self.items[here])])
-                    visits[here] += 1
-                    if choose.random() < WALK.stop:
-                        break
-            visits.most_common(WALK.neighbors)
+            visits = self._visits(node, draw)
+            visits.pop(node, 0)
+            best = sorted(visits.items(), key=lambda pair: -pair[1])[: WALK.neighbors]
+            total = sum(count for _, count in best)
+            _ = [(item, count / total) for item, count in best]
+
+    def _visits(self, node: int, draw: Callable[[], float]) -> dict[int, int]:
+        items, boards, stop = self.items, self.boards, WALK.stop
+        visits: dict[int, int] = {}
+        for _ in range(WALK.walks):
+            here = node
+            for _ in range(WALK.max_hops):
+                ends = items[here]
+                ends = boards[ends[int(draw() * len(ends))]]
+                here = ends[int(draw() * len(ends))]
+                visits[here] = visits.get(here, 0) + 1
+                if draw() < stop:
+                    break
+        return visits
 
 
 @numba.njit(nogil=True)
@@ -148,82 +187,107 @@ def _gather(array: Any, count: int, seed: int) -> int:
     size = np.uint64(len(array))
     for _ in range(count):
         state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-        total += array[np.int64(((state >> np.uint64(32)) * size) >> np.uint64(32))]
+        total += array[((state >> np.uint64(32)) * size) >> np.uint64(32)]
     return total
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+def arms_of(graph: Graph, small: bool) -> dict[str, Arm]:
+    """Name -> size, and what is to be timed given nodes and a seed; all of them on a small one."""
 
+    def kernel(nodes: Ints, seed: int) -> None:
+        sample(graph, nodes, "item", WALK, seed)
 
-def rates(graph: Graph, names: Sequence[str]) -> dict[str, float]:
-    """Medians of alternated runs: nodes/s by arm; `gathers` and `two_threads` beside them."""
-    degree = np.flatnonzero(graph.items.degrees > 0)
-    nodes = np.random.default_rng(1).choice(degree, NODES["kernel"], replace=False)
-    lists = Lists.of(graph) if "python" in names else None
-    arms: dict[str, tuple[int, Callable[[], Any]]] = {
-        "kernel": (len(nodes), lambda: kernel(graph, nodes)),
-        "gathers": (GATHERS, lambda: _gather(graph.items.indices, GATHERS, 7)),
-        "two_threads": (len(nodes), lambda: _with_threads(2, lambda: kernel(graph, nodes))),
-        "numpy": (NODES["numpy"], lambda: vectorised(graph, nodes[: NODES["numpy"]])),
-        "python": (NODES["python"], lambda: lists and lists.walk(nodes[: NODES["python"]])),
+    arms: dict[str, Arm] = {
+        "kernel": (NODES["kernel"], kernel),
+        "gathers": (GATHERS, lambda _, seed: _gather(graph.items.indices, GATHERS, seed)),
+        "two_threads": (NODES["kernel"], lambda nodes, seed: _by_two(kernel, nodes, seed)),
     }
-    chosen = {name: arm for name, arm in arms.items() if name in names}
-    kernel(graph, nodes[:100])
-    _gather(graph.items.indices, 10, 7)
-    found: dict[str, list[float]] = {name: [] for name in chosen}
-    for _ in range(RUNS):
-        for name, (size, call) in chosen.items():
-            found[name].append(size / seconds_of(call))
-    return {name: statistics.median(values) for name, values in found.items()}
+    if small:
+        weighted = Graph(with_weights(graph.items), with_weights(graph.boards))
+        lists = Lists.of(graph)
+        arms |= {
+            "weighted": (NODES["kernel"], lambda n, seed: sample(weighted, n, "item", WALK, seed)),
+            "numpy": (NODES["numpy"], lambda nodes, seed: vectorised(graph, nodes, seed)),
+            "python": (NODES["python"], lists.walk),
+        }
+    return arms
 
 
-def _with_threads(count: int, call: Callable[[], Any]) -> None:
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-    call()
+def _by_two(call: Callable[[Ints, int], None], nodes: Ints, seed: int) -> None:
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    call(nodes, seed)
     numba.set_num_threads(1)
 
 
-def hops_of(walk: WalkSettings) -> float:
-    """Expected hops of all walks of a node."""
-    reached = [(1 - walk.stop) ** hop for hop in range(walk.max_hops)]
-    return walk.walks * sum(reached)
+def rates(graph: Graph, small: bool) -> dict[str, float]:
+    """Medians of alternated runs, nodes/s (gathers/s) by arm; and `hops` of a node."""
+    there = np.flatnonzero(graph.items.degrees > 0)
+    rng = np.random.default_rng(1)
+    arms = arms_of(graph, small)
+    for _, call in arms.values():
+        call(there[:10], 0)
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for run in range(RUNS):
+        for number, (name, (size, call)) in enumerate(arms.items()):
+            nodes = rng.choice(there, min(size, NODES["kernel"]))
+            started = time.perf_counter()
+            call(nodes, 1 + run * len(arms) + number)
+            found[name].append(size / (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return medians | {"hops": hops_of(graph, rng.choice(there, 2000))}
+
+
+def hops_of(graph: Graph, nodes: Ints) -> float:
+    """Visits of other items a node, read off records wide enough for all of them.
+
+    The least weight of such a record is one visit in their number.
+    """
+    wide = replace(WALK, neighbors=WALK.walks * WALK.max_hops)
+    weights = sample(graph, nodes, "item", wide, 0).weights
+    least = np.where(weights > 0, weights, np.inf).min(axis=1)
+    return float(np.mean(1 / least))
 
 
 def main() -> None:
     """Runs and prints."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
-    small, large = (int(n) for n in words.get("edges", ",".join(map(str, EDGES))).split(","))
+    edges = [int(n) for n in words.get("edges", ",".join(map(str, EDGES))).split(",")]
     numba.set_num_threads(1)
     with PeakMemory() as memory:
-        of_small = rates(
-            synthetic_graph(small), ("kernel", "gathers", "two_threads", "numpy", "python")
-        )
-        of_large = rates(synthetic_graph(large), ("kernel", "gathers", "two_threads"))
+        graph = synthetic_graph(edges[0])
+        shape = {"items": graph.num_items, "boards": graph.num_boards}
+        shape |= {"gini": round(gini(graph.items.degrees), 3)}
+        small = rates(graph, small=True)
+        large = rates(synthetic_graph(edges[1]), small=False)
+    ratios = {
+        "ratio_numpy": small["kernel"] / small["numpy"],
+        "ratio_python": small["kernel"] / small["python"],
+        "ratio_bound_5m": small["kernel"] / _bound(small),
+        "ratio_bound_60m": large["kernel"] / _bound(large),
+        "ratio_two_threads": small["two_threads"] / small["kernel"],
+        "ratio_two_threads_60m": large["two_threads"] / large["kernel"],
+        "ratio_weighted": small["weighted"] / small["kernel"],
+    }
     line = {
         "name": "walks",
-        "edges": [small, large],
-        "nodes_per_s": round(of_small["kernel"]),
-        "nodes_per_s_large": round(of_large["kernel"]),
-        "ratio_numpy": of_small["kernel"] / of_small["numpy"],
-        "ratio_python": of_small["kernel"] / of_small["python"],
-        "ratio_bound_5m": of_small["kernel"] / _bound(of_small),
-        "ratio_bound_60m": of_large["kernel"] / _bound(of_large),
-        "ratio_two_threads": of_small["two_threads"] / of_small["kernel"],
-        "ratio_two_threads_large": of_large["two_threads"] / of_large["kernel"],
-        "gathers_per_s": [round(of_small["gathers"]), round(of_large["gathers"])],
-        "numpy_nodes_per_s": round(of_small["numpy"]),
-        "core_hours_3e9": 3e9 / of_large["kernel"] / 3600,
+        "params": {"edges": edges, "walks": WALK.walks, "neighbors": WALK.neighbors} | shape,
+        "value": round(small["kernel"]),
+        "unit": "nodes_per_s",
+        "nodes_per_s": round(small["kernel"]),
+        **{name: round(ratio, 3) for name, ratio in ratios.items()},
+        "small": {name: round(rate, 1) for name, rate in small.items()},
+        "large": {name: round(rate, 1) for name, rate in large.items()},
+        "core_hours_3e9": round(3e9 / large["kernel"] / 3600, 2),
         "peak_mib": round(memory.peak_mib),
+        "load": os.getloadavg()[0],
+        "machine": platform.processor() or platform.machine(),
     }
     print(json.dumps(line))
 
 
 def _bound(found: dict[str, float]) -> float:
-    return found["gathers"] / (LINES_A_HOP * hops_of(WALK))
+    """Nodes/s if nothing but the random lines took time."""
+    return found["gathers"] / (LINES_A_HOP * found["hops"])
 
 
 if __name__ == "__main__":

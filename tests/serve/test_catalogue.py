@@ -4,9 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.contract.schema import GRAPH_COLUMN
+from data.contract.settings import UserError
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
+from serve.posted_items import check_columns
 from serve.store import Store
+from tests.tiny_root import TinyLog, graph_vectors, write_bundle
 
 
 @pytest.fixture
@@ -95,3 +99,48 @@ def test_unknown_items_are_buckets_with_zero_vectors(catalogue: Catalogue) -> No
     row = catalogue.rows_of([123_456])
     assert not catalogue.is_known(row).any()
     assert not catalogue.embeddings(row).any()
+
+
+@pytest.fixture(scope="module")
+def graph_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Items that have graph embeddings, posted ones too."""
+    root = write_bundle(tmp_path_factory.mktemp("root"), "v1", TinyLog(), graph=True)
+    catalogue = Catalogue(Bundle.open(root / "bundles" / "v1"))
+    post(catalogue, root / "posted", {"item_id": 5000, "content": [1.0] + [0.0] * 7})
+    return catalogue
+
+
+def test_items_are_alike_by_their_graph_embeddings(graph_catalogue: Catalogue) -> None:
+    row, vectors = np.array([50]), graph_vectors(TinyLog())
+    rows, scores = graph_catalogue.similar(row, 6)
+    likeness = vectors @ vectors[50]
+    likeness[50] = -1
+    old = rows[rows < graph_catalogue.first_posted_row]
+    assert old.tolist() == np.argsort(-likeness, kind="stable")[: len(old)].tolist()
+    assert (np.diff(scores) <= 0).all()
+    assert 50 not in rows
+
+
+def test_a_posted_item_is_embedded_by_its_columns_and_found(graph_catalogue: Catalogue) -> None:
+    row = graph_catalogue.rows_of([5000])
+    found = graph_catalogue.features(row)[f"item.{GRAPH_COLUMN}"][0]
+    assert found.tolist() == [0.0, 1.0] + [0.0] * 6
+    likeness = graph_vectors(TinyLog()) @ found
+    rows, scores = graph_catalogue.similar(row, 5)
+    assert rows.tolist() == np.argsort(-likeness, kind="stable")[:5].tolist()
+    others = graph_catalogue.similar(rows[:1], 200)[0]
+    assert row[0] in others
+    assert scores[0] == pytest.approx(likeness.max(), abs=2e-3)
+
+
+def test_without_graph_embeddings_items_are_alike_by_the_tower(catalogue: Catalogue) -> None:
+    row = np.array([50])
+    similar = catalogue.similar(row, 5)
+    nearest = catalogue.nearest(catalogue.embeddings(row)[0], 5, row)
+    assert similar[0].tolist() == nearest[0].tolist()
+
+
+def test_nobody_posts_a_graph_embedding(graph_catalogue: Catalogue) -> None:
+    features = graph_catalogue._bundle.items.features
+    with pytest.raises(UserError, match="no column 'graph_embedding'"):
+        check_columns(features, {"item_id": 1, GRAPH_COLUMN: [0.0] * 8})
