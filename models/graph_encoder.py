@@ -126,7 +126,7 @@ class GraphModelSettings:
     max_steps: Count | None = None
     epochs: Count = 20
     learning_rate: Positive = 2e-3
-    table_learning_rate: Positive = 1.0
+    table_learning_rate: Positive = 0.3
     history: Count = 50
 
 

@@ -39,6 +39,7 @@ from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.report import (
     Section,
+    graph_section,
     ranking_section,
     retrieval_sections,
     show,
@@ -232,6 +233,8 @@ def _sections(found: Tree, subject: Subject) -> list[Section]:
     sections: list[Section] = []
     if found["retrieval"]:
         sections += retrieval_sections(found["retrieval"], found["ks"])
+    if found["graph"]:
+        sections.append(graph_section(found["graph"]))
     if found["ranking"]:
         source = "the retriever's candidates" if subject.candidates else "the log"
         sections.append(ranking_section(found["ranking"], source))
