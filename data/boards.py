@@ -1,4 +1,9 @@
-"""Edges between boards (collections) and items."""
+"""Edges between boards (collections) and items.
+
+Boards enrol no items: an edge to an item that neither the log nor the item table has is rejected.
+Without a column of times all edges are known from the start (timestamp 0); a column of times in a
+log with a clock must be filled, for an edge without its time would be known before it was made.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data import parsing
 from data.chunks import Chunk, read
+from data.headers import check_alike, headers
 from data.intake import reasons_of, write_rejects
 from data.parsing import whole
 from data.rejects import Inspection
@@ -20,6 +27,8 @@ from data.routing import open_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from data.raw_tables import FileSet, TimestampUnit
 
 BOARD = pa.schema(
     [
@@ -31,7 +40,8 @@ BOARD = pa.schema(
 )
 NEEDED = ("board_id", "item_id")
 OPTIONAL = ("timestamp", "weight")
-UNKNOWN_ITEM = "no item of the log or the item table"
+UNKNOWN_ITEM = "no item of the log or the item table, or rarer than id.min_count"
+LEAST, MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,7 @@ class BoardIntake:
         first_part: number of the first file written.
         rejects: where rejected rows are written.
         block_rows: rows in memory at once.
+        dated: the log has a clock, so a time may not be left out of a column of times.
     """
 
     chunks: tuple[Chunk, ...]
@@ -55,13 +66,19 @@ class BoardIntake:
     first_part: int
     rejects: Path
     block_rows: int
+    dated: bool
+
+
+def check_optional(files: FileSet) -> None:
+    """Refuses a time or a weight that only some files of a table have. Raises UserError."""
+    check_alike(headers(files), [files.theirs(name) for name in OPTIONAL])
 
 
 def write_boards(intake: BoardIntake, number: int) -> tuple[int, Counter[str]]:
     """Encodes one chunk of edges, a file a chunk. Returns rows read and rejected, by reason.
 
-    External board ids become 63-bit hashes, items their rows; without a time it is 0, without a
-    weight 1. Rejected are edges to what is no item, and weights that are none.
+    External board ids become int64, text by its 63-bit hash, and items their rows; without a time
+    it is 0, without a weight 1.
     """
     chunk = intake.chunks[number]
     rows, reasons = 0, Counter[str]()
@@ -81,25 +98,26 @@ def write_boards(intake: BoardIntake, number: int) -> tuple[int, Counter[str]]:
 def _encoded(
     intake: BoardIntake, chunk: Chunk, inspection: Inspection, names: Sequence[str]
 ) -> pa.Table:
-    raw = inspection.rows
-    board, item, time, weight = names
     where = {name: f"{name} of {inspection.first_path}" for name in names}
-    boards = inspection.accept(board, parsing.event_ids(whole(raw[board]), where[board]))
-    items = _items(intake, inspection, item, where[item])
-    times = pa.array(np.zeros(raw.num_rows, np.int64))
-    if time in raw.column_names:
-        parsed = parsing.times(whole(raw[time]), chunk.files.timestamp_unit, where[time])
-        times = inspection.accept(time, parsed).fill_null(0)
-    weights = pa.array(np.ones(raw.num_rows, np.float32))
-    if weight in raw.column_names:
-        parsed = parsing.required(*_numbers(whole(raw[weight]), where[weight]))
-        weights = inspection.accept(weight, parsed).fill_null(0).cast(pa.float32())
-    table = pa.table([boards, items, weights, times], schema=BOARD)
-    return table.filter(pa.array(~inspection.bad))
+    board, item, time, weight = names
+    columns = [
+        _boards(inspection, board, where[board]),
+        _items(intake, inspection, item, where[item]),
+        _weights(inspection, weight, where[weight]),
+        _times(inspection, time, where[time], (chunk.files.timestamp_unit, intake.dated)),
+    ]
+    return pa.table(columns, schema=BOARD).filter(pa.array(~inspection.bad))
+
+
+def _boards(inspection: Inspection, column: str, where: str) -> pa.Array:
+    raw = whole(inspection.rows[column])
+    parsed = parsing.event_ids(raw, where)
+    if parsing.is_text(raw.type):
+        parsed.refuse(np.asarray(pc.fill_null(pc.equal(raw, ""), False)), "empty")
+    return inspection.accept(column, parsed)
 
 
 def _items(intake: BoardIntake, inspection: Inspection, column: str, where: str) -> pa.Array:
-    """Item rows; an edge to what neither the log nor the item table has is rejected."""
     space = open_ids(intake.item_ids)
     parsed = parsing.ids(whole(inspection.rows[column]), space.ids.type, where)
     rows = space.lookup(parsed.values).astype(np.int32)
@@ -107,10 +125,27 @@ def _items(intake: BoardIntake, inspection: Inspection, column: str, where: str)
     return inspection.accept(column, found.refuse(rows < space.first_row, UNKNOWN_ITEM))
 
 
-def _numbers(column: pa.Array, where: str) -> tuple[parsing.Parsed, pa.Array]:
-    """Weights above 0."""
-    parsed = parsing.numbers(column, where)
-    largest = np.finfo(np.float32).max
+def _weights(inspection: Inspection, column: str, where: str) -> pa.Array:
+    """Positive weights; all 1 without a column."""
+    if column not in inspection.rows.column_names:
+        return pa.array(np.ones(inspection.rows.num_rows, np.float32))
+    raw = whole(inspection.rows[column])
+    parsed = parsing.required(parsing.numbers(raw, where), raw)
     values = np.asarray(parsed.values.fill_null(1.0))
-    parsed.refuse(~(values > 0), "not above 0")
-    return parsed.refuse(values > largest, "too large"), column
+    parsed.refuse(values < 0, "negative")
+    parsed.refuse(values == 0, "0: no edge")
+    parsed.refuse((values < LEAST) | (values > MOST), f"not between {LEAST:.1e} and {MOST:.1e}")
+    return inspection.accept(column, parsed).fill_null(1.0).cast(pa.float32())
+
+
+def _times(
+    inspection: Inspection, column: str, where: str, rule: tuple[TimestampUnit, bool]
+) -> pa.Array:
+    """Times in a unit, needed or not; all 0 without a column."""
+    if column not in inspection.rows.column_names:
+        return pa.array(np.zeros(inspection.rows.num_rows, np.int64))
+    unit, needed = rule
+    raw = whole(inspection.rows[column])
+    parsed = parsing.times(raw, unit, where)
+    accepted = inspection.accept(column, parsing.required(parsed, raw) if needed else parsed)
+    return accepted.fill_null(0)

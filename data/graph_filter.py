@@ -10,58 +10,119 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
 from data.baselines import incidence, interacted
+from data.contract.settings import UserError
 
 if TYPE_CHECKING:
     from data.queries import Queries, SplitLog
 
 Scores = npt.NDArray[np.float32]
+Lists = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 RANK = 256
 ALPHA = 0.3
+MOST_ROWS = 2_000_000
+LEAST_SINGULAR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class GraphFilter:
-    """The filter, applied to a user's past at once; no user or item is trained.
+    """The filter, applied to the set of items of a history; no user or item is trained.
 
-    Memory grows with the interactions and `RANK` x items; R̃ᵀ R̃ is never laid out.
+    Memory grows with the interactions and with `RANK` x rows; R̃ᵀ R̃ is never laid out.
 
     Attributes:
-        normalised: R̃, sparse float32[users, rows].
-        low: V, float32[rows, RANK].
+        users_of: offsets [rows + 1] and users [R] of each item.
+        items_of: offsets [users + 1] and item rows [R] of each user.
+        low: V, float32[rows, at most RANK].
         degree: float32[rows] users of each item, at least 1.
         positive_codes: actions of a history that count.
     """
 
-    normalised: sp.csr_array
+    users_of: Lists
+    items_of: Lists
     low: Scores
     degree: Scores
-    positive_codes: tuple[int, ...]
+    positive_codes: list[int]
 
     @classmethod
     def fit(cls, log: SplitLog, part: int) -> GraphFilter:
-        """Learns from what precedes `part`."""
+        """Learns from what precedes `part`; the vectors take some 2 x RANK x interactions steps.
+
+        Raises:
+            UserError: there are more than `MOST_ROWS` item rows.
+        """
+        rows = log.dataset.item_ids.rows
+        if rows > MOST_ROWS:
+            raise UserError(
+                f"gf_cf keeps {RANK} numbers for each of {rows:,} item rows, too many beyond "
+                f"{MOST_ROWS:,}; leave it out of eval.baselines"
+            )
         counted = incidence(log, part)
-        users = np.maximum(np.diff(counted.indptr), 1)
-        items = np.maximum(np.bincount(counted.indices, minlength=counted.shape[1]), 1)
-        scaled = sp.diags_array(users**-0.5) @ counted @ sp.diags_array(items**-0.5)
-        normalised = sp.csr_array(scaled, dtype=np.float32)
-        rank = min(RANK, min(normalised.shape) - 1)
-        _, _, found = svds(normalised.astype(np.float64), rank, rng=np.random.default_rng(0))
-        low = np.ascontiguousarray(found.T, np.float32)
-        return cls(normalised, low, items.astype(np.float32), tuple(log.positive_codes))
+        by_item = counted.tocsc()
+        degree = np.maximum(np.diff(by_item.indptr), 1).astype(np.float32)
+        low = _leading(counted, degree)
+        return cls(_lists(by_item), _lists(counted), low, degree, log.positive_codes)
 
     def scores(self, queries: Queries) -> Scores:
-        """Full-catalogue scores, float32[b, rows]."""
-        past = interacted(queries, self.positive_codes, self.normalised.shape[1])
-        near = ((past @ self.normalised.T) @ self.normalised).toarray()
-        spectrum = (past @ sp.diags_array(self.degree**-0.5)) @ self.low
-        smooth = (spectrum @ self.low.T) * np.sqrt(self.degree)
-        found: Scores = (near + ALPHA * smooth).astype(np.float32)
-        return found
+        """Full-catalogue scores, float32[b, rows]; 0 for users without a history."""
+        root = np.sqrt(self.degree)
+        past = interacted(queries, self.positive_codes, len(root))
+        past.data[:] = 1 / root[past.indices]
+        scores: Scores = (ALPHA * (past @ self.low)) @ self.low.T
+        scores *= self.degree
+        _spread(scores, (*_lists(past), past.data), self.users_of, self.items_of)
+        scores /= root
+        return scores
+
+
+def _leading(counted: sp.csr_array, degree: Scores) -> Scores:
+    """Right singular vectors of R̃ with the largest singular values that are not 0."""
+    rank = min(RANK, min(counted.shape) - 1)
+    if rank < 1 or counted.nnz == 0:
+        return np.zeros((counted.shape[1], 0), np.float32)
+    users = np.diff(counted.indptr).astype(np.float32)
+    normalised = sp.diags_array(users**-0.5) @ counted @ sp.diags_array(degree**-0.5)
+    _, values, vectors = svds(normalised.tocsr(), rank, rng=np.random.default_rng(0))
+    return np.ascontiguousarray(vectors[values > LEAST_SINGULAR].T, np.float32)
+
+
+def _lists(sets: sp.csr_array | sp.csc_array) -> Lists:
+    """Offsets and members of the compressed axis, of the types that are compiled for."""
+    return sets.indptr.astype(np.int64), sets.indices.astype(np.int32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _spread(
+    scores: Scores,
+    past: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Scores],
+    users_of: Lists,
+    items_of: Lists,
+) -> None:
+    """Adds `past D_U R` terms in place: each item gives to its users, each of these shares it out.
+
+    With weights D_I^-1/2 in `past`, what is added is r_u R̃ᵀ R̃ D_I^1/2.
+    """
+    weight = np.zeros(len(items_of[0]) - 1, np.float32)
+    touched = np.empty(len(weight), np.int32)
+    for query in range(len(scores)):
+        found = 0
+        for place in range(past[0][query], past[0][query + 1]):
+            item = past[1][place]
+            for user in users_of[1][users_of[0][item] : users_of[0][item + 1]]:
+                if weight[user] == 0:
+                    touched[found] = user
+                    found += 1
+                weight[user] += past[2][place]
+        for user in touched[:found]:
+            mine = items_of[1][items_of[0][user] : items_of[0][user + 1]]
+            share = weight[user] / len(mine)
+            weight[user] = 0
+            for item in mine:
+                scores[query, item] += share

@@ -28,6 +28,13 @@ Members = Callable[[Ints, Ints], Bools]
 
 ACTIVITY_EDGES = (1, 10, 50, 200)
 ACTIVITY_LABELS = ("no history", "1-9 events", "10-49", "50-199", "200 or more")
+SHARE_EDGES = (5, 8)  # tenths of the past events
+SHARE_LABELS = (
+    "head, half of the events",
+    "torso, the next 30%",
+    "tail, the rest",
+    "no event before",
+)
 AGE_EDGES_DAYS = (0, 1, 7, 28, 90)
 AGE_LABELS = ("not there yet", "under a day", "1-7 days", "7-28 days", "28-90 days", "older")
 
@@ -94,6 +101,24 @@ def by_popularity(counts: npt.NDArray[np.float32], catalogue: Catalogue) -> Slic
     decile = np.minimum((below - 1) * 10 // max(len(live), 1), 9)
     labels = ("least popular tenth", *(f"tenth {n}" for n in range(2, 10)), "most popular tenth")
     return _single("item popularity", labels, lambda _, item: decile[item])
+
+
+def by_share(counts: npt.NDArray[np.float32], catalogue: Catalogue) -> Slice:
+    """Head, torso and tail by the share of past events that more popular items hold.
+
+    Items of one count share their group, so that the head may hold a little more than its half.
+
+    Args:
+        counts: [rows] past positive events, each counted as one.
+        catalogue: whose live items count.
+    """
+    events = np.where(catalogue.live, counts, 0).astype(np.float64)
+    values, kind, sizes = np.unique(-events, return_inverse=True, return_counts=True)
+    held = -values * sizes
+    before = 10 * (np.cumsum(held) - held) / max(held.sum(), 1)
+    group = np.searchsorted(SHARE_EDGES, before, side="right")[kind]
+    group[events == 0] = len(SHARE_EDGES) + 1
+    return _single("head, torso and tail", SHARE_LABELS, lambda _, item: group[item])
 
 
 def by_age(queries: Queries, catalogue: Catalogue) -> Slice | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IMPRESSION_COLUMNS = ("propensity", "source", "labels", "labels_closed_at")
-OURS = (*EVENT_COLUMNS, "position", "created_at", *IMPRESSION_COLUMNS)
+OURS = (*EVENT_COLUMNS, "position", "created_at", "weight", *IMPRESSION_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,8 @@ class SourceSettings:
         impressions: impression log, likewise; may be left out.
         items: item table, likewise.
         users: user table, likewise.
-        boards: edges between boards and items, likewise.
+        boards: edges between boards and items, likewise: board_id, item_id and, where known,
+            timestamp and weight (above 0).
         content: table with item_id and one vector column, joined as the feature "content".
         path: folder of an original MovieLens set (ml-100k, ml-1m, ml-20m and later).
         columns: our column name -> the name in your files; position names what orders a log

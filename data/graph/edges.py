@@ -7,7 +7,7 @@ events of the parts that may be read and before it.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,40 +45,59 @@ def board_edges(dataset: Dataset, last_ms: int | None, folder: Path) -> tuple[Bl
     Args:
         dataset: with a board table.
         last_ms: edges from then on are left out; None takes all.
-        folder: where `board_ids.npy` goes: the 63-bit hashes of the boards, ascending; a board's
+        folder: where `board_ids.npy` goes: the int64 ids of the boards, ascending; a board's
             number is its place.
 
     Returns:
         What gives the EDGE blocks, and the number of boards, which memory grows with.
     """
-    files = board_files(dataset)
-    ids = np.zeros(0, np.int64)
-    for block in _before(files, last_ms):
-        ids = np.union1d(ids, block["board"].to_numpy())
+    blocks = partial(_before, board_files(dataset), last_ms, dataset.item_ids.first_row)
+    ids = _board_ids(blocks())
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / BOARD_IDS, ids)
-    return partial(_numbered, files, last_ms, ids), len(ids)
+    return partial(_numbered, blocks, ids), len(ids)
 
 
-def _before(files: Sequence[Path], last_ms: int | None) -> Iterator[pa.Table]:
+def _board_ids(blocks: Iterator[pa.Table]) -> Ints:
+    """Distinct boards, ascending; merged whenever as many wait, which sorts each a few times."""
+    ids, waiting = np.zeros(0, np.int64), [np.zeros(0, np.int64)]
+    for block in blocks:
+        waiting.append(np.unique(block["board"].to_numpy()))
+        if sum(map(len, waiting)) > len(ids):
+            ids, waiting = np.unique(np.concatenate([ids, *waiting])), waiting[:1]
+    return np.unique(np.concatenate([ids, *waiting]))
+
+
+def _before(files: Sequence[Path], last_ms: int | None, first_row: int) -> Iterator[pa.Table]:
+    """Edges before a moment to items with a row of their own; earlier releases wrote others too."""
+    known = pc.field("item") >= first_row
+    if last_ms is not None:
+        known &= pc.field("timestamp") < last_ms
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS):
-            table = pa.table(batch)
-            known = table if last_ms is None else table.filter(pc.field("timestamp") < last_ms)
-            if known.num_rows:
-                yield known
+            table = pa.table(batch).filter(known)
+            if table.num_rows:
+                yield table
 
 
-def _numbered(files: Sequence[Path], last_ms: int | None, ids: Ints) -> Iterator[pa.Table]:
-    for block in _before(files, last_ms):
+def _numbered(blocks: Blocks, ids: Ints) -> Iterator[pa.Table]:
+    for block in blocks():
         number = np.searchsorted(ids, block["board"].to_numpy()).astype(np.int32)
-        yield pa.table([number, block["item"], block["weight"], block["timestamp"]], schema=EDGE)
+        yield pa.table([number, block["item"], _weight(block), block["timestamp"]], schema=EDGE)
+
+
+def _weight(block: pa.Table) -> Any:
+    """Weights; 1 in a data set from before there were any."""
+    if "weight" in block.column_names:
+        return block["weight"]
+    return np.ones(block.num_rows, np.float32)
 
 
 def user_edges(log: SplitLog, parts: Sequence[int], last_ms: int | None) -> Blocks:
     """Positive events as edges, a user's number being their row.
 
-    An item that a user engaged with again is one edge, of the first time.
+    An item that a user engaged with again is one edge of weight 1, of the first time among these
+    events. Items without a row of their own (rarer than `id.min_count`) have no edges.
 
     Args:
         log: data set under its split.
@@ -91,6 +110,7 @@ def user_edges(log: SplitLog, parts: Sequence[int], last_ms: int | None) -> Bloc
 def _engaged(log: SplitLog, parts: tuple[int, ...], last_ms: int | None) -> Iterator[pa.Table]:
     for block in log.blocks():
         chosen = np.isin(block.part, parts) & np.isin(block.events.action, log.positive_codes)
+        chosen &= block.events.item >= log.dataset.item_ids.first_row
         if last_ms is not None:
             chosen &= block.events.timestamp < last_ms
         events = block.keep(chosen)

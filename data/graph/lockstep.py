@@ -70,7 +70,7 @@ def _survivors(count: int, limit: Any, nodes: Any, base: Any, luck: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def visit(node: int, from_board: bool, graph: Any, walk: Any, key: Any, space: Any) -> Any:
+def _visit(node: int, from_board: bool, graph: Any, walk: Any, key: Any, space: Any) -> Any:
     """All walks of one node; writes the items visited into `space[0]`, gives how many."""
     visited, nodes, middle, base, luck, bits, at = space
     items, boards = graph
@@ -100,7 +100,7 @@ def visit(node: int, from_board: bool, graph: Any, walk: Any, key: Any, space: A
 
 
 @numba.njit(cache=True, nogil=True)
-def walk_space(walk: Any) -> Any:
+def _walk_space(walk: Any) -> Any:
     """Room for the walks of one node: visits, and per walk nodes, boards, keys and draws."""
     walks, most = walk[0], walk[0] * (walk[1] + 1)
     return (
@@ -131,10 +131,7 @@ def _count_space(most: int) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _count(visited: Any, itself: int, space: Any) -> Any:
-    """Distinct rows in order of their first visit and visits of each; gives how many.
-
-    The table is left empty. Row 0 is no item and is not counted.
-    """
+    """Distinct rows by first visit, row 0 left out, and visits of each; gives how many."""
     keys, times, touched, rows, counts = space
     mask = np.uint64(len(keys) - 1)
     distinct = 0
@@ -157,10 +154,7 @@ def _count(visited: Any, itself: int, space: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _most_visited(distinct: int, counts: Any, keep: int, space: Any) -> Any:
-    """Order of the `keep` most visited; ties stay in order of first visit.
-
-    Rows visited once are most of them; the others are sorted by counting.
-    """
+    """Order of the `keep` most visited, ties by first visit; most rows are visited but once."""
     starts, often, order = space
     several, once, highest = 0, 0, 1
     for i in range(distinct):
@@ -220,7 +214,7 @@ def _records(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out
     neighbors, weights = out
     indptr = graph[1][0] if from_board else graph[0][0]
     keep, most = neighbors.shape[1], walk[0] * (walk[1] + 1)
-    space, counting = walk_space(walk), _count_space(most)
+    space, counting = _walk_space(walk), _count_space(most)
     rows, counts = counting[3], counting[4]
     starts, often = np.empty(most + 2, np.int64), np.empty(most + 1, np.int64)
     order = np.empty(most + max(most, keep) + 1, np.int64)
@@ -229,7 +223,7 @@ def _records(nodes: Any, from_board: bool, graph: Any, walk: Any, seed: Any, out
         if node < 1 - from_board or node >= len(indptr) - 1 or indptr[node] == indptr[node + 1]:
             continue
         key = key_of(seed, node)
-        visits = visit(node, from_board, graph, walk, key, space)
+        visits = _visit(node, from_board, graph, walk, key, space)
         distinct = _count(space[0][:visits], -1 if from_board else node, counting)
         if walk[3]:
             kept = _any_reached(distinct, counts, keep, key, order)

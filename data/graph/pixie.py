@@ -204,7 +204,7 @@ def _weights(weights: npt.NDArray[np.floating[Any]], num_queries: int) -> npt.ND
         raise ValueError(f"{len(weights)} weights of {num_queries} queries")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("weights of queries must be finite and at least 0")
-    return weights.astype(np.float64)
+    return np.asarray(weights, np.float64)
 
 
 def _arrays(adjacency: Adjacency) -> tuple[Ints, Rows]:

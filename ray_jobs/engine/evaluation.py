@@ -21,7 +21,15 @@ from data.factorization import MatrixFactorization
 from data.graph_filter import GraphFilter
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
-from data.slices import Slice, by_activity, by_age, by_interest, by_popularity, slice_recall
+from data.slices import (
+    Slice,
+    by_activity,
+    by_age,
+    by_interest,
+    by_popularity,
+    by_share,
+    slice_recall,
+)
 from data.splits import TEST
 from models.metrics import bootstrap_interval, per_query, retrieval_metrics
 
@@ -32,11 +40,11 @@ Tree = dict[str, Any]
 
 MODEL = "model"
 
-
 Baseline = Literal["popularity", "item_knn", "bpr", "gf_cf"]
 USUAL: tuple[Baseline, ...] = ("popularity", "item_knn")
 BESIDE_GRAPH: tuple[Baseline, ...] = (*USUAL, "bpr", "gf_cf")
 USERS_OF_FEED, USERS_ALONE = 2000, 100_000
+ROWS_OF_FILTER = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +56,7 @@ class EvalSettings:
         max_users: evaluated users, drawn by `seed` among those with a positive; by default 2,000
             where a whole feed is built, and up to 100,000 where one model is judged alone.
         baselines: what stands beside the model; by default popularity and item-kNN, beside the
-            graph model also BPR and GF-CF.
+            graph model also BPR and, up to 200,000 item rows, GF-CF.
         slice_k: cut-off of the recall in slices.
         neighbors: neighbours an item keeps in the item-kNN baseline.
         popularity_half_life_days: age at which an event counts half in the popularity baseline
@@ -69,6 +77,8 @@ class EvalSettings:
     def __post_init__(self) -> None:
         if not self.ks:
             raise ValueError("eval.ks needs at least one cut-off")
+        if self.baselines == ():
+            raise ValueError("eval.baselines needs at least one name, or null for the usual ones")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,8 @@ class EvaluationSet:
         log: data set and split.
         queries: evaluated users.
         catalogue: what can be ranked.
-        popularity: counts before the part.
+        popularity: counts before the part, decayed.
+        past: the same counts, each event as one.
         settings: cut-offs and sizes.
     """
 
@@ -87,6 +98,7 @@ class EvaluationSet:
     queries: Queries
     catalogue: Catalogue
     popularity: Popularity
+    past: Popularity
     settings: EvalSettings
 
     @classmethod
@@ -104,11 +116,20 @@ class EvaluationSet:
                 "part; check split.* , windows.test and source.polarity"
             )
         popularity = Popularity.fit(log, TEST, settings.popularity_half_life_days)
-        return cls(log, queries, Catalogue.of(log.dataset), popularity, settings)
+        decays = log.start_ms(TEST) is not None
+        past = Popularity.fit(log, TEST, math.inf) if decays else popularity
+        return cls(log, queries, Catalogue.of(log.dataset), popularity, past, settings)
 
     def baselines(self, names: Sequence[Baseline] = USUAL) -> dict[str, Scorer]:
-        """What stands beside every number; by the settings if they name any."""
-        return {name: self._baseline(name) for name in self.settings.baselines or names}
+        """What stands beside every number, fitted.
+
+        Args:
+            names: those wanted unless the settings name others; GF-CF is left out of them when
+                there are more than `ROWS_OF_FILTER` item rows.
+        """
+        few = self.catalogue.rows <= ROWS_OF_FILTER
+        usual = [name for name in names if few or name != "gf_cf"]
+        return {name: self._baseline(name) for name in self.settings.baselines or usual}
 
     def _baseline(self, name: Baseline) -> Scorer:
         if name == "item_knn":
@@ -125,6 +146,7 @@ class EvaluationSet:
         found = [
             by_activity(self.queries),
             by_popularity(self.popularity.counts, self.catalogue),
+            by_share(self.past.counts, self.catalogue),
             by_age(self.queries, self.catalogue),
             by_interest(interests, self.queries) if interests is not None else None,
         ]

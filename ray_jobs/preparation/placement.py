@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.boards import BoardIntake, write_boards
+from data.boards import BoardIntake, check_optional, write_boards
 from data.contract.settings import UserError
 from data.enrolment import group_starts
 from data.impressions import (
@@ -171,6 +171,8 @@ def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> No
         link(file, folder / file.name)
     if not preparation.boards:
         return
+    for files in preparation.raw.boards:
+        check_optional(files)
     folder.mkdir(exist_ok=True)
     intake = BoardIntake(
         chunks=preparation.boards,
@@ -180,6 +182,7 @@ def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> No
         first_part=len(earlier),
         rejects=preparation.rejects,
         block_rows=preparation.settings.block_rows,
+        dated=routing.calendar is not None,
     )
     num_rows, rejected = 0, Counter[str]()
     for rows, reasons in preparation.tasks.run(write_boards, intake, len(intake.chunks), "boards"):

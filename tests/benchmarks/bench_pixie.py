@@ -7,7 +7,8 @@
   `steps_share` repeat the defaults' figures for one query against 300,000 steps;
 - `target_share`: share of a language among the first 100, by query -> target language;
 - `pagerank_overlap`: of the first 100 with the exact order, by steps;
-- `booster`: share of items of both interests of a user among the first 100;
+- `booster`: share of items of both interests of a user among the first 100, on the whole graph and
+  on a pruned one;
 - `pruning`: F1 at 20 for edges taken out of boards (`pruning_f1.py`);
 - `latency`: ms a request, of the clock and of the processor, and the same in vectorised numpy.
 Sizes: items=, boards=, edges=.
@@ -29,7 +30,7 @@ import scipy.sparse as sp
 
 from data.graph.pixie import PixieAnswer, PixieSettings, PixieWalk
 from tests.benchmarks.planted_graph import TOPICS, Ints, Planted, requests, weights_of
-from tests.benchmarks.pruning_f1 import pruning
+from tests.benchmarks.pruning_f1 import pruned, pruning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,7 @@ def target_share(planted: Planted) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     rng = np.random.default_rng(3)
     walk = PixieWalk.of(planted.graph, SETTINGS, planted.language)
-    walks = {bias: replace_settings(walk, bias=bias) for bias in (0.0, 0.5, 0.9)}
+    walks = {b: replace(walk, settings=replace(SETTINGS, bias=b)) for b in (0.0, 0.5, 0.9)}
     for source, target in ((0, 3), (3, 3), (0, 4), (4, 4)):
         some = (planted.language == source) & (planted.graph.items.degrees >= 5)
         queries = rng.choice(np.flatnonzero(some), 40)
@@ -107,11 +108,6 @@ def target_share(planted: Planted) -> dict[str, dict[str, float]]:
             for bias, biased in walks.items()
         }
     return found
-
-
-def replace_settings(walk: PixieWalk, **changes: Any) -> PixieWalk:
-    """The same graph under other settings."""
-    return replace(walk, settings=replace(walk.settings, **changes))
 
 
 def _share(planted: Planted, walk: PixieWalk, queries: Ints, target: int) -> float:
@@ -152,17 +148,22 @@ def _exact(hops: list[sp.csr_array], query: int, num_items: int) -> Ints:
 
 def booster(planted: Planted) -> dict[str, dict[str, list[float]]]:
     """Users of two neighbouring topics, by how many of their queries are of either."""
+    return {
+        f"{name}, {split[0]} and {split[1]}": _boosted(graph, split)
+        for name, graph in (("all edges", planted), ("pruned", pruned(planted, 0.85)))
+        for split in ((1, 1), (3, 2))
+    }
+
+
+def _boosted(planted: Planted, split: tuple[int, int]) -> dict[str, list[float]]:
     walks = [PixieWalk.of(planted.graph, replace(SETTINGS, booster=on)) for on in (True, False)]
-    found = {}
-    for split in ((1, 1), (3, 2)):
-        pairs = [[_both_interests(planted, walk, split, seed) for walk in walks] for seed in SEEDS]
-        boosted, plain = np.array(pairs).T
-        found["{} and {}".format(*split)] = {
-            "with": interval(boosted),
-            "without": interval(plain),
-            "difference": interval(boosted - plain),
-        }
-    return found
+    pairs = [[_both_interests(planted, walk, split, seed) for walk in walks] for seed in SEEDS]
+    boosted, plain = np.array(pairs).T
+    return {
+        "with": interval(boosted),
+        "without": interval(plain),
+        "difference": interval(boosted - plain),
+    }
 
 
 def _both_interests(planted: Planted, walk: PixieWalk, split: tuple[int, int], seed: int) -> float:

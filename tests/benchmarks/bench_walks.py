@@ -17,11 +17,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import random
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -30,8 +29,9 @@ import numpy.typing as npt
 
 from data.graph.alias import fill_aliases
 from data.graph.store import Adjacency, Graph
-from data.graph.walks import WalkSettings, sample
+from data.graph.walks import sample
 from ray_jobs.engine.memory import PeakMemory
+from tests.benchmarks.walk_arms import WALK, Lists, vectorised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +41,8 @@ if TYPE_CHECKING:
 
 RUNS = 5
 LINES_A_HOP = 4
-WALK = WalkSettings()
 EDGES = (5_000_000, 60_000_000)
 NODES = {"kernel": 60_000, "numpy": 20_000, "python": 400}
-NODES_AT_ONCE = 250  # of the numpy arm: its arrays stay in the cache
 GATHERS = 20_000_000
 
 
@@ -52,13 +50,13 @@ def synthetic_graph(edges: int, seed: int = 0) -> Graph:
     """Items by a power law (Gini about .7) on boards of log-normal size; 25 edges an item."""
     rng = np.random.default_rng(seed)
     num_items, num_boards = edges // 25, edges // 50
-    item = _weighted(rng, (1 + np.arange(num_items)) ** -0.72, edges)
+    item = _weighted(rng, (1 + np.arange(num_items)) ** -0.82, edges)
     item = 1 + rng.permutation(num_items).astype(np.int32)[item]
     board = _weighted(rng, rng.lognormal(0, 1, num_boards), edges)
     return Graph(_side(item, board, num_items + 1), _side(board, item, num_boards))
 
 
-def _weighted(rng: np.random.Generator, weights: npt.NDArray[np.float64], size: int) -> Any:
+def _weighted(rng: np.random.Generator, weights: npt.NDArray[Any], size: int) -> Any:
     cumulative = np.cumsum(weights)
     drawn = np.sort(rng.random(size)) * cumulative[-1]
     found = np.searchsorted(cumulative, drawn).astype(np.int32)
@@ -85,99 +83,6 @@ def gini(values: Ints) -> float:
     ordered = np.sort(values[values > 0])
     ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
     return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
-
-
-def vectorised(graph: Graph, nodes: Ints, seed: int) -> None:
-    """The numpy arm: all walks of some nodes a hop at a time, counted by sorting packed keys."""
-    rng = np.random.Generator(np.random.SFC64(seed))
-    for start in range(0, len(nodes), NODES_AT_ONCE):
-        part = nodes[start : start + NODES_AT_ONCE]
-        shift = graph.num_items.bit_length()
-        narrow = len(part).bit_length() + shift <= 32
-        pairs = _visits(graph, part, shift, np.uint32 if narrow else np.int64, rng)
-        _records(pairs, shift, len(part))
-
-
-def _visits(graph: Graph, nodes: Ints, shift: int, kind: type, rng: np.random.Generator) -> Any:
-    """Every visit as (line of the node << shift) | item."""
-    here = np.repeat(nodes, WALK.walks)
-    line = np.repeat(np.arange(len(nodes), dtype=kind) << kind(shift), WALK.walks)
-    visits = []
-    for hop in range(WALK.max_hops):
-        here = _end(graph.boards, _end(graph.items, here, rng), rng)
-        visits.append(line | here.astype(kind))
-        if hop + 1 < WALK.max_hops:
-            going_on = np.flatnonzero(rng.random(len(here), np.float32) >= WALK.stop)
-            here, line = here.take(going_on), line.take(going_on)
-    return np.concatenate(visits)
-
-
-def _end(side: Adjacency, nodes: Any, rng: np.random.Generator) -> Any:
-    # take() with clip is faster than an index: nothing can be out of range.
-    at = side.indptr.take(nodes, mode="clip")
-    degree = side.indptr[1:].take(nodes, mode="clip") - at
-    at += (rng.random(len(nodes), np.float32) * degree).astype(np.int64)
-    return side.indices.take(at, mode="clip")
-
-
-def _records(pairs: Any, shift: int, lines: int) -> tuple[Any, Any]:
-    pairs.sort()
-    new = np.concatenate([[True], pairs[1:] != pairs[:-1]])
-    first = np.flatnonzero(new)
-    counts = np.diff(first, append=len(pairs))
-    distinct = pairs.take(first).astype(np.int64)
-    keys = (distinct >> shift << 40) | ((1023 - counts) << 30) | np.arange(len(first))
-    keys.sort()
-    sizes = np.bincount(distinct >> shift, minlength=lines)
-    place = np.arange(WALK.neighbors)
-    kept = place < sizes[:, None]
-    at = (np.cumsum(sizes) - sizes)[:, None] + place
-    at = keys.take(np.minimum(at, len(keys) - 1)) & ((1 << 30) - 1)
-    neighbors = np.where(kept, distinct.take(at) & ((1 << shift) - 1), 0).astype(np.int32)
-    weights = np.where(kept, counts.take(at), 0).astype(np.float32)
-    return neighbors, weights / np.maximum(weights.sum(1, keepdims=True), 1)
-
-
-@dataclass
-class Lists:
-    """Adjacency as Python lists."""
-
-    items: list[list[int]]
-    boards: list[list[int]]
-
-    @classmethod
-    def of(cls, graph: Graph) -> Lists:
-        """Lists of every node."""
-        return cls(*(cls._side(side) for side in (graph.items, graph.boards)))
-
-    @staticmethod
-    def _side(side: Adjacency) -> list[list[int]]:
-        ends, indices = side.indptr.tolist(), side.indices.tolist()
-        return [indices[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-
-    def walk(self, nodes: Ints, seed: int) -> None:
-        """One walk after the other."""
-        draw = random.Random(seed).random
-        for node in nodes.tolist():
-            visits = self._visits(node, draw)
-            visits.pop(node, 0)
-            best = sorted(visits.items(), key=lambda pair: -pair[1])[: WALK.neighbors]
-            total = sum(count for _, count in best)
-            _ = [(item, count / total) for item, count in best]
-
-    def _visits(self, node: int, draw: Callable[[], float]) -> dict[int, int]:
-        items, boards, stop = self.items, self.boards, WALK.stop
-        visits: dict[int, int] = {}
-        for _ in range(WALK.walks):
-            here = node
-            for _ in range(WALK.max_hops):
-                ends = items[here]
-                ends = boards[ends[int(draw() * len(ends))]]
-                here = ends[int(draw() * len(ends))]
-                visits[here] = visits.get(here, 0) + 1
-                if draw() < stop:
-                    break
-        return visits
 
 
 @numba.njit(nogil=True)
@@ -214,7 +119,7 @@ def arms_of(graph: Graph, small: bool) -> dict[str, Arm]:
 
 
 def _by_two(call: Callable[[Ints, int], None], nodes: Ints, seed: int) -> None:
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(2)
     call(nodes, seed)
     numba.set_num_threads(1)
 
@@ -255,8 +160,11 @@ def main() -> None:
     numba.set_num_threads(1)
     with PeakMemory() as memory:
         graph = synthetic_graph(edges[0])
-        shape = {"items": graph.num_items, "boards": graph.num_boards}
-        shape |= {"gini": round(gini(graph.items.degrees), 3)}
+        shape = {
+            "items": graph.num_items,
+            "boards": graph.num_boards,
+            "gini": round(gini(graph.items.degrees), 3),
+        }
         small = rates(graph, small=True)
         large = rates(synthetic_graph(edges[1]), small=False)
     ratios = {

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float64]
 
 LONG = replace(PixieSettings(), early_stop=False)
-BOARDS, QUERIES, FIRST = 400, 10, 20
-EXPONENTS = (0.97, 0.95, 0.91, 0.85, 0.75, 0.65, 0.5)
+BOARDS, QUERIES, FIRST = 300, 10, 20
+EXPONENTS = (0.95, 0.91, 0.85, 0.75, 0.65)
 
 
 def pruning(planted: Planted) -> dict[str, dict[str, Any]]:
@@ -46,9 +46,8 @@ def pruning(planted: Planted) -> dict[str, dict[str, Any]]:
 
 
 def _graphs(planted: Planted, known: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    clear = known.filter(pa.array(~_everything(planted, known)[known["board"].to_numpy()]))
+    clear, vectors = _without_mixed(planted, known), _contents(planted)
     yield "entropy", clear
-    vectors = _contents(planted)
     for exponent in EXPONENTS:
         kept = topical(clear, vectors, exponent)
         yield f"entropy, topical {exponent}", clear.filter(pa.array(kept))
@@ -75,14 +74,21 @@ def _held(truth: pa.Table, asked: Ints) -> list[Ints]:
     return [np.unique(item[board == b]) for b in asked]
 
 
-def _everything(planted: Planted, edges: pa.Table) -> npt.NDArray[np.bool_]:
-    """Boards of high entropy."""
+def pruned(planted: Planted, exponent: float) -> Planted:
+    """The same with fewer edges."""
+    clear = _without_mixed(planted, planted.edges)
+    edges = clear.filter(pa.array(topical(clear, _contents(planted), exponent)))
+    return replace(planted, edges=edges, graph=Graph.of(edges, *_sizes(planted)))
+
+
+def _without_mixed(planted: Planted, edges: pa.Table) -> pa.Table:
+    """Without the boards of high entropy."""
     settings = PruningSettings(max_entropy=0.6)
     dropped = about_everything(
         lambda: iter([edges]), planted.topic + 1, planted.graph.num_boards, settings
     )
     assert dropped is not None
-    return dropped
+    return edges.filter(pa.array(~dropped[edges["board"].to_numpy()]))
 
 
 def _contents(planted: Planted) -> npt.NDArray[np.float32]:

@@ -7,7 +7,14 @@ from data.contract.encode import Events
 from data.contract.schema import DAY_MS
 from data.queries import Queries
 from data.ranking import Catalogue, Ranking
-from data.slices import by_activity, by_age, by_interest, by_popularity, slice_recall
+from data.slices import (
+    by_activity,
+    by_age,
+    by_interest,
+    by_popularity,
+    by_share,
+    slice_recall,
+)
 
 NOW = 1000 * DAY_MS
 
@@ -69,6 +76,36 @@ def test_items_of_one_popularity_share_a_tenth(values):
     for value in set(values):
         assert len(set(decile[counts[1:] == value])) == 1
     assert (np.diff(decile[np.argsort(counts[1:], kind="stable")]) >= 0).all()
+
+
+def groups_by_share(counts, live=None):
+    counts = np.array(counts, np.float32)
+    there = np.ones(len(counts), bool) if live is None else np.array(live)
+    rows = np.arange(len(counts))
+    share = by_share(counts, Catalogue(there, np.zeros(len(counts), np.int64)))
+    return share.members(rows * 0, rows).argmax(axis=1).tolist()
+
+
+def test_head_holds_half_of_the_past_and_torso_the_next_three_tenths():
+    assert groups_by_share([0, 30, 20, 15, 15, 14, 6, 0]) == [3, 0, 0, 1, 1, 2, 2, 3]
+    assert groups_by_share([60, 25, 15]) == [0, 1, 2], "the item that crosses a border is before it"
+
+
+def test_dead_rows_hold_no_share():
+    assert groups_by_share([900, 50, 30, 20], live=[False, True, True, True]) == [3, 0, 1, 2]
+
+
+def test_without_a_past_no_item_has_an_event():
+    assert groups_by_share([0, 0, 0]) == [3, 3, 3]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_shares_equal_their_definition(values):
+    total = sum(values)
+    for value, group in zip(values, groups_by_share(values), strict=True):
+        above = sum(other for other in values if other > value)
+        expected = 0 if 2 * above < total else 1 if 10 * above < 8 * total else 2
+        assert group == (expected if value else 3)
 
 
 def test_age_is_counted_from_the_query():

@@ -170,6 +170,31 @@ def test_logs_that_cannot_be_used_are_explained(
     assert [part for part in parts if part not in error] == [], error
 
 
+EDGES = {"board_id": np.arange(100) % 9, "item_id": LOG["item_id"][:100], "weight": np.ones(100)}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"item_id": np.arange(100) + 1000}, ["100 of 100 rows", "no item of the log", "row 0"]),
+        ({"weight": -np.ones(100)}, ["100 of 100 rows", "weight negative: 100", "weight='-1.0'"]),
+        ({"weight": np.arange(100) % 10}, ["10 of 100 rows", "weight 0: no edge: 10"]),
+        ({"weight": [True] * 100}, ["column weight of", "is bool, not numbers"]),
+        ({"board_id": None}, ["edges.parquet has no column board_id"]),
+    ],
+)
+def test_boards_that_cannot_be_used_are_explained(
+    folder: Path,
+    tmp_path: Path,
+    error_of: Callable[[Path, list[str]], str],
+    change: Columns,
+    parts: list[str],
+) -> None:
+    edges = write(tmp_path / "edges.parquet", EDGES | change)
+    error = error_of(folder / "good.parquet", [f"source.boards={edges}"])
+    assert [part for part in parts if part not in error] == [], error
+
+
 def broken(suffix: str) -> tuple[Columns, set[tuple[int, str, str]]]:
     """A log of which 1% of the rows cannot be used; row, column and reason of each."""
     columns: dict[str, list[Any]] = {name: values.tolist() for name, values in LOG.items()}

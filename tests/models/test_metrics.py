@@ -123,3 +123,58 @@ def test_bootstrap_interval_covers_the_mean_at_its_level():
         low, high = metrics.bootstrap_interval(rng.normal(3, 1, 60), seed, resamples=300)
         inside += low <= 3 <= high
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_scaled_mrr_counts_hundreds_of_ranks_and_unranked_targets_as_nothing():
+    ranks = np.array([1, 100, 101, 200, 201, 0])
+    assert metrics.scaled_mrr(ranks) == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 1 / 3 + 0) / 6)
+    assert metrics.scaled_mrr(ranks, scale=1) == pytest.approx(
+        (1 + 1 / 100 + 1 / 101 + 1 / 200 + 1 / 201) / 6
+    )
+    assert math.isnan(metrics.scaled_mrr(ranks[:0]))
+
+
+@given(ranked_lists())
+def test_scaled_mrr_of_single_targets_is_their_mrr_at_scale_one(case):
+    _, items, hits, _ = case
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    plain = metrics.mrr_at_k(hits, items.shape[1]).mean()
+    assert metrics.scaled_mrr(first, scale=1) == pytest.approx(plain)
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_cosine_kurtosis_is_that_of_a_known_distribution():
+    """Cosines of uniform directions in D dimensions have excess kurtosis -6 / (D + 2)."""
+    for dim in (2, 4):
+        vectors = unit(np.random.default_rng(dim).normal(size=(20_000, dim)))
+        found = metrics.cosine_kurtosis(vectors, np.random.default_rng(0))
+        assert found == pytest.approx(-6 / (dim + 2), abs=0.03)
+
+
+def test_cosine_kurtosis_equals_its_definition_on_every_pair():
+    vectors = unit(np.random.default_rng(3).normal(size=(6, 3)))
+    cosines = np.array([vectors[a] @ vectors[b] for a in range(6) for b in range(6) if a != b])
+    centred = cosines - cosines.mean()
+    expected = (centred**4).mean() / (centred**2).mean() ** 2 - 3
+    found = metrics.cosine_kurtosis(vectors, np.random.default_rng(0))
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_cosine_kurtosis_rises_where_few_items_crowd_together():
+    rng = np.random.default_rng(0)
+    spread = unit(rng.normal(size=(2000, 16)))
+    crowded = spread.copy()
+    crowded[:200] = unit(np.ones((200, 16)) + 0.01 * rng.normal(size=(200, 16)))
+    low, high = (metrics.cosine_kurtosis(v, np.random.default_rng(0)) for v in (spread, crowded))
+    assert high > low + 1
+
+
+def test_cosine_kurtosis_is_seeded_and_defined_for_equal_vectors():
+    vectors = unit(np.random.default_rng(0).normal(size=(50, 8)))
+    first, second = (metrics.cosine_kurtosis(vectors, np.random.default_rng(5)) for _ in range(2))
+    assert first == second
+    alike = np.tile(unit(np.array([[1.0, 0.0]])), (5, 1))
+    assert metrics.cosine_kurtosis(alike, np.random.default_rng(0)) == 0.0

@@ -88,6 +88,7 @@ def test_report_and_metrics_lie_in_the_artefact(job):
     assert {group["name"] for group in found["retrieval"]["slices"]} == {
         "user activity",
         "item popularity",
+        "head, torso and tail",
         "item age",
         "item interest",
     }

@@ -12,10 +12,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from data.boards import UNKNOWN_ITEM
 from data.contract.artifact import current
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
+from data.graph.edges import board_edges, board_files
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
@@ -349,6 +351,11 @@ def test_duplicate_item_rows_are_explained(tmp_path: Path) -> None:
         ("users", [{"user_id": "u1"}], r"most rows of .*t.parquet .* row 0 is 'u1' .* int64"),
         ("boards", [{"item_id": "item-1"}], "no column board_id"),
         ("boards", [{"board_id": 1.5, "item_id": "item-1"}], "board_id of .*t.parquet is double"),
+        (
+            "boards",
+            [{"board_id": 1, "item_id": "item-1", "weight": [1.0]}],
+            "weight of .*t.parquet is list.* not numbers",
+        ),
         ("impressions", [{"item_id": "item-1"}], "no column request_id"),
         (
             "impressions",
@@ -514,6 +521,122 @@ def test_boards_become_edges_and_grow_with_the_days(tmp_path: Path) -> None:
         assert items == [edge["item_id"] for edge in expected]
         assert len(set(table["board"].to_pylist())) == len({edge["board_id"] for edge in expected})
     assert dataset.counts["rejected"] == 1
+
+
+def board_log(edges: int) -> Rows:
+    """Edges of good rows: board, item, time and weight."""
+    return [
+        {
+            "board_id": f"b{n % 7}",
+            "item_id": f"item-{n % NUM_ITEMS}",
+            "timestamp": FIRST_MS + n,
+            "strength": 0.5 + n % 3,
+        }
+        for n in range(edges)
+    ]
+
+
+BAD_EDGES = {
+    3: ({"board_id": None}, ("board_id", "null", None)),
+    40: ({"item_id": None}, ("item_id", "null", None)),
+    101: ({"item_id": "item-999"}, ("item_id", UNKNOWN_ITEM, "item-999")),
+    102: ({"timestamp": 12}, ("timestamp", "not between 1990 and 2100", "12")),
+    150: ({"timestamp": None}, ("timestamp", "null", None)),
+    151: ({"strength": None}, ("strength", "null", None)),
+    152: ({"strength": 0.0}, ("strength", "0: no edge", "0.0")),
+    160: ({"strength": -2.0}, ("strength", "negative", "-2.0")),
+    170: ({"strength": float("nan")}, ("strength", "not finite", "nan")),
+    199: ({"strength": float("inf")}, ("strength", "not finite", "inf")),
+}
+
+
+def test_bad_edges_are_set_aside_each_with_its_row_and_reason(tmp_path: Path) -> None:
+    rows = board_log(400)
+    for n, (change, _) in BAD_EDGES.items():
+        rows[n] |= change
+    boards = write(tmp_path / "b.parquet", rows)
+    words = (f"source.boards={boards}", "source.columns.weight=strength", "prepare.block_rows=90")
+    dataset = prepared(tmp_path / "root", write(tmp_path / "a.parquet", log()), *words)
+    found = {row["row"]: (row["column"], row["reason"], row["value"]) for row in rejects(dataset)}
+    assert found == {n: expected for n, (_, expected) in BAD_EDGES.items()}
+    assert {row["file"] for row in rejects(dataset)} == {str(boards)}
+    assert dataset.counts["rejected"] == len(BAD_EDGES)
+    table = pa.concat_tables(pq.ParquetFile(file).read() for file in board_files(dataset))
+    good = [row for n, row in enumerate(rows) if n not in BAD_EDGES]
+    items = dataset.item_ids.external(table["item"].to_numpy()).to_pylist()
+    assert items == [row["item_id"] for row in good]
+    assert table["weight"].to_pylist() == [row["strength"] for row in good]
+    assert table["timestamp"].to_pylist() == [row["timestamp"] for row in good]
+
+
+def test_too_many_bad_edges_stop_the_job(tmp_path: Path) -> None:
+    rows = [row | {"item_id": f"item-{n}"} for n, row in enumerate(board_log(100))]
+    boards = write(tmp_path / "b.csv", rows)
+    message = (
+        r"40 of 100 rows .*max_reject_share=0.05 \(item_id no item of the log or the item table.*"
+        r": 40\), such as .*b.csv row 60: item_id='item-60'"
+    )
+    with pytest.raises(UserError, match=message):
+        prepared(tmp_path / "root", write(tmp_path / "a.parquet", log()), f"source.boards={boards}")
+    with pytest.raises(UserError, match="no dataset yet"):
+        Dataset.open(tmp_path / "root")
+
+
+def test_boards_enrol_no_items_but_the_item_table_does(tmp_path: Path) -> None:
+    edges = [*board_log(100), {"board_id": "b1", "item_id": "new", "timestamp": FIRST_MS}]
+    boards = write(tmp_path / "b.csv", edges)
+    events = write(tmp_path / "a.parquet", log())
+    alone = prepared(tmp_path / "alone", events, f"source.boards={boards}")
+    assert [row["value"] for row in rejects(alone)] == ["new"]
+    assert "new" not in alone.item_ids.ids.to_pylist()
+    items = write(tmp_path / "i.csv", [{"item_id": "new"}, {"item_id": "item-1"}])
+    words = (f"source.boards={boards}", f"source.items={items}")
+    assert rejects(prepared(tmp_path / "listed", events, *words)) == []
+
+
+def test_boards_of_which_only_some_files_have_weights_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "b" / "1.parquet", board_log(9))
+    write(tmp_path / "b" / "2.parquet", [{"board_id": "b", "item_id": "item-1", "timestamp": 0}])
+    events = write(tmp_path / "a.parquet", log())
+    words = (f"source.boards={tmp_path / 'b'}", "source.columns.weight=strength")
+    with pytest.raises(UserError, match=r"2\.parquet has no column strength, but .*1\.parquet"):
+        prepared(tmp_path / "root", events, *words)
+
+
+def test_edges_of_a_log_without_a_clock_keep_the_times_they_have(tmp_path: Path) -> None:
+    rows = [{"user_id": u, "item_id": s, "seq": s} for s in range(5) for u in range(4)]
+    edges = [{"board_id": 1, "item_id": n, "timestamp": FIRST_MS if n % 2 else None}
+             for n in range(5)]  # fmt: skip
+    words = (
+        f"source.boards={write(tmp_path / 'b.parquet', edges)}",
+        "source.columns.position=seq",
+        "split.kind=leave_one_out",
+    )
+    dataset = prepared(tmp_path / "root", write(tmp_path / "a.parquet", rows), *words)
+    (file,) = board_files(dataset)
+    assert pq.ParquetFile(file).read()["timestamp"].to_pylist() == [0, FIRST_MS, 0, FIRST_MS, 0]
+    assert rejects(dataset) == []
+
+
+def test_a_next_day_goes_on_from_edges_written_before_there_were_weights(tmp_path: Path) -> None:
+    boards = write(tmp_path / "b.parquet", board_log(30))
+    events = write(tmp_path / "a.parquet", log())
+    dataset = prepared(tmp_path / "root", events, f"source.boards={boards}")
+    (file,) = board_files(dataset)
+    pq.write_table(pq.ParquetFile(file).read(["board", "item", "timestamp"]), file)
+    later = {"board_id": "z", "item_id": "item-5", "timestamp": FIRST_MS + 50, "weight": 0.25}
+    raw = RawTables(
+        order="clock",
+        events=(posted(log(5, seed=1, days=(DAYS + 1, DAYS + 1)), tmp_path / "p.parquet"),),
+        boards=(posted([later], tmp_path / "q.parquet"),),
+    )
+    after = next_day(dataset, raw)
+    assert board_files(after)[0].samefile(file)
+    blocks, num_boards = board_edges(after, None, tmp_path / "graph")
+    found = pa.concat_tables(blocks())
+    assert num_boards == 8
+    assert found["weight"].to_pylist() == [1.0] * 30 + [0.25]
+    assert found["timestamp"].to_pylist() == [FIRST_MS + n for n in [*range(30), 50]]
 
 
 def test_item_and_user_tables_become_aligned_features(tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_budgets_grow_less_than_degrees(degree: int, times: int, headroom: int) 
     assert small < large < times * small
 
 
+def test_a_query_of_little_weight_has_a_step() -> None:
+    assert allocate(np.array([1, 500]), np.array([0.1, 3.0]), 1000, 10).tolist() == [1, 10]
+
+
 def test_budgets_follow_weights_and_the_logarithm_of_the_degree() -> None:
     budgets = allocate(np.array([10, 100, 10]), np.array([1.0, 1.0, 3.0]), 1000, 100_000)
     wanted = np.array([10 * np.log(100), 100 * np.log(10), 3 * 10 * np.log(100)])
@@ -152,6 +156,7 @@ def test_queries_without_an_edge_or_outside_the_graph_give_nothing() -> None:
     mixed = ask(graph, [5, 1, -1])
     assert mixed.items.tolist() == [2]
     assert mixed.steps.tolist() == [0, 400_000, 0]
+    assert ask(graph, [-1, 2, 1]).steps.tolist() == [0, 200_000, 200_000]
     assert not len(ask(graph, []).items)
 
 
@@ -317,6 +322,9 @@ def test_bias_chooses_among_the_items_of_the_class_alone_and_otherwise_as_ever()
     # Board 0 holds items 2 and 4 of class 2; board 1 none: its three, item 1 among them.
     expected = {2: 100_000, 4: 100_000, 5: 400_000 / 6, 6: 400_000 / 6}
     assert scores_of(answer) == pytest.approx(expected, rel=0.02)
+    # Of class 1 either board has one: items 3 and 6.
+    answer = walk.recommend(np.array([1]), np.ones(1), 0, preferred=1)
+    assert scores_of(answer) == pytest.approx({3: 200_000, 6: 200_000}, rel=0.02)
 
 
 def test_without_a_preferred_class_classes_change_only_the_draw() -> None:

@@ -90,7 +90,8 @@ def test_entropy_does_not_depend_on_the_blocks(rows: list[Row], size: int) -> No
 
 def test_boards_about_everything_lose_all_their_edges() -> None:
     pairs = [(0, 1), (0, 2), (1, 1), (1, 3), (2, 1), (2, 3), (2, 5)]
-    settings = PruningSettings(max_entropy=0.9)
+    # Board 1 has an entropy of ln 2, which is .63 of ln 3.
+    settings = PruningSettings(max_entropy=0.66)
     dropped = about_everything(blocks_of(plain(pairs)), GROUPS, 5, settings)
     assert dropped is not None
     assert dropped.tolist() == [False, False, True, False, False]

@@ -42,7 +42,8 @@ def held_out():
     log = SimpleNamespace(dataset=SimpleNamespace(vocabulary=vocabulary), seed=0)
     popularity = Popularity(np.arange(ROWS, dtype=np.float32))
     catalogue = Catalogue(np.arange(ROWS) > 0, created)
-    return EvaluationSet(log, queries, catalogue, popularity, EvalSettings(ks=(1, 5), slice_k=1))
+    settings = EvalSettings(ks=(1, 5), slice_k=1)
+    return EvaluationSet(log, queries, catalogue, popularity, popularity, settings)
 
 
 def knowing(queries):
@@ -71,13 +72,19 @@ def test_intervals_hold_their_means(held_out):
 def test_slices_come_with_every_scorer(held_out):
     found = judge_retrieval(held_out, {"model": knowing, "popularity": held_out.popularity.scores})
     by_name = {group["name"]: group for group in found["slices"]}
-    assert set(by_name) == {"user activity", "item popularity", "item age"}
+    assert set(by_name) == {
+        "user activity",
+        "item popularity",
+        "head, torso and tail",
+        "item age",
+    }
     age = by_name["item age"]
     at = age["labels"].index("not there yet")
     assert age["positives"][at] == 40
     assert age["recall"]["model"][at] == 0.0
     assert sum(age["positives"]) == 80
     assert sum(by_name["item popularity"]["positives"]) == 80
+    assert sum(by_name["head, torso and tail"]["positives"]) == 80
 
 
 def test_scorers_judged_apart_are_those_judged_together(held_out):
