@@ -2,7 +2,7 @@
 
 `−ln σ(x_u · (y_i − y_j))` over a user's items i and items j drawn uniformly that are none of them,
 by stochastic gradient descent with L2 regularisation, one triple at a time in one thread: what
-comes out depends on the seed alone.
+comes out depends on the log and its seed alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from data.baselines import interactions_before
 
 if TYPE_CHECKING:
     from data.queries import Queries, SplitLog
 
+Ints = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
 
+STREAM = 0x627072
 DIM = 64
-EPOCHS = 40
-RATE = 0.05
+EPOCHS = 150
+RATE = 0.3
 DECAY = 0.01
 SCALE = 0.1
 
@@ -36,7 +37,7 @@ class MatrixFactorization:
     Attributes:
         users: float32[user rows, DIM]; zeros of users without a positive event.
         items: float32[item rows, DIM].
-        counts: float32[item rows] positive events, by which unknown users are served.
+        counts: float32[item rows] users of each item, by which unknown users are served.
     """
 
     users: Scores
@@ -46,62 +47,86 @@ class MatrixFactorization:
     @classmethod
     def fit(cls, log: SplitLog, part: int, epochs: int = EPOCHS) -> MatrixFactorization:
         """Learns from what precedes `part`. O(epochs x interactions x DIM)."""
-        data = log.dataset
-        counted = _interactions(log, part, (data.user_ids.rows, data.item_ids.rows))
-        rng = np.random.default_rng(np.random.SeedSequence([log.seed, 0xB9]))
-        users = rng.normal(0, SCALE, (counted.shape[0], DIM)).astype(np.float32)
-        items = rng.normal(0, SCALE, (counted.shape[1], DIM)).astype(np.float32)
-        users[np.diff(counted.indptr) == 0] = 0
-        counts = np.bincount(counted.indices, minlength=counted.shape[1]).astype(np.float32)
-        owner = np.repeat(np.arange(counted.shape[0]), np.diff(counted.indptr))
-        first, lists = counted.indptr.astype(np.int64), counted.indices.astype(np.int64)
+        ids = log.dataset.item_ids
+        pairs = _Pairs.before(log, part)
+        rng = np.random.default_rng(np.random.SeedSequence([log.seed, STREAM]))
+        users, items = (_drawn(rng, rows) for rows in (log.dataset.user_ids.rows, ids.rows))
+        users[np.diff(pairs.offsets) == 0] = 0
         for epoch in range(epochs):
-            order = rng.permutation(len(lists))
-            other = rng.integers(data.item_ids.first_row, data.item_ids.rows, len(lists))
+            order = rng.permutation(len(pairs.item))
+            other = rng.integers(ids.first_row, ids.rows, len(order), np.int32)
             rate = np.float32(RATE * (1 - epoch / epochs))
-            _descend(users, items, (owner, first, lists), order, other, rate)
-        return cls(users, items, counts)
+            known = (pairs.offsets, pairs.user, pairs.item)
+            _descend((users, items), known, order, other, rate, np.float32(DECAY))
+        counts = np.bincount(pairs.item, minlength=ids.rows)
+        return cls(users, items, counts.astype(np.float32))
 
     def scores(self, queries: Queries) -> Scores:
         """Full-catalogue scores, float32[b, rows]; of unknown users, popularity."""
         vectors = self.users[queries.users]
-        known = vectors.any(axis=1, keepdims=True)
-        return np.where(known, vectors @ self.items.T, self.counts)
+        scores: Scores = vectors @ self.items.T
+        scores[~vectors.any(axis=1)] = self.counts
+        return scores
 
 
-def _interactions(log: SplitLog, part: int, shape: tuple[int, int]) -> sp.csr_array:
-    """Sorted distinct items of every user row, 0/1."""
-    pairs = [np.unique((block.user << 32) | block.item) for block in interactions_before(log, part)]
-    pair = np.concatenate([np.zeros(0, np.int64), *pairs])
-    found = sp.csr_array((np.ones(len(pair), np.float32), (pair >> 32, pair & 0xFFFFFFFF)), shape)
-    found.sort_indices()
-    return found
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Distinct (user, item) pairs by user, then item.
+
+    Attributes:
+        offsets: int64[user rows + 1] where the pairs of each user begin.
+        user: [R] user rows.
+        item: [R] item rows.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    user: Ints
+    item: Ints
+
+    @classmethod
+    def before(cls, log: SplitLog, part: int) -> _Pairs:
+        """Those of positive events before a part."""
+        blocks = [(b.user << 32) | b.item for b in interactions_before(log, part)]
+        pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *blocks]))
+        user = pairs >> 32
+        counts = np.bincount(user, minlength=log.dataset.user_ids.rows)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        return cls(offsets, user.astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+def _drawn(rng: np.random.Generator, rows: int) -> Scores:
+    return rng.standard_normal((rows, DIM), np.float32) * np.float32(SCALE)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "arcp"})
 def _descend(
-    users: Scores,
-    items: Scores,
-    known: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    vectors: tuple[Scores, Scores],
+    known: tuple[npt.NDArray[np.int64], Ints, Ints],
     order: npt.NDArray[np.int64],
-    other: npt.NDArray[np.int64],
+    other: Ints,
     rate: np.float32,
+    decay: np.float32,
 ) -> None:
-    """One pass over the interactions in `order`, with a drawn item against each."""
-    owner, first, lists = known
-    decay = np.float32(DECAY)
-    for at in order:
-        u, i, j = owner[at], lists[at], other[at]
-        mine = lists[first[u] : first[u + 1]]
-        place = np.searchsorted(mine, j)
-        if place < len(mine) and mine[place] == j:
+    """One pass over the pairs in `order`, each against a drawn item unless it is the user's own."""
+    users, items = vectors
+    offsets, owner, lists = known
+    for turn, pair in enumerate(order):
+        user, drawn = owner[pair], other[turn]
+        if _holds(lists[offsets[user] : offsets[user + 1]], drawn):
             continue
+        x, y, z = users[user], items[lists[pair]], items[drawn]
         margin = np.float32(0)
-        for d in range(users.shape[1]):
-            margin += users[u, d] * (items[i, d] - items[j, d])
-        slope = rate / (np.float32(1) + np.exp(margin))
-        for d in range(users.shape[1]):
-            x, y, z = users[u, d], items[i, d], items[j, d]
-            users[u, d] += slope * (y - z) - rate * decay * x
-            items[i, d] += slope * x - rate * decay * y
-            items[j, d] -= slope * x + rate * decay * z
+        for d in range(len(x)):
+            margin += x[d] * (y[d] - z[d])
+        slope = np.float32(1) / (np.float32(1) + np.exp(margin))
+        for d in range(len(x)):
+            u, i, j = x[d], y[d], z[d]
+            x[d] += rate * (slope * (i - j) - decay * u)
+            y[d] += rate * (slope * u - decay * i)
+            z[d] -= rate * (slope * u + decay * j)
+
+
+@numba.njit(cache=True, nogil=True)
+def _holds(ascending: Ints, wanted: np.int32) -> bool:
+    place = np.searchsorted(ascending, wanted)
+    return bool(place < len(ascending) and ascending[place] == wanted)

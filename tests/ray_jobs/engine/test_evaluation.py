@@ -12,6 +12,7 @@ from data.contract.settings import UserError, build
 from data.queries import Queries
 from data.ranking import CHUNK_SCORES, Catalogue
 from ray_jobs.engine.evaluation import (
+    BESIDE_GRAPH,
     EvalSettings,
     EvaluationSet,
     StreamedScores,
@@ -19,6 +20,8 @@ from ray_jobs.engine.evaluation import (
     judge_retrieval,
     without_nan,
 )
+from ray_jobs.engine.job import start
+from ray_jobs.engine.subject import Subject
 
 NUM_QUERIES, ROWS = 40, 60
 NOW = 100 * DAY_MS
@@ -112,9 +115,66 @@ def test_nan_becomes_none_at_any_depth():
     assert without_nan(tree) == {"a": [1.0, None, {"b": None}], "c": "nan", "d": [2]}
 
 
+@pytest.fixture(scope="module")
+def world_log(world_words):
+    """The small world's data set under its split."""
+    return Subject.open(start(world_words), (), {}).log
+
+
+def test_more_users_are_drawn_where_one_model_is_judged_alone(world_log, monkeypatch):
+    monkeypatch.setattr("ray_jobs.engine.evaluation.USERS_OF_FEED", 5)
+    monkeypatch.setattr("ray_jobs.engine.evaluation.USERS_ALONE", 9)
+
+    def drawn(alone, **settings):
+        return len(EvaluationSet.of(world_log, EvalSettings(**settings), alone).queries)
+
+    assert [drawn(alone) for alone in (False, True)] == [5, 9]
+    assert [drawn(alone, max_users=7) for alone in (False, True)] == [7, 7]
+
+
+def test_every_baseline_scores_every_row(world_log):
+    held_out = EvaluationSet.of(world_log, EvalSettings(max_users=4))
+    found = held_out.baselines(BESIDE_GRAPH)
+    assert list(found) == ["popularity", "item_knn", "bpr", "gf_cf"]
+    for name, scorer in found.items():
+        scores = scorer(held_out.queries)
+        assert (scores.shape, scores.dtype) == ((4, held_out.catalogue.rows), np.float32), name
+        assert np.isfinite(scores).all()
+        assert (scores.max(axis=1) > scores.min(axis=1)).all(), name
+
+
+def test_the_settings_name_the_baselines_else_the_job(world_log):
+    usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
+    assert list(usual.baselines()) == ["popularity", "item_knn"]
+    named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=("popularity",)))
+    assert list(named.baselines(BESIDE_GRAPH)) == ["popularity"]
+
+
+def test_gf_cf_of_many_items_takes_part_only_where_it_is_named(world_log, monkeypatch):
+    monkeypatch.setattr("ray_jobs.engine.evaluation.ROWS_OF_FILTER", 10)
+    usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
+    assert list(usual.baselines(("popularity", "gf_cf"))) == ["popularity"]
+    named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=("gf_cf",)))
+    assert list(named.baselines()) == ["gf_cf"]
+
+
+def test_past_events_count_as_one_and_popular_ones_by_their_age(world_log):
+    held_out = EvaluationSet.of(world_log, EvalSettings(max_users=4))
+    past, popular = held_out.past.counts, held_out.popularity.counts
+    assert past.sum() > 0
+    assert (past == np.round(past)).all()
+    assert ((popular < past) == (past > 0)).all()
+
+
 @pytest.mark.parametrize(
     ("tree", "text"),
-    [({"ks": []}, "at least one"), ({"ks": [0]}, "greater"), ({"max_users": 0}, "max_users")],
+    [
+        ({"ks": []}, "at least one"),
+        ({"ks": [0]}, "greater"),
+        ({"max_users": 0}, "max_users"),
+        ({"baselines": []}, "eval.baselines needs at least one name"),
+        ({"baselines": ["svd"]}, "baselines.*'popularity'"),
+    ],
 )
 def test_settings_out_of_bounds_are_refused(tree, text):
     with pytest.raises(UserError, match=text):
