@@ -17,7 +17,7 @@ class GraphSettings(GraphModelSettings):
 
     Attributes:
         edges: boards of the board table, or users with what they engaged with in place of boards;
-            auto takes boards where there are any and the split is by time; none leaves items to
+            auto takes boards whose edges are dated, in a split by time; none leaves items to
             what they are themselves.
         sampling: materialised reads neighbourhoods that the job sample has written; on_the_fly
             walks inside the training stream. Both give the same.

@@ -96,6 +96,8 @@ def _refuse_headers(job: Job, raw: RawTables, before: Dataset | None) -> None:
         for files in getattr(raw, role):
             check_columns(files, needed)
             check_types(headers(files))
+    for files in raw.boards:
+        boards.check_optional(files)
 
 
 def _refuse_split(job: Job, raw: RawTables) -> None:

@@ -14,7 +14,7 @@ Example rows:
         "format": "video", "language": "en", "interests": ["food"], "content": [0.1, ...],
         "title": "Rye bread"}
     users: {"user_id": 5, "created_at": 1767000000000, "country": "DE"}
-    boards: {"board_id": 3, "item_id": 9, "timestamp": 1767225600000}
+    boards: {"board_id": 3, "item_id": 9, "timestamp": 1767225600000, "weight": 1.0}
 """
 
 from __future__ import annotations

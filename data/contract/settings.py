@@ -200,8 +200,16 @@ def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str
 
 
 def attribute_help(cls: type[Any]) -> dict[str, str]:
+    """What the docstrings of a class and of those it extends say of its fields."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        texts |= _attributes(base.__doc__ or "")
+    return texts
+
+
+def _attributes(docstring: str) -> dict[str, str]:
     """Parses the "Attributes:" section of a Google-style docstring."""
-    _, _, section = (cls.__doc__ or "").partition("Attributes:")
+    _, _, section = docstring.partition("Attributes:")
     texts: dict[str, str] = {}
     name = ""
     for line in section.splitlines():

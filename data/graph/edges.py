@@ -34,6 +34,17 @@ def has_boards(dataset: Dataset) -> bool:
     return bool(board_files(dataset))
 
 
+def are_dated(dataset: Dataset) -> bool:
+    """Whether board edges say when they were made, as told by the statistics of their files."""
+    newest = [
+        metadata.row_group(group).column(place).statistics
+        for metadata in map(pq.read_metadata, board_files(dataset))
+        for place in [metadata.schema.names.index("timestamp")]
+        for group in range(metadata.num_row_groups)
+    ]
+    return any(found is not None and found.max > 0 for found in newest)
+
+
 def board_files(dataset: Dataset) -> list[Path]:
     """Files of encoded board edges, in order."""
     return sorted((dataset.artifact.path / "boards").glob("part-*.parquet"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import UserError
-from data.graph.edges import has_boards
+from data.graph.edges import are_dated, has_boards
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -19,15 +19,15 @@ Users = Literal["nodes", "past", "untrained"]
 def groups_of(settings: Settings, dataset: Dataset) -> str:
     """Boards, users or none. Raises UserError when there is no board table though it is asked for.
 
-    A board table says nothing of parts: where the split is not by day its edges could be made of
-    held-out events, so users stand for boards.
+    A board table says nothing of parts: where the split is not by day, or the edges are not dated,
+    they could be made of held-out events, so users stand for boards.
     """
     kind = settings.graph.edges
     if kind == "boards" and not has_boards(dataset):
         raise UserError("graph.edges=boards needs a board table: name one with source.boards")
     if kind == "auto":
         timed = settings.split.kind == "time"
-        return "boards" if timed and has_boards(dataset) else "users"
+        return "boards" if timed and are_dated(dataset) else "users"
     return kind
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.boards import BoardIntake, check_optional, write_boards
+from data.boards import BoardIntake, write_boards
 from data.contract.settings import UserError
 from data.enrolment import group_starts
 from data.impressions import (
@@ -171,8 +171,6 @@ def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> No
         link(file, folder / file.name)
     if not preparation.boards:
         return
-    for files in preparation.raw.boards:
-        check_optional(files)
     folder.mkdir(exist_ok=True)
     intake = BoardIntake(
         chunks=preparation.boards,

@@ -115,3 +115,19 @@ def test_help_names_every_setting_with_type_default_and_meaning() -> None:
     assert lines["shares"][0] == "list of float >= 0 <= 1"
     assert lines["path"][0] == "str"
     assert set(attribute_help(Root)) == {"kind", "shares", "names"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Longer(Sequence):
+    """Longer ones.
+
+    Attributes:
+        overlap: shared events.
+    """
+
+    overlap: Count = 1
+
+
+def test_inherited_fields_are_explained_by_the_class_that_has_them() -> None:
+    assert set(attribute_help(Longer)) == {"max_length", "dropout", "overlap"}
+    assert all(text for *_, text in help_lines(Longer))

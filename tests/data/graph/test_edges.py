@@ -16,6 +16,7 @@ from data.contract.schema import DAY_MS
 from data.graph import edges
 from data.graph.edges import (
     BOARD_IDS,
+    are_dated,
     board_edges,
     board_files,
     has_boards,
@@ -178,3 +179,18 @@ def test_no_edge_is_of_another_part_of_another_polarity_or_too_late(
     assert {(user, item): time for user, item, _, time in found} == expected
     assert len(found) == len(expected)
     assert {weight for *_, weight, _ in found} <= {1.0}
+
+
+@pytest.mark.parametrize(
+    ("files", "dated"),
+    [
+        ([], False),
+        ([[(1, 3, 1.0, 0)]], False),
+        ([[], [(1, 3, 1.0, 0)]], False),
+        ([[(1, 3, 1.0, 0)], [(2, 3, 1.0, 0), (2, 4, 1.0, 9)]], True),
+    ],
+)
+def test_boards_are_dated_when_some_edge_has_a_time(
+    tmp_path: Path, files: list[list[Row]], dated: bool
+) -> None:
+    assert are_dated(dataset_of(tmp_path, *files)) == dated
