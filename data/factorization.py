@@ -24,9 +24,9 @@ Scores = npt.NDArray[np.float32]
 
 STREAM = 0x627072
 DIM = 64
-EPOCHS = 150
+EPOCHS = 200
 RATE = 0.3
-DECAY = 0.01
+DECAY = 0.005
 SCALE = 0.1
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 KS = (10, 20, 50, 100, 200)
 HOUR_MS = 3_600_000
 MOST_VALIDATIONS = 20
+VALIDATION_USERS = 5000
 
 
 class GraphTask(LogTask):
@@ -141,7 +142,8 @@ class GraphTask(LogTask):
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
         """Full-catalogue metrics of users on the part that choices are made on."""
-        limit = self.assignment.settings.train.validation_users
+        # One product of vectors a user: more of them cost little, and a thousand tell little.
+        limit = max(self.assignment.settings.train.validation_users, VALIDATION_USERS)
         queries = build_queries(self.assignment.log, VALID, limit)
         if not len(queries):
             return {}

@@ -119,11 +119,11 @@ def log_of(folder: str) -> tuple[Path, ...]:
 
 
 CLAIMS = (
-    Claim("default", ("ray_jobs.pipeline", f"root={ROOTS}/default"), world_checks(6)),
+    Claim("default", ("ray_jobs.pipeline", f"root={ROOTS}/default"), world_checks(10)),
     Claim(
         "other_seed",
         ("ray_jobs.pipeline", f"root={ROOTS}/other_seed", "world.seed=7"),
-        world_checks(6),
+        world_checks(10),
     ),
     Claim(
         "feed_utility",

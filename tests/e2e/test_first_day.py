@@ -20,6 +20,7 @@ STAGES = {
     "start",
     "world",
     "prepare",
+    "train graph",
     "train two_tower",
     "train ranker",
     "evaluate",
