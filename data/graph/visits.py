@@ -17,20 +17,11 @@ from typing import Any
 import numba
 import numpy as np
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
+from data.graph.lockstep import GOLDEN, HALF, LOW, mixed
+
 LOWER = (1 << 32) - 1
 WALKERS = 256
 STEPS_A_WALKER = 100
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _mix(value: Any) -> Any:
-    """splitmix64's finaliser."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -106,8 +97,8 @@ def _walk_from(query: int, budget: int, graph: Any, rules: Any, key: Any, table:
     while steps < budget:
         count = min(walkers, budget - steps)
         for j in range(count):
-            draws[j] = _mix(key + np.uint64(steps + j) * GOLDEN)
-            coins[j] = _mix(draws[j] ^ key)
+            draws[j] = mixed(key + np.uint64(steps + j) * GOLDEN)
+            coins[j] = mixed(draws[j] ^ key)
         _step(count, nodes, graph, rules, (draws, coins), space)
         for j in range(count):
             steps += 1
@@ -162,7 +153,7 @@ def visit_all(queries: Any, budgets: Any, graph: Any, rules: Any, seed: Any) -> 
     steps = np.zeros(len(queries), np.int64)
     for q in range(len(queries)):
         table = _table(budgets[q])
-        key = _mix(seed ^ _mix(np.uint64(queries[q]) + GOLDEN))
+        key = mixed(seed ^ mixed(np.uint64(queries[q]) + GOLDEN))
         steps[q] = _walk_from(queries[q], budgets[q], graph, rules, key, table)
         for query in queries:
             table[_slot(query, table)] &= ~LOWER
