@@ -105,9 +105,9 @@ def _spread(
     users_of: Lists,
     items_of: Lists,
 ) -> None:
-    """Adds `past D_U R` terms in place: each item gives to its users, each of these shares it out.
+    """Adds w Rᵀ D_U⁻¹ R for lines w of `past`: items give to their users, who share it out.
 
-    With weights D_I^-1/2 in `past`, what is added is r_u R̃ᵀ R̃ D_I^1/2.
+    With w = r_u D_I^-1/2 that is r_u R̃ᵀ R̃ D_I^1/2.
     """
     weight = np.zeros(len(items_of[0]) - 1, np.float32)
     touched = np.empty(len(weight), np.int32)

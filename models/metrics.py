@@ -40,19 +40,6 @@ def mrr_at_k(hits: Bools, k: int) -> Floats:
     return np.asarray(top.any(axis=1) / (1.0 + top.argmax(axis=1)))
 
 
-def scaled_mrr(ranks: Ints, scale: int = 100) -> float:
-    """Mean of 1 / ⌈rank / scale⌉: the MRR of PinSage (KDD'18, §4.2), for catalogues of millions.
-
-    Args:
-        ranks: [N] rank of each target, 1 the best; 0 where it is in no list, which counts 0.
-        scale: ranks that count alike.
-    """
-    if len(ranks) == 0:
-        return float("nan")
-    steps = -(-ranks // scale)
-    return float(np.mean((ranks > 0) / np.maximum(steps, 1)))
-
-
 def ndcg_at_k(hits: Bools, num_positives: Ints, k: int) -> Floats:
     """Binary nDCG with discount 1 / log2(1 + rank); the ideal list has min(k, positives). [Q].
 

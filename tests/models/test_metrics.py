@@ -125,23 +125,6 @@ def test_bootstrap_interval_covers_the_mean_at_its_level():
     assert 0.88 <= inside / 200 <= 0.99
 
 
-def test_scaled_mrr_counts_hundreds_of_ranks_and_unranked_targets_as_nothing():
-    ranks = np.array([1, 100, 101, 200, 201, 0])
-    assert metrics.scaled_mrr(ranks) == pytest.approx((1 + 1 + 1 / 2 + 1 / 2 + 1 / 3 + 0) / 6)
-    assert metrics.scaled_mrr(ranks, scale=1) == pytest.approx(
-        (1 + 1 / 100 + 1 / 101 + 1 / 200 + 1 / 201) / 6
-    )
-    assert math.isnan(metrics.scaled_mrr(ranks[:0]))
-
-
-@given(ranked_lists())
-def test_scaled_mrr_of_single_targets_is_their_mrr_at_scale_one(case):
-    _, items, hits, _ = case
-    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
-    plain = metrics.mrr_at_k(hits, items.shape[1]).mean()
-    assert metrics.scaled_mrr(first, scale=1) == pytest.approx(plain)
-
-
 def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
