@@ -18,8 +18,9 @@ class Stages:
     def __init__(self):
         self.trained, self.fail = [], None
 
-    def train(self, job, model, move_pointer):
+    def train(self, job, model, move_pointer, alone):
         assert not move_pointer
+        assert not alone
         settings = job.settings.two_tower
         key = (settings.id_dropout, settings.sequence.max_length, job.settings.seed)
         self.trained.append(key)
