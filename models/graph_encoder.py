@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.contract.schema import OBJECTIVES
 from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError
 from models.embeddings import Table
 from models.export import NUM_ITEMS, Program
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from models.batch import Batch
 
 STEPS = 400
-OBJECTIVES = ("next_engagement", "co_board", "user_item")
-Objective = Literal["next_engagement", "co_board", "user_item"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +158,10 @@ def resolved(settings: G, vocabulary: Vocabulary) -> G:
 class NodeFeatures(nn.Module):
     """What a node is itself: declared columns, an ID row, or both, float32[N, D]."""
 
-    def __init__(self, dim: int, hidden: int, features: Sequence[Feature], side: str) -> None:
-        """Reads `<side>_id.rows` and `<side>.<feature>` arrays."""
+    def __init__(self, dim: int, hidden: int, features: Sequence[Feature]) -> None:
+        """Reads `item.<feature>` arrays, and ID rows beside them."""
         super().__init__()
-        self.side = side
-        self.features = FeatureEncoder(features, side)
+        self.features = FeatureEncoder(features, "item")
         width = self.features.width
         self.direct = nn.Linear(width, dim, bias=False) if width else None
         self.mix = perceptron(width, hidden, dim) if width else None
@@ -192,8 +190,7 @@ class GraphEncoder(nn.Module):
         settings = resolved(settings, vocabulary)
         self.settings = settings
         dim, hidden = settings.dim, settings.hidden
-        self.item = NodeFeatures(dim, hidden, vocabulary.item_features, "item")
-        self.user = NodeFeatures(dim, hidden, (), "user")
+        self.item = NodeFeatures(dim, hidden, vocabulary.item_features)
         self.has_rows = bool(settings.id_rows)
         self.drop = RowDropout(settings.id_dropout)
         lonely = settings.neighbor_dropout if vocabulary.item_features else 0.0
@@ -353,7 +350,7 @@ def _hard(query: Tensor, vectors: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor
 
 def _by_objective(losses: Tensor, objective: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Mean loss of the examples of each objective on this rank; 0 where a batch has none."""
-    logs = {}
+    logs: dict[str, Tensor] = {}
     for code, name in enumerate(OBJECTIVES):
         of_this = weight * (objective == code)
         logs[name] = (losses * of_this).sum() / of_this.sum().clamp(min=1e-6)

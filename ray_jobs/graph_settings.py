@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data.contract.schema import Objective
 from data.contract.settings import Count, Positive
 from data.graph.pruning import PruningSettings
 from data.graph.walks import WalkSettings
-from models.graph_encoder import GraphModelSettings, Objective
+from models.graph_encoder import GraphModelSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,11 +82,14 @@ ENCODED_EVENT = pa.schema(
 
 Polarity = Literal["positive", "negative", "neutral"]
 Order = Literal["clock", "position", "none"]
+Objective = Literal["next_engagement", "co_board", "user_item"]
 FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
 # Days before a moment whose positive events say what is popular at it; the last span is all time.
 TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
 # Column under which models read the item embeddings of the graph encoder.
 GRAPH_COLUMN = "graph_embedding"
+# What the graph encoder is trained on; an objective's code is its place.
+OBJECTIVES: tuple[Objective, ...] = ("next_engagement", "co_board", "user_item")
 NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.artifact import read
+from data.contract.schema import OBJECTIVES
 from data.dataset import Dataset
 from data.graph.example_rows import example_table
 from data.graph.neighborhoods import SamplerSource, open_graph
 from data.graph.pairs import (
-    OBJECTIVES,
     USER_ITEM,
     Pairs,
     co_board,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from data.contract.schema import OBJECTIVES
 from data.graph.walks import Neighborhoods, co_items
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from data.contract.encode import Events, Ints
     from data.graph.store import Graph
 
-OBJECTIVES = ("next_engagement", "co_board", "user_item")
-NEXT_ENGAGEMENT, CO_BOARD, USER_ITEM = range(3)
+NEXT_ENGAGEMENT, CO_BOARD, USER_ITEM = range(len(OBJECTIVES))
 
 
 class Pairs(NamedTuple):

@@ -10,11 +10,10 @@ from data.contract.artifact import Artifact, current, read
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.queries import SplitLog
-from data.windows import resolve
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.predictions import read_impressions
-from ray_jobs.sample import Cutoff
+from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.tasks.ranker import candidate_files
 
 if TYPE_CHECKING:
@@ -50,13 +49,11 @@ class Subject:
             UserError: a model is missing, or has learnt from the days that are reported.
         """
         dataset = Dataset.open(job.root)
-        timed = job.settings.split.kind == "time"
-        windows = resolve(job.settings.windows, dataset.calendar) if timed else None
-        log = SplitLog(dataset, job.settings.split, windows, job.settings.seed)
+        log = log_of(job, dataset)
         models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
         for artifact in models.values():
             _check_window(artifact, log)
-            known = as_read_by(job, log.dataset, artifact, Cutoff.before_test(windows))
+            known = as_read_by(job, log.dataset, artifact, Cutoff.before_test(log.windows))
             log = replace(log, dataset=known)
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]

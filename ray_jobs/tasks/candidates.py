@@ -23,10 +23,9 @@ from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog, span_of
 from data.trends import Trends
-from data.windows import resolve
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.sample import Cutoff
+from ray_jobs.sample import Cutoff, log_of
 
 if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
@@ -62,9 +61,8 @@ def candidates(job: Job, move_pointer: bool = True) -> Artifact:
     settings = {name: tree[name] for name in ("seed", "split", "windows")}
 
     def write(draft: Draft) -> None:
-        timed = job.settings.split.kind == "time"
-        windows = resolve(job.settings.windows, dataset.calendar) if timed else None
-        read = as_read_by(job, dataset, retriever, Cutoff.of_training(windows, alone=False))
+        cutoff = Cutoff.of_training(log_of(job, dataset).windows, alone=False)
+        read = as_read_by(job, dataset, retriever, cutoff)
         _write_parts(job, draft, read, Retriever.open(retriever, read, None))
         draft.fields["details"] = {"made_from": "retriever candidates", "negatives": NEGATIVES}
         draft.fields["id_space"] = dataset.artifact.manifest.id_space
@@ -74,12 +72,10 @@ def candidates(job: Job, move_pointer: bool = True) -> Artifact:
 
 def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever) -> None:
     settings = job.settings
-    time_split = settings.split.kind == "time"
-    windows = resolve(settings.windows, dataset.calendar) if time_split else None
-    log = SplitLog(dataset, settings.split, windows, settings.seed)
+    log = log_of(job, dataset)
     for number, (name, part) in enumerate(PARTS.items()):
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 0xCA, part]))
-        days = windows.ranker if windows else None
+        days = log.windows.ranker if log.windows else None
         moments = (
             _training_moments(log, days, rng) if part == TRAIN else _held_out_moments(log, part)
         )

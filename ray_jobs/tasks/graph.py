@@ -10,15 +10,11 @@ from data.batching import even_chunks, graph_batch
 from data.graph.example_rows import Examples
 from data.graph.examples import Draws, ExampleStage, LogSource, items_there
 from data.negatives import PoolSampler
-from data.queries import build_queries
-from data.ranking import Catalogue, rank
-from data.splits import VALID
 from models.graph_encoder import GraphEncoder, resolved
-from models.metrics import retrieval_metrics
 from ray_jobs.engine.graph_groups import objectives_of, users_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.streams import BlockPlan
-from ray_jobs.tasks.log_task import LogTask
+from ray_jobs.tasks.retrieval_task import RetrievalTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,18 +23,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from data.ranking import Scorer
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
-KS = (10, 20, 50, 100, 200)
 HOUR_MS = 3_600_000
 MOST_VALIDATIONS = 20
 VALIDATION_USERS = 5000
 
 
-class GraphTask(LogTask):
+class GraphTask(RetrievalTask):
     """Multi-task training of item (and user) nodes (METHODS 1b to 1d)."""
 
     name = "graph"
@@ -140,23 +136,14 @@ class GraphTask(LogTask):
         core = GraphEncoder(self.settings, self.assignment.dataset.vocabulary)
         return core, self.roomy_tables(core)
 
-    def validate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Full-catalogue metrics of users on the part that choices are made on."""
-        # One product of vectors a user: more of them cost little, and a thousand tell little.
-        limit = max(self.assignment.settings.train.validation_users, VALIDATION_USERS)
-        queries = build_queries(self.assignment.log, VALID, limit)
-        if not len(queries):
-            return {}
+    @property
+    def validation_users(self) -> int:
+        """One product of vectors a user: more of them cost little, and a thousand tell little."""
+        return max(super().validation_users, VALIDATION_USERS)
+
+    def scorer(self, snapshot: Snapshot) -> Scorer:
+        """The encoder over the graph that it is trained on."""
         dataset, sampler = self.assignment.dataset, self.assignment.sampler
         assert sampler is not None
         users = users_of(self.assignment.settings, dataset)
-        embedder = GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), users)
-        catalogue = Catalogue.of(dataset)
-        ranking = rank(embedder.scores, queries, catalogue, max(KS))
-        return retrieval_metrics(
-            ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS
-        )
-
-    def score(self, metrics: dict[str, float]) -> float:
-        """The metric that choices are made on."""
-        return metrics[self.assignment.settings.train.choose_on]
+        return GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), users).scores

@@ -16,15 +16,11 @@ from data.batching import (
 )
 from data.contract.schema import DAY_MS
 from data.negatives import PoolSampler
-from data.queries import build_queries
-from data.ranking import Catalogue, rank
-from data.splits import VALID
 from data.trends import Trends
-from models.metrics import retrieval_metrics
 from models.two_tower import build_two_tower
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.streams import BlockPlan
-from ray_jobs.tasks.log_task import LogTask
+from ray_jobs.tasks.retrieval_task import RetrievalTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +28,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from data.ranking import Scorer
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
-KS = (10, 20, 50, 100, 200)
 
-
-class TwoTowerTask(LogTask):
+class TwoTowerTask(RetrievalTask):
     """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
 
     name = "two_tower"
@@ -99,20 +94,6 @@ class TwoTowerTask(LogTask):
         core = build_two_tower(self.settings, self.assignment.dataset.vocabulary)
         return core, self.roomy_tables(core)
 
-    def validate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Full-catalogue metrics on the part that choices are made on."""
-        limit = self.assignment.settings.train.validation_users
-        queries = build_queries(self.assignment.log, VALID, limit)
-        if not len(queries):
-            return {}
-        dataset = self.assignment.dataset
-        retriever = Retriever.of(dataset, self.settings, snapshot, self.trends)
-        catalogue = Catalogue.of(dataset)
-        ranking = rank(retriever.scores, queries, catalogue, max(KS))
-        return retrieval_metrics(
-            ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS
-        )
-
-    def score(self, metrics: dict[str, float]) -> float:
-        """The metric that choices are made on."""
-        return metrics[self.assignment.settings.train.choose_on]
+    def scorer(self, snapshot: Snapshot) -> Scorer:
+        """Both towers, and what was popular when."""
+        return Retriever.of(self.assignment.dataset, self.settings, snapshot, self.trends).scores

@@ -1,0 +1,45 @@
+"""What the tasks that are chosen by full-catalogue retrieval share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.queries import build_queries
+from data.ranking import Catalogue, rank
+from data.splits import VALID
+from models.metrics import retrieval_metrics
+from ray_jobs.tasks.log_task import LogTask
+
+if TYPE_CHECKING:
+    from data.ranking import Scorer
+    from ray_jobs.engine.loop import Snapshot
+
+KS = (10, 20, 50, 100, 200)
+
+
+class RetrievalTask(LogTask):
+    """A task whose model scores the whole catalogue for a user."""
+
+    @property
+    def validation_users(self) -> int:
+        """Most users in a validation."""
+        return self.assignment.settings.train.validation_users
+
+    def scorer(self, snapshot: Snapshot) -> Scorer:
+        """The model filled with a snapshot's weights."""
+        raise NotImplementedError
+
+    def validate(self, snapshot: Snapshot) -> dict[str, float]:
+        """Full-catalogue metrics on the part that choices are made on; empty without a query."""
+        queries = build_queries(self.assignment.log, VALID, self.validation_users)
+        if not len(queries):
+            return {}
+        catalogue = Catalogue.of(self.assignment.dataset)
+        ranking = rank(self.scorer(snapshot), queries, catalogue, max(KS))
+        return retrieval_metrics(
+            ranking.items, ranking.hits, ranking.num_positives, catalogue.num_items, KS
+        )
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """The metric that choices are made on."""
+        return metrics[self.assignment.settings.train.choose_on]
