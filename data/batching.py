@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from data.graph.example_rows import Examples
+    from data.graph.interactions import Interactions
     from data.negatives import Pool, PoolSampler
     from data.requests import Requests
 
@@ -320,21 +321,47 @@ def graph_batch(
     positives = examples.items[:, 0]
     pool = pools.pool(positives, examples.drawn, rng)
     found = graph_arrays(examples, pool.item)
-    arrays = found.arrays | {
-        "positive.log_q": pools.log_expected(
-            positives, min(len(positives), pools.in_batch), len(examples.drawn)
-        ),
-        "pool.log_count": pool.log_count,
-        "pool.log_q": pool.log_q,
-    }
     ids, features = encoder.inputs(found.items, found.users)
+    of_pool = _corrections(positives, pool, len(examples.drawn), pools)
     return Batch(
         ids=ids,
-        inputs=tensors(arrays | features),
+        inputs=tensors(found.arrays | of_pool | features),
         labels={},
         weight=torch.ones(len(positives)),
         objective="graph",
     )
+
+
+def interaction_batch(
+    interactions: Interactions, pools: PoolSampler, rng: np.random.Generator
+) -> Batch:
+    """One batch of the encoder that reads the whole graph.
+
+    Args:
+        interactions: B of them.
+        pools: makes the pool of positives and of `random` of the items that they bring.
+        rng: of this batch.
+    """
+    positives, drawn = interactions.positive, interactions.drawn[: pools.random]
+    pool = pools.pool(positives, drawn, rng)
+    arrays = interactions.arrays(pool.item) | _corrections(positives, pool, len(drawn), pools)
+    return Batch(
+        ids={},
+        inputs=tensors(arrays),
+        labels={},
+        weight=torch.ones(len(positives)),
+        objective="graph",
+    )
+
+
+def _corrections(positives: Ints, pool: Pool, num_random: int, pools: PoolSampler) -> Arrays:
+    """What a sampled softmax over a pool has to know (`models.losses.pooled_softmax`)."""
+    in_batch = min(len(positives), pools.in_batch)
+    return {
+        "positive.log_q": pools.log_expected(positives, in_batch, num_random),
+        "pool.log_count": pool.log_count,
+        "pool.log_q": pool.log_q,
+    }
 
 
 def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:

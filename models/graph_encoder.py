@@ -25,7 +25,7 @@ from data.contract.settings import Count, Dropout, NonNegative, Positive, UserEr
 from models.embeddings import Table
 from models.export import NUM_ITEMS, Program
 from models.features import FeatureEncoder, RowDropout, keep_likeness
-from models.losses import max_margin, sampled_softmax, weighted_mean
+from models.losses import max_margin, pooled_softmax, sampled_softmax, weighted_mean
 from models.neighborhood_fusion import (
     Convolution,
     Fusion,
@@ -78,13 +78,15 @@ class GraphModelSettings:
     """The graph encoder.
 
     Attributes:
-        encoder: convolution (PinSage), transformer (early fusion of node and neighbours), or
-            propagation (a weighted sum; LightGCN); by default convolution, and propagation where
-            items have no declared columns.
+        encoder: over sampled neighbourhoods convolution (PinSage), transformer (early fusion of
+            node and neighbours) or propagation (a weighted sum); or light_gcn, which reads ID rows
+            alone and all edges at every step. By default convolution; where items have no declared
+            columns light_gcn up to 20 million events, else propagation.
         pooling: how the convolution pools neighbours.
         dim: width of the embeddings.
         hidden: width of hidden layers.
         num_heads: attention heads of the transformer.
+        num_layers: hops that light_gcn spreads rows over.
         id_rows: whether nodes have a learnt row beside their features; by default only where they
             have no features.
         id_dropout: share of the rows that are zeroed in training.
@@ -97,22 +99,23 @@ class GraphModelSettings:
         own_feature: weight of the objective that an embedding finds its own features again
             (0: none), which keeps content in it.
         negatives: what positives are told apart from.
-        batch_size: examples a step on each worker; by default 512, and 2048 where nodes are ID
-            rows alone.
+        batch_size: examples a step on each worker; by default 512, 2048 where nodes are ID rows
+            alone, 4096 for light_gcn.
         max_steps: optimiser steps, unless `train.max_steps` says otherwise; by default 400, and
             `epochs` passes where nodes are ID rows alone.
         epochs: passes over the examples where nodes are ID rows alone and no number of steps is
-            given.
-        learning_rate: of AdamW on the dense part.
+            given; by default 20, 10 for light_gcn.
+        learning_rate: of AdamW on the dense part; by default 0.002, 0.01 for light_gcn.
         table_learning_rate: of row-wise Adagrad on ID rows.
         history: newest positive items whose mean embedding stands for a user who is no node.
     """
 
-    encoder: Literal["convolution", "transformer", "propagation"] | None = None
+    encoder: Literal["convolution", "transformer", "propagation", "light_gcn"] | None = None
     pooling: Pooling = "importance"
     dim: Count = 64
     hidden: Count = 128
     num_heads: Count = 4
+    num_layers: Count = 3
     id_rows: bool | None = None
     id_dropout: Dropout = 0.0
     neighbor_dropout: Dropout = 0.2
@@ -123,8 +126,8 @@ class GraphModelSettings:
     negatives: GraphNegatives = field(default_factory=GraphNegatives)
     batch_size: Count | None = None
     max_steps: Count | None = None
-    epochs: Count = 20
-    learning_rate: Positive = 2e-3
+    epochs: Count | None = None
+    learning_rate: Positive | None = None
     table_learning_rate: Positive = 0.3
     history: Count = 50
 
@@ -141,16 +144,20 @@ def resolved(settings: G, vocabulary: Vocabulary) -> G:
     alone = not vocabulary.item_features
     if alone and settings.id_rows is False:
         raise UserError("graph.id_rows=false needs declared item columns: items would be nothing")
+    encoder = settings.encoder or ("propagation" if alone else "convolution")
+    whole = encoder == "light_gcn"
     chosen: dict[str, Any] = {
-        "encoder": "propagation" if alone else "convolution",
-        "id_rows": alone,
-        "batch_size": 2048 if alone else 512,
+        "encoder": encoder,
+        "id_rows": alone or whole,
+        "batch_size": 4096 if whole else 2048 if alone else 512,
+        "epochs": 10 if whole else 20,
+        "learning_rate": 1e-2 if whole else 2e-3,
     }
     missing = {name: value for name, value in chosen.items() if getattr(settings, name) is None}
     negatives = settings.negatives
     if negatives.in_batch is None:
-        missing["negatives"] = replace(negatives, in_batch=0 if alone else 512)
-    if settings.max_steps is None and not alone:
+        missing["negatives"] = replace(negatives, in_batch=0 if alone or whole else 512)
+    if settings.max_steps is None and not (alone or whole):
         missing["max_steps"] = STEPS
     return replace(settings, **missing)
 
@@ -281,18 +288,8 @@ class GraphEncoder(nn.Module):
         negatives, known = torch.cat([pool, hard], 1), torch.cat([known, absent], 1)
         if self.settings.loss == "max_margin":
             return max_margin(positive, negatives, known, self.settings.margin)
-        return self._softmax(positive, negatives, known, inputs)
-
-    def _softmax(
-        self, positive: Tensor, negatives: Tensor, known: Tensor, inputs: Mapping[str, Tensor]
-    ) -> Tensor:
-        correction, of_positive = inputs["pool.log_count"], torch.zeros_like(positive)
-        if self.settings.negatives.log_q:
-            correction = correction - inputs["pool.log_q"]
-            of_positive = inputs["positive.log_q"]
-        correction = F.pad(correction, (0, negatives.shape[1] - len(correction)))
-        scale = 1 / self.settings.temperature
-        return sampled_softmax(positive * scale - of_positive, negatives * scale, correction, known)
+        scale, log_q = 1 / self.settings.temperature, self.settings.negatives.log_q
+        return pooled_softmax(positive * scale, negatives * scale, known, inputs, log_q)
 
     def _own_feature(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Finding a positive's own columns among those of the pool, float32[B]."""

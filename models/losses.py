@@ -1,11 +1,16 @@
-"""Losses. Shapes: T targets, P pool items, N candidates, A actions."""
+"""Losses. Shapes: T targets, P pool items, H own negatives, N candidates, A actions."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MASKED = -1e9
 
@@ -43,6 +48,33 @@ def sampled_softmax(
     """
     logits = (negatives + correction).masked_fill(known, MASKED)
     return F.softplus(torch.logsumexp(logits, 1) - positive)
+
+
+def pooled_softmax(
+    positive: Tensor,
+    negatives: Tensor,
+    known: Tensor,
+    inputs: Mapping[str, Tensor],
+    log_q: bool,
+) -> Tensor:
+    """`sampled_softmax` over the pool of a batch, and negatives of each example's own after it.
+
+    Args:
+        positive: float32[T] scores of the positives.
+        negatives: float32[T, P + H] scores of the pool, then of the own negatives.
+        known: bool[T, P + H] which of them are no negatives.
+        inputs: `pool.log_count`, `pool.log_q` float32[P] and `positive.log_q` float32[T].
+        log_q: whether to correct for how often an item is in the pool.
+
+    Returns:
+        float32[T].
+    """
+    correction = inputs["pool.log_count"]
+    if log_q:
+        correction = correction - inputs["pool.log_q"]
+        positive = positive - inputs["positive.log_q"]
+    correction = F.pad(correction, (0, negatives.shape[1] - len(correction)))
+    return sampled_softmax(positive, negatives, correction, known)
 
 
 def max_margin(positive: Tensor, negatives: Tensor, known: Tensor, margin: float) -> Tensor:

@@ -19,7 +19,7 @@ from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
-from ray_jobs.engine.graph_inference import GraphEmbedder
+from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.sample import Cutoff, log_of, sampled
@@ -62,11 +62,9 @@ class _Chunks:
     def path(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.npy"
 
-    def embedder(self) -> GraphEmbedder:
+    def embedder(self) -> Embedder:
         dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
-        return GraphEmbedder.open(
-            read(self.root / "graph" / self.graph), dataset, self.sampler.open()
-        )
+        return open_embedder(read(self.root / "graph" / self.graph), dataset, self.sampler)
 
 
 def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifact:
@@ -112,7 +110,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
 
 def _with_graph_settings(job: Job, graph: Artifact) -> Job:
     """The job with the settings that the encoder was trained with: rows of another walk differ."""
-    tree = to_tree(job.settings) | {"graph": graph.manifest.settings["graph"]}
+    tree = to_tree(job.settings) | {"graph": graph_tree(graph)}
     return Job(build(type(job.settings), tree), job.arguments, job.root)
 
 
@@ -160,10 +158,10 @@ def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
     }
 
 
-def open_graph_model(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> GraphEmbedder:
+def open_graph_model(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Embedder:
     """The encoder over the graph as of a cut-off, walked as the encoder was trained."""
     found = sampled(_with_graph_settings(job, graph), dataset, cutoff)
-    return GraphEmbedder.open(graph, dataset, found.source.open())
+    return open_embedder(graph, dataset, found.source)
 
 
 def graph_of(root: Path, model: Artifact) -> Artifact | None:

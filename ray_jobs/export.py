@@ -16,10 +16,9 @@ from data.contract.artifact import Artifact, Draft, current, has_current
 from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
-from data.graph.neighborhoods import NoNeighbors
 from models.export import write_programs
 from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of
-from ray_jobs.engine.graph_inference import GraphEmbedder
+from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.links import link
 from ray_jobs.sample import Cutoff, log_of
@@ -28,6 +27,7 @@ from serve.bundle import SIMILAR_FILE
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.graph_encoder import GraphEncoder
     from ray_jobs.bundle_settings import ExportSettings
     from ray_jobs.engine.job import Job
 
@@ -49,7 +49,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         for artifact in artifacts:
             _write_model(draft.path, open_model(artifact, dataset), job.settings.export)
         if graph is not None:
-            _write_graph(draft.path, GraphEmbedder.open(graph, plain, NoNeighbors()), dataset)
+            _write_graph(draft.path, open_lone(graph, plain), dataset)
         _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
@@ -98,9 +98,10 @@ def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:
         np.save(tables / f"{model.name}.{name}.npy", array)
 
 
-def _write_graph(folder: Path, embedder: GraphEmbedder, dataset: Dataset) -> None:
-    """What embeds a posted item, and the index of items that are alike."""
-    write_programs(embedder.core.programs(), folder / "programs")
+def _write_graph(folder: Path, encoder: GraphEncoder | None, dataset: Dataset) -> None:
+    """What embeds a posted item, if anything does, and the index of items that are alike."""
+    if encoder is not None:
+        write_programs(encoder.programs(), folder / "programs")
     assert dataset.vectors is not None
     link(dataset.vectors.path / INDEX_FILE, folder / SIMILAR_FILE)
 

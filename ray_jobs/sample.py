@@ -33,7 +33,7 @@ from data.graph.walks import Side
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
 from data.windows import Windows, resolve
-from ray_jobs.engine.graph_groups import groups_of, walked_sides
+from ray_jobs.engine.graph_groups import groups_of, reads_whole_graph, walked_sides
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.links import link
 from ray_jobs.preparation.block_tasks import BlockTasks
@@ -219,11 +219,14 @@ class Sampled:
 
 
 def sampled(job: Job, dataset: Dataset, cutoff: Cutoff) -> Sampled:
-    """The sampler of a cut-off in the mode of the settings, rows written where it reads them."""
+    """The sampler of a cut-off in the mode of the settings, rows written where it reads them.
+
+    An encoder that reads the whole graph has no use for rows.
+    """
     settings = job.settings.graph
     graph = adjacency(job, dataset, cutoff)
     path = graph.path.absolute()
-    if settings.sampling == "on_the_fly":
+    if settings.sampling == "on_the_fly" or reads_whole_graph(job.settings, dataset):
         return Sampled(SamplerSource(path, settings.walk, job.settings.seed), (graph,))
     rows = neighborhoods(job, dataset, graph)
     made_by = rows.manifest.details["walk_hash"]

@@ -21,14 +21,14 @@ from data.windows import refuse_overlap
 from ray_jobs.embed import embed
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
-from ray_jobs.engine.graph_groups import objectives_of, users_of
+from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
-from ray_jobs.tasks.graph import GraphTask
+from ray_jobs.tasks.light_gcn import graph_task
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
 
@@ -44,7 +44,7 @@ Model = Literal["graph", "two_tower", "ranker"]
 MODELS: tuple[Model, ...] = ("graph", "two_tower", "ranker")
 BUILT: tuple[Model, ...] = ("two_tower", "ranker")  # what a bundle is made of
 TASKS: dict[str, Callable[[Assignment], Task]] = {
-    "graph": GraphTask,
+    "graph": graph_task,
     "two_tower": TwoTowerTask,
     "ranker": RankerTask,
 }
@@ -189,6 +189,7 @@ def _tree(job: Job, model: Model, start_from: Artifact | None, alone: bool) -> d
             "alone": alone,
             "objectives": list(objectives_of(job.settings.graph, dataset)),
             "users": users_of(job.settings, dataset),
+            "encoder": resolved_graph(job.settings, dataset).encoder,
         }
     return tree
 

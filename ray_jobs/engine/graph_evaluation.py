@@ -9,7 +9,8 @@ import numpy as np
 
 from data.splits import TEST
 from models.metrics import cosine_kurtosis
-from ray_jobs.engine.graph_inference import GraphEmbedder, engaged_before
+from ray_jobs.engine.embedders import Embedder
+from ray_jobs.engine.graph_inference import engaged_before
 
 if TYPE_CHECKING:
     from data.queries import Queries
@@ -23,7 +24,7 @@ ITEM_TO_ITEM = "last_item"
 class LastItem:
     """Scores by the item that a user engaged with last: item to item (PinSage, KDD'18, §4.2)."""
 
-    embedder: GraphEmbedder
+    embedder: Embedder
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue cosines with the last item, float32[b, rows]; 0 for the unknown."""
@@ -34,7 +35,7 @@ class LastItem:
         return scores
 
 
-def spread(embedder: GraphEmbedder, seed: int) -> Tree:
+def spread(embedder: Embedder, seed: int) -> Tree:
     """How evenly items fill the space: kurtosis of the cosines of random pairs."""
     first = embedder.dataset.item_ids.first_row
     vectors = embedder.item_vectors[first:]

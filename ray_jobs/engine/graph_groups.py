@@ -1,11 +1,13 @@
-"""What is a board, what is trained and whom walks start from: as set, or as the log allows."""
+"""What is a board, what is trained, how, from where walks start: as set, or as the log allows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import UserError
 from data.graph.edges import are_dated, has_boards
+from models.graph_encoder import resolved
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ray_jobs.settings import Settings
 
 Users = Literal["nodes", "past", "untrained"]
+MOST_EVENTS = 20_000_000
 
 
 def groups_of(settings: Settings, dataset: Dataset) -> str:
@@ -43,6 +46,33 @@ def users_of(settings: Settings, dataset: Dataset) -> Users:
     if "user_item" not in objectives_of(settings.graph, dataset):
         return "untrained"
     return "nodes" if groups_of(settings, dataset) == "users" else "past"
+
+
+def resolved_graph(settings: Settings, dataset: Dataset) -> GraphSettings:
+    """The graph's settings with everything filled in that is left to the log.
+
+    Raises:
+        UserError: light_gcn is asked for where users are no nodes, or more than them is trained.
+    """
+    found, whole = settings.graph, reads_whole_graph(settings, dataset)
+    if found.encoder == "light_gcn" and not whole:
+        raise UserError(
+            "graph.encoder=light_gcn embeds users and items by their interactions alone: set "
+            "graph.edges=users and graph.objectives=[user_item]"
+        )
+    return resolved(replace(found, encoder="light_gcn") if whole else found, dataset.vocabulary)
+
+
+def reads_whole_graph(settings: Settings, dataset: Dataset) -> bool:
+    """Whether the encoder reads all edges at every step, and no sampled neighbourhoods."""
+    if objectives_of(settings.graph, dataset) != ("user_item",):
+        return False
+    if users_of(settings, dataset) != "nodes":
+        return False
+    few = dataset.counts["events"] <= MOST_EVENTS
+    usual = few and not dataset.vocabulary.item_features and settings.graph.id_rows is not False
+    encoder = settings.graph.encoder
+    return usual if encoder is None else encoder == "light_gcn"
 
 
 def walked_sides(settings: Settings, dataset: Dataset) -> tuple[Side, ...]:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from data.batching import tensors
-from data.contract.settings import build
 from data.dataset import Dataset
 from data.graph.batches import numbered
 from data.graph.neighborhoods import Sampler
@@ -24,7 +22,6 @@ from ray_jobs.engine.inference import CHUNK_USERS, Floats, filled, look_up
 from ray_jobs.graph_settings import GraphSettings
 
 if TYPE_CHECKING:
-    from data.contract.artifact import Artifact
     from data.contract.encode import Ints
     from data.queries import Queries
     from ray_jobs.engine.loop import Snapshot
@@ -55,14 +52,6 @@ class GraphEmbedder:
         """Builds the encoder and fills it; `users`: as what they were trained."""
         core = GraphEncoder(settings, dataset.vocabulary)
         return cls(core, filled(core, snapshot), dataset, sampler, settings, users)
-
-    @classmethod
-    def open(cls, artifact: Artifact, dataset: Dataset, sampler: Sampler) -> GraphEmbedder:
-        """Loads a graph artefact."""
-        settings = build(GraphSettings, artifact.manifest.settings["graph"])
-        users: Users = artifact.manifest.settings["users"]
-        snapshot = load_file(artifact.path / "model.safetensors")
-        return cls.of(dataset, settings, snapshot, sampler, users)
 
     @cached_property
     def item_vectors(self) -> Floats:

@@ -10,8 +10,8 @@ from data.batching import even_chunks, graph_batch
 from data.graph.example_rows import Examples
 from data.graph.examples import Draws, ExampleStage, LogSource, items_there
 from data.negatives import PoolSampler
-from models.graph_encoder import GraphEncoder, resolved
-from ray_jobs.engine.graph_groups import objectives_of, users_of
+from models.graph_encoder import GraphEncoder
+from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.retrieval_task import RetrievalTask
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from data.blocks import Stage
     from data.ranking import Scorer
     from models.batch import Batch
     from models.embeddings import Table
@@ -41,7 +42,7 @@ class GraphTask(RetrievalTask):
 
     def __init__(self, assignment: Assignment) -> None:
         """Counts labels in one pass; opens nothing else."""
-        self.settings = resolved(assignment.settings.graph, assignment.dataset.vocabulary)
+        self.settings = resolved_graph(assignment.settings, assignment.dataset)
         super().__init__(assignment, self.settings, assignment.label_days)
         self.objectives = objectives_of(assignment.settings.graph, assignment.dataset)
         assignment.require_labels(self.num_labels)
@@ -49,6 +50,7 @@ class GraphTask(RetrievalTask):
     @property
     def max_steps(self) -> int:
         """As set, else so many passes over the labels."""
+        assert self.settings.epochs is not None
         passes = self.settings.epochs * len(self.objectives) * self.num_labels
         return self.settings.max_steps or max(1, passes // self.batch_size)
 
@@ -93,26 +95,32 @@ class GraphTask(RetrievalTask):
         return BlockPlan(tuple(self.assignment.dataset.blocks()), seed, self.stage)
 
     @cached_property
-    def stage(self) -> ExampleStage:
+    def stage(self) -> Stage:
         """Makes the examples."""
         assignment, clock = self.assignment, self.assignment.dataset.calendar is not None
         assert assignment.sampler is not None
         return ExampleStage(
-            LogSource(
-                assignment.root,
-                assignment.dataset_version,
-                assignment.settings.split,
-                assignment.windows,
-                assignment.settings.seed,
-                self.log.parts,
-                self.log.span_ms,
-            ),
+            self.labels,
             assignment.sampler,
             self.objectives,
             self._draws(),
             int(self.settings.pair_hours * HOUR_MS) if clock else None,
             self.last_ms,
             users_of(assignment.settings, assignment.dataset) == "nodes",
+        )
+
+    @property
+    def labels(self) -> LogSource:
+        """What Ray Data's tasks open the log from."""
+        assignment = self.assignment
+        return LogSource(
+            assignment.root,
+            assignment.dataset_version,
+            assignment.settings.split,
+            assignment.windows,
+            assignment.settings.seed,
+            self.log.parts,
+            self.log.span_ms,
         )
 
     def _draws(self) -> Draws:

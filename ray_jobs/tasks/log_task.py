@@ -18,7 +18,7 @@ class ModelSettings(Protocol):
     """What the settings of every model say of its training."""
 
     @property
-    def learning_rate(self) -> float:
+    def learning_rate(self) -> float | None:
         """Of AdamW on the dense part."""
 
     @property
@@ -57,7 +57,9 @@ class LogTask:
     @property
     def rates(self) -> tuple[float, float]:
         """Full learning rates of the dense part and of the tables."""
-        return self._settings.learning_rate, self._settings.table_learning_rate
+        dense = self._settings.learning_rate
+        assert dense is not None
+        return dense, self._settings.table_learning_rate
 
     @property
     def max_steps(self) -> int:

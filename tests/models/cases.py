@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.contract.schema import TREND_DAYS, Feature, Order, Vocabulary
 from models.batch import Batch, Jagged
-from models.graph_encoder import GraphEncoder, GraphModelSettings
+from models.graph_encoder import GraphEncoder, GraphModelSettings, resolved
+from models.light_gcn import Edges, LightGCN
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 
 NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
+SIDES = ((0, NUM_USERS), (1, NUM_ITEMS))
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
 TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
 RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
@@ -237,6 +240,41 @@ def graph_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))
     )
     weight = torch.tensor([v.weight for _, _, v in pairs])
     return replace(batch, weight=weight)
+
+
+def interaction_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """Users and what is asked about them; the graph is the model's own."""
+    pairs = [(v.user, item, v.weight) for v in made for item in v.asked]
+    users, items, weights = zip(*pairs, strict=True)
+    known = [(row, pool.index(item)) for row, item in enumerate(items) if item in pool]
+    inputs = {
+        "visit.user": torch.tensor([v.user for v in made]),
+        "query": torch.tensor(users),
+        "positive": torch.tensor(items),
+        "pool.item": torch.tensor(pool),
+        "positive.log_q": torch.full((len(pairs),), -1.5),
+        "pool.log_count": torch.zeros(len(pool)),
+        "pool.log_q": torch.linspace(-2, -1, len(pool)),
+        "known.query": torch.tensor([row for row, _ in known], dtype=torch.int64),
+        "known.pool": torch.tensor([place for _, place in known], dtype=torch.int64),
+    }
+    return Batch(ids={}, inputs=inputs, weight=torch.tensor(weights))
+
+
+def edges() -> Edges:
+    """Each user with every third to sixth item; user 0 and item 0 with none."""
+    users = [np.arange(1, NUM_ITEMS, 3 + user % 4) if user else [] for user in range(NUM_USERS)]
+    there = [(u, int(i)) for u, items in enumerate(users) for i in items]
+    back = sorted(there, key=lambda edge: edge[1])
+    counts = [np.bincount([e[side] for e in there], minlength=size) for side, size in SIDES]
+    starts = [np.concatenate([[0], np.cumsum(count)]) for count in counts]
+    return Edges(starts[0], np.array(there)[:, 1], starts[1], np.array(back)[:, 0])
+
+
+def light_gcn(order: Order = "clock") -> LightGCN:  # noqa: ARG001
+    torch.manual_seed(1)
+    settings = resolved(replace(GRAPH, encoder="light_gcn"), vocabulary(columns=False))
+    return LightGCN(settings, edges(), NUM_USERS, NUM_ITEMS).eval()
 
 
 def graph(order: Order = "clock", settings: GraphModelSettings = GRAPH) -> GraphEncoder:

@@ -20,12 +20,16 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, batches for it, and what it says of each visit: one tensor a visit."""
+    """A model, batches for it, and what it says of each visit: one tensor a visit.
+
+    A model that reads all nodes at every step looks up none and has learnt the histories before.
+    """
 
     build: Callable[..., nn.Module]
     batch: Callable[[Sequence[Visit]], Batch]
     answers: Callable[[nn.Module, Batch, dict[str, Tensor]], list[Tensor]]
     ordered: bool = True
+    looks_up: bool = True
 
 
 def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
@@ -52,6 +56,12 @@ def node_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[T
     return list(vectors[len(batch.inputs["node.item"]) :].unsqueeze(1))
 
 
+def user_nodes(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
+    """LightGCN: the vector of each visit's user."""
+    users, _ = core.nodes()
+    return list(users[batch.inputs["visit.user"]].unsqueeze(1))
+
+
 def graph_of(encoder: str) -> Subject:
     settings = dataclasses.replace(cases.GRAPH, encoder=encoder)
 
@@ -64,8 +74,11 @@ def graph_of(encoder: str) -> Subject:
 TWO_TOWER = Subject(cases.two_tower, cases.two_tower_batch, user_vectors)
 RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
 GRAPHS = {f"graph_{kind}": graph_of(kind) for kind in ("convolution", "transformer", "propagation")}
-SUBJECTS = {"two_tower": TWO_TOWER, "ranker": RANKER, **GRAPHS}
+LIGHT_GCN = Subject(cases.light_gcn, cases.interaction_batch, user_nodes, False, looks_up=False)
+SUBJECTS = {"two_tower": TWO_TOWER, "ranker": RANKER, **GRAPHS, "light_gcn": LIGHT_GCN}
+LOOKING_UP = {name: subject for name, subject in SUBJECTS.items() if subject.looks_up}
 subjects = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
+readers = pytest.mark.parametrize("subject", LOOKING_UP.values(), ids=LOOKING_UP)
 orders = pytest.mark.parametrize("order", ["clock", "position", "none"])
 
 
@@ -93,7 +106,7 @@ def test_gradient_reaches_every_parameter(subject: Subject, order: str) -> None:
     assert silent == set()
 
 
-@subjects
+@readers
 def test_gradient_reaches_the_rows_of_items_and_users(subject: Subject) -> None:
     core, batch = subject.build(), subject.batch(visits(8))
     rows = {name: r.requires_grad_() for name, r in rows_of(batch, tables()).items()}
@@ -152,7 +165,7 @@ def test_unknown_users_and_items_have_answers(subject: Subject) -> None:
     assert torch.isfinite(loss_of(subject, subject.build(), [unknown, Visit(0, (), (0,))]))
 
 
-@subjects
+@readers
 def test_the_history_matters_and_its_order_too(subject: Subject) -> None:
     core, history = subject.build("position"), (4, 8, 15)
     made = [Visit(1, history, (5, 6)), Visit(1, history[::-1], (5, 6)), Visit(1, (), (5, 6))]
@@ -161,7 +174,7 @@ def test_the_history_matters_and_its_order_too(subject: Subject) -> None:
     assert not torch.allclose(forward, empty, atol=1e-4)
 
 
-@subjects
+@readers
 def test_dropout_is_for_training_alone(subject: Subject) -> None:
     core, made = subject.build(), visits(6)
     assert torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))
@@ -169,7 +182,7 @@ def test_dropout_is_for_training_alone(subject: Subject) -> None:
     assert not torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))
 
 
-@subjects
+@readers
 def test_tables_are_named_after_the_ids_of_a_batch(subject: Subject) -> None:
     made = subject.build().tables(num_items=40, num_users=20)
     assert {table.name: table.num_embeddings for table in made} == {"item_id": 40, "user_id": 20}
