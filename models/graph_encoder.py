@@ -51,7 +51,8 @@ class GraphNegatives:
     Attributes:
         in_batch: positives of the batch in the shared pool, popular items more often; by default
             512, and none where nodes are ID rows alone.
-        random: items drawn uniformly into the shared pool of a batch.
+        random: items drawn uniformly into the shared pool of a batch; by default 1,024, and 2,048
+            for light_gcn.
         hard: most hard negatives an example, items of its query's rank band by visits.
         hard_from: epoch from which there are hard negatives: one more each epoch (PinSage §3.2).
         band: first and last rank of the band, as shares of the catalogue.
@@ -59,7 +60,7 @@ class GraphNegatives:
     """
 
     in_batch: NonNegative | None = None
-    random: NonNegative = 1024
+    random: NonNegative | None = None
     hard: NonNegative = 0
     hard_from: NonNegative = 1
     band: tuple[float, float] = (0.01, 0.05)
@@ -71,6 +72,14 @@ class GraphNegatives:
             raise ValueError("set in_batch or random above 0: there is nothing to learn against")
         if not 0 <= self.band[0] < self.band[1] <= 1:
             raise ValueError(f"band must be two rising shares of the catalogue, not {self.band}")
+
+    def resolved(self, in_batch: int, random: int) -> GraphNegatives:
+        """The same with these numbers where none are set."""
+        return replace(
+            self,
+            in_batch=in_batch if self.in_batch is None else self.in_batch,
+            random=random if self.random is None else self.random,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +113,7 @@ class GraphModelSettings:
         max_steps: optimiser steps, unless `train.max_steps` says otherwise; by default 400, and
             `epochs` passes where nodes are ID rows alone.
         epochs: passes over the examples where nodes are ID rows alone and no number of steps is
-            given; by default 20, 10 for light_gcn.
+            given; by default 20, 8 for light_gcn.
         learning_rate: of AdamW on the dense part; by default 0.002, 0.01 for light_gcn.
         table_learning_rate: of row-wise Adagrad on ID rows.
         history: newest positive items whose mean embedding stands for a user who is no node.
@@ -150,13 +159,13 @@ def resolved(settings: G, vocabulary: Vocabulary) -> G:
         "encoder": encoder,
         "id_rows": alone or whole,
         "batch_size": 4096 if whole else 2048 if alone else 512,
-        "epochs": 10 if whole else 20,
+        "epochs": 8 if whole else 20,
         "learning_rate": 1e-2 if whole else 2e-3,
     }
     missing = {name: value for name, value in chosen.items() if getattr(settings, name) is None}
-    negatives = settings.negatives
-    if negatives.in_batch is None:
-        missing["negatives"] = replace(negatives, in_batch=0 if alone or whole else 512)
+    missing["negatives"] = settings.negatives.resolved(
+        in_batch=0 if alone or whole else 512, random=2048 if whole else 1024
+    )
     if settings.max_steps is None and not (alone or whole):
         missing["max_steps"] = STEPS
     return replace(settings, **missing)

@@ -87,7 +87,9 @@ class GraphTask(RetrievalTask):
     @property
     def num_random(self) -> int:
         """Random negatives that an example brings."""
-        return -(-self.settings.negatives.random // self.batch_size)
+        random = self.settings.negatives.random
+        assert random is not None
+        return -(-random // self.batch_size)
 
     def plan(self) -> BlockPlan:
         """All blocks of timelines, each made into examples where it is read."""

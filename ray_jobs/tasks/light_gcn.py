@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from data.batching import even_chunks, interaction_batch
 from data.graph.interactions import Interactions, InteractionStage
 from data.graph.neighborhoods import open_graph
-from data.negatives import PoolSampler
 from models.light_gcn import LightGCN
 from ray_jobs.engine.graph_groups import reads_whole_graph
 from ray_jobs.engine.inference import table_rows
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from data.blocks import Stage
     from data.graph.store import Graph
+    from data.negatives import PoolSampler
     from data.ranking import Scorer
     from models.batch import Batch
     from models.embeddings import Table
@@ -48,9 +49,9 @@ class LightGCNTask(GraphTask):
     @cached_property
     def pools(self) -> PoolSampler:
         """Makes pools, no larger than the settings say: examples may bring more."""
-        found = super().pools
         random = self.settings.negatives.random
-        return PoolSampler(found.live, found.label_share, found.in_batch, random)
+        assert random is not None
+        return replace(super().pools, random=random)
 
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches the examples of one block in random order."""

@@ -271,7 +271,7 @@ def edges() -> Edges:
     return Edges(starts[0], np.array(there)[:, 1], starts[1], np.array(back)[:, 0])
 
 
-def light_gcn(order: Order = "clock") -> LightGCN:  # noqa: ARG001
+def light_gcn(order: Order = "clock") -> LightGCN:
     torch.manual_seed(1)
     settings = resolved(replace(GRAPH, encoder="light_gcn"), vocabulary(columns=False))
     return LightGCN(settings, edges(), NUM_USERS, NUM_ITEMS).eval()

@@ -185,6 +185,13 @@ def test_an_encoder_for_others_never_learns_from_their_days(trained: tuple[Job, 
     assert windows.graph[1] < windows.two_tower[0]
 
 
+def test_an_encoder_of_interactions_alone_is_refused_where_boards_are(
+    graph_words: list[str],
+) -> None:
+    with pytest.raises(UserError, match=r"graph\.edges=users and graph\.objectives"):
+        train(start([*graph_words, "graph.encoder=light_gcn"]), "graph")
+
+
 def test_windows_that_overlap_are_refused_unless_told(graph_words: list[str]) -> None:
     words = [*graph_words, "windows.graph=[1, 140]"]
     with pytest.raises(UserError, match=r"windows\.two_tower begins on day .* windows\.overlap"):

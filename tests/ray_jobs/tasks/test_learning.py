@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from data.contract.schema import Vocabulary
+from data.dataset import Dataset
 from data.sources import locate
 from models.towers import UserTower
 from models.two_tower import TwoTower, TwoTowerSettings
+from ray_jobs.embed import embed, open_graph_model
 from ray_jobs.engine.job import start
 from ray_jobs.prepare import prepare
+from ray_jobs.sample import Cutoff
 from ray_jobs.train import train
 
 USERS, ITEMS, EVENTS = 240, 48, 12
@@ -66,6 +69,14 @@ def tastes() -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.arange(USERS), EVENTS), np.concatenate(items)
 
 
+def tasted() -> dict[str, np.ndarray]:
+    """The same with a column that says which are held out."""
+    user, item = tastes()
+    part = np.where(np.arange(len(user)) % EVENTS < EVENTS - 3, "train", "valid")
+    part[np.arange(len(user)) % EVENTS == EVENTS - 1] = "test"
+    return {"user_id": user, "item_id": item, "part": part}
+
+
 def validation(folder: Path, columns: dict[str, np.ndarray], *words: str) -> dict[str, float]:
     """Metrics of the best step of a retriever that has learnt a log."""
     pq.write_table(pa.table(columns), folder / "events.parquet")
@@ -93,9 +104,27 @@ def test_the_next_item_of_a_walk_is_foretold(ray_cluster: None, tmp_path: Path, 
 def test_the_items_of_ones_taste_are_found_without_any_order(
     ray_cluster: None, tmp_path: Path
 ) -> None:
-    user, item = tastes()
-    part = np.where(np.arange(len(user)) % EVENTS < EVENTS - 3, "train", "valid")
-    part[np.arange(len(user)) % EVENTS == EVENTS - 1] = "test"
-    columns = {"user_id": user, "item_id": item, "part": part}
-    found = validation(tmp_path, columns, "split.kind=column", "split.column=part")
+    found = validation(tmp_path, tasted(), "split.kind=column", "split.column=part")
     assert found["recall@10"] > 0.9
+
+
+@pytest.mark.parametrize("encoder", ["light_gcn", "propagation"])
+def test_the_graph_of_pairs_tells_tastes_apart(
+    ray_cluster: None, tmp_path: Path, encoder: str
+) -> None:
+    pq.write_table(pa.table(tasted()), tmp_path / "events.parquet")
+    words = ["split.kind=column", "split.column=part", "graph.dim=16", "graph.batch_size=256"]
+    source = f"source.events={tmp_path / 'events.parquet'}"
+    own = [] if encoder == "light_gcn" else [f"graph.encoder={encoder}"]  # the one is the default
+    job = start([f"root={tmp_path / 'root'}", source, *WORDS, *words, *own])
+    prepare(job, locate(job.settings.source))
+    graph = train(job, "graph", alone=True)
+    assert graph.manifest.settings["encoder"] == encoder
+    assert graph.manifest.metrics["validation"]["recall@10"] > 0.9
+    dataset = Dataset.open(job.root)
+    whole = Cutoff.whole(dataset, None)
+    vectors = np.load(embed(job, dataset, graph, whole).path / "vectors.npy").astype(np.float32)
+    first = dataset.item_ids.first_row
+    assert np.linalg.norm(vectors[first:], axis=1) == pytest.approx(1.0, abs=2e-3)
+    expected = open_graph_model(job, dataset, graph, whole).item_vectors[first:]
+    assert vectors[first:] == pytest.approx(expected, abs=1e-3)
