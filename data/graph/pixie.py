@@ -48,7 +48,7 @@ class PixieSettings:
             holds one.
     """
 
-    steps: Count = 100_000
+    steps: Count = 200_000
     restart: Share = 0.5
     candidates: Count = 2000
     visits: Count = 4

@@ -99,6 +99,18 @@ def gains(summary: Summary, age: str) -> bool:
     return bool(means[0] > means[1])
 
 
+def targets(summary: Summary) -> list[dict[str, float]]:
+    """Shares of each target language by bias."""
+    found: dict[str, dict[str, float]] = summary["target_share"]
+    return list(found.values())
+
+
+def rises(shares: dict[str, float]) -> bool:
+    """Whether the share is higher the stronger the bias."""
+    values = list(shares.values())
+    return values == sorted(values) and values[-1] > values[0]
+
+
 def served(summary: Summary) -> bool:
     """Whether the published bundle answered over HTTP."""
     answer = summary["served"]
@@ -217,7 +229,12 @@ CLAIMS = (
     Claim(
         "pixie",
         ("tests.benchmarks.bench_pixie",),
-        (("early stop keeps .75 of the list", lambda s: s["overlap"] >= 0.75),),
+        (
+            ("early stop keeps .75 of the list", lambda s: s["overlap"] >= 0.75),
+            ("by 40% of the steps", lambda s: s["steps_share"] <= 0.4),
+            ("bias raises the share of its target", lambda s: all(map(rises, targets(s)))),
+            ("near exact PageRank", lambda s: s["pagerank_overlap"]["3000000"] >= 0.9),
+        ),
     ),
     Claim(
         "sampling",
