@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import pooled_softmax, weighted_mean
+from models.features import RowDropout
+from models.losses import max_margin, pooled_softmax, weighted_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,6 +145,7 @@ class LightGCN(nn.Module):
         self.settings = settings
         self.graph = Bipartite(edges)
         self.register_buffer("log_degree", self.graph.item_degree.log1p(), persistent=False)
+        self.drop = RowDropout(settings.id_dropout)
         self.popularity = nn.Parameter(torch.zeros(()))
         self.users = nn.Parameter(torch.randn(num_users, settings.dim) * settings.dim**-0.5)
         self.items = nn.Parameter(torch.randn(num_items, settings.dim) * settings.dim**-0.5)
@@ -162,7 +164,8 @@ class LightGCN(nn.Module):
         Returns:
             Of users, float32[N, D], and of items, [I, D].
         """
-        users, items = _fitted(self.users, self.graph.users), _fitted(self.items, self.graph.items)
+        users = self.drop(_fitted(self.users, self.graph.users))
+        items = self.drop(_fitted(self.items, self.graph.items))
         of_users, of_items = users.new_zeros(()), items.new_zeros(())
         for _ in range(self.settings.num_layers):
             users, items = self.graph(users, items)
@@ -198,10 +201,17 @@ class LightGCN(nn.Module):
         pool = pool + prior[inputs["pool.item"]]
         known = torch.zeros_like(pool, dtype=torch.bool)
         known[inputs["known.query"], inputs["known.pool"]] = True
-        scale, log_q = 1 / self.settings.temperature, self.settings.negatives.log_q
-        losses = pooled_softmax(positive * scale, pool * scale, known, inputs, log_q)
-        loss = weighted_mean(losses, batch.weight)
+        loss = weighted_mean(self._losses(positive, pool, known, inputs), batch.weight)
         return loss, {"loss": loss.detach(), "popularity": self.popularity.detach()}
+
+    def _losses(
+        self, positive: Tensor, pool: Tensor, known: Tensor, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Loss of each example, float32[B]."""
+        if self.settings.loss == "max_margin":
+            return max_margin(positive, pool, known, self.settings.margin)
+        scale, log_q = 1 / self.settings.temperature, self.settings.negatives.log_q
+        return pooled_softmax(positive * scale, pool * scale, known, inputs, log_q)
 
 
 def _fitted(rows: Tensor, size: int) -> Tensor:

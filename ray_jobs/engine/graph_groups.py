@@ -58,7 +58,7 @@ def resolved_graph(settings: Settings, dataset: Dataset) -> GraphSettings:
     if found.encoder == "light_gcn" and not whole:
         raise UserError(
             "graph.encoder=light_gcn embeds users and items by their interactions alone: set "
-            "graph.edges=users and graph.objectives=[user_item]"
+            "graph.edges=users, graph.objectives=[user_item] and graph.negatives.hard=0"
         )
     return resolved(replace(found, encoder="light_gcn") if whole else found, dataset.vocabulary)
 
@@ -69,10 +69,12 @@ def reads_whole_graph(settings: Settings, dataset: Dataset) -> bool:
         return False
     if users_of(settings, dataset) != "nodes":
         return False
+    graph = settings.graph
+    if graph.negatives.hard:
+        return False
     few = dataset.counts["events"] <= MOST_EVENTS
-    usual = few and not dataset.vocabulary.item_features and settings.graph.id_rows is not False
-    encoder = settings.graph.encoder
-    return usual if encoder is None else encoder == "light_gcn"
+    usual = few and not dataset.vocabulary.item_features and graph.id_rows is not False
+    return usual if graph.encoder is None else graph.encoder == "light_gcn"
 
 
 def walked_sides(settings: Settings, dataset: Dataset) -> tuple[Side, ...]:

@@ -2,15 +2,21 @@
 
 Each arm changes the default in one way. Trained alone (`model=graph`) and judged on the reported
 part, users to items; differences to the default are paired by seed, with a t-interval. arms= names
-some of them; on a log of pairs those that need columns, boards or an order are left out. Finished
-trials are found again, so an interrupted run goes on. The last line is one JSON object.
+some of them; a log of pairs has arms of its own. users=.2 takes a fifth of the users of
+source.events. Finished trials are found again, so an interrupted run goes on. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.contract.artifact import has_current
 from data.contract.settings import build, merge, nest, to_tree
@@ -22,6 +28,9 @@ from ray_jobs.pipeline import raw_tables
 from ray_jobs.prepare import prepare
 from ray_jobs.settings import Settings
 from ray_jobs.tune import Plan, TuneArguments, run_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -37,35 +46,61 @@ ARMS: dict[str, dict[str, Any]] = {
     "k-hop": {"graph.walk.kind": "k_hop"},
     "one objective": {"graph.objectives": ["next_engagement"], "graph.own_feature": 0.0},
 }
-OF_PAIRS = ("default", "no graph", "10 neighbours", "20 neighbours", "k-hop", "hard negatives")
+SAMPLED = {"graph.encoder": "propagation"}
+OF_PAIRS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "1 layer": {"graph.num_layers": 1},
+    "2 layers": {"graph.num_layers": 2},
+    "in-batch negatives": {"graph.negatives.in_batch": 2048, "graph.negatives.random": 0},
+    "max margin": {"graph.loss": "max_margin"},
+    "sampled": SAMPLED,
+    "sampled, 10 neighbours": SAMPLED | {"graph.walk.neighbors": 10},
+    "sampled, 20 neighbours": SAMPLED | {"graph.walk.neighbors": 20},
+    "sampled, k-hop": SAMPLED | {"graph.walk.kind": "k_hop"},
+    "sampled, no graph": SAMPLED | {"graph.edges": "none"},
+}
 SHOWN = ("recall@10", "recall@20", "ndcg@20", "last_item.hit_rate@10", "last_item.mrr@10")
 
 
-def trials(job: Job, names: list[str], seeds: int) -> list[Trial]:
+def trials(job: Job, arms: Mapping[str, dict[str, Any]], seeds: int) -> list[Trial]:
     """Every arm under the first seed before any under the second."""
     found = []
     for seed in range(seeds):
-        for name in names:
+        for name, words in arms.items():
             tree = merge(to_tree(job.settings), {"seed": seed})
-            for key, value in ARMS[name].items():
+            for key, value in words.items():
                 tree = merge(tree, nest(key, value))
             plan = Plan({"arm": name}, seed, build(Settings, tree))
             found.append(run_trial(job, plan, f"{name}, seed {seed}"))
     return found
 
 
+def thinned(words: dict[str, str], share: float) -> dict[str, str]:
+    """The words with a log of some of the users, drawn by seed 0 and written beside the root."""
+    table = pq.read_table(words["source.events"])
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    kept = np.random.default_rng(0).random(len(users.dictionary)) < share
+    path = Path(words["root"]) / "sample.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.filter(pa.array(kept[users.indices.to_numpy()])), path)
+    return words | {"source.events": str(path)}
+
+
 def main() -> None:
     """Runs and prints."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     seeds, chosen = int(words.pop("seeds", "3")), words.pop("arms", "")
+    share = float(words.pop("users", "1"))
+    words = thinned(words, share) if share < 1 else words
     settings = start([f"{key}={value}" for key, value in words.items()])
     job = Job(settings.settings, TuneArguments(model="graph"), settings.root)
     if not has_current(job.root, "dataset"):
         prepare(job, raw_tables(job))
     connect(2)
     described = Dataset.open(job.root).vocabulary.item_features
-    names = chosen.split(",") if chosen else [*(ARMS if described else OF_PAIRS)]
-    rows = table(trials(job, names, seeds), job.settings.tune.level)
+    arms = ARMS if described else OF_PAIRS
+    arms = {name: arms[name] for name in chosen.split(",")} if chosen else arms
+    rows = table(trials(job, arms, seeds), job.settings.tune.level)
     shown = [
         {
             "arm": line["settings"]["arm"],

@@ -117,12 +117,12 @@ def served(summary: Summary) -> bool:
     return bool(answer["status"] == 200 and answer["num_items"] == 10 and not answer["fallback"])
 
 
-def table(folder: str, *words: str, items: bool = False) -> tuple[str, ...]:
+def table(folder: str, *words: str, items: bool = False, root: str = "") -> tuple[str, ...]:
     """The pipeline on one of the public logs."""
     found = [f"source.events={DATA / folder / 'interactions.parquet'}", *words]
     if items:
         found += [f"source.{name}={DATA / folder / name}.parquet" for name in ("items", "users")]
-    return ("ray_jobs.pipeline", f"root={ROOTS}/{folder}", "source.kind=table", *found)
+    return ("ray_jobs.pipeline", f"root={ROOTS}/{root or folder}", "source.kind=table", *found)
 
 
 def log_of(folder: str) -> tuple[Path, ...]:
@@ -216,6 +216,17 @@ CLAIMS = (
         "ablate_graph",
         ("tests.benchmarks.ablate_graph", f"root={ROOTS}/ablate_graph", "seeds=3"),
         (("no arm failed", lambda s: not any(arm["failed"] for arm in s["arms"])),),
+    ),
+    Claim(
+        "ablate_gowalla",
+        (
+            "tests.benchmarks.ablate_graph",
+            *table("gowalla", "split.kind=column", "split.column=split", root="ablate_gowalla")[1:],
+            "users=.2",
+            "seeds=3",
+        ),
+        (("no arm failed", lambda s: not any(arm["failed"] for arm in s["arms"])),),
+        log_of("gowalla"),
     ),
     Claim(
         "walks",

@@ -174,7 +174,7 @@ def test_the_history_matters_and_its_order_too(subject: Subject) -> None:
     assert not torch.allclose(forward, empty, atol=1e-4)
 
 
-@readers
+@subjects
 def test_dropout_is_for_training_alone(subject: Subject) -> None:
     core, made = subject.build(), visits(6)
     assert torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))

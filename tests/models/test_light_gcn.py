@@ -72,7 +72,7 @@ def test_what_is_popular_scores_higher_as_far_as_is_learnt() -> None:
 
 def test_rows_for_days_to_come_wait_and_rows_of_later_days_are_zeros() -> None:
     core = cases.light_gcn()
-    roomy = LightGCN(core.settings, cases.edges(), NUM_USERS + 7, NUM_ITEMS + 9)
+    roomy = LightGCN(core.settings, cases.edges(), NUM_USERS + 7, NUM_ITEMS + 9).eval()
     roomy.load_state_dict(
         {
             "popularity": core.popularity,
@@ -84,3 +84,17 @@ def test_rows_for_days_to_come_wait_and_rows_of_later_days_are_zeros() -> None:
         assert torch.equal(found, wanted)
     few = LightGCN(core.settings, cases.edges(), NUM_USERS, 5)
     assert few.nodes()[1].shape == (NUM_ITEMS, core.settings.dim)
+
+
+def test_both_losses_ask_positives_to_beat_the_pool() -> None:
+    batch = cases.interaction_batch(cases.visits())
+    for loss in ("softmax", "max_margin"):
+        core = cases.light_gcn()
+        core.settings = replace(core.settings, loss=loss, temperature=0.2)
+        before, _ = core({}, batch)
+        optimizer = torch.optim.Adam(core.parameters(), lr=0.05)
+        for _ in range(30):
+            optimizer.zero_grad()
+            core({}, batch)[0].backward()
+            optimizer.step()
+        assert core({}, batch)[0] < 0.9 * before

@@ -188,7 +188,7 @@ def test_an_encoder_for_others_never_learns_from_their_days(trained: tuple[Job, 
 def test_an_encoder_of_interactions_alone_is_refused_where_boards_are(
     graph_words: list[str],
 ) -> None:
-    with pytest.raises(UserError, match=r"graph\.edges=users and graph\.objectives"):
+    with pytest.raises(UserError, match=r"set graph\.edges=users"):
         train(start([*graph_words, "graph.encoder=light_gcn"]), "graph")
 
 
