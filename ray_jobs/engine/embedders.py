@@ -59,9 +59,13 @@ def open_lone(artifact: Artifact, dataset: Dataset) -> GraphEncoder | None:
 
 
 def graph_tree(artifact: Artifact) -> dict[str, Any]:
-    """The settings of a graph artefact, with the encoder that was chosen for its log."""
+    """The settings of a graph artefact, with the encoder that was chosen for its log.
+
+    Artefacts of earlier releases do not name it: theirs follows from the columns.
+    """
     tree = artifact.manifest.settings
-    return {**tree["graph"], "encoder": tree["encoder"]}
+    graph: dict[str, Any] = tree["graph"]
+    return graph | {"encoder": tree.get("encoder", graph["encoder"])}
 
 
 def trained_settings(artifact: Artifact) -> GraphSettings:

@@ -185,6 +185,16 @@ def test_an_encoder_for_others_never_learns_from_their_days(trained: tuple[Job, 
     assert windows.graph[1] < windows.two_tower[0]
 
 
+def test_an_encoder_of_an_earlier_release_opens(trained: tuple[Job, Artifact]) -> None:
+    job, graph = trained
+    dataset = Dataset.open(job.root)
+    found = open_graph_model(job, dataset, graph, cutoff_of(job)).item_vectors
+    earlier = read(graph.path)
+    del earlier.manifest.settings["encoder"]
+    again = open_graph_model(job, dataset, earlier, cutoff_of(job)).item_vectors
+    assert np.array_equal(found, again)
+
+
 def test_an_encoder_of_interactions_alone_is_refused_where_boards_are(
     graph_words: list[str],
 ) -> None:
