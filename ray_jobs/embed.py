@@ -2,23 +2,26 @@
 
 Items come as they stand in the graph at the end of a day: those that the encoder has never seen are
 embedded like all others, by what they are and where they were put. A chunk of items is a task of
-Ray Data, on GPUs where there are any; an interrupted run goes on with the chunks that are missing.
-Time grows with items x neighbours, memory is a chunk.
+Ray Data, on a GPU of its own where the cluster has any; an interrupted run goes on with the chunks
+that are missing. Time grows with items x neighbours, memory is a chunk.
 """
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
+from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
@@ -27,6 +30,7 @@ from serve.index import build_index
 
 if TYPE_CHECKING:
     from data.contract.artifact import Draft
+    from data.contract.encode import Ints
 
 CHUNK_ITEMS = 1 << 15
 SMALL_CATALOGUE = 500_000
@@ -54,17 +58,29 @@ class _Chunks:
     sampler: SamplerSource
     folder: Path
     num_items: int
+    size: int
 
     @property
     def count(self) -> int:
-        return -(-self.num_items // CHUNK_ITEMS)
+        return -(-self.num_items // self.size)
+
+    def rows(self, number: int) -> Ints:
+        first = number * self.size
+        return np.arange(first, min(first + self.size, self.num_items))
 
     def path(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.npy"
 
-    def embedder(self) -> Embedder:
+    def embedder(self, device: str) -> Embedder:
         dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
-        return open_embedder(read(self.root / "graph" / self.graph), dataset, self.sampler)
+        graph = read(self.root / "graph" / self.graph)
+        return open_embedder(graph, dataset, self.sampler, device)
+
+
+@lru_cache(maxsize=1)
+def _embedder(chunks: _Chunks) -> Embedder:
+    """Opened once in a process, on its GPU if it has been given one."""
+    return chunks.embedder("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifact:
@@ -93,6 +109,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
             found.source,
             work,
             dataset.item_ids.rows,
+            CHUNK_ITEMS,
         )
         for _ in _tasks(job, chunks).run(_embed_chunk, chunks, chunks.count, "embed"):
             pass
@@ -115,17 +132,20 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
 
 
 def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
-    workers = 0 if chunks.num_items <= SMALL_CATALOGUE else job.settings.prepare.workers
-    return BlockTasks(workers, job.settings.train.num_workers + 2)
+    """In this process for a small catalogue; else as many tasks as the cluster has GPUs, if any."""
+    if chunks.num_items <= SMALL_CATALOGUE:
+        return BlockTasks(0)
+    connect(job.settings.train.num_workers + 2)
+    gpus = num_gpus()
+    return BlockTasks(gpus or job.settings.prepare.workers, gpus=min(gpus, 1))
 
 
 def _embed_chunk(chunks: _Chunks, number: int) -> None:
     """Writes the vectors of one chunk unless they are there."""
     if chunks.path(number).is_file():
         return
-    first = number * CHUNK_ITEMS
-    rows = np.arange(first, min(first + CHUNK_ITEMS, chunks.num_items))
-    embedder = chunks.embedder()
+    rows = chunks.rows(number)
+    embedder = _embedder(chunks)
     vectors = np.concatenate(
         [embedder.items(part) for part in np.array_split(rows, -(-len(rows) // 4096))]
     )
@@ -143,8 +163,7 @@ def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
         draft.path / VECTORS_FILE, "w+", np.float16, (chunks.num_items, dim)
     )
     for number in range(chunks.count):
-        part = np.load(chunks.path(number))
-        vectors[number * CHUNK_ITEMS : number * CHUNK_ITEMS + len(part)] = part
+        vectors[chunks.rows(number)] = np.load(chunks.path(number))
     live = np.arange(dataset.item_ids.first_row, chunks.num_items)
     found = vectors[live].astype(np.float32)
     built, recall = build_index(live, found, np.zeros(len(live), np.float32), "auto", 0.95)

@@ -40,9 +40,11 @@ class PixieSettings:
     Attributes:
         steps: item-board-item steps of a request, over all of its queries (N).
         restart: probability with which a walk ends after a step and begins again at its query (α).
-        candidates: most items of an answer; also what ends early (n_p).
+        candidates: most items of an answer; also what ends early, n_p of one query. The paper gives
+            each query all of n_p, with which five queries took 65% of their steps.
         visits: visits of an item that make it a candidate of a query (n_v).
-        early_stop: end a query's walks once it has more than `candidates` of them.
+        early_stop: end a query's walks once it has more candidates than its share of `candidates`,
+            which is its share of the steps.
         booster: items reached from several queries gain, (Σ √V_q)² in place of Σ V_q.
         bias: probability with which a board is left to an item of the preferred class, where it
             holds one.

@@ -7,7 +7,8 @@ Notable here:
 
 `graph` is a tuple: indptr int64[N + 1] and indices int32[E] of the items, those of the boards, and
 the class int16[E] of the item at each edge of the boards. `rules` is (restart, visits, enough,
-bias, class), see `PixieSettings`: a query's walks end once more than `enough` items have `visits`.
+bias, class), see `PixieSettings`: a query's walks end once more items have `visits` than its share
+of `enough`.
 """
 
 from __future__ import annotations
@@ -86,9 +87,13 @@ def _step(count: int, nodes: Any, graph: Any, rules: Any, bits: Any, space: Any)
 
 
 @numba.njit(cache=True, nogil=True)
-def _walk_from(query: int, budget: int, graph: Any, rules: Any, key: Any, table: Any) -> int:
-    """Walks from one query, counts the visits of others in `table`; gives the steps taken."""
-    restart, visits, enough, _, _ = rules
+def _walk_from(query: int, most: Any, graph: Any, rules: Any, key: Any, table: Any) -> int:
+    """Walks from one query, counts the visits of others in `table`; gives the steps taken.
+
+    `most` is the budget of steps, and of items with enough visits.
+    """
+    restart, visits, _, _, _ = rules
+    budget, enough = most
     # The first step of a walker stays near its query: no more walkers than steps are sure for.
     walkers = max(1, min(WALKERS, min(budget, enough * visits) // STEPS_A_WALKER))
     nodes, space = np.full(walkers, query), _space()
@@ -154,7 +159,8 @@ def visit_all(queries: Any, budgets: Any, graph: Any, rules: Any, seed: Any) -> 
     for q in range(len(queries)):
         table = _table(budgets[q])
         key = mixed(seed ^ mixed(np.uint64(queries[q]) + GOLDEN))
-        steps[q] = _walk_from(queries[q], budgets[q], graph, rules, key, table)
+        most = budgets[q], rules[2] * budgets[q] // max(1, budgets.sum())
+        steps[q] = _walk_from(queries[q], most, graph, rules, key, table)
         for query in queries:
             table[_slot(query, table)] &= ~LOWER
         for word in table:

@@ -27,6 +27,12 @@ def connect(num_cpus: int = 0) -> None:
         _start_local(num_cpus)
 
 
+def num_gpus() -> int:
+    """GPUs of the cluster that this process is connected to."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0))
+
+
 def _start_local(num_cpus: int) -> None:
     ray.init(
         num_cpus=max(num_cpus, (os.cpu_count() or 1) + 2),

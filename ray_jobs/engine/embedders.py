@@ -38,15 +38,20 @@ class Embedder(Protocol):
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
 
 
-def open_embedder(artifact: Artifact, dataset: Dataset, source: SamplerSource) -> Embedder:
-    """A graph artefact over the graph, and the neighbourhoods, of a source."""
+def open_embedder(
+    artifact: Artifact, dataset: Dataset, source: SamplerSource, device: str = "cpu"
+) -> Embedder:
+    """A graph artefact over the graph, and the neighbourhoods, of a source.
+
+    LightGCN stays on the CPU: its propagation is one product of sparse matrices.
+    """
     settings = trained_settings(artifact)
     snapshot = load_file(artifact.path / "model.safetensors")
     if settings.encoder == "light_gcn":
         whole = resolved(settings, dataset.vocabulary)
         return WholeGraphEmbedder.of(dataset, whole, snapshot, open_graph(source.adjacency))
     users = artifact.manifest.settings["users"]
-    return GraphEmbedder.of(dataset, settings, snapshot, source.open(), users)
+    return GraphEmbedder.of(dataset, settings, snapshot, source.open(), users, device)
 
 
 def open_lone(artifact: Artifact, dataset: Dataset) -> GraphEncoder | None:

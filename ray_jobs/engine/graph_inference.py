@@ -39,6 +39,7 @@ class GraphEmbedder:
     sampler: Sampler
     settings: GraphSettings
     users: Users
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -48,10 +49,12 @@ class GraphEmbedder:
         snapshot: Snapshot,
         sampler: Sampler,
         users: Users,
+        device: str = "cpu",
     ) -> GraphEmbedder:
         """Builds the encoder and fills it; `users`: as what they were trained."""
         core = GraphEncoder(settings, dataset.vocabulary)
-        return cls(core, filled(core, snapshot), dataset, sampler, settings, users)
+        tables = filled(core, snapshot)
+        return cls(core.to(device), tables, dataset, sampler, settings, users, device)
 
     @cached_property
     def item_vectors(self) -> Floats:
@@ -80,8 +83,13 @@ class GraphEmbedder:
         of_users = np.zeros(0, np.int64) if users is None else users
         looked_up = {"item_id": distinct, "user_id": of_users}
         rows = {name: look_up(table, looked_up[name]) for name, table in self.tables.items()}
-        found: Floats = self.core.nodes(rows, inputs).numpy()
+        rows, inputs = self._placed(rows), self._placed(inputs)
+        found: Floats = self.core.nodes(rows, inputs).cpu().numpy()
         return found
+
+    def _placed(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where the encoder is; tables stay in host memory, only the rows asked for travel."""
+        return {name: array.to(self.device) for name, array in arrays.items()}
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""

@@ -33,10 +33,12 @@ class BlockTasks:
     Attributes:
         workers: Ray Data tasks at a time; 0 runs them in this process.
         num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
+        gpus: that each task takes.
     """
 
     workers: int
     num_cpus: int = 0
+    gpus: float = 0
 
     def run(
         self, function: Callable[[C, int], R], context: C, count: int, label: str
@@ -67,6 +69,7 @@ class BlockTasks:
                 batch_format="pyarrow",
                 fn_args=(function, ray.put(context)),
                 compute=TaskPoolStrategy(size=self.workers),
+                num_gpus=self.gpus or None,
             )
             tables: Iterator[Any] = iter(
                 results.iter_batches(batch_size=None, batch_format="pyarrow")

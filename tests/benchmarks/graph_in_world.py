@@ -3,14 +3,15 @@
 On the world of root= (made if absent), under seeds= seeds, the retriever is trained with graph
 embeddings among its items' columns and without. Recall@10 of the reported days, all users: of all
 positives, of items older than the end of the graph's window, and of those created after it, which
-the encoder has never seen. Intervals are over users, paired; the last line is one JSON object.
+the encoder has never seen; also with the items of an age ranked among themselves, as the two
+compete for the same ten places. Intervals are over users, paired; the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from data.contract.artifact import has_current
 from data.contract.settings import build, to_tree
 from data.queries import build_queries
-from data.ranking import Catalogue, Ranking, rank
+from data.ranking import Catalogue, rank
 from data.slices import Slice, slice_recall
 from data.sources import world_tables
 from data.splits import TEST, TRAIN, VALID
@@ -34,6 +35,7 @@ from ray_jobs.train import train
 
 if TYPE_CHECKING:
     from data.queries import Queries
+    from data.ranking import Scorer
 
 K = 10
 BOOTSTRAPS = 1000
@@ -42,10 +44,14 @@ AGES = ("older", "after the graph's window")
 
 @dataclass(frozen=True)
 class Found:
-    """Recall of one retriever: of each query, and pooled by the age of items."""
+    """Recall of one retriever: of each query, and pooled by the age of items.
+
+    `by_age` ranks the whole catalogue, `within_age` the items of that age alone.
+    """
 
     recall: Any
     by_age: list[float | None]
+    within_age: list[float | None]
     positives: list[int]
 
 
@@ -60,20 +66,25 @@ def judged(job: Job, seed: int, graph: bool, mode: str = "materialised") -> Foun
     queries = build_queries(subject.log, TEST, 1_000_000)
     trends = Trends.of(subject.log, (TRAIN, VALID))
     retriever = Retriever.open(trained, subject.log.dataset, trends)
-    catalogue = Catalogue.of(subject.log.dataset)
-    ranking = rank(retriever.scores, queries, catalogue, K)
-    return _found(subject, queries, catalogue, ranking)
+    return _found(subject, queries, retriever.scores)
 
 
-def _found(subject: Subject, queries: Queries, catalogue: Catalogue, ranking: Ranking) -> Found:
+def _found(subject: Subject, queries: Queries, scorer: Scorer) -> Found:
     windows, calendar = subject.log.windows, subject.log.dataset.calendar
     assert windows is not None
     assert calendar is not None
+    catalogue = Catalogue.of(subject.log.dataset)
     after = catalogue.created_at >= calendar.start_ms(windows.graph[1] + 1)
     ages = Slice("age", AGES, lambda _, item: np.stack([~after[item], after[item]], axis=1))
+    ranking = rank(scorer, queries, catalogue, K)
     sliced = slice_recall(ages, ranking, queries, K)
     recall = per_query(ranking.hits, ranking.num_positives, K)[f"recall@{K}"]
-    return Found(recall, sliced.recall, sliced.positives.tolist())
+    alone = [replace(catalogue, live=catalogue.live & part) for part in (~after, after)]
+    within = [
+        slice_recall(ages, rank(scorer, queries, part, K), queries, K).recall[number]
+        for number, part in enumerate(alone)
+    ]
+    return Found(recall, sliced.recall, within, sliced.positives.tolist())
 
 
 def difference(with_graph: list[Found], without: list[Found]) -> dict[str, float]:
@@ -87,7 +98,11 @@ def difference(with_graph: list[Found], without: list[Found]) -> dict[str, float
 
 def row(found: Found) -> dict[str, Any]:
     """What is printed of one retriever."""
-    return {f"recall@{K}": float(found.recall.mean())} | dict(zip(AGES, found.by_age, strict=True))
+    mean = {f"recall@{K}": float(found.recall.mean())}
+    within = {
+        f"{age}, among themselves": value for age, value in zip(AGES, found.within_age, strict=True)
+    }
+    return mean | dict(zip(AGES, found.by_age, strict=True)) | within
 
 
 def main() -> None:

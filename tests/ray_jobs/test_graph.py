@@ -13,6 +13,7 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph import edges
 from data.graph.store import Graph
+from ray_jobs import embed as embedding
 from ray_jobs import sample as sampling
 from ray_jobs.embed import as_read_by, embed, open_graph_model
 from ray_jobs.engine.job import Job, start
@@ -156,6 +157,42 @@ def test_every_item_is_embedded_those_of_later_days_too(trained: tuple[Job, Arti
     assert made.manifest.dim == 16
     assert made.manifest.window == graph.manifest.window
     assert embed(job, dataset, graph, cutoff_of(job)).version == made.version
+
+
+def test_tasks_embed_a_large_catalogue_alike_and_go_on_after_a_kill(
+    trained: tuple[Job, Artifact], graph_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, graph = trained
+    monkeypatch.setattr(embedding, "CHUNK_ITEMS", 100)
+    job, cutoff = start([*graph_words, "prepare.workers=2"]), Cutoff((0,), 60)
+    dataset = Dataset.open(job.root)
+    real, embedded = embedding._embed_chunk, []
+
+    def dies_later(chunks: Any, number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        real(chunks, number)
+        embedded.append(chunks.path(number))
+
+    monkeypatch.setattr(embedding, "_embed_chunk", dies_later)
+    with pytest.raises(KeyboardInterrupt):
+        embed(job, dataset, graph, cutoff)
+    before = [path.stat().st_mtime_ns for path in embedded]
+    kept = []
+
+    def assembled(chunks: Any, *rest: Any) -> None:
+        kept.extend(path.stat().st_mtime_ns for path in embedded)
+        joined(chunks, *rest)
+
+    joined = embedding._assemble
+    monkeypatch.setattr(embedding, "_assemble", assembled)
+    monkeypatch.setattr(embedding, "_embed_chunk", real)
+    monkeypatch.setattr(embedding, "SMALL_CATALOGUE", 0)
+    found = vectors_of(embed(job, dataset, graph, cutoff))
+    at_once = open_graph_model(job, dataset, graph, cutoff).item_vectors
+    assert len(before) == 2
+    assert kept == before
+    assert found == pytest.approx(at_once, abs=2e-3)
 
 
 def test_embeddings_are_a_column_that_models_read(trained: tuple[Job, Artifact]) -> None:

@@ -258,13 +258,21 @@ def test_early_stop_keeps_most_of_the_answer_and_more_visits_keep_more() -> None
     assert shares[1] > 0.7
 
 
-def test_each_query_stops_by_a_count_of_its_own() -> None:
-    # Item 1 sees three others, which stop it at once; item 5 sees two, too few to stop.
+def test_each_query_stops_by_its_share_of_the_candidates() -> None:
+    # Two queries, two candidates each: item 1 sees three others, which stop it at once; item 5 sees
+    # two, too few to stop.
     edges = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 5), (1, 6), (1, 7), (2, 8), (3, 8), (4, 8)]
-    answer = ask(graph_of(edges), [1, 5], PixieSettings(steps=10_000, candidates=2, visits=4))
+    answer = ask(graph_of(edges), [1, 5], PixieSettings(steps=10_000, candidates=4, visits=4))
     assert answer.steps[0] < 100
     assert answer.steps[1] > 4000
-    assert set(answer.items.tolist()) == {6, 7}
+    assert set(answer.items[:2].tolist()) == {6, 7}
+
+
+def test_many_queries_do_not_walk_longer_each() -> None:
+    graph = clustered(0, 4000, 1200, 40_000)
+    settings = PixieSettings(steps=100_000, candidates=400)
+    shares = [ask(graph, queries, settings).steps.sum() for queries in ([7], [7, 8, 9, 10])]
+    assert shares[1] < 2 * shares[0] < 100_000
 
 
 def test_the_booster_lifts_what_several_queries_reach() -> None:
