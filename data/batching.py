@@ -224,13 +224,9 @@ def two_tower_batch(
         "target.sequence": windows.target_window,
         "target.length": windows.target_length,
         "target.item": target,
-        "target.log_q": pools.log_expected(
-            windows.target_item, min(len(target), pools.in_batch), pools.random
-        ),
         "pool.item": candidates,
-        "pool.log_count": pool.log_count,
-        "pool.log_q": pool.log_q,
     }
+    arrays |= _corrections(windows.target_item, pool, pools.random, pools)
     arrays |= _known_pairs(windows, history, target, candidates, len(items))
     if trends is not None:
         arrays |= _trends(windows, pool, trends)

@@ -29,7 +29,7 @@ from data.contract.settings import (
 )
 from models.embeddings import Table
 from models.features import RowDropout
-from models.losses import sampled_softmax, weighted_mean
+from models.losses import pooled_softmax, weighted_mean
 from models.sequence_encoder import (
     SequenceSettings,
     token_of,
@@ -145,7 +145,7 @@ class TwoTower(nn.Module):
             batch: `item.<feature>` of the U items, `user.<feature>` of the B windows,
                 `history.item` int64[H] (index into U), `history.action|surface|gap_ms` [H],
                 `history.lengths` [B]; `target.sequence`, `target.length` (events read),
-                `target.item` (into U) int64[T], `target.log_q` float32[T]; `pool.item` int64[P]
+                `target.item` (into U) int64[T], `positive.log_q` float32[T]; `pool.item` int64[P]
                 (into U), `pool.log_count`, `pool.log_q` float32[P]; `known.sequence`,
                 `known.pool` int64[K]: pairs that are no negatives; in a log with a clock
                 `target.moment` int64[T] (into M), `target.trend.*` [T] and `pool.trend.*` [M, P].
@@ -199,14 +199,11 @@ class TwoTower(nn.Module):
             of_days = self.prior(_trends(inputs, "pool."))
             negatives = negatives + of_days.index_select(0, inputs["target.moment"])
         positive, negatives = positive / self.temperature, negatives / self.temperature
-        correction, positive_correction = inputs["pool.log_count"], torch.zeros_like(positive)
-        if self.settings.negatives.log_q:
-            correction = correction - inputs["pool.log_q"]
-            positive_correction = inputs["target.log_q"]
         known = self._known(inputs)[inputs["target.sequence"]]
         if self.prior is not None:
             known = known | inputs["pool.absent"][inputs["target.moment"]]
-        losses = sampled_softmax(positive - positive_correction, negatives, correction, known)
+        log_q = self.settings.negatives.log_q
+        losses = pooled_softmax(positive, negatives, known, inputs, log_q)
         top = positive.detach() > negatives.detach().masked_fill(known, -math.inf).amax(1)
         return losses, top
 

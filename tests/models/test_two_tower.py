@@ -29,7 +29,7 @@ def cycle_batch(draw: torch.Generator) -> Batch:
     # Nothing is masked: an item of the window is wrong for all of its states but one.
     batch.inputs.update({"known.sequence": nothing, "known.pool": nothing})
     batch.inputs["pool.log_q"] = torch.zeros(CYCLE)
-    batch.inputs["target.log_q"] = torch.zeros(len(batch.inputs["target.item"]))
+    batch.inputs["positive.log_q"] = torch.zeros(len(batch.inputs["target.item"]))
     return batch
 
 
@@ -70,7 +70,7 @@ def test_the_loss_is_the_equation_over_the_pool() -> None:
     core, made = cases.two_tower("position"), [Visit(3, (4, 9), (30,))]
     batch = cases.two_tower_batch(made, pool=[4, 17, 21])
     keep = batch.inputs["target.length"] == 2
-    for name in ("target.sequence", "target.length", "target.item", "target.log_q"):
+    for name in ("target.sequence", "target.length", "target.item", "positive.log_q"):
         batch.inputs[name] = batch.inputs[name][keep]
     rows = rows_of(batch, tables())
     items = core.item_tower({**batch.inputs, "item_id.rows": rows["item_id"]})
