@@ -79,8 +79,7 @@ def shuffle_within_users(events: Events, rng: np.random.Generator) -> tuple[Even
     """Puts the events of each user in random order (logs without order); also the permutation."""
     users = np.repeat(np.arange(len(events.lengths)), events.lengths)
     order = np.lexsort((rng.random(len(users)), users))
-    columns = (events.item, events.action, events.surface, events.timestamp)
-    return Events(events.offsets, *(column[order] for column in columns)), order
+    return events.at(order, events.offsets), order
 
 
 def draw_moments(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data.blocks import Block, row_groups
 from data.contract import artifact
-from data.contract.encode import Events, FeatureTable
+from data.contract.encode import HISTORY_COLUMNS, Events, FeatureTable
 from data.contract.idspace import IdSpace
 from data.contract.schema import GRAPH_COLUMN, Calendar, Feature, Order, Vocabulary
 from data.contract.settings import UserError
@@ -152,7 +152,7 @@ class Dataset:
     @cached_property
     def _all_events(self) -> tuple[npt.NDArray[np.int64], Events]:
         """User rows, ascending, and their events in that order."""
-        columns = ["user", "item", "action", "surface", "timestamp"]
+        columns = ["user", *HISTORY_COLUMNS]
         whole = pa.concat_tables(pq.read_table(p, columns=columns) for p in self.timeline_files)
         rows = whole["user"].to_numpy()
         order = np.argsort(rows, kind="stable")

@@ -161,9 +161,7 @@ class SplitEvents:
 
     def keep(self, chosen: Bools) -> Events:
         """The chosen events; users stay, some without events."""
-        offsets = np.concatenate([[0], np.cumsum(chosen)])[self.events.offsets]
-        columns = (self.events.item, self.events.action, self.events.surface, self.events.timestamp)
-        return Events(offsets, *(column[chosen] for column in columns))
+        return self.events.chosen(chosen)
 
 
 def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
@@ -240,7 +238,7 @@ def _first(queries: Queries, draws: npt.NDArray[np.float64], count: int) -> Quer
 def _concatenate(groups: Sequence[Queries]) -> Queries:
     return Queries(
         _joined([q.users for q in groups]),
-        _joined_events([q.history for q in groups]),
+        Events.join([q.history for q in groups]),
         _joined([q.positives for q in groups]),
         _joined([q.num_positives for q in groups]),
         _joined_moments([q.now_ms for q in groups]),
@@ -249,14 +247,6 @@ def _concatenate(groups: Sequence[Queries]) -> Queries:
 
 def _joined(arrays: Sequence[Ints]) -> Ints:
     return np.concatenate([np.zeros(0, np.int64), *arrays])
-
-
-def _joined_events(groups: Sequence[Events]) -> Events:
-    lengths = _joined([events.lengths for events in groups])
-    return Events(
-        np.concatenate([[0], np.cumsum(lengths)]),
-        *(_joined([getattr(e, name) for e in groups]) for name in Events.__slots__[1:]),
-    )
 
 
 def _joined_moments(moments: Sequence[Ints | None]) -> Ints | None:

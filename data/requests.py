@@ -95,7 +95,7 @@ class UserEvents:
         users = np.concatenate([lesson.users for lesson in lessons])
         lengths = np.zeros(rows, np.int64)
         lengths[users] = np.concatenate([lesson.events.lengths for lesson in lessons])
-        joined = _join([lesson.events for lesson in lessons])
+        joined = Events.join([lesson.events for lesson in lessons])
         starts = np.zeros(rows, np.int64)
         starts[users] = joined.offsets[:-1]
         return cls(joined.cut(starts, lengths))
@@ -108,15 +108,6 @@ class UserEvents:
         ends[timed] = events.positions_before(users[timed], requests.timestamp[timed])
         lengths = np.minimum(ends - events.offsets[users], max_length)
         return events.cut(ends - lengths, lengths)
-
-
-def _join(groups: list[Events]) -> Events:
-    lengths = np.concatenate([group.lengths for group in groups])
-    columns = (
-        np.concatenate([getattr(group, name) for group in groups])
-        for name in ("item", "action", "surface", "timestamp")
-    )
-    return Events(np.concatenate([[0], np.cumsum(lengths)]), *columns)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.contract.encode import Events
+from data.contract.encode import HISTORY_COLUMNS, Events
 from data.contract.schema import TIMELINE
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def events_from(table: pa.Table) -> Events:
     """The events of a block of timelines, laid end to end; no copy when the block is one chunk.
 
     Args:
-        table: columns item, action, surface and timestamp of `schema.TIMELINE`, B rows.
+        table: columns item, action, surface, timestamp and duration_s of `schema.TIMELINE`, B rows.
     """
-    lists = [flat(table, name) for name in ("item", "action", "surface", "timestamp")]
-    return Events(offsets_of(table), *lists)
+    columns = {name: flat(table, name) for name in HISTORY_COLUMNS}
+    columns["duration_s"] = np.nan_to_num(columns["duration_s"].astype(np.float32))
+    return Events(offsets_of(table), **columns)
 
 
 def offsets_of(table: pa.Table) -> npt.NDArray[np.int64]:

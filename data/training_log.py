@@ -35,10 +35,7 @@ class Lesson:
 
     def engaged(self) -> Events:
         """The events that are labels."""
-        offsets = np.concatenate([[0], np.cumsum(self.labels)])[self.events.offsets]
-        events = self.events
-        columns = (events.item, events.action, events.surface, events.timestamp)
-        return Events(offsets, *(column[self.labels] for column in columns))
+        return self.events.chosen(self.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.contract.artifact import current, read
-from data.contract.encode import Events, FeatureTable, Ints, ragged_positions
+from data.contract.encode import (
+    HISTORY_COLUMNS,
+    Events,
+    FeatureTable,
+    Ints,
+    ragged_positions,
+)
 from data.contract.schema import Vocabulary
 from data.contract.settings import to_tree
 from data.dataset import Dataset
@@ -36,7 +42,6 @@ if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
 
 CHUNK = 4096
-COLUMNS = {"item": np.int32, "action": np.int16, "surface": np.int16, "timestamp": np.int64}
 
 
 def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
@@ -156,14 +161,14 @@ def write_histories(folder: Path, dataset: Dataset) -> None:
         lengths[table["user"].to_numpy()] = pc.list_value_length(table["item"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "offsets.npy", offsets)
-    columns = {name: _column(folder, name, int(offsets[-1])) for name in COLUMNS}
+    columns = {name: _column(folder, name, int(offsets[-1])) for name in HISTORY_COLUMNS}
     for block in dataset.blocks():
-        table = block.read(["user", *COLUMNS])
+        table = block.read(["user", *HISTORY_COLUMNS])
         _scatter(columns, events_from(table), offsets[table["user"].to_numpy()])
 
 
 def _column(folder: Path, name: str, size: int) -> Any:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", COLUMNS[name], (size,))
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", HISTORY_COLUMNS[name], (size,))
 
 
 def _scatter(columns: dict[str, Any], events: Events, starts: Ints) -> None:

@@ -18,14 +18,14 @@ Files under `<root>/bundles/<version>/`:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.contract.artifact import Artifact, read
-from data.contract.encode import Arrays, Events, FeatureTable, Ints
+from data.contract.encode import HISTORY_COLUMNS, Arrays, Events, FeatureTable, Ints
 from data.contract.idspace import IdSpace
 from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
@@ -155,7 +155,11 @@ def _map(path: Path) -> Any:
 
 def open_histories(folder: Path) -> Events:
     """Memory-maps the timelines of all users: `Events` with one entry a user row."""
-    return Events(*(_map(folder / f"{field.name}.npy") for field in fields(Events)))
+    paths = {name: folder / f"{name}.npy" for name in ("offsets", *HISTORY_COLUMNS)}
+    columns = {name: _map(path) for name, path in paths.items() if path.is_file()}
+    # Bundles of earlier releases have no durations.
+    columns.setdefault("duration_s", np.zeros(len(columns["item"]), np.float32))
+    return Events(**columns)
 
 
 def check_trends(artifact: Artifact) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
 
-Columns = tuple[Ints, Ints, Ints, Ints]
-
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -82,24 +80,24 @@ class Users:
         events = self._merge(self._history(row if admitted else 0), posted)
         return User(user_id, row, admitted, events, now_ms, self._clocked)
 
-    def _history(self, row: int) -> Columns:
+    def _history(self, row: int) -> Events:
         histories = self._bundle.histories
         if row == 0 or row + 1 >= len(histories.offsets):
             start = end = 0
         else:
             start, end = int(histories.offsets[row]), int(histories.offsets[row + 1])
-        columns = (histories.item, histories.action, histories.surface, histories.timestamp)
-        return tuple(c[start:end].astype(np.int64) for c in columns)  # type: ignore[return-value]
+        return histories.at(slice(start, end), np.array([0, end - start]))
 
-    def _posted(self, user_id: ExternalId, store: Store | None) -> Columns:
+    def _posted(self, user_id: ExternalId, store: Store | None) -> Events:
         after = self._bundle.store_sequence
         documents = store.actions(user_id, after, self._max_actions) if store else []
-        rows = self._catalogue.rows_of([event["item_id"] for event in documents])
-        return (
-            rows,
+        return Events(
+            np.array([0, len(documents)]),
+            self._catalogue.rows_of([event["item_id"] for event in documents]),
             self._codes(documents, "action"),
             self._codes(documents, "surface"),
             self._times(documents),
+            np.array([event.get("duration_s") or 0 for event in documents], np.float32),
         )
 
     def _codes(self, documents: list[Document], name: str) -> Ints:
@@ -112,11 +110,8 @@ class Users:
             [event["timestamp"] if self._clocked else 0 for event in documents], np.int64
         )
 
-    def _merge(self, history: Columns, posted: Columns) -> Events:
-        item, action, surface, timestamp = (
-            np.concatenate(pair) for pair in zip(history, posted, strict=True)
-        )
-        late = self._clocked and len(posted[0])
-        order = np.argsort(timestamp, kind="stable") if late else slice(None)
-        columns = (item[order], action[order], surface[order], timestamp[order])
-        return Events(np.array([0, len(item)]), *columns)
+    def _merge(self, history: Events, posted: Events) -> Events:
+        both = Events.join([history, posted])
+        whole = np.array([0, len(both.item)])
+        late = self._clocked and len(posted.item)
+        return both.at(np.argsort(both.timestamp, kind="stable") if late else slice(None), whole)

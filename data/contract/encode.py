@@ -6,6 +6,7 @@ float arithmetic and everything with statistics lies inside the models.
 Names of arrays:
     history.lengths [B], history.item [H] rows, history.action [H], history.surface [H],
     history.gap_ms [H] (to the event before; 0 for the first), history.age_ms [H] (to the request)
+    history.duration_s float32 [H] (0 where unknown), history.time_ms [H] (since 1970)
     trend.counts int64 [N, S] (positive events in the S spans of days before), trend.age_ms [N]
     <side>.<numeric> float32 [N], <side>.<categorical> int64 [N],
     <side>.<multi>.values int64 [M] with .lengths [N], <side>.<vector> float32 [N, D]
@@ -30,7 +31,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+# Of a history, and the narrowest type that holds them.
+HISTORY_COLUMNS: dict[str, type[np.generic]] = {
+    "item": np.int32,
+    "action": np.int16,
+    "surface": np.int16,
+    "timestamp": np.int64,
+    "duration_s": np.float32,
+}
 
 
 def ragged_positions(starts: Ints, lengths: Ints) -> Ints:
@@ -59,6 +72,7 @@ class Events:
         action: codes, [H].
         surface: codes, [H].
         timestamp: ms since 1970, [H]; all 0 in a log without a clock.
+        duration_s: seconds spent, float32[H]; 0 where unknown.
     """
 
     offsets: Ints
@@ -66,18 +80,34 @@ class Events:
     action: Ints
     surface: Ints
     timestamp: Ints
+    duration_s: Floats
 
     @property
     def lengths(self) -> Ints:
         """Events of each user, [B]."""
         return np.diff(self.offsets)
 
+    @classmethod
+    def join(cls, groups: Sequence[Events]) -> Events:
+        """The users of all groups, one group after the other."""
+        lengths = np.concatenate([np.zeros(0, np.int64), *(group.lengths for group in groups)])
+        columns = (
+            np.concatenate([getattr(group, name) for group in groups] or [np.zeros(0, kind)])
+            for name, kind in HISTORY_COLUMNS.items()
+        )
+        return cls(_offsets(lengths), *columns)
+
+    def at(self, positions: Ints | Mask | slice, offsets: Ints) -> Events:
+        """Some of the events, laid end to end anew: those of user b begin at `offsets[b]`."""
+        return Events(offsets, *(getattr(self, name)[positions] for name in HISTORY_COLUMNS))
+
+    def chosen(self, mask: Mask) -> Events:
+        """The events where `mask` [H] holds; users stay, some without events."""
+        return self.at(mask, np.concatenate([[0], np.cumsum(mask)])[self.offsets])
+
     def cut(self, starts: Ints, lengths: Ints) -> Events:
         """Slices by absolute position: `starts[b] : starts[b] + lengths[b]`, [W] of either."""
-        at = ragged_positions(starts, lengths)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        columns = (self.item, self.action, self.surface, self.timestamp)
-        return Events(offsets, *(column[at] for column in columns))
+        return self.at(ragged_positions(starts, lengths), _offsets(lengths))
 
     def newest(self, max_length: int) -> Events:
         """The newest `max_length` events of each user."""
@@ -109,6 +139,10 @@ class Events:
         return low
 
 
+def _offsets(lengths: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
 def encode_history(events: Events, now_ms: Ints | None = None) -> Arrays:
     """Named arrays of B histories.
 
@@ -122,6 +156,8 @@ def encode_history(events: Events, now_ms: Ints | None = None) -> Arrays:
         "history.action": events.action.astype(np.int64),
         "history.surface": events.surface.astype(np.int64),
         "history.gap_ms": gaps_ms(events),
+        "history.time_ms": events.timestamp.astype(np.int64),
+        "history.duration_s": events.duration_s,
     }
     if now_ms is not None:
         arrays["history.age_ms"] = np.repeat(now_ms, events.lengths) - events.timestamp

@@ -108,16 +108,13 @@ def _training_moments(
 
 
 def _joined(found: list[tuple[Ints, Events, Ints, Events]], liked: Ints) -> Moments:
-    lengths = np.concatenate([history.lengths for _, history, _, _ in found])
-    names = ("item", "action", "surface", "timestamp")
-    columns = [np.concatenate([getattr(h, n) for _, h, _, _ in found]) for n in names]
     item, action, time = (
         np.concatenate([getattr(events, n)[at] for _, _, at, events in found]).astype(np.int64)
         for n in ("item", "action", "timestamp")
     )
     queries = Queries(
         np.concatenate([users for users, _, _, _ in found]),
-        Events(np.concatenate([[0], np.cumsum(lengths)]), *columns),
+        Events.join([history for _, history, _, _ in found]),
         item,
         np.ones(len(item), np.int64),
         time,

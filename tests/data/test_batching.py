@@ -22,7 +22,9 @@ def events_of(lengths: list[int]) -> Events:
     total = sum(lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ones = np.ones(total, np.int64)
-    return Events(offsets, np.arange(total), ones, ones, np.arange(total) * 1000)
+    return Events(
+        offsets, np.arange(total), ones, ones, np.arange(total) * 1000, ones.astype(np.float32)
+    )
 
 
 logs = st.tuples(

@@ -24,7 +24,9 @@ def queries_of(history_lengths, positives, now_ms=None):
     lengths = np.array(history_lengths)
     total = int(lengths.sum())
     ones = np.ones(total, np.int64)
-    events = Events(np.concatenate([[0], np.cumsum(lengths)]), ones, ones, ones, ones)
+    events = Events(
+        np.concatenate([[0], np.cumsum(lengths)]), ones, ones, ones, ones, ones.astype(np.float32)
+    )
     return Queries(
         np.arange(len(lengths)),
         events,

@@ -29,7 +29,9 @@ def events_of(times: list[list[int]]) -> Events:
     flat = np.array([t for of_user in lists for t in of_user], np.int64)
     offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
     numbers = np.arange(len(flat))
-    return Events(offsets, numbers, numbers % 3 + 1, numbers % 2 + 1, flat)
+    return Events(
+        offsets, numbers, numbers % 3 + 1, numbers % 2 + 1, flat, numbers.astype(np.float32)
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), max_size=20))
@@ -74,6 +76,7 @@ def test_gaps_and_ages_are_exact_integers(times) -> None:
         ages += [100 - t for t in of_user]
     assert arrays["history.gap_ms"].tolist() == gaps == gaps_ms(events).tolist()
     assert arrays["history.age_ms"].tolist() == ages
+    assert arrays.pop("history.duration_s").dtype == np.float32
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}
 
 

@@ -23,7 +23,7 @@ def engaged(*users: list[tuple[int, int]]) -> Events:
     lengths = [len(user) for user in users]
     ones = np.ones(len(item), np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Events(offsets, item, ones, ones, hour * 3_600_000)
+    return Events(offsets, item, ones, ones, hour * 3_600_000, ones.astype(np.float32))
 
 
 def test_an_item_is_paired_with_what_its_user_engaged_with_next() -> None:

@@ -34,7 +34,7 @@ def held_out():
     positives = np.stack([np.arange(NUM_QUERIES) + 2, np.full(NUM_QUERIES, ROWS - 1)], axis=1)
     queries = Queries(
         users=np.arange(NUM_QUERIES),
-        history=Events(np.arange(NUM_QUERIES + 1), ones, ones, ones, ones),
+        history=Events(np.arange(NUM_QUERIES + 1), ones, ones, ones, ones, ones.astype(np.float32)),
         positives=positives.ravel(),
         num_positives=2 * ones,
         now_ms=NOW * ones,
