@@ -194,7 +194,7 @@ class Encoder:
         return ids, self.items.gather(item_rows) | self.users.gather(user_rows)
 
 
-def two_tower_batch(
+def window_batch(
     windows: Windows,
     user_rows: Ints,
     encoder: Encoder,
@@ -202,14 +202,14 @@ def two_tower_batch(
     trends: Trends | None,
     rng: np.random.Generator,
 ) -> Batch:
-    """One batch of the retriever.
+    """One batch of a model that reads histories.
 
     Args:
         windows: B windows.
         user_rows: row of each window's user, [B].
         encoder: features and ids.
         pools: draws the negatives.
-        trends: what was popular when, in a log with a clock.
+        trends: what was popular when, for models that read it.
         rng: of this batch.
     """
     pool = pools.sample(windows.target_item, rng)

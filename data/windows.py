@@ -31,6 +31,8 @@ class WindowSettings:
         test: days that are reported.
         graph: edges and labels that item embeddings learn from, before what is built on them; alone
             (`model=graph`) they learn from `train`.
+        user: positives that user embeddings predict, before what is built on them; alone
+            (`model=user`) those of `train`.
         two_tower: positives the retriever learns from.
         ranker: impressions the ranker learns from.
         ranker_closed: day by which the labels of those impressions must be closed.
@@ -43,6 +45,7 @@ class WindowSettings:
     valid: Days = (153, 166)
     test: Days = (167, 180)
     graph: Days = (1, 118)
+    user: Days = (1, 118)
     two_tower: Days = (119, 152)
     ranker: Days = (119, 148)
     ranker_closed: Day = 150
@@ -68,6 +71,7 @@ class Windows:
     valid: tuple[int, int]
     test: tuple[int, int]
     graph: tuple[int, int]
+    user: tuple[int, int]
     two_tower: tuple[int, int]
     ranker: tuple[int, int]
     ranker_closed: int

@@ -77,7 +77,7 @@ class UserState(nn.Module):
         self.settings = settings
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
-        self.events = EventEncoder(dim, vocabulary, "history.age_ms")
+        self.events = EventEncoder(dim, vocabulary, time="history.age_ms")
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0

@@ -11,21 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dual_encoder import HistoryTower
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, keep_likeness
-from models.sequence_encoder import EventEncoder, Layout, SequenceEncoder, token_of
+from models.sequence_encoder import EventEncoder, Layout, SequenceEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from data.contract.schema import Vocabulary
+    from models.dual_encoder import DualSettings
     from models.two_tower import TwoTowerSettings
 
 
 class ItemTower(nn.Module):
     """ID row and features of items -> unit vectors."""
 
-    def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
+    def __init__(self, settings: DualSettings, vocabulary: Vocabulary) -> None:
         """Builds the tower for the declared item columns."""
         super().__init__()
         self.settings = settings
@@ -64,7 +66,7 @@ class ItemTower(nn.Module):
         )
 
 
-class UserTower(nn.Module):
+class UserTower(HistoryTower):
     """ID row, features and history of users -> unit vectors."""
 
     def __init__(self, settings: TwoTowerSettings, vocabulary: Vocabulary) -> None:
@@ -74,18 +76,11 @@ class UserTower(nn.Module):
         self.settings = settings
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = perceptron(settings.id_dim + 1 + self.features.width, settings.hidden, dim)
-        self.events = EventEncoder(dim, vocabulary, "history.gap_ms")
+        self.events = EventEncoder(dim, vocabulary)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         self.head = perceptron(dim, settings.hidden, dim)
         self.taste = Taste(vocabulary)
         self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """State after the whole history, float32[B, D]; see `states` for the inputs."""
-        lengths = inputs["history.lengths"]
-        sequence = torch.arange(lengths.shape[0], device=lengths.device)
-        newest = token_of(sequence, lengths, lengths)
-        return self.project(self.states(inputs).index_select(0, newest))
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """States after every prefix of the histories.

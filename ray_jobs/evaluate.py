@@ -110,7 +110,7 @@ def _judge(subject: Subject) -> Tree:
     """The content of `metrics.json`."""
     found: Tree = {"ks": list(subject.job.settings.eval.ks)}
     found |= dict.fromkeys(("retrieval", "ranking", "graph"))
-    if "two_tower" in subject.models:
+    if "two_tower" in subject.models or "user" in subject.models:
         found["retrieval"] = _retrieval(subject)
     elif "graph" in subject.models:
         found |= _graph(subject)
@@ -122,7 +122,8 @@ def _judge(subject: Subject) -> Tree:
 def _retrieval(subject: Subject) -> Tree:
     held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, len(subject.models) == 1)
     trends = Trends.of(subject.log, (TRAIN, VALID))
-    retriever = Retriever.open(subject.models["two_tower"], subject.log.dataset, trends)
+    kind = "two_tower" if "two_tower" in subject.models else "user"
+    retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
     return beside(
         judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, USUAL)
     )

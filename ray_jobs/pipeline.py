@@ -19,6 +19,7 @@ from data.dataset import Dataset
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
 from ray_jobs.deploy import check_served
+from ray_jobs.engine.assignment import UPSTREAM
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.job import Job, run
 from ray_jobs.evaluate import evaluate
@@ -96,14 +97,14 @@ def main(job: Job) -> dict[str, Any]:
     with job.stage("start"):  # after what refuses bad input
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model
-    if alone != "graph" and reads_graph(job.settings):
+    if alone not in UPSTREAM and reads_graph(job.settings):
         with job.stage("train graph"):
             graph_for_others(job)
     chosen = (alone,) if alone else BUILT
     for model in chosen:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None
-            train(job, model, start_from=before, alone=model == "graph")
+            train(job, model, start_from=before, alone=model in UPSTREAM)
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}

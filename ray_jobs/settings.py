@@ -15,6 +15,7 @@ from data.windows import WindowSettings
 from data.world import WorldSettings
 from models.ranker import RankerSettings
 from models.two_tower import TwoTowerSettings
+from models.user_encoder import UserSettings
 from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.engine.evaluation import EvalSettings
 from ray_jobs.engine.grid import TuneSettings
@@ -41,6 +42,7 @@ class Settings:
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     id: IdSettings = field(default_factory=IdSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
+    user: UserSettings = field(default_factory=UserSettings)
     two_tower: TwoTowerSettings = field(default_factory=TwoTowerSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -19,7 +19,7 @@ from data.dataset import Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.windows import refuse_overlap
 from ray_jobs.embed import embed
-from ray_jobs.engine.assignment import Assignment
+from ray_jobs.engine.assignment import UPSTREAM, Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
 from ray_jobs.engine.group import run_workers
@@ -31,6 +31,7 @@ from ray_jobs.tasks.candidates import candidates
 from ray_jobs.tasks.light_gcn import graph_task
 from ray_jobs.tasks.ranker import RankerTask
 from ray_jobs.tasks.two_tower import TwoTowerTask
+from ray_jobs.tasks.user import UserTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     from ray_jobs.engine.loop import Task
     from ray_jobs.settings import Settings
 
-Model = Literal["graph", "two_tower", "ranker"]
-MODELS: tuple[Model, ...] = ("graph", "two_tower", "ranker")
+Model = Literal["graph", "user", "two_tower", "ranker"]
+MODELS: tuple[Model, ...] = ("graph", "user", "two_tower", "ranker")
 BUILT: tuple[Model, ...] = ("two_tower", "ranker")  # what a bundle is made of
 TASKS: dict[str, Callable[[Assignment], Task]] = {
     "graph": graph_task,
+    "user": UserTask,
     "two_tower": TwoTowerTask,
     "ranker": RankerTask,
 }
@@ -120,7 +122,7 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
     if model == "graph":
         found = sampled(job, dataset, Cutoff.of_training(log_of(job, dataset).windows, alone))
         return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
-    vectors = item_vectors(job, dataset)
+    vectors = item_vectors(job, dataset) if model in BUILT else None
     # Impressions are told apart by day: no other split says which of them may be learnt from.
     logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
     made = candidates(job) if model == "ranker" and not logged else None
@@ -191,6 +193,8 @@ def _tree(job: Job, model: Model, start_from: Artifact | None, alone: bool) -> d
             "users": users_of(job.settings, dataset),
             "encoder": resolved_graph(job.settings, dataset).encoder,
         }
+    if model == "user":
+        tree |= {"alone": alone}
     return tree
 
 
@@ -303,7 +307,7 @@ def main(job: Job) -> dict[str, Any]:
     """Trains one model on the prepared data set and makes it current."""
     model: Model = job.arguments.model
     with job.stage(f"train {model}"):
-        artifact = train(job, model, alone=model == "graph")
+        artifact = train(job, model, alone=model in UPSTREAM)
     phases = artifact.manifest.details["phases"]
     return {
         "model": model,

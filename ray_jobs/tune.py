@@ -24,6 +24,7 @@ from data.contract.artifact import Artifact, has_current, point, publish, read, 
 from data.contract.settings import Count, UserError, build, merge, nest, to_tree
 from data.dataset import Dataset
 from ray_jobs.engine import plots
+from ray_jobs.engine.assignment import UPSTREAM
 from ray_jobs.engine.grid import Choice, Trial, best, choices, table
 from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.report import Section, Table, number, show, write_report
@@ -106,7 +107,7 @@ def run_trial(job: Job, plan: Plan, title: str) -> Trial:
     model: Model = job.arguments.model
     own = Job(plan.settings, job.arguments, job.root)
     try:
-        trained = train(own, model, move_pointer=False, alone=model == "graph")
+        trained = train(own, model, move_pointer=False, alone=model in UPSTREAM)
         judged = evaluate(own, (model,), {model: trained}, move_pointer=False)
     except Exception as error:
         console.print_exception(max_frames=5)

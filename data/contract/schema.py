@@ -90,6 +90,8 @@ TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
 GRAPH_COLUMN = "graph_embedding"
 # What the graph encoder is trained on; an objective's code is its place.
 OBJECTIVES: tuple[Objective, ...] = ("next_engagement", "co_board", "user_item")
+# What the states of a user's timeline predict: see data/targets.py.
+UserObjective = Literal["next_action", "sasrec", "all_action", "dense_all_action"]
 NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
 
 

@@ -18,6 +18,7 @@ from data.splits import TRAIN, VALID
 from data.windows import Windows, resolve
 from ray_jobs.settings import Settings
 
+UPSTREAM = ("graph", "user")  # others are built on them, unless they are trained alone
 Phase = Literal["choose", "refit"]
 
 
@@ -85,7 +86,7 @@ class Assignment:
         if self.windows is None:
             return None
         days: tuple[int, int] = getattr(self.windows, self.model)
-        return self.windows.train if self.model == "graph" and self.alone else days
+        return self.windows.train if self.model in UPSTREAM and self.alone else days
 
     def steps_of(self, own: int) -> int:
         """Steps to take: the phase's, else the setting's, else the model's own."""

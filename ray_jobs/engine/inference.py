@@ -22,13 +22,16 @@ from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
 from data.trends import Trends, days_of
+from models.dual_encoder import DualEncoder
 from models.ranker import Ranker, RankerSettings, build_ranker
-from models.two_tower import TwoTower, TwoTowerSettings, build_two_tower
+from models.two_tower import TwoTowerSettings, build_two_tower
+from models.user_encoder import UserEncoder, UserSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from data.contract.artifact import Artifact
+    from data.contract.schema import Vocabulary
     from data.queries import Queries
     from ray_jobs.engine.loop import Snapshot
 
@@ -38,6 +41,10 @@ HEADROOM = 1.25
 CHUNK_ITEMS = 8192
 CHUNK_USERS = 512
 CHUNK_REQUESTS = 256
+DUAL_SETTINGS: dict[str, type[TwoTowerSettings | UserSettings]] = {
+    "two_tower": TwoTowerSettings,
+    "user": UserSettings,
+}
 CORE, TABLES = "core.", "tables."
 
 
@@ -69,9 +76,9 @@ def look_up(table: Tensor, rows: Ints) -> Tensor:
 
 @dataclass
 class Retriever:
-    """Both towers with their tables, and what was popular when."""
+    """The towers of the retriever, or of the user model, and what was popular when."""
 
-    core: TwoTower
+    core: DualEncoder
     tables: Mapping[str, Tensor]
     dataset: Dataset
     max_length: int
@@ -82,18 +89,19 @@ class Retriever:
     def of(
         cls,
         dataset: Dataset,
-        settings: TwoTowerSettings,
+        settings: TwoTowerSettings | UserSettings,
         snapshot: Snapshot,
         trends: Trends | None,
     ) -> Retriever:
         """Builds the towers and fills them; `trends` holds what queries may know."""
-        core = build_two_tower(settings, dataset.vocabulary)
+        core = _dual_encoder(settings, dataset.vocabulary)
         return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length, trends)
 
     @classmethod
     def open(cls, artifact: Artifact, dataset: Dataset, trends: Trends | None) -> Retriever:
-        """Loads a two_tower artefact; `trends` holds what queries may know."""
-        settings = build(TwoTowerSettings, artifact.manifest.settings["two_tower"])
+        """Loads a two_tower or user artefact; `trends` holds what queries may know."""
+        kind = artifact.kind
+        settings = build(DUAL_SETTINGS[kind], artifact.manifest.settings[kind])
         snapshot = load_file(artifact.path / "model.safetensors")
         return cls.of(dataset, settings, snapshot, trends)
 
@@ -130,7 +138,8 @@ class Retriever:
     def _encode_users(self, histories: Events, users: Ints) -> Floats:
         arrays = encode_history(histories.newest(self.max_length))
         inputs = tensors(arrays | self.dataset.users.gather(users))
-        inputs["user_id.rows"] = look_up(self.tables["user_id"], users)
+        if "user_id" in self.tables:
+            inputs["user_id.rows"] = look_up(self.tables["user_id"], users)
         items = arrays["history.item"]
         inputs["history.embedding.rows"] = torch.from_numpy(self.item_vectors[items])
         return _numpy(self.core.user_tower(inputs))
@@ -152,6 +161,12 @@ class Retriever:
         if self.trends is None or self.core.prior is None:
             return np.zeros(len(rows), np.float32)
         return _numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
+
+
+def _dual_encoder(settings: TwoTowerSettings | UserSettings, vocabulary: Vocabulary) -> DualEncoder:
+    if isinstance(settings, UserSettings):
+        return UserEncoder(settings, vocabulary)
+    return build_two_tower(settings, vocabulary)
 
 
 @dataclass

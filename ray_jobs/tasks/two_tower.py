@@ -5,37 +5,26 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from data.batching import (
-    cut_windows,
-    draw_moments,
-    even_chunks,
-    shuffle_within_users,
-    two_tower_batch,
-)
+from data.batching import cut_windows, draw_moments
 from data.contract.schema import DAY_MS
-from data.negatives import PoolSampler
 from data.trends import Trends
 from models.two_tower import build_two_tower
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.streams import BlockPlan
-from ray_jobs.tasks.retrieval_task import RetrievalTask
+from ray_jobs.tasks.history_task import HistoryTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pyarrow as pa
+    import numpy as np
     from torch import nn
 
+    from data.batching import Windows
+    from data.contract.encode import Events, Mask
     from data.ranking import Scorer
-    from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
 
-class TwoTowerTask(RetrievalTask):
+class TwoTowerTask(HistoryTask):
     """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
 
     name = "two_tower"
@@ -45,14 +34,6 @@ class TwoTowerTask(RetrievalTask):
         self.settings = assignment.settings.two_tower
         windows = assignment.windows
         super().__init__(assignment, self.settings, windows.two_tower if windows else None)
-        assignment.require_labels(int(self.counts.item_labels.sum()))
-
-    @cached_property
-    def pools(self) -> PoolSampler:
-        """Draws the negatives."""
-        data, negatives = self.assignment.dataset, self.settings.negatives
-        live = np.arange(data.item_ids.first_row, data.item_ids.rows)
-        return PoolSampler(live, self.counts.item_share, negatives.in_batch, negatives.random)
 
     @cached_property
     def trends(self) -> Trends | None:
@@ -69,25 +50,11 @@ class TwoTowerTask(RetrievalTask):
             days = windows.test[1] - windows.test[0] + 1 if windows else 0
         return int(days * DAY_MS)
 
-    def plan(self) -> BlockPlan:
-        """All blocks of timelines."""
-        seed = self.assignment.stream_seed("two_tower.plan")
-        return BlockPlan(tuple(self.assignment.dataset.blocks()), seed)
-
-    def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
-        """Cuts the windows of one block of users and batches them in random order."""
-        lesson = self.log.lesson(table)
-        events, labels = lesson.events, lesson.labels
-        if self.assignment.dataset.order == "none":
-            events, order = shuffle_within_users(events, rng)
-            labels = labels[order]
+    def windows(self, events: Events, labels: Mask, rng: np.random.Generator) -> Windows:
+        """Tiles the timelines of a block; when each label is foretold is drawn anew."""
         created_at = self.assignment.dataset.items_created_at
         moments = draw_moments(events, created_at, self.horizon_ms, rng)
-        windows = cut_windows(events, labels, moments, self.settings.sequence.max_length, rng)
-        for chunk in even_chunks(len(windows), self.settings.batch_size, rng):
-            part = windows.take(chunk)
-            users = lesson.users[part.user]
-            yield two_tower_batch(part, users, self.encoder, self.pools, self.trends, rng)
+        return cut_windows(events, labels, moments, self.settings.sequence.max_length, rng)
 
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The towers, and tables with room for the ids of days to come."""

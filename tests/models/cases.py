@@ -14,11 +14,13 @@ from models.light_gcn import Edges, LightGCN
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
+from models.user_encoder import UserEncoder, UserSettings
 
 NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
 SIDES = ((0, NUM_USERS), (1, NUM_ITEMS))
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
 TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
+USER = UserSettings(dim=16, id_dim=16, id_dropout=0.2, hidden=32, sequence=SEQUENCE)
 RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
 GRAPH = GraphModelSettings(dim=16, hidden=32, num_heads=2, id_rows=True, id_dropout=0.2)
 ITEM_FEATURES = (
@@ -113,6 +115,8 @@ def events(made: Sequence[Visit]) -> dict[str, Tensor]:
         "history.surface": (user + at) % 2 + 1,
         "history.gap_ms": (item * 777_777 + at * 3_000) % 10**9,
         "history.age_ms": (item * 999_999 + at * 5_000) % 10**10,
+        "history.time_ms": 1_700_000_000_000 + at * 50_000_000 + user * 7_000_000,
+        "history.duration_s": (item % 4 * 3).float(),
         "history.lengths": torch.tensor([len(v.history) for v in made]),
     }
 
@@ -169,6 +173,12 @@ def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
     batch.inputs.update({f"pool.{name}": value for name, value in pooled.items()})
     batch.inputs.update({f"target.{name}": value for name, value in targets.items()})
     return batch
+
+
+def user_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """The same without ids of users, of whom the user model has no rows."""
+    batch = two_tower_batch(made, pool)
+    return replace(batch, ids={"item_id": batch.ids["item_id"]})
 
 
 def trends(items: Tensor, day: Tensor) -> dict[str, Tensor]:
@@ -285,6 +295,11 @@ def graph(order: Order = "clock", settings: GraphModelSettings = GRAPH) -> Graph
 def two_tower(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
     torch.manual_seed(1)
     return TwoTower(settings, vocabulary(order)).eval()
+
+
+def user(order: Order = "clock", settings: UserSettings = USER) -> UserEncoder:
+    torch.manual_seed(1)
+    return UserEncoder(settings, vocabulary(order)).eval()
 
 
 def ranker(order: Order = "clock", settings: RankerSettings = RANKER) -> Ranker:

@@ -33,11 +33,11 @@ class Subject:
 
 
 def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
-    """Two-tower: the vectors of every prefix of each visit's history."""
+    """Two-tower and user model: the vectors of every prefix of each visit's history."""
     rows = rows_of(batch, of)
     items = core.item_tower({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
-    looked_up = {"user_id.rows": rows["user_id"], "history.embedding.rows": history}
+    looked_up = {"user_id.rows": rows.get("user_id"), "history.embedding.rows": history}
     states = core.user_tower.project(core.user_tower.states({**batch.inputs, **looked_up}))
     lengths = batch.inputs["history.lengths"]
     starts, events = states[: len(lengths)], states[len(lengths) :].split(lengths.tolist())
@@ -72,10 +72,17 @@ def graph_of(encoder: str) -> Subject:
 
 
 TWO_TOWER = Subject(cases.two_tower, cases.two_tower_batch, user_vectors)
+USER = Subject(cases.user, cases.user_batch, user_vectors)
 RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
 GRAPHS = {f"graph_{kind}": graph_of(kind) for kind in ("convolution", "transformer", "propagation")}
 LIGHT_GCN = Subject(cases.light_gcn, cases.interaction_batch, user_nodes, False, looks_up=False)
-SUBJECTS = {"two_tower": TWO_TOWER, "ranker": RANKER, **GRAPHS, "light_gcn": LIGHT_GCN}
+SUBJECTS = {
+    "two_tower": TWO_TOWER,
+    "user": USER,
+    "ranker": RANKER,
+    **GRAPHS,
+    "light_gcn": LIGHT_GCN,
+}
 LOOKING_UP = {name: subject for name, subject in SUBJECTS.items() if subject.looks_up}
 subjects = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
 readers = pytest.mark.parametrize("subject", LOOKING_UP.values(), ids=LOOKING_UP)
@@ -111,9 +118,9 @@ def test_gradient_reaches_the_rows_of_items_and_users(subject: Subject) -> None:
     core, batch = subject.build(), subject.batch(visits(8))
     rows = {name: r.requires_grad_() for name, r in rows_of(batch, tables()).items()}
     core(rows, batch)[0].backward()
-    for name in ("item_id", "user_id"):
-        assert rows[name].grad is not None
-        assert rows[name].grad.any(1).all()
+    for looked_up in rows.values():
+        assert looked_up.grad is not None
+        assert looked_up.grad.any(1).all()
 
 
 @orders
@@ -185,7 +192,8 @@ def test_dropout_is_for_training_alone(subject: Subject) -> None:
 @readers
 def test_tables_are_named_after_the_ids_of_a_batch(subject: Subject) -> None:
     made = subject.build().tables(num_items=40, num_users=20)
-    assert {table.name: table.num_embeddings for table in made} == {"item_id": 40, "user_id": 20}
+    sizes = {"item_id": 40, "user_id": 20}
+    assert {t.name: t.num_embeddings for t in made} == {t.name: sizes[t.name] for t in made}
     assert {table.name for table in made} == subject.batch(visits()).ids.keys()
 
 

@@ -1,0 +1,71 @@
+"""Training long-term user embeddings: states of timelines and what they foretell."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from data.contract.schema import DAY_MS
+from data.targets import Horizon, TargetSampler, windows_of
+from models.user_encoder import UserEncoder
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.tasks.history_task import HistoryTask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from data.batching import Windows
+    from data.contract.encode import Events, Mask
+    from data.contract.schema import UserObjective
+    from data.ranking import Scorer
+    from models.embeddings import Table
+    from ray_jobs.engine.assignment import Assignment
+    from ray_jobs.engine.loop import Snapshot
+
+
+class UserTask(HistoryTask):
+    """Dense all-action training and its simpler kin (METHODS 3)."""
+
+    name = "user"
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Counts labels in one pass; opens nothing else."""
+        self.settings = assignment.settings.user
+        super().__init__(assignment, self.settings, assignment.label_days)
+
+    @property
+    def objective(self) -> UserObjective:
+        """As set; else the future where a split by time asks for it, the next event elsewhere."""
+        timed = self.assignment.windows is not None
+        return self.settings.objective or ("dense_all_action" if timed else "sasrec")
+
+    @property
+    def horizon(self) -> Horizon:
+        """How far ahead states predict."""
+        settings, span = self.settings, self.log.span_ms
+        wanted_ms = int(settings.horizon_days * DAY_MS)
+        if span is not None:
+            return Horizon.within(span, wanted_ms, settings.horizon_labels)
+        clock = self.assignment.dataset.calendar is not None
+        return Horizon(settings.horizon_labels, wanted_ms if clock else None)
+
+    @cached_property
+    def targets(self) -> TargetSampler:
+        """Draws what is predicted."""
+        settings = self.settings
+        return TargetSampler(self.objective, self.horizon, settings.labels, settings.states)
+
+    def windows(self, events: Events, labels: Mask, rng: np.random.Generator) -> Windows:
+        """Draws the targets of a block of users, and what their states have read."""
+        targets = self.targets.draw(events, labels, rng)
+        return windows_of(events, targets, self.settings.sequence.max_length, rng)
+
+    def build(self) -> tuple[nn.Module, list[Table]]:
+        """The towers, and tables with room for the ids of days to come."""
+        core = UserEncoder(self.settings, self.assignment.dataset.vocabulary)
+        return core, self.roomy_tables(core)
+
+    def scorer(self, snapshot: Snapshot) -> Scorer:
+        """Both towers."""
+        return Retriever.of(self.assignment.dataset, self.settings, snapshot, None).scores
