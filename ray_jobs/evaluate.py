@@ -22,10 +22,9 @@ from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
 from ray_jobs.embed import open_graph_model
+from ray_jobs.engine.beside import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
 from ray_jobs.engine.evaluation import (
-    BESIDE_GRAPH,
     MODEL,
-    USUAL,
     EvaluationSet,
     StreamedScores,
     Tree,
@@ -122,10 +121,10 @@ def _judge(subject: Subject) -> Tree:
 def _retrieval(subject: Subject) -> Tree:
     held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, len(subject.models) == 1)
     trends = Trends.of(subject.log, (TRAIN, VALID))
-    kind = "two_tower" if "two_tower" in subject.models else "user"
+    kind, names = ("two_tower", USUAL) if "two_tower" in subject.models else ("user", BESIDE_USER)
     retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
     return beside(
-        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, USUAL)
+        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, names)
     )
 
 
@@ -147,7 +146,7 @@ def _baselines(subject: Subject, held_out: EvaluationSet, names: Sequence[Baseli
     settings = subject.settings | {"names": list(names), "queries": len(held_out.queries)}
 
     def write(draft: Draft) -> None:
-        scorers = held_out.baselines(names)
+        scorers = baselines(held_out, names)
         if subject.job.settings.source.kind == "world" and subject.log.windows:
             scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
         (draft.path / METRICS).write_text(json.dumps(judge_retrieval(held_out, scorers)))

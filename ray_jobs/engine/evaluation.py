@@ -6,7 +6,7 @@ The result is a plain tree (JSON values), part of `metrics.json`, from which the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,10 +15,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 
-from data.baselines import ItemNeighbors, Popularity
+from data.baselines import Popularity
 from data.contract.settings import Count, Positive, UserError
-from data.factorization import MatrixFactorization
-from data.graph_filter import GraphFilter
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import (
@@ -40,11 +38,8 @@ Tree = dict[str, Any]
 
 MODEL = "model"
 
-Baseline = Literal["popularity", "item_knn", "bpr", "gf_cf"]
-USUAL: tuple[Baseline, ...] = ("popularity", "item_knn")
-BESIDE_GRAPH: tuple[Baseline, ...] = (*USUAL, "bpr", "gf_cf")
+Baseline = Literal["popularity", "item_knn", "bpr", "gf_cf", "pinnersage_5", "pinnersage_20"]
 USERS_OF_FEED, USERS_ALONE = 2000, 100_000
-ROWS_OF_FILTER = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +51,8 @@ class EvalSettings:
         max_users: evaluated users, drawn by `seed` among those with a positive; by default 2,000
             where a whole feed is built, and up to 100,000 where one model is judged alone.
         baselines: what stands beside the model; by default popularity and item-kNN, beside the
-            graph model also BPR and, up to 200,000 item rows, GF-CF.
+            graph model also BPR and, up to 200,000 item rows, GF-CF, beside the user model
+            PinnerSage by 5 and 20 clusters, where items have vectors.
         slice_k: cut-off of the recall in slices.
         neighbors: neighbours an item keeps in the item-kNN baseline.
         popularity_half_life_days: age at which an event counts half in the popularity baseline
@@ -119,26 +115,6 @@ class EvaluationSet:
         decays = log.start_ms(TEST) is not None
         past = Popularity.fit(log, TEST, math.inf) if decays else popularity
         return cls(log, queries, Catalogue.of(log.dataset), popularity, past, settings)
-
-    def baselines(self, names: Sequence[Baseline] = USUAL) -> dict[str, Scorer]:
-        """What stands beside every number, fitted.
-
-        Args:
-            names: those wanted unless the settings name others; GF-CF is left out of them when
-                there are more than `ROWS_OF_FILTER` item rows.
-        """
-        few = self.catalogue.rows <= ROWS_OF_FILTER
-        usual = [name for name in names if few or name != "gf_cf"]
-        return {name: self._baseline(name) for name in self.settings.baselines or usual}
-
-    def _baseline(self, name: Baseline) -> Scorer:
-        if name == "item_knn":
-            return ItemNeighbors.fit(self.log, TEST, self.settings.neighbors).scores
-        if name == "bpr":
-            return MatrixFactorization.fit(self.log, TEST).scores
-        if name == "gf_cf":
-            return GraphFilter.fit(self.log, TEST).scores
-        return self.popularity.scores
 
     def slices(self) -> list[Slice]:
         """The groupings that this data set allows."""

@@ -11,8 +11,8 @@ from data.contract.schema import DAY_MS, Vocabulary
 from data.contract.settings import UserError, build
 from data.queries import Queries
 from data.ranking import CHUNK_SCORES, Catalogue
+from ray_jobs.engine.beside import BESIDE_GRAPH, BESIDE_USER, baselines
 from ray_jobs.engine.evaluation import (
-    BESIDE_GRAPH,
     EvalSettings,
     EvaluationSet,
     StreamedScores,
@@ -134,8 +134,11 @@ def test_more_users_are_drawn_where_one_model_is_judged_alone(world_log, monkeyp
 
 def test_every_baseline_scores_every_row(world_log):
     held_out = EvaluationSet.of(world_log, EvalSettings(max_users=4))
-    found = held_out.baselines(BESIDE_GRAPH)
-    assert list(found) == ["popularity", "item_knn", "bpr", "gf_cf"]
+    found = baselines(held_out, dict.fromkeys([*BESIDE_GRAPH, *BESIDE_USER]))
+    assert list(found) == [
+        *("popularity", "item_knn", "bpr", "gf_cf"),
+        *("pinnersage_5", "pinnersage_20"),
+    ]
     for name, scorer in found.items():
         scores = scorer(held_out.queries)
         assert (scores.shape, scores.dtype) == ((4, held_out.catalogue.rows), np.float32), name
@@ -145,17 +148,17 @@ def test_every_baseline_scores_every_row(world_log):
 
 def test_the_settings_name_the_baselines_else_the_job(world_log):
     usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
-    assert list(usual.baselines()) == ["popularity", "item_knn"]
+    assert list(baselines(usual)) == ["popularity", "item_knn"]
     named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=("popularity",)))
-    assert list(named.baselines(BESIDE_GRAPH)) == ["popularity"]
+    assert list(baselines(named, BESIDE_GRAPH)) == ["popularity"]
 
 
 def test_gf_cf_of_many_items_takes_part_only_where_it_is_named(world_log, monkeypatch):
-    monkeypatch.setattr("ray_jobs.engine.evaluation.ROWS_OF_FILTER", 10)
+    monkeypatch.setattr("ray_jobs.engine.beside.ROWS_OF_FILTER", 10)
     usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
-    assert list(usual.baselines(("popularity", "gf_cf"))) == ["popularity"]
+    assert list(baselines(usual, ("popularity", "gf_cf"))) == ["popularity"]
     named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=("gf_cf",)))
-    assert list(named.baselines()) == ["gf_cf"]
+    assert list(baselines(named)) == ["gf_cf"]
 
 
 def test_past_events_count_as_one_and_popular_ones_by_their_age(world_log):

@@ -1,0 +1,57 @@
+"""What stands beside every number: baselines, fitted on what the model may know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.baselines import ItemNeighbors
+from data.factorization import MatrixFactorization
+from data.graph_filter import GraphFilter
+from data.pinnersage import PinnerSage, PinnerSageSettings
+from data.splits import TEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data.ranking import Scorer
+    from ray_jobs.engine.evaluation import Baseline, EvaluationSet
+
+USUAL: tuple[Baseline, ...] = ("popularity", "item_knn")
+BESIDE_GRAPH: tuple[Baseline, ...] = (*USUAL, "bpr", "gf_cf")
+BESIDE_USER: tuple[Baseline, ...] = (*USUAL, "pinnersage_5", "pinnersage_20")
+ROWS_OF_FILTER = 200_000
+CLUSTERS = {"pinnersage_5": 5, "pinnersage_20": 20}
+
+
+def baselines(held_out: EvaluationSet, names: Sequence[Baseline] = USUAL) -> dict[str, Scorer]:
+    """Those that the settings name, else those wanted that the log allows.
+
+    GF-CF needs at most `ROWS_OF_FILTER` item rows, PinnerSage a column of item vectors.
+
+    Args:
+        held_out: what is evaluated.
+        names: those wanted unless the settings name others.
+    """
+    chosen = held_out.settings.baselines
+    few = held_out.catalogue.rows <= ROWS_OF_FILTER
+    found = {
+        name: _fitted(held_out, name)
+        for name in chosen or names
+        if chosen or few or name != "gf_cf"
+    }
+    return {name: scorer for name, scorer in found.items() if scorer is not None}
+
+
+def _fitted(held_out: EvaluationSet, name: Baseline) -> Scorer | None:
+    log, settings = held_out.log, held_out.settings
+    if name == "item_knn":
+        return ItemNeighbors.fit(log, TEST, settings.neighbors).scores
+    if name == "bpr":
+        return MatrixFactorization.fit(log, TEST).scores
+    if name == "gf_cf":
+        return GraphFilter.fit(log, TEST).scores
+    if name in CLUSTERS:
+        rules = PinnerSageSettings(clusters=CLUSTERS[name])
+        clustered = PinnerSage.fit(log.dataset, rules)
+        return clustered.scores if clustered else None
+    return held_out.popularity.scores
