@@ -1,9 +1,10 @@
-"""Embeds every item with the graph encoder: `python -m ray_jobs.embed root=runs/default`.
+"""Embeds every item, or user: `python -m ray_jobs.embed root=runs/default [model=user]`.
 
 Items come as they stand in the graph at the end of a day: those that the encoder has never seen are
 embedded like all others, by what they are and where they were put. A chunk of items is a task of
 Ray Data, on a GPU of its own where the cluster has any; an interrupted run goes on with the chunks
-that are missing. Time grows with items x neighbours, memory is a chunk.
+that are missing. Time grows with items x neighbours, memory is a chunk. Users are embedded by
+`ray_jobs.user_table`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.sample import Cutoff, log_of, sampled
+from ray_jobs.user_table import embed_users
 from serve.index import build_index
 
 if TYPE_CHECKING:
@@ -42,9 +44,11 @@ class EmbedArguments:
     """Words of the job.
 
     Attributes:
-        day: items are embedded as of the end of this day; by default the log's last.
+        model: graph embeds items, user the users who were active since the table before.
+        day: as of the end of this day; by default the log's last.
     """
 
+    model: Literal["graph", "user"] = "graph"
     day: int | None = None
 
 
@@ -201,14 +205,20 @@ def as_read_by(job: Job, dataset: Dataset, model: Artifact, cutoff: Cutoff) -> D
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Embeds all items with the current graph encoder, as of a day."""
+    """Embeds all items with the current graph encoder, or all users, as of a day."""
     dataset = Dataset.open(job.root)
-    graph = current(job.root, "graph")
+    model = current(job.root, job.arguments.model)
     whole = Cutoff.whole(dataset, log_of(job, dataset).windows)
     day = job.arguments.day
+    cutoff = Cutoff(whole.parts, day) if day else whole
     with job.stage("embed"):
-        made = embed(job, dataset, graph, Cutoff(whole.parts, day) if day else whole)
-    return {"item_embeddings": made.version, "graph": graph.version, **made.manifest.metrics}
+        if job.arguments.model == "user":
+            made = embed_users(job, dataset, model, cutoff.last_ms(dataset))
+        else:
+            made = embed(job, dataset, model, cutoff)
+    details = made.manifest.details
+    counts: dict[str, Any] = {k: details[k] for k in ("embedded", "kept") if k in details}
+    return {made.kind: made.version, model.kind: model.version, **made.manifest.metrics, **counts}
 
 
 if __name__ == "__main__":

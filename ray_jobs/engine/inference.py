@@ -83,6 +83,7 @@ class Retriever:
     dataset: Dataset
     max_length: int
     trends: Trends | None
+    known_items: Floats | None = None
     name: ClassVar[str] = "two_tower"
 
     @classmethod
@@ -107,7 +108,12 @@ class Retriever:
 
     @cached_property
     def item_vectors(self) -> Floats:
-        """Unit vectors of all item rows; zeros for the rows that are no items. [rows, D]."""
+        """Unit vectors of all item rows; zeros for the rows that are no items. [rows, D].
+
+        Those of `known_items`, if they were made before.
+        """
+        if self.known_items is not None:
+            return self.known_items
         rows = np.arange(self.dataset.item_ids.rows)
         found = [self._encode_items(chunk) for chunk in _chunks(rows, CHUNK_ITEMS)]
         vectors = np.concatenate(found)

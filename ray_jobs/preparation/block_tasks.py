@@ -68,7 +68,7 @@ class BlockTasks:
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_args=(function, ray.put(context)),
-                compute=TaskPoolStrategy(size=self.workers),
+                compute=TaskPoolStrategy(size=min(self.workers, count)),
                 num_gpus=self.gpus or None,
             )
             tables: Iterator[Any] = iter(

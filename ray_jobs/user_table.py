@@ -1,0 +1,205 @@
+"""The table of user embeddings: a vector for everybody, new for those who did something since.
+
+A block of timelines is a task, of Ray Data for a large log; an interrupted run goes on with the
+blocks that are missing. Time grows with the users who were active, memory is a block and one
+memory-mapped table of item vectors. A user who did nothing keeps the vector of the table before,
+and its date.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.contract.artifact import Artifact, current, has_current, read
+from data.contract.encode import Events, Floats, Ints
+from data.dataset import Dataset
+from data.timelines import events_from
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.preparation.block_tasks import BlockTasks
+
+if TYPE_CHECKING:
+    from data.contract.artifact import Draft
+    from ray_jobs.engine.job import Job
+
+KIND = "user_embeddings"
+VECTORS, EVENTS, AS_OF = "vectors.npy", "events.npy", "as_of.npy"
+SMALL_LOG_USERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class UserTable:
+    """Embeddings of all users; memory-mapped.
+
+    Attributes:
+        vectors: float16[user rows, D] unit vectors; zeros for users without an event.
+        events: int64[user rows] events that were read.
+        as_of: int64[user rows] ms of the newest of them; 0 in a log without a clock.
+    """
+
+    vectors: Floats
+    events: Ints
+    as_of: Ints
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> UserTable:
+        """The table of an artefact."""
+        files = (artifact.path / name for name in (VECTORS, EVENTS, AS_OF))
+        return cls(*(np.load(path, mmap_mode="r") for path in files))
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Blocks of timelines, what embeds them, and where vectors go; travels between processes."""
+
+    root: Path
+    dataset: str
+    model: str
+    before: str | None
+    until_ms: int | None
+    folder: Path
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"block-{number:05d}.npz"
+
+    def open(self) -> tuple[Dataset, Retriever, UserTable | None]:
+        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
+        model = Retriever.open(read(self.root / "user" / self.model), dataset, None)
+        model.known_items = np.load(self.folder / "items.npy", mmap_mode="r")
+        before = read(self.root / KIND / self.before) if self.before else None
+        return dataset, model, UserTable.open(before) if before else None
+
+
+@lru_cache(maxsize=1)
+def _opened(blocks: _Blocks) -> tuple[Dataset, Retriever, UserTable | None]:
+    """Opened once in a process."""
+    return blocks.open()
+
+
+def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | None) -> Artifact:
+    """Embeds the users who were active since the current table, or finds them embedded already.
+
+    Args:
+        job: settings and root.
+        dataset: whose users.
+        model: a trained user model; with another one everybody is embedded anew.
+        until_ms: first moment that is not known any more; None knows all.
+
+    Returns:
+        The artefact: see `UserTable`; `details` counts who was embedded and who was kept.
+    """
+    settings = {"until_ms": until_ms}
+    before = _before(job.root, dataset, model, settings)
+
+    def write(draft: Draft) -> None:
+        work = job.root.absolute() / "checkpoints" / f"{KIND}-{draft.path.name}"
+        work.mkdir(parents=True, exist_ok=True)
+        versions = dataset.artifact.version, model.version, before.version if before else None
+        blocks = _Blocks(job.root.absolute(), *versions, until_ms, work)
+        _save(work / "items.npy", Retriever.open(model, dataset, None).item_vectors)
+        count = len(dataset.blocks())
+        embedded = sum(_tasks(job, dataset).run(_embed_block, blocks, count, "embed users"))
+        users = _assemble(blocks, dataset, count, draft)
+        shutil.rmtree(work)
+        draft.fields |= {
+            "id_space": dataset.artifact.manifest.id_space,
+            "window": model.manifest.window,
+            "details": {"embedded": embedded, "kept": users - embedded, "model": model.version},
+        }
+
+    parents = [dataset.artifact, model, *([before] if before else [])]
+    return job.make(KIND, parents, settings, write)
+
+
+def _before(
+    root: Path, dataset: Dataset, model: Artifact, settings: dict[str, int | None]
+) -> Artifact | None:
+    """The table to start from: the newest of the same model that is not of these very events."""
+    found = current(root, KIND) if has_current(root, KIND) else None
+    while found is not None and found.manifest.details["model"] == model.version:
+        parents = {parent["kind"]: parent["version"] for parent in found.manifest.parents}
+        if (parents["dataset"], found.manifest.settings) != (dataset.artifact.version, settings):
+            return found
+        found = read(root / KIND / parents[KIND]) if KIND in parents else None
+    return None
+
+
+def _tasks(job: Job, dataset: Dataset) -> BlockTasks:
+    workers = 0 if dataset.user_ids.rows <= SMALL_LOG_USERS else job.settings.prepare.workers
+    return BlockTasks(workers, job.settings.train.num_workers + 2)
+
+
+def _embed_block(blocks: _Blocks, number: int) -> int:
+    """Embeds the active users of a block unless they are there; gives how many there are."""
+    path = blocks.path(number)
+    if not path.is_file():
+        dataset, model, before = _opened(blocks)
+        table = dataset.blocks()[number].read()
+        users, events = table["user"].to_numpy(), events_from(table)
+        if blocks.until_ms is not None:
+            events = events.chosen(events.timestamp < blocks.until_ms)
+        active = np.flatnonzero(events.lengths != _read_before(before, users))
+        mine = events.cut(events.offsets[active], events.lengths[active])
+        _save(
+            path,
+            user=users[active],
+            vectors=model.user_vectors(mine, users[active]).astype(np.float16),
+            events=mine.lengths,
+            as_of=_newest(mine),
+        )
+    part: Any = np.load(path)
+    return len(part["user"])
+
+
+def _read_before(before: UserTable | None, users: Ints) -> Ints:
+    """Events of each user that the table before has read; users may be newer than it."""
+    if before is None:
+        return np.zeros(len(users), np.int64)
+    known = users < len(before.events)
+    return np.where(known, before.events[np.where(known, users, 0)], 0)
+
+
+def _newest(events: Events) -> Ints:
+    """Time of the newest event of each user, int64[B]; 0 without any."""
+    last = np.maximum(events.offsets[1:] - 1, 0)
+    times = events.timestamp[last] if len(events.timestamp) else np.zeros(len(last), np.int64)
+    return np.where(events.lengths > 0, times, 0)
+
+
+def _assemble(blocks: _Blocks, dataset: Dataset, count: int, draft: Draft) -> int:
+    """Lays the blocks over the table before; gives the number of users with a vector."""
+    _, model, before = _opened(blocks)
+    rows, dim = dataset.user_ids.rows, model.core.settings.dim
+    shapes = {VECTORS: (rows, dim), EVENTS: (rows,), AS_OF: (rows,)}
+    columns: dict[str, Any] = {
+        name: np.lib.format.open_memmap(
+            draft.path / name, "w+", np.float16 if name == VECTORS else np.int64, shape
+        )
+        for name, shape in shapes.items()
+    }
+    if before is not None:
+        kept = min(rows, len(before.events))
+        for name, old in zip(columns, (before.vectors, before.events, before.as_of), strict=True):
+            columns[name][:kept] = old[:kept]
+    for number in range(count):
+        part: Any = np.load(blocks.path(number))
+        for name, column in columns.items():
+            column[part["user"]] = part[name.removesuffix(".npy")]
+    draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}
+    return int((columns[EVENTS] > 0).sum())
+
+
+def _save(path: Path, whole: Floats | None = None, **arrays: Any) -> None:
+    """Writes an array, or several by name; a file is there whole or not at all."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        if whole is not None:
+            np.save(file, whole)
+        else:
+            np.savez(file, **arrays)
+    part.replace(path)

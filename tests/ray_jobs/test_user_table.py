@@ -1,0 +1,138 @@
+"""The table of user embeddings: everybody once, then those who did something since."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.contract.artifact import Artifact
+from data.dataset import Dataset
+from data.timelines import events_from
+from ray_jobs import user_table
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.engine.job import Job, start
+from ray_jobs.evaluate import evaluate
+from ray_jobs.train import train
+from ray_jobs.user_table import UserTable, embed_users
+
+SMALL = (
+    "user.dim=16",
+    "user.id_dim=16",
+    "user.hidden=32",
+    "user.sequence.max_length=20",
+    "user.batch_size=32",
+    "train.max_steps=6",
+    "train.validate_every=3",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    ray_cluster: None, world_words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Job, Artifact]:
+    """A job on a root of its own that shares the prepared world, and a user model."""
+    root = tmp_path_factory.mktemp("users")
+    source = Path(world_words[0].removeprefix("root="))
+    for kind in ("world", "latents", "dataset", "item_ids", "user_ids"):
+        (root / kind).symlink_to(source / kind)
+    job = start([f"root={root}", *world_words[1:], *SMALL])
+    return job, train(job, "user", alone=True)
+
+
+def day_ms(job: Job, day: int) -> int:
+    calendar = Dataset.open(job.root).calendar
+    assert calendar is not None
+    return calendar.start_ms(day)
+
+
+def expected(job: Job, model: Artifact, until_ms: int | None) -> tuple[Any, Any]:
+    """Users with an event before then, and their vectors, all at once."""
+    dataset = Dataset.open(job.root)
+    found = []
+    for block in dataset.blocks():
+        table = block.read()
+        events = events_from(table)
+        if until_ms is not None:
+            events = events.chosen(events.timestamp < until_ms)
+        some = np.flatnonzero(events.lengths)
+        users = table["user"].to_numpy()[some]
+        mine = events.cut(events.offsets[some], events.lengths[some])
+        found.append((users, Retriever.open(model, dataset, None).user_vectors(mine, users)))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def test_the_user_model_is_evaluated_beside_pinnersage(trained: tuple[Job, Artifact]) -> None:
+    job, model = trained
+    metrics = evaluate(job, ("user",), {"user": model}).manifest.metrics["retrieval"]
+    assert {"popularity", "item_knn", "pinnersage_5", "pinnersage_20", "oracle_log"} <= set(metrics)
+    assert 0 < metrics["recall@200"] <= 1
+
+
+def test_everybody_with_an_event_has_a_vector(trained: tuple[Job, Artifact]) -> None:
+    job, model = trained
+    made = embed_users(job, Dataset.open(job.root), model, None)
+    table = UserTable.open(made)
+    users, vectors = expected(job, model, None)
+    assert table.vectors[users] == pytest.approx(vectors, abs=1e-3)
+    others = np.setdiff1d(np.arange(len(table.vectors)), users)
+    assert not table.vectors[others].any()
+    assert (table.as_of[users] > 0).all()
+    assert made.manifest.details["embedded"] == len(users)
+    assert embed_users(job, Dataset.open(job.root), model, None).version == made.version
+
+
+def test_a_user_who_did_nothing_keeps_the_vector_and_its_date(
+    trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, model = trained
+    monkeypatch.setattr(user_table, "KIND", "other_embeddings")
+    dataset = Dataset.open(job.root)
+    first = embed_users(job, dataset, model, day_ms(job, 15))
+    second = embed_users(job, dataset, model, day_ms(job, 16))
+    before, after = UserTable.open(first), UserTable.open(second)
+    active = np.flatnonzero(after.events != before.events)
+    idle = np.setdiff1d(np.flatnonzero(before.events), active)
+    assert second.manifest.details == {
+        "embedded": len(active),
+        "kept": len(idle),
+        "model": model.version,
+    }
+    assert len(active) > 0 < len(idle)
+    assert (after.as_of[active] >= day_ms(job, 15)).all()
+    assert np.array_equal(after.as_of[idle], before.as_of[idle])
+    assert np.array_equal(after.vectors[idle], before.vectors[idle])
+    users, vectors = expected(job, model, day_ms(job, 16))
+    assert after.vectors[users] == pytest.approx(vectors, abs=1e-3)
+
+
+def test_an_interrupted_table_goes_on_and_tasks_make_the_same(
+    trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, model = trained
+    dataset, until = Dataset.open(job.root), day_ms(job, 10)
+    real = user_table._embed_block
+
+    def dies(blocks: Any, number: int) -> int:
+        real(blocks, number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(user_table, "_embed_block", dies)
+    with pytest.raises(KeyboardInterrupt):
+        embed_users(job, dataset, model, until)
+    (work,) = (job.root / "checkpoints").glob("user_embeddings-*")
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("block-*")}
+    monkeypatch.setattr(user_table, "_embed_block", real)
+    monkeypatch.setattr(user_table, "SMALL_LOG_USERS", 0)
+    seen = {}
+
+    def assembled(*arguments: Any) -> int:
+        seen.update({path: path.stat().st_mtime_ns for path in kept})
+        return joined(*arguments)
+
+    joined = user_table._assemble
+    monkeypatch.setattr(user_table, "_assemble", assembled)
+    table = UserTable.open(embed_users(job, dataset, model, until))
+    assert seen == kept != {}
+    users, vectors = expected(job, model, until)
+    assert table.vectors[users] == pytest.approx(vectors, abs=1e-3)
