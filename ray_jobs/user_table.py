@@ -184,7 +184,8 @@ def _assemble(blocks: _Blocks, dataset: Dataset, count: int, draft: Draft) -> in
     }
     if before is not None:
         kept = min(rows, len(before.events))
-        for name, old in zip(columns, (before.vectors, before.events, before.as_of), strict=True):
+        olds: tuple[Any, ...] = (before.vectors, before.events, before.as_of)
+        for name, old in zip(columns, olds, strict=True):
             columns[name][:kept] = old[:kept]
     for number in range(count):
         part: Any = np.load(blocks.path(number))
