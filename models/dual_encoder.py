@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from data.contract.settings import NonNegative, UserError
+from models.attention import token_of
 from models.embeddings import Table
 from models.features import RowDropout
 from models.losses import pooled_softmax, weighted_mean
-from models.sequence_encoder import token_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

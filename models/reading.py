@@ -11,14 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import layout, token_of
+from models.events import EventEncoder
 from models.features import FeatureEncoder, is_missing
-from models.sequence_encoder import (
-    EventEncoder,
-    SequenceEncoder,
-    SequenceSettings,
-    layout,
-    token_of,
-)
+from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dual_encoder import HistoryTower
+from models.events import EventEncoder
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, keep_likeness
-from models.sequence_encoder import EventEncoder, Layout, SequenceEncoder
+from models.sequence_encoder import SequenceEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from data.contract.schema import Vocabulary
+    from models.attention import Layout
     from models.dual_encoder import DualSettings
     from models.two_tower import TwoTowerSettings
 

@@ -21,9 +21,10 @@ from data.contract.schema import UserObjective
 from data.contract.settings import Count, Dropout, Positive, Share
 from models.dual_encoder import DualEncoder, HistoryTower, NegativeSettings
 from models.embeddings import Table
+from models.events import EventEncoder, EventInput
 from models.export import NUM_EVENTS, NUM_USERS, Program
 from models.features import FeatureEncoder
-from models.sequence_encoder import EventEncoder, EventInput, SequenceEncoder, SequenceSettings
+from models.sequence_encoder import SequenceEncoder, SequenceSettings
 from models.towers import ItemTower
 
 if TYPE_CHECKING:

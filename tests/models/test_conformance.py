@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,13 @@ USER = Subject(cases.user, cases.user_batch, user_vectors)
 RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
 GRAPHS = {f"graph_{kind}": graph_of(kind) for kind in ("convolution", "transformer", "propagation")}
 LIGHT_GCN = Subject(cases.light_gcn, cases.interaction_batch, user_nodes, False, looks_up=False)
+POINTWISE = dataclasses.replace(
+    cases.USER, sequence=dataclasses.replace(cases.SEQUENCE, block="pointwise")
+)
 SUBJECTS = {
     "two_tower": TWO_TOWER,
     "user": USER,
+    "user_pointwise": dataclasses.replace(USER, build=partial(cases.user, settings=POINTWISE)),
     "ranker": RANKER,
     **GRAPHS,
     "light_gcn": LIGHT_GCN,

@@ -1,6 +1,7 @@
 """Sequences laid end to end are encoded as each would be alone, from left to right."""
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -10,23 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data.contract.settings import UserError
-from models.sequence_encoder import (
-    Block,
-    SequenceEncoder,
-    SequenceSettings,
-    layout,
-    token_of,
-)
+from models.attention import PointwiseBlock, SoftmaxBlock, layout, token_of
+from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
 DIM = 8
 SETTINGS = SequenceSettings(max_length=6, num_layers=2, num_heads=2)
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=5)
 
 
-def encoder(ordered: bool = True, num_layers: int = 2) -> SequenceEncoder:
+blocks = pytest.mark.parametrize("block", ["softmax", "pointwise"])
+
+
+def encoder(
+    ordered: bool = True, num_layers: int = 2, block: Literal["softmax", "pointwise"] = "softmax"
+) -> SequenceEncoder:
     torch.manual_seed(0)
-    settings = dataclasses.replace(SETTINGS, num_layers=num_layers)
-    return SequenceEncoder(DIM, settings, ordered).eval()
+    settings = dataclasses.replace(SETTINGS, num_layers=num_layers, block=block)
+    made = SequenceEncoder(DIM, settings, ordered).eval()
+    for each in made.blocks:
+        if isinstance(each, PointwiseBlock) and each.distance is not None:
+            torch.nn.init.normal_(each.distance)
+    return made
 
 
 def sequences(lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +45,7 @@ def encode(model: SequenceEncoder, events: Tensor, lengths: Tensor, start: Tenso
     return model(events, start, model.layout(lengths, len(events)))
 
 
-def attend_in_full(block: Block, x: Tensor) -> Tensor:
+def attend_in_full(block: SoftmaxBlock, x: Tensor) -> Tensor:
     """Causal attention over one sequence [L, D], with the softmax written out."""
     q, k, v = block.qkv(x).view(len(x), 3, block.num_heads, -1).permute(1, 2, 0, 3)
     scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
@@ -49,20 +54,40 @@ def attend_in_full(block: Block, x: Tensor) -> Tensor:
     return block.out(mixed.transpose(0, 1).flatten(1))
 
 
+def mix_in_full(block: PointwiseBlock, x: Tensor) -> Tensor:
+    """HSTU's block over one sequence [L, D], token by token."""
+    mixed = F.silu(block.mix(block.norm(x)))
+    gate, v, q, k = (part.view(len(x), block.num_heads, -1) for part in mixed.chunk(4, -1))
+    read = torch.zeros_like(v)
+    for i in range(len(x)):
+        for j in range(i + 1):
+            score = (q[i] * k[j]).sum(-1)
+            if block.distance is not None:
+                score = score + block.distance[i - j]
+            read[i] += F.silu(score)[:, None] * v[j] / block.most
+    return x + block.out(block.mixed_norm(read.flatten(1)) * gate.flatten(1))
+
+
 def encode_one(model: SequenceEncoder, events: Tensor, start: Tensor) -> Tensor:
     """Reference: one sequence, nothing padded."""
     x = torch.cat([start[None], events])
     if model.position is not None:
         x = x + model.position.weight[: len(x)]
     for block in model.blocks:
-        x = x + attend_in_full(block, block.attention_norm(x))
-        x = x + block.feed_forward(x)
+        if isinstance(block, PointwiseBlock):
+            x = mix_in_full(block, x)
+        else:
+            x = x + attend_in_full(block, block.attention_norm(x))
+            x = x + block.feed_forward(x)
     return model.norm(x)
 
 
+@blocks
 @given(lengths=LENGTHS, ordered=st.booleans())
-def test_states_are_those_of_each_sequence_alone(lengths: list[int], ordered: bool) -> None:
-    model = encoder(ordered)
+def test_states_are_those_of_each_sequence_alone(
+    block: Literal["softmax", "pointwise"], lengths: list[int], ordered: bool
+) -> None:
+    model = encoder(ordered, block=block)
     events, sizes, start = sequences(lengths)
     states = encode(model, events, sizes, start)
     parts = states[len(lengths) :].split(lengths)
@@ -71,8 +96,11 @@ def test_states_are_those_of_each_sequence_alone(lengths: list[int], ordered: bo
         assert torch.allclose(torch.cat([states[b : b + 1], parts[b]]), expected, atol=1e-5)
 
 
-def test_a_later_event_does_not_change_an_earlier_state() -> None:
-    model, (events, lengths, start) = encoder(), sequences([5, 4])
+@blocks
+def test_a_later_event_does_not_change_an_earlier_state(
+    block: Literal["softmax", "pointwise"],
+) -> None:
+    model, (events, lengths, start) = encoder(block=block), sequences([5, 4])
     before = encode(model, events, lengths, start)
     changed = events.clone()
     changed[3] *= -1  # Adding a constant would do nothing: norms take the mean out.
@@ -114,8 +142,11 @@ def test_the_token_after_each_prefix_lies_in_its_own_column(lengths: list[int]) 
             assert int(places.column[token]) == read
 
 
-def test_width_of_the_padding_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs = encoder(), sequences([2, 0, 3])
+@blocks
+def test_width_of_the_padding_does_not_matter(
+    block: Literal["softmax", "pointwise"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = encoder(block=block), sequences([2, 0, 3])
     trimmed = encode(model, *inputs)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert torch.allclose(encode(model, *inputs), trimmed, atol=1e-6)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from data.contract.settings import UserError, build
+from models.attention import layout
 from models.batch import Batch
-from models.sequence_encoder import layout
 from models.towers import Taste
 from models.two_tower import NegativeSettings, TwoTower, TwoTowerSettings
 from tests.models import cases

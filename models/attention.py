@@ -1,0 +1,135 @@
+"""Blocks that mix the events of a sequence, and how sequences of any length lie in a rectangle.
+
+Shapes: B sequences of H events in all, L longest sequence, D width, A attention heads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.features import segments
+
+if TYPE_CHECKING:
+    from models.sequence_encoder import SequenceSettings
+
+
+class Layout(NamedTuple):
+    """Where the tokens of B sequences lie, [starts of all sequences, events of all sequences].
+
+    Attributes:
+        rectangle: int64[B, L + 1] token at each place; past a sequence's end any token.
+        flat: int64[B + H] place of each token in the flattened rectangle.
+        column: int64[B + H] place of each token in its sequence, the start being 0.
+    """
+
+    rectangle: Tensor
+    flat: Tensor
+    column: Tensor
+
+
+def layout(lengths: Tensor, total: int, width: int) -> Layout:
+    """Lays out sequences of `lengths` [B], `total` events in all, none longer than `width`."""
+    batch = lengths.shape[0]
+    first = torch.cumsum(lengths, 0) - lengths
+    columns = torch.arange(width + 1, device=lengths.device)
+    within = columns.unsqueeze(0) <= lengths.unsqueeze(1)
+    sequence = torch.arange(batch, device=lengths.device).unsqueeze(1)
+    events = batch + first.unsqueeze(1) + columns - 1
+    # Padding points to the sequence's own start: causal attention never looks right, so what
+    # stands there does not matter.
+    rectangle = torch.where(within & (columns > 0), events, sequence)
+    owner = segments(lengths, total)
+    column = torch.arange(total, device=lengths.device) - first[owner] + 1
+    column = torch.cat([torch.zeros_like(lengths), column])
+    owner = torch.cat([sequence.squeeze(1), owner])
+    return Layout(rectangle, owner * (width + 1) + column, column)
+
+
+def token_of(sequence: Tensor, length: Tensor, lengths: Tensor) -> Tensor:
+    """Token that holds the state of `sequence` after `length` events, int64 like either."""
+    first = torch.cumsum(lengths, 0) - lengths
+    event = lengths.shape[0] + first[sequence] + length - 1
+    return torch.where(length > 0, event, sequence)
+
+
+class SoftmaxBlock(nn.Module):
+    """Pre-norm transformer block: `U = V + MHSA(LN(V)); V' = U + FFN(LN(U))`.
+
+    Only attention sees the padded rectangle; all else works on the tokens alone. Attention has no
+    dropout of its own, so that the flash kernel runs.
+    """
+
+    def __init__(self, dim: int, settings: SequenceSettings) -> None:
+        """Builds a block of width `dim`."""
+        super().__init__()
+        self.num_heads = settings.num_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, tokens: Tensor, places: Layout) -> Tensor:
+        """Mixes each token with those before it; float32[B + H, D] -> the same."""
+        tokens = tokens + self.dropout(self._attend(self.attention_norm(tokens), places))
+        mixed: Tensor = tokens + self.dropout(self.feed_forward(tokens))
+        return mixed
+
+    def _attend(self, tokens: Tensor, places: Layout) -> Tensor:
+        padded = self.qkv(tokens).index_select(0, places.rectangle.flatten())
+        batch, width = places.rectangle.shape
+        heads = padded.view(batch, width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
+        rows = mixed.transpose(1, 2).reshape(batch * width, -1).index_select(0, places.flat)
+        out: Tensor = self.out(rows)
+        return out
+
+
+class PointwiseBlock(nn.Module):
+    """Block of a hierarchical sequential transduction unit (HSTU; Zhai et al., ICML'24, eqs. 1-3).
+
+    `U, V, Q, K = SiLU(W LN(x)); Y = x + W' (LN(SiLU(Q Kᵀ + b) V / n) ⊙ U)` with a learnt bias b of
+    the distance of two events. Attention is not normalised over the events, so that how many of
+    them agree counts; there is no feed-forward layer.
+    """
+
+    def __init__(self, dim: int, settings: SequenceSettings, ordered: bool) -> None:
+        """Builds a block of width `dim`; without order there is no distance."""
+        super().__init__()
+        self.num_heads, self.most = settings.num_heads, settings.max_length + 1
+        self.norm = nn.LayerNorm(dim)
+        self.mix = nn.Linear(dim, 4 * dim)
+        self.distance = nn.Parameter(torch.zeros(self.most)) if ordered else None
+        self.mixed_norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, tokens: Tensor, places: Layout) -> Tensor:
+        """Mixes each token with those before it; float32[B + H, D] -> the same."""
+        gate, *heads = F.silu(self.mix(self.norm(tokens))).chunk(4, -1)
+        batch, width = places.rectangle.shape
+        at = places.rectangle.flatten()
+        value, query, key = (
+            each.index_select(0, at).view(batch, width, self.num_heads, -1).transpose(1, 2)
+            for each in heads
+        )
+        mixed = (self._attention(query, key) @ value).transpose(1, 2).reshape(batch * width, -1)
+        rows = self.mixed_norm(mixed.index_select(0, places.flat)) * gate
+        out: Tensor = tokens + self.out(self.dropout(rows))
+        return out
+
+    def _attention(self, query: Tensor, key: Tensor) -> Tensor:
+        """float32[B, A, L + 1, D / A] of either -> [B, A, L + 1, L + 1]."""
+        place = torch.arange(query.shape[2], device=query.device)
+        apart = place.unsqueeze(1) - place
+        scores = query @ key.transpose(-1, -2)
+        if self.distance is not None:
+            scores = scores + self.distance[apart.clamp(min=0)]
+        earlier = (apart >= 0).float() / self.most
+        return F.silu(scores) * earlier
