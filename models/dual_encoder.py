@@ -17,7 +17,8 @@ from data.contract.settings import NonNegative, UserError
 from models.attention import token_of
 from models.embeddings import Table
 from models.features import RowDropout
-from models.losses import pooled_softmax, weighted_mean
+from models.losses import MASKED, total_weight, weighted_mean
+from models.pool_loss import Days, Pool, pool_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,9 +156,8 @@ class DualEncoder(nn.Module):
         inputs = batch.inputs
         items = self.item_tower({**inputs, "item_id.rows": self.drop(rows["item_id"])})
         users = self._target_users(rows, items, inputs)
-        losses, top = self._losses(users, items, inputs)
         weight = self.target_weight(batch)
-        loss = weighted_mean(losses, weight)
+        loss, top = self._loss(users, items, weight, inputs)
         logs = {
             "loss": loss.detach(),
             "pool_top1": weighted_mean(top.float(), weight),
@@ -187,24 +187,25 @@ class DualEncoder(nn.Module):
         )
         return self.user_tower.project(states.index_select(0, tokens))
 
-    def _losses(
-        self, users: Tensor, items: Tensor, inputs: Mapping[str, Tensor]
+    def _loss(
+        self, users: Tensor, items: Tensor, weight: Tensor, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Loss of each target, and whether it beats the whole pool."""
+        """Mean loss of the targets, and whether each beats the whole pool."""
         positive = (users * items.index_select(0, inputs["target.item"])).sum(-1)
-        negatives = users @ items.index_select(0, inputs["pool.item"]).T
+        bias = None
         if self.prior is not None:
             positive = positive + self.prior(_trends(inputs, "target."))
-            of_days = self.prior(_trends(inputs, "pool."))
-            negatives = negatives + of_days.index_select(0, inputs["target.moment"])
-        positive, negatives = positive / self.temperature, negatives / self.temperature
-        known = self._known(inputs)[inputs["target.sequence"]]
-        if self.prior is not None:
-            known = known | inputs["pool.absent"][inputs["target.moment"]]
-        log_q = self.settings.negatives.log_q
-        losses = pooled_softmax(positive, negatives, known, inputs, log_q)
-        top = positive.detach() > negatives.detach().masked_fill(known, -math.inf).amax(1)
-        return losses, top
+            bias = self.prior(_trends(inputs, "pool.")).masked_fill(inputs["pool.absent"], MASKED)
+        scale = 1 / self.temperature
+        corrected, correction = positive * scale, inputs["pool.log_count"]
+        if self.settings.negatives.log_q:
+            corrected = corrected - inputs["positive.log_q"]
+            correction = correction - inputs["pool.log_q"]
+        days = Days(bias, inputs["target.moment"]) if bias is not None else None
+        pool = Pool(scale, correction, self._known(inputs), inputs["target.sequence"], days)
+        pooled = items.index_select(0, inputs["pool.item"])
+        total, best = pool_loss(users, pooled, corrected, weight, pool)
+        return total / total_weight(weight), (positive * scale).detach() > best
 
     def _known(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """bool[B, P]: pool items that are positives of the window."""

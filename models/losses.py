@@ -18,6 +18,14 @@ MASKED = -1e9
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean of `values` [T] by `weight` [T] over the rows of all ranks.
 
+    See `total_weight`.
+    """
+    return (values * weight).sum() / total_weight(weight)
+
+
+def total_weight(weight: Tensor) -> Tensor:
+    """Sum of `weight` [T], in the mean over all ranks.
+
     Data-parallel training averages the gradients of the ranks as if each held as many rows;
     dividing by the mean weight of a rank instead of the own one makes that average exact.
     """
@@ -26,7 +34,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
         total = total.clone()
         dist.all_reduce(total)
         total = total / dist.get_world_size()
-    return (values * weight).sum() / total.clamp(min=1e-6)
+    return total.clamp(min=1e-6)
 
 
 def sampled_softmax(

@@ -1,0 +1,158 @@
+"""Sampled softmax over a shared pool without the matrix of all scores.
+
+A batch of T targets and P pool items has T x P scores, which a chain of operations would write and
+read a dozen times. Here scores, softmax and gradients are made a block of targets at a time, while
+the block is in cache: time is that of three products of matrices, memory one block. The gradient is
+known as soon as the loss is, so backward only scales it.
+
+Shapes: T targets of B windows on M days, P pool items, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.losses import MASKED
+
+CACHE_BYTES, DEVICE_BYTES = 2 << 20, 1 << 30
+
+
+class Days(NamedTuple):
+    """What the day of a target adds to the scores.
+
+    Attributes:
+        bias: float32[M, P] of each day and item.
+        moment: int64[T] day of each target.
+    """
+
+    bias: Tensor
+    moment: Tensor
+
+
+class Pool(NamedTuple):
+    """What the scores of a pool are made of: `scale (u_t · v_j + bias_{m(t), j}) + correction_j`.
+
+    Attributes:
+        scale: of the scores, a number.
+        correction: float32[P] `ln c_j − ln Q_j`.
+        known: bool[B, P] pool items that are no negatives of a window.
+        window: int64[T] window of each target.
+        days: what a day adds; None: nothing.
+    """
+
+    scale: Tensor
+    correction: Tensor
+    known: Tensor
+    window: Tensor
+    days: Days | None = None
+
+    def part(self, scale: Tensor, bias: Tensor | None, at: slice) -> Pool:
+        """The same of some of the targets; `scale` and `bias` without their history."""
+        days = None
+        if bias is not None and self.days is not None:
+            days = Days(bias, self.days.moment[at])
+        return Pool(scale, self.correction, self.known, self.window[at], days)
+
+
+def pool_loss(
+    users: Tensor, items: Tensor, positive: Tensor, weight: Tensor, pool: Pool
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the losses of all targets, as `models.losses.sampled_softmax` has them.
+
+    Args:
+        users: float32[T, D].
+        items: float32[P, D] of the pool.
+        positive: float32[T] `scale s_p − ln Q_p`.
+        weight: float32[T] of each target; not differentiated.
+        pool: the rest of the scores.
+
+    Returns:
+        `Σ_t w_t L_t`, and the highest score in the pool of each target, uncorrected, float32[T].
+    """
+    apply: Any = _PoolLoss.apply
+    bias = pool.days.bias if pool.days else None
+    found: tuple[Tensor, Tensor] = apply(users, items, positive, pool.scale, bias, weight, pool)
+    return found
+
+
+class _PoolLoss(torch.autograd.Function):
+    """Loss and gradients in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        users, items, positive, scale, bias, weight, pool = inputs
+        days = torch.zeros_like(bias) if bias is not None else None
+        of_users, of_items, of_positive = map(torch.zeros_like, (users, items, positive))
+        found = Gradients(of_users, of_items, of_positive, days)
+        total, best = positive.new_zeros(()), torch.empty_like(positive)
+        rows = _rows(items)
+        for start in range(0, len(users), rows):
+            at = slice(start, start + rows)
+            targets = Targets(users[at], positive[at], weight[at], best[at])
+            total += _block(targets, items, pool.part(scale, bias, at), found.part(at))
+        # Σ over scores of gradient x score, which the other gradients already hold.
+        of_scale = (found.users * users).sum() / scale
+        if bias is not None:
+            of_scale = of_scale + (days * bias).sum() / scale
+        ctx.save_for_backward(*found[:3], of_scale, *([days] if days is not None else []))
+        ctx.mark_non_differentiable(best)
+        return total, best
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [gradients[0] * gradient for gradient in ctx.saved_tensors]
+        return (*scaled, *[None] * (7 - len(scaled)))
+
+
+class Targets(NamedTuple):
+    """A block of targets: vectors, scores of the positives, weights; `best` is filled."""
+
+    users: Tensor
+    positive: Tensor
+    weight: Tensor
+    best: Tensor
+
+
+class Gradients(NamedTuple):
+    """Of the inputs by the same names, filled block by block."""
+
+    users: Tensor
+    items: Tensor
+    positive: Tensor
+    days: Tensor | None
+
+    def part(self, at: slice) -> Gradients:
+        """Those of a block of targets, and what all share."""
+        return Gradients(self.users[at], self.items, self.positive[at], self.days)
+
+
+def _rows(items: Tensor) -> int:
+    """Targets of a block, whose scores fit into a cache or a share of a device's memory."""
+    budget = DEVICE_BYTES if items.is_cuda else CACHE_BYTES
+    return max(1, budget // (4 * max(len(items), 1)))
+
+
+def _block(targets: Targets, items: Tensor, pool: Pool, found: Gradients) -> Tensor:
+    """Loss of a block of targets; adds its gradients to `found`."""
+    scores = targets.users @ items.T
+    if pool.days is not None:
+        scores += pool.days.bias.index_select(0, pool.days.moment)
+    scores.mul_(pool.scale).masked_fill_(pool.known.index_select(0, pool.window), MASKED)
+    torch.amax(scores, 1, out=targets.best)
+    scores += pool.correction
+    most = scores.amax(1)
+    softmax = scores.sub_(most.unsqueeze(1)).exp_()
+    sums = softmax.sum(1)
+    behind = most + sums.log() - targets.positive
+    share = targets.weight * torch.sigmoid(behind)
+    softmax.mul_((share / sums * pool.scale).unsqueeze(1))
+    torch.mm(softmax, items, out=found.users)
+    found.items.addmm_(softmax.T, targets.users)
+    found.positive.copy_(-share)
+    if pool.days is not None and found.days is not None:
+        found.days.index_add_(0, pool.days.moment, softmax)
+    return (targets.weight * F.softplus(behind)).sum()

@@ -1,0 +1,80 @@
+"""The loss in blocks is the loss over the whole matrix, and so are its gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import pool_loss as blocks
+from models.losses import sampled_softmax
+from models.pool_loss import Days, Pool, pool_loss
+
+
+def made(targets: int, pool: int, biased: bool, seed: int) -> tuple[dict[str, Tensor], Pool]:
+    draw = torch.Generator().manual_seed(seed)
+    leaves = {
+        "users": torch.randn(targets, 4, generator=draw),
+        "items": torch.randn(pool, 4, generator=draw),
+        "positive": torch.randn(targets, generator=draw),
+        "scale": torch.rand((), generator=draw) * 5,
+        "bias": torch.randn(3, pool, generator=draw),
+    }
+    leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
+    return leaves, Pool(
+        leaves["scale"],
+        torch.randn(pool, generator=draw),
+        torch.rand(2, pool, generator=draw) < 0.3,
+        torch.randint(0, 2, (targets,), generator=draw),
+        Days(leaves["bias"], torch.randint(0, 3, (targets,), generator=draw)) if biased else None,
+    )
+
+
+def whole(leaves: dict[str, Tensor], weight: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
+    """The same by the chain of operations over all targets."""
+    scores = leaves["users"] @ leaves["items"].T
+    if pool.days is not None:
+        scores = scores + pool.days.bias[pool.days.moment]
+    scores, known = scores * pool.scale, pool.known[pool.window]
+    losses = sampled_softmax(leaves["positive"], scores, pool.correction, known)
+    return (weight * losses).sum(), scores.masked_fill(known, -1e9).amax(1)
+
+
+@given(
+    targets=st.integers(1, 9), pool=st.integers(1, 7), biased=st.booleans(), seed=st.integers(0, 99)
+)
+@settings(max_examples=60)
+def test_loss_and_gradients_are_those_of_the_whole_matrix(
+    targets: int, pool: int, biased: bool, seed: int
+) -> None:
+    weight = torch.rand(targets)
+    results = []
+    for compute in (pool_loss, None):
+        leaves, parts = made(targets, pool, biased, seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blocks, "CACHE_BYTES", 4 * pool * 2)
+            total, best = (
+                pool_loss(leaves["users"], leaves["items"], leaves["positive"], weight, parts)
+                if compute
+                else whole(leaves, weight, parts)
+            )
+        (3 * total).backward()
+        gradients = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+        results.append((total.detach(), best.detach(), gradients))
+    (total, best, found), (wanted, most, expected) = results
+    assert torch.allclose(total, wanted, atol=1e-4)
+    assert torch.allclose(best, most, atol=1e-5)
+    assert len(found) == len(expected) == (5 if biased else 4)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_a_pool_of_known_items_teaches_nothing() -> None:
+    leaves, parts = made(3, 5, False, 0)
+    parts = parts._replace(known=torch.ones_like(parts.known))
+    total, _ = pool_loss(leaves["users"], leaves["items"], leaves["positive"], torch.ones(3), parts)
+    total.backward()
+    assert total.item() == 0
+    for name in ("users", "items", "positive"):
+        assert leaves[name].grad is not None
+        assert not leaves[name].grad.any()
