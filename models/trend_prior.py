@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class TrendPrior(nn.Module):
         """Builds the perceptron over the logarithms."""
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(len(TREND_DAYS) + 2, WIDTH), nn.GELU())
-        self.out = nn.Linear(WIDTH, 1)
+        self.out = nn.Linear(WIDTH, 1, bias=False)  # what all items gain orders nothing
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
+        self.register_load_state_dict_pre_hook(_without_bias)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`trend.counts` int64[..., S] and `trend.age_ms` int64[...] -> float32[...]."""
@@ -50,3 +50,8 @@ class TrendPrior(nn.Module):
         return Program(
             module=self, inputs=inputs, dynamic=dict.fromkeys(inputs, "items"), outputs=("prior",)
         )
+
+
+def _without_bias(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: Any) -> None:
+    """Weights of earlier releases have one."""
+    weights.pop(f"{prefix}out.bias", None)

@@ -172,3 +172,10 @@ def test_the_temperature_has_a_floor() -> None:
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to learn against"):
         build(TwoTowerSettings, {"negatives": {"in_batch": 0, "random": 0}})
+
+
+def test_weights_of_earlier_releases_load() -> None:
+    core = cases.two_tower()
+    earlier = core.state_dict() | {"prior.out.bias": torch.zeros(1)}
+    core.load_state_dict(earlier)
+    assert "prior.out.bias" not in core.state_dict()
