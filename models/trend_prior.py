@@ -29,7 +29,7 @@ class TrendPrior(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(len(TREND_DAYS) + 2, WIDTH), nn.GELU())
         self.out = nn.Linear(WIDTH, 1, bias=False)  # what all items gain orders nothing
         nn.init.normal_(self.out.weight, std=0.01)
-        self.register_load_state_dict_pre_hook(_without_bias)
+        self.register_load_state_dict_pre_hook(_without_bias)  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`trend.counts` int64[..., S] and `trend.age_ms` int64[...] -> float32[...]."""
