@@ -162,6 +162,7 @@ class DualEncoder(nn.Module):
             "loss": loss.detach(),
             "pool_top1": weighted_mean(top.float(), weight),
             "temperature": self.temperature.detach(),
+            "targets": weight.new_tensor(len(weight)),
         }
         return loss, logs
 

@@ -135,7 +135,8 @@ class TrainState:
         rows: training rows (windows or requests) consumed by all ranks since the start.
         best_step: step of the best validation.
         best_score: its score.
-        curve: log lines over all ranks: step, loss, rate, rows/s, share of time waiting for data.
+        curve: log lines over all ranks: step, loss, rate, rows/s, steps/s, share of time waiting
+            for data.
         validations: step and metrics of each validation.
     """
 
@@ -297,6 +298,7 @@ class Meter:
             "epoch": state.progress.epoch,
             "rate": schedule.rate(state.step - 1),
             "samples_per_s": self._rows / seconds,
+            "steps_per_s": self._steps / seconds,
             "data_wait": waited / seconds,
         }
         self._reset()

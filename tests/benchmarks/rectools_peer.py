@@ -1,0 +1,80 @@
+"""Targets a second of RecTools' SASRec; run by `bench_sequence` in an environment of its own.
+
+    python rectools_peer.py events.parquet '{"dim": 64, "blocks": 2, "length": 200, "batch": 128}'
+
+The last line is one JSON object. The first epoch is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import pandas as pd
+import torch
+from pytorch_lightning import Callback, Trainer
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+
+
+class Clock(Callback):
+    """Seconds of each epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._began)
+
+
+def main() -> None:
+    """Trains and prints."""
+    size = json.loads(sys.argv[2])
+    torch.set_num_threads(size["threads"])
+    events = pd.read_parquet(sys.argv[1])
+    table = pd.DataFrame(
+        {
+            Columns.User: events["user_id"],
+            Columns.Item: events["item_id"],
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.to_datetime(events["position"], unit="s"),
+        }
+    )
+    clock = Clock()
+
+    def trainer() -> Trainer:
+        return Trainer(
+            accelerator="cpu",
+            max_epochs=size["epochs"] + 1,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    model = SASRecModel(
+        n_factors=size["dim"],
+        n_blocks=size["blocks"],
+        n_heads=size["heads"],
+        session_max_len=size["length"],
+        batch_size=size["batch"],
+        loss=size["loss"],
+        n_negatives=size["negatives"],
+        get_trainer_func=trainer,
+    )
+    model.fit(Dataset.construct(table))
+    each = events.groupby("user_id").size().clip(upper=size["length"] + 1) - 1
+    best = min(clock.seconds[1:])
+    print(json.dumps({"targets": int(each.sum()), "targets_per_s": each.sum() / best}))
+
+
+if __name__ == "__main__":
+    main()
