@@ -59,7 +59,8 @@ def ours(folder: Path, events: Path) -> dict[str, float]:
     job = start(
         [
             *(f"root={folder / 'root'}", "source.kind=table", f"source.events={events}"),
-            *("split.kind=leave_one_out", "split.refit=false", f"user.dim={SIZE['dim']}"),
+            *("source.columns.position=position", "split.kind=leave_one_out"),
+            *("split.refit=false", f"user.dim={SIZE['dim']}"),
             *(f"user.id_dim={SIZE['dim']}", f"user.sequence.num_layers={SIZE['blocks']}"),
             *(f"user.sequence.num_heads={SIZE['heads']}", f"user.batch_size={SIZE['batch']}"),
             *(f"user.sequence.max_length={SIZE['length']}", "user.negatives.in_batch=0"),
