@@ -19,7 +19,7 @@ from ray_jobs.embed import embed, open_graph_model
 from ray_jobs.engine.job import start
 from ray_jobs.prepare import prepare
 from ray_jobs.sample import Cutoff
-from ray_jobs.train import train
+from ray_jobs.train import Model, train
 
 USERS, ITEMS, EVENTS = 240, 48, 12
 
@@ -48,6 +48,9 @@ WORDS = (
     "two_tower.id_dim=32",
     "two_tower.id_dropout=0",
     "two_tower.sequence.dropout=0",
+    "user.dim=32",
+    "user.id_dim=32",
+    "user.sequence.dropout=0",
     "train.max_steps=150",
     "train.validate_every=50",
 )
@@ -77,18 +80,23 @@ def tasted() -> dict[str, np.ndarray]:
     return {"user_id": user, "item_id": item, "part": part}
 
 
-def validation(folder: Path, columns: dict[str, np.ndarray], *words: str) -> dict[str, float]:
-    """Metrics of the best step of a retriever that has learnt a log."""
+def validation(
+    folder: Path, columns: dict[str, np.ndarray], *words: str, model: Model = "two_tower"
+) -> dict[str, float]:
+    """Metrics of the best step of a model that has learnt a log."""
     pq.write_table(pa.table(columns), folder / "events.parquet")
     source = f"source.events={folder / 'events.parquet'}"
     job = start([f"root={folder / 'root'}", source, *WORDS, *words])
     prepare(job, locate(job.settings.source))
-    metrics: dict[str, float] = train(job, "two_tower").manifest.metrics["validation"]
+    metrics: dict[str, float] = train(job, model, alone=True).manifest.metrics["validation"]
     return metrics
 
 
+@pytest.mark.parametrize("model", ["two_tower", "user", "hstu"])
 @pytest.mark.parametrize("clock", ["position", "timestamp"])
-def test_the_next_item_of_a_walk_is_foretold(ray_cluster: None, tmp_path: Path, clock: str) -> None:
+def test_the_next_item_of_a_walk_is_foretold(
+    ray_cluster: None, tmp_path: Path, clock: str, model: str
+) -> None:
     user, item = walks()
     place = np.tile(np.arange(EVENTS), USERS)
     # Three events a second: their order is that of the file.
@@ -96,15 +104,19 @@ def test_the_next_item_of_a_walk_is_foretold(ray_cluster: None, tmp_path: Path, 
     order = {"timestamp": times} if clock == "timestamp" else {"position": place}
     words = ["split.kind=leave_one_out"]
     words += ["source.columns.position=position"] if clock == "position" else []
-    found = validation(tmp_path, {"user_id": user, "item_id": item, **order}, *words)
+    words += ["user.sequence.block=pointwise"] if model == "hstu" else []
+    chosen: Model = "two_tower" if model == "two_tower" else "user"
+    columns = {"user_id": user, "item_id": item, **order}
+    found = validation(tmp_path, columns, *words, model=chosen)
     assert found["hit_rate@10"] > 0.9
     assert found["mrr@10"] > 0.8
 
 
+@pytest.mark.parametrize("model", ["two_tower", "user"])
 def test_the_items_of_ones_taste_are_found_without_any_order(
-    ray_cluster: None, tmp_path: Path
+    ray_cluster: None, tmp_path: Path, model: Model
 ) -> None:
-    found = validation(tmp_path, tasted(), "split.kind=column", "split.column=part")
+    found = validation(tmp_path, tasted(), "split.kind=column", "split.column=part", model=model)
     assert found["recall@10"] > 0.9
 
 
