@@ -75,6 +75,30 @@ def p90_coverage_at_k(items: Ints, num_items: int, k: int) -> float:
     return (int(filled.argmax()) + 1) / num_items
 
 
+def interest_entropy_at_k(items: Ints, classes: Ints, k: int) -> float:
+    """Mean over queries of the entropy of the classes among the first k ranks, in nats.
+
+    How many interests a list serves (PinnerFormer, KDD'22, §5.2: k = 50, topics of pins). NaN where
+    no list has an item of a known class.
+
+    Args:
+        items: [Q, K] rows by rank, -1 where a list is shorter.
+        classes: class of each row from 1 on; 0 is unknown and does not count.
+        k: ranks that count.
+    """
+    top = items[:, :k]
+    of_ranks = np.where(top >= 0, classes[np.maximum(top, 0)], 0)
+    query, rank = np.nonzero(of_ranks)
+    width = int(of_ranks.max(initial=0)) + 1
+    cells, counts = np.unique(query * width + of_ranks[query, rank], return_counts=True)
+    if len(cells) == 0:
+        return float("nan")
+    owner = cells // width
+    share = counts / np.bincount(owner, counts)[owner]
+    entropy = np.bincount(owner, -share * np.log(share))
+    return float(entropy[np.unique(owner)].mean())
+
+
 def _counts(items: Ints, k: int) -> Ints:
     """Slots of each item that occurs among the first k ranks, in no particular order."""
     top = items[:, :k]
@@ -92,7 +116,12 @@ def per_query(hits: Bools, num_positives: Ints, k: int) -> dict[str, Floats]:
 
 
 def retrieval_metrics(
-    items: Ints, hits: Bools, num_positives: Ints, num_items: int, ks: Sequence[int]
+    items: Ints,
+    hits: Bools,
+    num_positives: Ints,
+    num_items: int,
+    ks: Sequence[int],
+    classes: Ints | None = None,
 ) -> dict[str, float]:
     """All ranking metrics at all cut-offs.
 
@@ -102,6 +131,7 @@ def retrieval_metrics(
         num_positives: [Q], each at least 1.
         num_items: items that could have been ranked.
         ks: cut-offs, each at most K.
+        classes: of each row, for the entropy of interests; None leaves that out.
 
     Returns:
         `<metric>@<k>` -> value; empty when there are no queries.
@@ -114,6 +144,8 @@ def retrieval_metrics(
         metrics |= {name: float(value.mean()) for name, value in values.items()}
         metrics[f"coverage@{k}"] = coverage_at_k(items, num_items, k)
         metrics[f"p90_coverage@{k}"] = p90_coverage_at_k(items, num_items, k)
+        if classes is not None:
+            metrics[f"interest_entropy@{k}"] = interest_entropy_at_k(items, classes, k)
     return metrics
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 
 from data.baselines import Popularity
 from data.contract.settings import Count, Positive, UserError
+from data.graph.pruning import first_interests
 from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import (
@@ -88,6 +90,7 @@ class EvaluationSet:
         popularity: counts before the part, decayed.
         past: the same counts, each event as one.
         settings: cut-offs and sizes.
+        classes: interest of each item row, int64[rows]; None where none is known.
     """
 
     log: SplitLog
@@ -96,6 +99,7 @@ class EvaluationSet:
     popularity: Popularity
     past: Popularity
     settings: EvalSettings
+    classes: npt.NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, log: SplitLog, settings: EvalSettings, alone: bool = False) -> EvaluationSet:
@@ -114,7 +118,9 @@ class EvaluationSet:
         popularity = Popularity.fit(log, TEST, settings.popularity_half_life_days)
         decays = log.start_ms(TEST) is not None
         past = Popularity.fit(log, TEST, math.inf) if decays else popularity
-        return cls(log, queries, Catalogue.of(log.dataset), popularity, past, settings)
+        catalogue, classes = Catalogue.of(log.dataset), first_interests(log.dataset)
+        known = classes if classes.any() else None
+        return cls(log, queries, catalogue, popularity, past, settings, known)
 
     def slices(self) -> list[Slice]:
         """The groupings that this data set allows."""
@@ -174,6 +180,7 @@ def _metrics(ranking: Ranking, held_out: EvaluationSet) -> dict[str, float]:
         ranking.num_positives,
         held_out.catalogue.num_items,
         held_out.settings.ks,
+        held_out.classes,
     )
 
 

@@ -161,3 +161,12 @@ def test_cosine_kurtosis_is_seeded_and_defined_for_equal_vectors():
     assert first == second
     alike = np.tile(unit(np.array([[1.0, 0.0]])), (5, 1))
     assert metrics.cosine_kurtosis(alike, np.random.default_rng(0)) == 0.0
+
+
+def test_interest_entropy_is_that_of_the_classes_of_each_list() -> None:
+    classes = np.array([0, 1, 1, 2, 3])
+    items = np.array([[1, 2, 3, 4], [1, 2, 1, -1], [0, 0, -1, -1]])
+    halves = 0.5 * math.log(2) + 2 * 0.25 * math.log(4)
+    assert metrics.interest_entropy_at_k(items, classes, 4) == pytest.approx(halves / 2)
+    assert metrics.interest_entropy_at_k(items, classes, 2) == 0
+    assert math.isnan(metrics.interest_entropy_at_k(items[2:], classes, 4))

@@ -17,7 +17,7 @@ from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
 from ray_jobs.prepare import prepare
 
-NAMES = ("recall", "ndcg", "hit_rate", "mrr", "coverage", "p90_coverage")
+NAMES = ("recall", "ndcg", "hit_rate", "mrr", "coverage", "p90_coverage", "interest_entropy")
 KS = (10, 20, 50, 100, 200)
 
 
