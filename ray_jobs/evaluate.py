@@ -22,7 +22,7 @@ from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
 from ray_jobs.embed import open_graph_model
-from ray_jobs.engine.beside import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
+from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,

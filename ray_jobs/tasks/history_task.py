@@ -53,7 +53,7 @@ class HistoryTask(RetrievalTask):
     ) -> None:
         """Counts labels in one pass; opens nothing else."""
         super().__init__(assignment, settings, days)
-        self._of_histories = settings
+        self._history_settings = settings
         assignment.require_labels(int(self.counts.item_labels.sum()))
 
     @property
@@ -64,7 +64,7 @@ class HistoryTask(RetrievalTask):
     @cached_property
     def pools(self) -> PoolSampler:
         """Draws the negatives."""
-        data, negatives = self.assignment.dataset, self._of_histories.negatives
+        data, negatives = self.assignment.dataset, self._history_settings.negatives
         live = np.arange(data.item_ids.first_row, data.item_ids.rows)
         return PoolSampler(live, self.counts.item_share, negatives.in_batch, negatives.random)
 
@@ -85,7 +85,7 @@ class HistoryTask(RetrievalTask):
             events, order = shuffle_within_users(events, rng)
             labels = labels[order]
         windows = self.windows(events, labels, rng)
-        for chunk in even_chunks(len(windows), self._of_histories.batch_size, rng):
+        for chunk in even_chunks(len(windows), self._history_settings.batch_size, rng):
             part = windows.take(chunk)
             users = lesson.users[part.user]
             yield window_batch(part, users, self.encoder, self.pools, self.trends, rng)

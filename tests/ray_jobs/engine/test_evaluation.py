@@ -11,7 +11,7 @@ from data.contract.schema import DAY_MS, Vocabulary
 from data.contract.settings import UserError, build
 from data.queries import Queries
 from data.ranking import CHUNK_SCORES, Catalogue
-from ray_jobs.engine.beside import BESIDE_GRAPH, BESIDE_USER, baselines
+from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, baselines
 from ray_jobs.engine.evaluation import (
     EvalSettings,
     EvaluationSet,
@@ -154,7 +154,7 @@ def test_the_settings_name_the_baselines_else_the_job(world_log):
 
 
 def test_gf_cf_of_many_items_takes_part_only_where_it_is_named(world_log, monkeypatch):
-    monkeypatch.setattr("ray_jobs.engine.beside.ROWS_OF_FILTER", 10)
+    monkeypatch.setattr("ray_jobs.engine.baselines.ROWS_OF_FILTER", 10)
     usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
     assert list(baselines(usual, ("popularity", "gf_cf"))) == ["popularity"]
     named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=("gf_cf",)))
