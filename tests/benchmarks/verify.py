@@ -228,6 +228,7 @@ CLAIMS = (
         (
             "tests.benchmarks.ablate_graph",
             *table("gowalla", "split.kind=column", "split.column=split", root="ablate_gowalla")[1:],
+            "split.refit=false",
             "users=.2",
             "seeds=3",
         ),
