@@ -17,11 +17,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.claims import CLAIMS, Claim, Summary, commit
+from tests.benchmarks.claims import CLAIMS, DATA, ROOTS, Claim, Summary, commit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESULTS = Path(__file__).parent / "results"
 
