@@ -40,7 +40,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "attention pooling": {"graph.pooling": "attention"},
     "transformer": {"graph.encoder": "transformer"},
     "propagation": {"graph.encoder": "propagation"},
-    "hard negatives": {"graph.negatives.hard": 6},
+    # From the first epoch on: 400 steps are less than one.
+    "hard negatives": {"graph.negatives.hard": 6, "graph.negatives.hard_from": 0},
     "10 neighbours": {"graph.walk.neighbors": 10},
     "20 neighbours": {"graph.walk.neighbors": 20},
     "k-hop": {"graph.walk.kind": "k_hop"},
