@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.csv as csv
 import torch
 
 from data.sources import locate
@@ -37,7 +37,7 @@ from ray_jobs.train import train
 
 HERE = Path(__file__).parent
 PEER = Path("build/rectools")
-PEER_PINS = ("torch==2.13.0", "rectools[torch]==0.19.0", "pyarrow")
+PEER_PINS = ("torch==2.13.0", "rectools[torch]==0.19.0")
 USERS, ITEMS, MEAN_LENGTH = 6040, 3706, 165
 SIZE = {"dim": 64, "blocks": 2, "heads": 2, "length": 200, "batch": 128, "negatives": 1024}
 WARM_UP, STEPS = 20, 80
@@ -125,8 +125,8 @@ def main() -> None:
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder = Path(words.get("root", "runs/bench_sequence")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    events = folder / "events.parquet"
-    pq.write_table(synthetic_log(), events)
+    events = folder / "events.csv"
+    csv.write_csv(synthetic_log(), events)
     threads = os.cpu_count() or 1
     mine, peer = ours(folder, events), rectools(events, threads)
     line: dict[str, Any] = {
