@@ -2,9 +2,9 @@
 
 The user model beside RecTools' SASRec at equal width, depth, length and batch (64, 2 blocks, 200,
 128), on a synthetic log of the shape of MovieLens-1M, two threads, in one run. RecTools gets an
-environment of its own (`build/rectools`, made if absent) and its softmax over all items, its default
-and here the faster of its losses: negatives of each position's own took twelve times as long. The
-last line is one JSON object:
+environment of its own (`build/rectools`, made if absent) and its default loss, a softmax over all
+items, here the faster one: negatives of each position's own took twelve times as long. The last
+line is one JSON object:
 
 - `targets_per_s`: positives predicted a second, in the loop of `ray_jobs.train`, data included;
 - `ratio_rectools`: the same over RecTools';
