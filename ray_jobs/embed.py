@@ -118,6 +118,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
         for _ in _tasks(job, chunks).run(_embed_chunk, chunks, chunks.count, "embed"):
             pass
         _assemble(chunks, dataset, draft)
+        _embedder.cache_clear()  # or this process would keep its tables
         shutil.rmtree(work)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,

@@ -105,6 +105,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
         count = len(dataset.blocks())
         embedded = sum(_tasks(job, dataset).run(_embed_block, blocks, count, "embed users"))
         users = _assemble(blocks, dataset, count, draft)
+        _opened.cache_clear()  # or this process would keep its tables
         shutil.rmtree(work)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
