@@ -226,7 +226,10 @@ def window_batch(
         "pool.item": candidates,
     }
     arrays |= _corrections(windows.target_item, pool, pools.random, pools)
-    arrays |= _known_pairs(windows, history, target, candidates, len(items))
+    place = np.full(len(items), -1, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    known = known_pairs(windows, place[history], place[target], len(candidates), pools.spare_future)
+    arrays |= known | {"target.pool": place[target]}
     if trends is not None:
         arrays |= _trends(windows, pool, trends)
     ids, features = encoder.inputs(items, user_rows)
@@ -254,20 +257,31 @@ def _trends(windows: Windows, pool: Pool, trends: Trends) -> Arrays:
     )
 
 
-def _known_pairs(
-    windows: Windows, history: Ints, target: Ints, candidates: Ints, num_items: int
+def known_pairs(
+    windows: Windows, read: Ints, predicted: Ints, pool_size: int, spare_future: bool
 ) -> Arrays:
-    """(window, place in the pool) of every item that the window reads or predicts."""
-    place = np.full(num_items, -1, np.int64)
-    place[candidates] = np.arange(len(candidates))
-    readers = np.repeat(np.arange(len(windows)), windows.events.lengths)
-    window = np.concatenate([readers, windows.target_window])
-    pooled = place[np.concatenate([history, target])]
-    there = pooled >= 0
-    pairs = np.unique(window[there] * max(len(candidates), 1) + pooled[there])
+    """(window, place in the pool) of own items, and how much must be read for them to count.
+
+    Args:
+        windows: W of them.
+        read: place in the pool of each event's item, -1 if it is not there, [H].
+        predicted: the same of each target's item, [T].
+        pool_size: places.
+        spare_future: whether they count from the start, and the predicted ones too.
+    """
+    events = windows.events
+    window = np.repeat(np.arange(len(windows)), events.lengths)
+    after = np.arange(1, len(read) + 1) - events.offsets[window]
+    if spare_future:
+        window = np.concatenate([window, windows.target_window])
+        after, read = np.zeros(len(window), np.int64), np.concatenate([read, predicted])
+    there = read >= 0
+    # Events come in order: the first of equal pairs is the earliest.
+    pairs, first = np.unique(window[there] * max(pool_size, 1) + read[there], return_index=True)
     return {
-        "known.sequence": pairs // max(len(candidates), 1),
-        "known.pool": pairs % max(len(candidates), 1),
+        "known.sequence": pairs // max(pool_size, 1),
+        "known.pool": pairs % max(pool_size, 1),
+        "known.after": after[there][first],
     }
 
 

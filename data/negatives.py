@@ -34,12 +34,14 @@ class PoolSampler:
         label_share: share of the training labels that each item row has, [rows].
         in_batch: positives taken from the batch.
         random: uniform draws from `live`.
+        spare_future: whether what a user does later is no negative; else only what they did before.
     """
 
     live: Ints
     label_share: npt.NDArray[np.float64]
     in_batch: int
     random: int
+    spare_future: bool = True
 
     def sample(self, positives: Ints, rng: np.random.Generator) -> Pool:
         """Draws the pool of one batch with `positives` [T]."""

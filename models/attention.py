@@ -12,23 +12,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.features import segments
+from models.pointwise_attention import Heads, pointwise_attention
 
 if TYPE_CHECKING:
     from models.sequence_encoder import SequenceSettings
 
 
+ALIKE = 8
+
+
 class Layout(NamedTuple):
     """Where the tokens of B sequences lie, [starts of all sequences, events of all sequences].
+
+    Attention works on rectangles of sequences of similar length, laid end to end in P places: it
+    grows with the square of the width, and much of one rectangle around all would be padding.
 
     Attributes:
         rectangle: int64[B, L + 1] token at each place; past a sequence's end any token.
         flat: int64[B + H] place of each token in the flattened rectangle.
         column: int64[B + H] place of each token in its sequence, the start being 0.
+        padded: int64[P] token at each place of the rectangles of attention.
+        place: int64[B + H] place of each token in them.
+        shapes: sequences and width of each of them.
     """
 
     rectangle: Tensor
     flat: Tensor
     column: Tensor
+    padded: Tensor
+    place: Tensor
+    shapes: tuple[tuple[int, int], ...]
 
 
 def layout(lengths: Tensor, total: int, width: int) -> Layout:
@@ -46,7 +59,26 @@ def layout(lengths: Tensor, total: int, width: int) -> Layout:
     column = torch.arange(total, device=lengths.device) - first[owner] + 1
     column = torch.cat([torch.zeros_like(lengths), column])
     owner = torch.cat([sequence.squeeze(1), owner])
-    return Layout(rectangle, owner * (width + 1) + column, column)
+    flat = owner * (width + 1) + column
+    if torch.compiler.is_exporting() or lengths.is_cuda:
+        whole = ((batch, width + 1),)
+        return Layout(rectangle, flat, column, rectangle.flatten(), flat, whole)
+    order = torch.argsort(lengths, descending=True)
+    shapes = _shapes(lengths[order].tolist())
+    padded = [
+        rectangle[rows, :wide].flatten()
+        for rows, (_, wide) in zip(order.split(ALIKE), shapes, strict=True)
+    ]
+    widths = torch.repeat_interleave(*torch.tensor(shapes).flip(1).unbind(1))
+    start = torch.empty_like(lengths)
+    start[order] = torch.cumsum(widths, 0) - widths
+    return Layout(rectangle, flat, column, torch.cat(padded), start[owner] + column, shapes)
+
+
+def _shapes(lengths: list[int]) -> tuple[tuple[int, int], ...]:
+    """Rectangles of sequences whose lengths descend."""
+    groups = (lengths[at : at + ALIKE] for at in range(0, len(lengths), ALIKE))
+    return tuple((len(group), group[0] + 1) for group in groups)
 
 
 def token_of(sequence: Tensor, length: Tensor, lengths: Tensor) -> Tensor:
@@ -82,13 +114,18 @@ class SoftmaxBlock(nn.Module):
         return mixed
 
     def _attend(self, tokens: Tensor, places: Layout) -> Tensor:
-        padded = self.qkv(tokens).index_select(0, places.rectangle.flatten())
-        batch, width = places.rectangle.shape
-        heads = padded.view(batch, width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
-        rows = mixed.transpose(1, 2).reshape(batch * width, -1).index_select(0, places.flat)
-        out: Tensor = self.out(rows)
+        padded = self.qkv(tokens).index_select(0, places.padded)
+        sizes = [rows * wide for rows, wide in places.shapes]
+        parts = padded.split(sizes) if len(sizes) > 1 else (padded,)
+        mixed = [self._mix(*part) for part in zip(parts, places.shapes, strict=True)]
+        out: Tensor = self.out(torch.cat(mixed).index_select(0, places.place))
         return out
+
+    def _mix(self, qkv: Tensor, shape: tuple[int, int]) -> Tensor:
+        """float32[B * W, 3 D] of B sequences -> [B * W, D]."""
+        heads = qkv.view(*shape, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
+        return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class PointwiseBlock(nn.Module):
@@ -105,31 +142,23 @@ class PointwiseBlock(nn.Module):
         self.num_heads, self.most = settings.num_heads, settings.max_length + 1
         self.norm = nn.LayerNorm(dim)
         self.mix = nn.Linear(dim, 4 * dim)
-        self.distance = nn.Parameter(torch.zeros(self.most)) if ordered else None
+        distance = torch.zeros(self.most)
+        if ordered:
+            self.distance = nn.Parameter(distance)
+        else:
+            self.register_buffer("distance", distance, persistent=False)
         self.mixed_norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, tokens: Tensor, places: Layout) -> Tensor:
         """Mixes each token with those before it; float32[B + H, D] -> the same."""
-        gate, *heads = F.silu(self.mix(self.norm(tokens))).chunk(4, -1)
-        batch, width = places.rectangle.shape
-        at = places.rectangle.flatten()
+        gate, *rest = F.silu(self.mix(self.norm(tokens))).chunk(4, -1)
         value, query, key = (
-            each.index_select(0, at).view(batch, width, self.num_heads, -1).transpose(1, 2)
-            for each in heads
+            each.index_select(0, places.padded).unflatten(1, (self.num_heads, -1)) for each in rest
         )
-        mixed = (self._attention(query, key) @ value).transpose(1, 2).reshape(batch * width, -1)
-        rows = self.mixed_norm(mixed.index_select(0, places.flat)) * gate
+        heads = Heads(query, key, value)
+        mixed = pointwise_attention(heads, self.distance, self.most, places.shapes).flatten(1)
+        rows = self.mixed_norm(mixed.index_select(0, places.place)) * gate
         out: Tensor = tokens + self.out(self.dropout(rows))
         return out
-
-    def _attention(self, query: Tensor, key: Tensor) -> Tensor:
-        """float32[B, A, L + 1, D / A] of either -> [B, A, L + 1, L + 1]."""
-        place = torch.arange(query.shape[2], device=query.device)
-        apart = place.unsqueeze(1) - place
-        scores = query @ key.transpose(-1, -2)
-        if self.distance is not None:
-            scores = scores + self.distance[apart.clamp(min=0)]
-        earlier = (apart >= 0).float() / self.most
-        return F.silu(scores) * earlier

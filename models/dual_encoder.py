@@ -18,7 +18,7 @@ from models.attention import token_of
 from models.embeddings import Table
 from models.features import RowDropout
 from models.losses import MASKED, total_weight, weighted_mean
-from models.pool_loss import Days, Pool, pool_loss
+from models.pool_loss import NEVER, Days, Own, Pool, pool_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,8 +147,9 @@ class DualEncoder(nn.Module):
                 `history.lengths` [B]; `target.sequence`, `target.length` (events read),
                 `target.item` (into U) int64[T], `positive.log_q` float32[T]; `pool.item` int64[P]
                 (into U), `pool.log_count`, `pool.log_q` float32[P]; `known.sequence`,
-                `known.pool` int64[K]: pairs that are no negatives; in a log with a clock
-                `target.moment` int64[T] (into M), `target.trend.*` [T] and `pool.trend.*` [M, P].
+                `known.pool`, `known.after` int64[K]: pairs that are no negatives once a target has
+                read so many events; `target.pool` int64[T] (into P, -1: not there); in a log with a
+                clock `target.moment` int64[T] (into M), `target.trend.*` [T], `pool.trend.*` [M,P].
 
         Returns:
             Loss and what to log.
@@ -203,17 +204,23 @@ class DualEncoder(nn.Module):
             corrected = corrected - inputs["positive.log_q"]
             correction = correction - inputs["pool.log_q"]
         days = Days(bias, inputs["target.moment"]) if bias is not None else None
-        pool = Pool(scale, correction, self._known(inputs), inputs["target.sequence"], days)
+        own = Own(
+            self._known_after(inputs),
+            inputs["target.sequence"],
+            inputs["target.length"].int(),
+            inputs["target.pool"],
+        )
+        pool = Pool(scale, correction, own, days)
         pooled = items.index_select(0, inputs["pool.item"])
         total, best = pool_loss(users, pooled, corrected, weight, pool)
         return total / total_weight(weight), (positive * scale).detach() > best
 
-    def _known(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """bool[B, P]: pool items that are positives of the window."""
+    def _known_after(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """int32[B, P]: events after which a pool item is no negative of a window; mostly never."""
         shape = len(inputs["history.lengths"]), len(inputs["pool.item"])
-        known = torch.zeros(shape, dtype=torch.bool, device=inputs["pool.item"].device)
-        known[inputs["known.sequence"], inputs["known.pool"]] = True
-        return known
+        after = torch.full(shape, NEVER, dtype=torch.int32, device=inputs["pool.item"].device)
+        after[inputs["known.sequence"], inputs["known.pool"]] = inputs["known.after"].int()
+        return after
 
 
 def _trends(inputs: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

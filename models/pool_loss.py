@@ -19,6 +19,7 @@ from torch import Tensor
 from models.losses import MASKED
 
 CACHE_BYTES, DEVICE_BYTES = 2 << 20, 1 << 30
+NEVER = 1 << 30
 
 
 class Days(NamedTuple):
@@ -33,21 +34,46 @@ class Days(NamedTuple):
     moment: Tensor
 
 
+class Own(NamedTuple):
+    """Pool items that are no negatives of a target: its own, and what its window knows by then.
+
+    Attributes:
+        after: int32[B, P] events that a window must have read to know an item; `NEVER`.
+        window: int64[T] window of each target.
+        read: int32[T] events that it has read.
+        place: int64[T] its own item's place in the pool, -1 if it is not there.
+    """
+
+    after: Tensor
+    window: Tensor
+    read: Tensor
+    place: Tensor
+
+    def part(self, at: slice) -> Own:
+        """The same of some of the targets."""
+        return Own(self.after, self.window[at], self.read[at], self.place[at])
+
+    def mask(self, scores: Tensor) -> None:
+        """Puts scores float32[T, P] of known items out of reach."""
+        known = self.after.index_select(0, self.window) <= self.read.unsqueeze(1)
+        scores.masked_fill_(known, MASKED)
+        there = (self.place >= 0).nonzero().squeeze(1)
+        scores[there, self.place[there]] = MASKED
+
+
 class Pool(NamedTuple):
     """What the scores of a pool are made of: `scale (u_t · v_j + bias_{m(t), j}) + correction_j`.
 
     Attributes:
         scale: of the scores, a number.
         correction: float32[P] `ln c_j − ln Q_j`.
-        known: bool[B, P] pool items that are no negatives of a window.
-        window: int64[T] window of each target.
+        own: which pool items are no negatives.
         days: what a day adds; None: nothing.
     """
 
     scale: Tensor
     correction: Tensor
-    known: Tensor
-    window: Tensor
+    own: Own
     days: Days | None = None
 
     def part(self, scale: Tensor, bias: Tensor | None, at: slice) -> Pool:
@@ -55,7 +81,7 @@ class Pool(NamedTuple):
         days = None
         if bias is not None and self.days is not None:
             days = Days(bias, self.days.moment[at])
-        return Pool(scale, self.correction, self.known, self.window[at], days)
+        return Pool(scale, self.correction, self.own.part(at), days)
 
 
 def pool_loss(
@@ -141,7 +167,8 @@ def _block(targets: Targets, items: Tensor, pool: Pool, found: Gradients) -> Ten
     scores = targets.users @ items.T
     if pool.days is not None:
         scores += pool.days.bias.index_select(0, pool.days.moment)
-    scores.mul_(pool.scale).masked_fill_(pool.known.index_select(0, pool.window), MASKED)
+    scores.mul_(pool.scale)
+    pool.own.mask(scores)
     torch.amax(scores, 1, out=targets.best)
     scores += pool.correction
     most = scores.amax(1)

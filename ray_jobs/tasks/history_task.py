@@ -61,12 +61,18 @@ class HistoryTask(RetrievalTask):
         """What was popular when, for models that read it."""
         return None
 
+    @property
+    def spare_future(self) -> bool:
+        """Whether what a window reads or predicts later is no negative of its states."""
+        return True
+
     @cached_property
     def pools(self) -> PoolSampler:
         """Draws the negatives."""
         data, negatives = self.assignment.dataset, self._history_settings.negatives
         live = np.arange(data.item_ids.first_row, data.item_ids.rows)
-        return PoolSampler(live, self.counts.item_share, negatives.in_batch, negatives.random)
+        sizes = negatives.in_batch, negatives.random
+        return PoolSampler(live, self.counts.item_share, *sizes, self.spare_future)
 
     def plan(self) -> BlockPlan:
         """All blocks of timelines."""

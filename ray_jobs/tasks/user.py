@@ -41,6 +41,11 @@ class UserTask(HistoryTask):
         return self.settings.objective or ("dense_all_action" if timed else "sasrec")
 
     @property
+    def spare_future(self) -> bool:
+        """Where the next positive is foretold, those after it are what it is told apart from."""
+        return self.objective in ("all_action", "dense_all_action")
+
+    @property
     def horizon(self) -> Horizon:
         """How far ahead states predict."""
         settings, span = self.settings, self.log.span_ms

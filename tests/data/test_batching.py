@@ -11,6 +11,7 @@ from data.batching import (
     cut_windows,
     draw_moments,
     even_chunks,
+    known_pairs,
     shuffle_within_users,
 )
 from data.contract.encode import Events
@@ -168,3 +169,24 @@ def test_a_pool_counts_what_it_holds_and_expects_what_is_drawn_on_average() -> N
         assert np.exp(pool.log_count).sum() == pytest.approx(80)
     expected = np.exp(pools.log_expected(np.arange(2, 5), 50, pools.random))
     assert totals[2:] / 400 == pytest.approx(expected, rel=0.05)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_own_items_are_no_negatives_once_read_or_from_the_start(seed: int, spare: bool) -> None:
+    rng = np.random.default_rng(seed)
+    events = dataclasses.replace(events_of([9, 4]), item=rng.integers(0, 6, 13).astype(np.int32))
+    moments = draw_moments(events, np.zeros(50, np.int64), 0, rng)
+    windows = cut_windows(events, np.ones(13, bool), moments, 6, rng)
+    place = np.array([0, -1, 1, 2, -1, 3])
+    read, predicted = place[windows.events.item], place[windows.target_item]
+    found = known_pairs(windows, read, predicted, 4, spare)
+    pairs = zip(found["known.sequence"], found["known.pool"], strict=True)
+    after = dict(zip(pairs, found["known.after"], strict=True))
+    assert len(after) == len(found["known.after"])
+    for window, length in zip(windows.target_window, windows.target_length, strict=True):
+        mine = slice(*windows.events.offsets[window : window + 2])
+        foretold = predicted[windows.target_window == window]
+        own = [*read[mine], *foretold] if spare else read[mine][:length]
+        assert {p for (w, p), n in after.items() if w == window and n <= length} == {
+            p for p in own if p >= 0
+        }

@@ -149,6 +149,7 @@ def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
         for length, item in [*enumerate(v.history), *((len(v.history), i) for i in v.asked)]
     ]
     sequence, length, item = (torch.tensor(column) for column in zip(*targets, strict=True))
+    asked = [i for v in made for i in (*v.history, *v.asked)]
     known = [
         (s, p) for s, v in enumerate(made) for p, i in enumerate(pool) if i in v.history + v.asked
     ]
@@ -163,6 +164,8 @@ def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
             "pool.log_q": torch.linspace(-2, -1, len(pool)),
             "known.sequence": torch.tensor([s for s, _ in known], dtype=torch.int64),
             "known.pool": torch.tensor([p for _, p in known], dtype=torch.int64),
+            "known.after": torch.zeros(len(known), dtype=torch.int64),
+            "target.pool": torch.tensor([pool.index(i) if i in pool else -1 for i in asked]),
             "target.moment": length % NUM_MOMENTS,
             "pool.absent": torch.zeros(NUM_MOMENTS, len(pool), dtype=torch.bool),
         }

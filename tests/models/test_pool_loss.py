@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import pool_loss as blocks
 from models.losses import sampled_softmax
-from models.pool_loss import Days, Pool, pool_loss
+from models.pool_loss import NEVER, Days, Own, Pool, pool_loss
 
 
 def made(targets: int, pool: int, biased: bool, seed: int) -> tuple[dict[str, Tensor], Pool]:
@@ -24,9 +24,28 @@ def made(targets: int, pool: int, biased: bool, seed: int) -> tuple[dict[str, Te
     return leaves, Pool(
         leaves["scale"],
         torch.randn(pool, generator=draw),
-        torch.rand(2, pool, generator=draw) < 0.3,
-        torch.randint(0, 2, (targets,), generator=draw),
+        own(targets, pool, draw),
         Days(leaves["bias"], torch.randint(0, 3, (targets,), generator=draw)) if biased else None,
+    )
+
+
+def own(targets: int, pool: int, draw: torch.Generator) -> Own:
+    """Some items are known from the start or later, and some targets stand in the pool."""
+    after = torch.randint(0, 4, (2, pool), generator=draw, dtype=torch.int32)
+    after[torch.rand(2, pool, generator=draw) < 0.6] = NEVER
+    read = torch.randint(0, 5, (targets,), generator=draw, dtype=torch.int32)
+    window = torch.randint(0, 2, (targets,), generator=draw)
+    return Own(after, window, read, torch.randint(-1, pool, (targets,), generator=draw))
+
+
+def spared(pool: Pool) -> Tensor:
+    """bool[T, P] by a loop over both."""
+    after, window, read, place = pool.own
+    return torch.tensor(
+        [
+            [bool(after[window[t], p] <= read[t] or place[t] == p) for p in range(after.shape[1])]
+            for t in range(len(window))
+        ]
     )
 
 
@@ -35,7 +54,7 @@ def whole(leaves: dict[str, Tensor], weight: Tensor, pool: Pool) -> tuple[Tensor
     scores = leaves["users"] @ leaves["items"].T
     if pool.days is not None:
         scores = scores + pool.days.bias[pool.days.moment]
-    scores, known = scores * pool.scale, pool.known[pool.window]
+    scores, known = scores * pool.scale, spared(pool)
     losses = sampled_softmax(leaves["positive"], scores, pool.correction, known)
     return (weight * losses).sum(), scores.masked_fill(known, -1e9).amax(1)
 
@@ -71,7 +90,7 @@ def test_loss_and_gradients_are_those_of_the_whole_matrix(
 
 def test_a_pool_of_known_items_teaches_nothing() -> None:
     leaves, parts = made(3, 5, False, 0)
-    parts = parts._replace(known=torch.ones_like(parts.known))
+    parts = parts._replace(own=parts.own._replace(after=torch.zeros_like(parts.own.after)))
     total, _ = pool_loss(leaves["users"], leaves["items"], leaves["positive"], torch.ones(3), parts)
     total.backward()
     assert total.item() == 0

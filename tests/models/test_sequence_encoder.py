@@ -29,7 +29,7 @@ def encoder(
     settings = dataclasses.replace(SETTINGS, num_layers=num_layers, block=block)
     made = SequenceEncoder(DIM, settings, ordered).eval()
     for each in made.blocks:
-        if isinstance(each, PointwiseBlock) and each.distance is not None:
+        if isinstance(each, PointwiseBlock) and ordered:
             torch.nn.init.normal_(each.distance)
     return made
 
@@ -62,8 +62,7 @@ def mix_in_full(block: PointwiseBlock, x: Tensor) -> Tensor:
     for i in range(len(x)):
         for j in range(i + 1):
             score = (q[i] * k[j]).sum(-1)
-            if block.distance is not None:
-                score = score + block.distance[i - j]
+            score = score + block.distance[i - j]
             read[i] += F.silu(score)[:, None] * v[j] / block.most
     return x + block.out(block.mixed_norm(read.flatten(1)) * gate.flatten(1))
 

@@ -27,7 +27,7 @@ def cycle_batch(draw: torch.Generator) -> Batch:
     batch = cases.two_tower_batch(made, pool=range(1, CYCLE + 1))
     nothing = torch.zeros(0, dtype=torch.int64)
     # Nothing is masked: an item of the window is wrong for all of its states but one.
-    batch.inputs.update({"known.sequence": nothing, "known.pool": nothing})
+    batch.inputs |= {f"known.{name}": nothing for name in ("sequence", "pool", "after")}
     batch.inputs["pool.log_q"] = torch.zeros(CYCLE)
     batch.inputs["positive.log_q"] = torch.zeros(len(batch.inputs["target.item"]))
     return batch
@@ -97,6 +97,7 @@ def test_a_known_item_is_no_negative() -> None:
     assert not torch.allclose(losses[0], losses[1])
     batch.inputs["known.sequence"] = torch.tensor([0, 0])
     batch.inputs["known.pool"] = torch.tensor([0, 1])
+    batch.inputs["known.after"] = torch.zeros(2, dtype=torch.int64)
     assert float(core(rows_of(batch, of), batch)[0].detach()) == 0
 
 
