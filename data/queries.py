@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from data.contract.encode import Events, ragged_positions
 from data.dataset import Dataset
-from data.splits import TRAIN, SplitSettings, parts
+from data.splits import TRAIN, SplitSettings, parts, unseen
 from data.timelines import events_from
 from data.windows import Windows
 
@@ -113,6 +113,10 @@ class SplitLog:
         users = np.asarray(table["user"].combine_chunks(), np.int64)
         return SplitEvents(users, events_from(table), part)
 
+    def unseen(self, users: Ints) -> Bools:
+        """Which user rows are kept apart from all learning."""
+        return unseen(users, self.split.eval_users)
+
     @property
     def positive_codes(self) -> list[int]:
         """Codes of positive actions."""
@@ -198,6 +202,8 @@ def queries_of(block: SplitEvents, part: int, log: SplitLog) -> Queries:
     counts = np.bincount(owner, minlength=len(block.users))
     moments = _moments(block, known, part, log)
     asked = counts > 0
+    if log.split.eval_users:
+        asked &= log.unseen(block.users)
     if moments is not None:
         asked &= log.dataset.users_created_at[block.users] <= moments
     every = Queries(block.users, block.keep(known), item, counts, moments)

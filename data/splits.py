@@ -7,11 +7,12 @@ made on; no event is both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field
 
 from data.contract.idspace import hash_ids
 from data.contract.schema import DAY_MS, Calendar, Vocabulary
@@ -26,6 +27,7 @@ OUTSIDE = -1
 DRAWN_SHARE = 0.1
 PARTS = {"train": TRAIN, "valid": VALID, "validation": VALID, "test": TEST}
 PARTS_KEY = b"parts"
+EVAL_USERS = 0x5EED
 
 Parts = npt.NDArray[np.int8]
 
@@ -40,11 +42,14 @@ class SplitSettings:
         column: column of the event log with train, valid (or validation) and test.
         refit: for leave_one_out and column, train the chosen number of steps again on everything
             before the reported part.
+        eval_users: share of the users that no model learns from and that alone are asked about, as
+            PinnerFormer was judged; 0 learns from all and asks about all.
     """
 
     kind: Literal["time", "leave_one_out", "column"] = "time"
     column: str | None = None
     refit: bool = True
+    eval_users: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.kind == "column") != (self.column is not None):
@@ -146,6 +151,13 @@ def _drawn(table: pa.Table, train: npt.NDArray[np.bool_], seed: int) -> npt.NDAr
     rank = np.empty(len(train), np.int64)
     rank[order] = place
     return train & (rank < np.repeat(wanted, lengths))
+
+
+def unseen(users: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
+    """Which user rows nothing is learnt from: the same share under every seed of a run."""
+    if share == 0:
+        return np.zeros(len(users), bool)
+    return _uniform(_uniform_bits(users, EVAL_USERS)) < share
 
 
 def _uniform_bits(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:

@@ -161,7 +161,7 @@ def windows_of(
         max_length: most events that a window reads.
         rng: draws the offsets.
     """
-    stride = max(1, max_length - max_length // 4)
+    stride = _stride(max_length)
     shift = rng.integers(0, stride, len(events.lengths))
     shift[events.lengths <= max_length] = 0
     read = targets.end - events.offsets[targets.user]
@@ -181,3 +181,15 @@ def windows_of(
         events.item[targets.label].astype(np.int64),
         events.timestamp[targets.label],
     )
+
+
+def num_windows(labels: Ints, max_length: int) -> Ints:
+    """Windows that `windows_of` cuts for users of so many labels, about: events are a few more."""
+    long = labels // _stride(max_length) + 1
+    counts: Ints = np.where(labels > max_length, long, np.minimum(labels, 1))
+    return counts
+
+
+def _stride(max_length: int) -> int:
+    """Events whose states share a window."""
+    return max(1, max_length - max_length // 4)

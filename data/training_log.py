@@ -63,7 +63,8 @@ class TrainingLog:
     """The log as one learner sees it.
 
     A label is a positive event on an item that its user had not touched before, because that is
-    what is asked at evaluation and in serving: seen items are not recommended again.
+    what is asked at evaluation and in serving: seen items are not recommended again. Users who are
+    kept apart for evaluation have none.
 
     Attributes:
         log: the data set and its split.
@@ -79,7 +80,9 @@ class TrainingLog:
         """Readable events and labels of a TIMELINE block."""
         block = self.log.of(table)
         events = block.keep(np.isin(block.part, self.parts))
-        return Lesson(block.users, events, self._labels(events))
+        labels = self._labels(events)
+        labels[np.repeat(self.log.unseen(block.users), events.lengths)] = False
+        return Lesson(block.users, events, labels)
 
     def _labels(self, events: Events) -> Mask:
         labels = np.isin(events.action, self.log.positive_codes) & first_touches(events)

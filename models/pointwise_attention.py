@@ -57,7 +57,7 @@ def _whole(heads: Heads, distance: Tensor, norm: float, shape: tuple[int, int]) 
     place = torch.arange(shape[1], device=query.device)
     apart = place.unsqueeze(1) - place
     scores = query @ key.transpose(-1, -2) + distance[apart.clamp(min=0)]
-    mixed = (F.silu(scores) * ((apart >= 0).float() / norm)) @ value
+    mixed: Tensor = (F.silu(scores) * ((apart >= 0).float() / norm)) @ value
     return mixed.transpose(1, 2).flatten(0, 1)
 
 

@@ -67,7 +67,8 @@ class UserSettings:
         sequence: the encoder of histories.
         negatives: the pool of candidates.
         batch_size: windows a step on each worker.
-        max_steps: optimiser steps, unless `train.max_steps` says otherwise.
+        epochs: passes over the windows of all users.
+        max_steps: optimiser steps, instead of `epochs`, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the towers.
         table_learning_rate: of row-wise Adagrad on the ID table.
     """
@@ -87,7 +88,8 @@ class UserSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=_negatives)
     batch_size: Count = 128
-    max_steps: Count = 400
+    epochs: Count = 25
+    max_steps: Count | None = None
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
 

@@ -14,7 +14,7 @@ from models.graph_encoder import GraphEncoder
 from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
 from ray_jobs.engine.graph_inference import GraphEmbedder
 from ray_jobs.engine.streams import BlockPlan
-from ray_jobs.tasks.retrieval_task import RetrievalTask
+from ray_jobs.tasks.retrieval_task import LONG_RUN_USERS, RetrievalTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ray_jobs.engine.loop import Snapshot
 
 HOUR_MS = 3_600_000
-MOST_VALIDATIONS = 20
-VALIDATION_USERS = 5000
 
 
 class GraphTask(RetrievalTask):
@@ -53,12 +51,6 @@ class GraphTask(RetrievalTask):
         assert self.settings.epochs is not None
         passes = self.settings.epochs * len(self.objectives) * self.num_labels
         return self.settings.max_steps or max(1, passes // self.batch_size)
-
-    @property
-    def validate_every(self) -> int:
-        """At most twenty times in a run: a long one would spend its time on it."""
-        every = self.assignment.settings.train.validate_every
-        return max(every, self.assignment.steps_of(self.max_steps) // MOST_VALIDATIONS)
 
     @property
     def num_labels(self) -> int:
@@ -149,7 +141,7 @@ class GraphTask(RetrievalTask):
     @property
     def validation_users(self) -> int:
         """One product of vectors a user: more of them cost little, and a thousand tell little."""
-        return max(super().validation_users, VALIDATION_USERS)
+        return max(super().validation_users, LONG_RUN_USERS)
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """The encoder over the graph that it is trained on."""

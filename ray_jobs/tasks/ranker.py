@@ -75,7 +75,7 @@ class RankerTask(LogTask):
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches the requests of one block in random order."""
         actions = self.assignment.dataset.vocabulary.actions
-        requests = Requests.of(self._closed(table), actions)
+        requests = Requests.of(self._of_seen_users(self._closed(table)), actions)
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
             histories = self.histories.histories(part, self.settings.sequence.max_length)
@@ -88,6 +88,11 @@ class RankerTask(LogTask):
             return table
         limit = calendar.start_ms(windows.ranker_closed + 1)
         return table.filter(pc.less_equal(table["labels_closed_at"], limit))
+
+    def _of_seen_users(self, table: pa.Table) -> pa.Table:
+        """Leaves out users who are kept apart for evaluation."""
+        apart = self.assignment.log.unseen(table["user"].to_numpy().astype(np.int64))
+        return table.filter(pa.array(~apart)) if apart.any() else table
 
     def build(self) -> tuple[nn.Module, list[Table]]:
         """The ranker, and tables with room for the ids of days to come."""

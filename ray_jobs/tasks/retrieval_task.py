@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from ray_jobs.engine.loop import Snapshot
 
 KS = (10, 20, 50, 100, 200)
+MOST_VALIDATIONS = 20
+LONG_RUN_USERS = 5000  # the least for models that train for long: a thousand are noisy
 
 
 class RetrievalTask(LogTask):
     """A task whose model scores the whole catalogue for a user."""
+
+    @property
+    def validate_every(self) -> int:
+        """At most twenty times in a run: a long one would spend its time on it."""
+        every = self.assignment.settings.train.validate_every
+        return max(every, self.assignment.steps_of(self.max_steps) // MOST_VALIDATIONS)
 
     @property
     def validation_users(self) -> int:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from data.contract.schema import DAY_MS
-from data.targets import Horizon, TargetSampler, windows_of
+from data.targets import Horizon, TargetSampler, num_windows, windows_of
 from models.user_encoder import UserEncoder
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.tasks.history_task import HistoryTask
+from ray_jobs.tasks.retrieval_task import LONG_RUN_USERS
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
     from data.batching import Windows
-    from data.contract.encode import Events, Mask
+    from data.contract.encode import Events, Ints, Mask
     from data.contract.schema import UserObjective
     from data.ranking import Scorer
     from models.embeddings import Table
@@ -33,6 +35,24 @@ class UserTask(HistoryTask):
         """Counts labels in one pass; opens nothing else."""
         self.settings = assignment.settings.user
         super().__init__(assignment, self.settings, assignment.label_days)
+
+    @property
+    def max_steps(self) -> int:
+        """As set, else so many passes over the windows of all users."""
+        settings, ranks = self.settings, max(1, self.assignment.settings.train.num_workers)
+        passes = settings.epochs * int(self._windows_of_users().sum())
+        return settings.max_steps or -(-passes // (settings.batch_size * ranks))
+
+    def _windows_of_users(self) -> Ints:
+        labels = self.counts.user_labels
+        if self.objective in ("next_action", "all_action"):
+            return np.minimum(labels, 1)
+        return num_windows(labels, self.settings.sequence.max_length)
+
+    @property
+    def validation_users(self) -> int:
+        """Most users in a validation."""
+        return max(super().validation_users, LONG_RUN_USERS)
 
     @property
     def objective(self) -> UserObjective:

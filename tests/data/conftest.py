@@ -30,7 +30,7 @@ def log_of():
     return _log_of
 
 
-def _log_of(rows, kind="time", order="clock", blocks=1, seed=0):
+def _log_of(rows, kind="time", order="clock", blocks=1, seed=0, eval_users=0.0):
     calendar = Calendar(first_day_ms=START, num_days=180, base_days=180)
     timed = [(*row, START + (row[3] - 1) * DAY_MS + n) for n, row in enumerate(rows)]
     tables = [_timelines([row for row in timed if row[0] % blocks == b]) for b in range(blocks)]
@@ -47,7 +47,8 @@ def _log_of(rows, kind="time", order="clock", blocks=1, seed=0):
     )
     column = "part" if kind == "column" else None
     windows = resolve(WindowSettings(), calendar) if kind == "time" else None
-    return SplitLog(dataset, SplitSettings(kind=kind, column=column), windows, seed)
+    split = SplitSettings(kind=kind, column=column, eval_users=eval_users)
+    return SplitLog(dataset, split, windows, seed)
 
 
 def _timelines(rows):

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -24,9 +26,11 @@ from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, work
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate
 from ray_jobs.tasks.two_tower import TwoTowerTask
+from ray_jobs.tasks.user import UserTask
 
 EPOCHS = 2
 CHECKPOINT, KILL = 4, 7
+FIRST_STEPS = 60
 WORDS = (
     "world.preset=tiny",
     "world.num_users=120",
@@ -34,6 +38,9 @@ WORDS = (
     "two_tower.batch_size=16",
     "two_tower.dim=16",
     "two_tower.id_dim=8",
+    "user.batch_size=16",
+    "user.dim=16",
+    "user.id_dim=8",
     f"train.max_epochs={EPOCHS}",
     "train.max_steps=1000",
     "train.validate_every=1000",
@@ -62,13 +69,15 @@ def root_of_blocks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], 
     return root_of_blocks
 
 
-def assignment_of(job: Job, folder: Path, workers: int) -> Assignment:
-    train = dataclasses.replace(job.settings.train, num_workers=workers)
-    folder.mkdir(parents=True)
+def assignment_of(
+    job: Job, folder: Path, workers: int, model: str = "two_tower", **train: int
+) -> Assignment:
+    of_loop = dataclasses.replace(job.settings.train, num_workers=workers, **train)
+    folder.mkdir(parents=True, exist_ok=True)
     return Assignment(
         root=job.root.absolute(),
-        model="two_tower",
-        settings=dataclasses.replace(job.settings, train=train),
+        model=model,
+        settings=dataclasses.replace(job.settings, train=of_loop),
         dataset_version=Dataset.open(job.root).artifact.version,
         folder=folder,
         phase="choose",
@@ -78,6 +87,10 @@ def assignment_of(job: Job, folder: Path, workers: int) -> Assignment:
 def outcome_of(assignment: Assignment) -> dict[str, Any]:
     outcome: dict[str, Any] = json.loads((assignment.folder / OUTCOME).read_text())
     return outcome
+
+
+def losses_of(assignment: Assignment) -> list[float]:
+    return [line["loss"] for line in outcome_of(assignment)["curve"]]
 
 
 def note(assignment: Assignment, name: str) -> None:
@@ -157,6 +170,27 @@ def test_curves_of_two_workers_and_of_none_are_one_where_one_rank_has_all_rows(
     for name in ("loss", "pool_top1"):
         curves = [torch.tensor([line[name] for line in run["curve"]]) for run in (one, two)]
         torch.testing.assert_close(*curves, rtol=0.02, atol=0.01)
+
+
+def test_a_checkpoint_of_two_workers_goes_on_with_one_and_with_two(
+    ray_cluster: None, root_of_blocks: Callable[[int], Job], tmp_path: Path
+) -> None:
+    job = root_of_blocks(25)
+    steps = {"max_epochs": 1000, "checkpoint_every": FIRST_STEPS}
+    first = assignment_of(job, tmp_path / "first", 2, "user", max_steps=FIRST_STEPS, **steps)
+    run_workers(first, UserTask)
+    before = losses_of(first)
+    assert len(before) == FIRST_STEPS
+    for workers in (1, 2):
+        folder = tmp_path / f"by-{workers}"
+        shutil.copytree(first.folder, folder)
+        (folder / OUTCOME).unlink()
+        more = assignment_of(job, folder, workers, "user", max_steps=FIRST_STEPS + 10, **steps)
+        run_workers(more, UserTask)
+        losses = losses_of(more)
+        assert losses[:FIRST_STEPS] == before
+        jump = mean(losses[FIRST_STEPS:]) - mean(before[-10:])
+        assert jump < 0.25 * (before[0] - mean(before[-10:]))
 
 
 def test_what_the_user_can_mend_is_said_once_and_not_tried_again(
