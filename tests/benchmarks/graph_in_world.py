@@ -32,13 +32,13 @@ from ray_jobs.engine.subject import Subject
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate
 from ray_jobs.train import train
+from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
     from data.queries import Queries
     from data.ranking import Scorer
 
 K = 10
-BOOTSTRAPS = 1000
 AGES = ("older", "after the graph's window")
 
 
@@ -87,15 +87,6 @@ def _found(subject: Subject, queries: Queries, scorer: Scorer) -> Found:
     return Found(recall, sliced.recall, within, sliced.positives.tolist())
 
 
-def difference(with_graph: list[Found], without: list[Found]) -> dict[str, float]:
-    """Mean difference of recall over seeds, with a paired bootstrap over users."""
-    each = np.mean([a.recall - b.recall for a, b in zip(with_graph, without, strict=True)], axis=0)
-    rng = np.random.default_rng(0)
-    means = [each[rng.integers(0, len(each), len(each))].mean() for _ in range(BOOTSTRAPS)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(each.mean()), "low": float(low), "high": float(high)}
-
-
 def row(found: Found) -> dict[str, Any]:
     """What is printed of one retriever."""
     mean = {f"recall@{K}": float(found.recall.mean())}
@@ -125,7 +116,9 @@ def main() -> None:
         "positives": dict(zip(AGES, arms["with"][0].positives, strict=True)),
         **{name: [row(found) for found in made] for name, made in arms.items()},
         "on_the_fly": row(other_mode),
-        "difference": difference(arms["with"], arms["without"]),
+        "difference": difference(
+            *([found.recall for found in arms[name]] for name in ("with", "without"))
+        ),
     }
     print(json.dumps(line))
 

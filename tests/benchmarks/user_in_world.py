@@ -1,0 +1,244 @@
+"""Arms of the user model: `python -m tests.benchmarks.user_in_world root=... seeds=3`.
+
+In the world of root= (made if absent; world.preset=drift0, drift1, drift2 differ in how often
+interests change) the user model is trained alone in several ways, each a change of one thing.
+Judged on users whom no arm has learnt from: recall@10 of the fourteen reported days from one vector
+as of their start, and how many items make 90% of all lists. Then the same positives one by one,
+from a vector as of the start, of the midnight before, and of the moment: what daily and yearly
+refreshing cost. Differences are paired by user. arms= names some arms; finished ones are found
+again, so an interrupted run goes on. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from data.contract.artifact import has_current
+from data.contract.encode import Events
+from data.contract.schema import DAY_MS
+from data.contract.settings import build, merge, nest, to_tree
+from data.graph.pruning import first_interests
+from data.pinnersage import PinnerSage, PinnerSageSettings
+from data.queries import Queries, build_queries
+from data.ranking import Catalogue, rank
+from data.sources import world_tables
+from data.splits import TEST
+from data.training_log import first_touches
+from models.metrics import per_query, retrieval_metrics
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.inference import Retriever
+from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.subject import Subject
+from ray_jobs.prepare import prepare
+from ray_jobs.settings import Settings
+from ray_jobs.simulate import simulate
+from ray_jobs.train import train
+from tests.benchmarks.intervals import difference
+
+if TYPE_CHECKING:
+    from data.queries import SplitEvents, SplitLog
+    from data.ranking import Scorer
+
+Cadence = Literal["once", "daily", "realtime"]
+K, CLUSTERS = 10, (5, 20)
+MOST_USERS, FRESH_USERS = 5000, 500
+DENSE, SASREC = "dense all action", "sasrec"
+KNOWN = ("action", "surface", "time", "clock", "duration", "position")
+CADENCES: tuple[Cadence, ...] = ("once", "daily", "realtime")
+
+
+def _without(*names: str) -> dict[str, Any]:
+    return {"user.inputs": [name for name in KNOWN if name not in names]}
+
+
+def _pool(in_batch: int, random: int, log_q: bool = True) -> dict[str, Any]:
+    sizes = {"user.negatives.in_batch": in_batch, "user.negatives.random": random}
+    return sizes | {"user.negatives.log_q": log_q}
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    DENSE: {"user.objective": "dense_all_action"},
+    "all action": {"user.objective": "all_action"},
+    SASREC: {"user.objective": "sasrec"},
+    "next action": {"user.objective": "next_action"},
+    "in-batch negatives": _pool(1024, 0),
+    "random negatives": _pool(0, 1024),
+    "no logQ": _pool(512, 512, log_q=False),
+    "no time": _without("time", "clock"),
+    "no action": _without("action"),
+    "no surface": _without("surface"),
+    "no duration": _without("duration"),
+    "no position": _without("position"),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One way to retrieve, under one seed.
+
+    Attributes:
+        recall: of each user, float64[users].
+        coverage: share of the items that makes 90% of all lists.
+        entropy: mean entropy of the interests of a list, nats.
+        by_cadence: share of a user's positives found, by how fresh the vector was.
+    """
+
+    recall: Any
+    coverage: float
+    entropy: float
+    by_cadence: dict[str, Any]
+
+
+def judged(subject: Subject, scorer: Scorer, cadences: bool) -> Judged:
+    """Ranks the catalogue for the users kept apart."""
+    catalogue = Catalogue.of(subject.log.dataset)
+    queries = build_queries(subject.log, TEST, MOST_USERS)
+    ranking = rank(scorer, queries, catalogue, K)
+    hits, counts = ranking.hits, ranking.num_positives
+    classes = first_interests(subject.log.dataset)
+    found = retrieval_metrics(ranking.items, hits, counts, catalogue.num_items, (K,), classes)
+    fresh = {name: _found_one_by_one(subject.log, scorer, name) for name in CADENCES if cadences}
+    recall = per_query(hits, counts, K)[f"recall@{K}"]
+    return Judged(
+        recall, found[f"p90_coverage@{K}"], found.get(f"interest_entropy@{K}", 0.0), fresh
+    )
+
+
+def _found_one_by_one(log: SplitLog, scorer: Scorer, cadence: Cadence) -> Any:
+    """Share of each user's positives among the ten best, float64[users with one]."""
+    queries = one_by_one(log, cadence)
+    ranking = rank(scorer, queries, Catalogue.of(log.dataset), K)
+    hits = ranking.hits.any(1)
+    users, owner = np.unique(queries.users, return_inverse=True)
+    return np.bincount(owner, hits, len(users)) / np.bincount(owner)
+
+
+def one_by_one(log: SplitLog, cadence: Cadence) -> Queries:
+    """A query for each first touch that is positive in the reported part, of some of the users.
+
+    All cadences ask for the same items; they differ in how much of the history is known.
+    """
+    made = [_asked(block, log, cadence) for block in log.blocks()]
+    joined = Queries(
+        np.concatenate([part.users for part in made]),
+        Events.join([part.history for part in made]),
+        np.concatenate([part.positives for part in made]),
+        np.concatenate([part.num_positives for part in made]),
+        np.concatenate([part.now_ms for part in made if part.now_ms is not None]),
+    )
+    users = np.unique(joined.users)
+    chosen = np.random.default_rng(0).permutation(users)[:FRESH_USERS]
+    return joined.take(np.flatnonzero(np.isin(joined.users, chosen)))
+
+
+def _asked(block: SplitEvents, log: SplitLog, cadence: Cadence) -> Queries:
+    events, calendar = block.events, log.dataset.calendar
+    assert calendar is not None
+    wanted = (block.part == TEST) & np.isin(events.action, log.positive_codes)
+    wanted &= first_touches(events) & log.unseen(block.users)[block.owners]
+    at = np.flatnonzero(wanted)
+    owner, moment = block.owners[at], events.timestamp[at]
+    if cadence == "once":
+        moment = np.full(len(at), log.start_ms(TEST))
+    elif cadence == "daily":
+        moment = moment - (moment - calendar.first_day_ms) % DAY_MS
+    starts = events.offsets[owner]
+    known = np.minimum(events.positions_before(owner, moment), at) - starts
+    ones = np.ones(len(at), np.int64)
+    items = events.item[at].astype(np.int64)
+    # An item may be younger than the vector: it is ranked, as a daily index would have it.
+    return Queries(block.users[owner], events.cut(starts, known), items, ones, events.timestamp[at])
+
+
+def trained(job: Job, words: dict[str, Any], seed: int) -> Subject:
+    """An arm under a seed, and what it is judged on."""
+    tree = merge(to_tree(job.settings), {"seed": seed})
+    for key, value in words.items():
+        tree = merge(tree, nest(key, value))
+    own = Job(build(Settings, tree), job.arguments, job.root)
+    artifact = train(own, "user", move_pointer=False, alone=True)
+    return Subject.open(own, ("user",), {"user": artifact})
+
+
+def judged_arm(job: Job, name: str, seed: int) -> Judged:
+    """Trains an arm, or finds it trained, and judges it."""
+    subject = trained(job, ARMS[name], seed)
+    retriever = Retriever.open(subject.models["user"], subject.log.dataset, None)
+    return judged(subject, retriever.scores, cadences=name in (DENSE, SASREC))
+
+
+def clustered(job: Job, clusters: int) -> Judged:
+    """PinnerSage on the same users; it learns nothing, so that one seed is all."""
+    subject = Subject.open(job, (), {})
+    fitted = PinnerSage.fit(subject.log.dataset, PinnerSageSettings(clusters=clusters))
+    assert fitted is not None
+    return judged(subject, fitted.scores, cadences=False)
+
+
+def row(arm: list[Judged], against: list[Judged] | None) -> dict[str, Any]:
+    """What is printed of an arm."""
+    found: dict[str, Any] = {
+        f"recall@{K}": float(np.mean([one.recall.mean() for one in arm])),
+        f"p90_coverage@{K}": float(np.mean([one.coverage for one in arm])),
+        f"interest_entropy@{K}": float(np.mean([one.entropy for one in arm])),
+        "cadence": {
+            name: float(np.mean([one.by_cadence[name].mean() for one in arm]))
+            for name in arm[0].by_cadence
+        },
+    }
+    if against is not None:
+        columns = ([one.recall for one in made] for made in (arm, against))
+        found["difference"] = difference(*columns)
+    return found
+
+
+def losses(arms: dict[str, list[Judged]]) -> dict[str, Any]:
+    """What a daily vector loses against a fresh one, and how much more sasrec loses by it."""
+    found = {
+        name: [one.by_cadence["realtime"] - one.by_cadence["daily"] for one in arms[name]]
+        for name in (DENSE, SASREC)
+        if name in arms
+    }
+    shown: dict[str, Any] = {
+        f"realtime - daily, {name}": difference(loss, [0 * each for each in loss])
+        for name, loss in found.items()
+    }
+    if len(found) == 2:
+        shown["sasrec loses more by"] = difference(found[SASREC], found[DENSE])
+    return shown
+
+
+def main() -> None:
+    """Runs and prints."""
+    given = dict(word.split("=", 1) for word in sys.argv[1:])
+    seeds, chosen = int(given.pop("seeds", "3")), given.pop("arms", "")
+    given = {"split.eval_users": "0.2"} | given
+    job = start([f"{key}={value}" for key, value in given.items()])
+    if not has_current(job.root, "dataset"):
+        prepare(job, world_tables(simulate(job).path))
+    connect(2)
+    names = chosen.split(",") if chosen else list(ARMS)
+    arms = {name: [judged_arm(job, name, seed) for seed in range(seeds)] for name in names}
+    pinnersage = {f"pinnersage_{n}": [clustered(job, n)] * seeds for n in CLUSTERS}
+    default = arms.get(DENSE)
+    line = {
+        "name": "user_in_world",
+        "preset": job.settings.world.preset,
+        "seeds": seeds,
+        "users": len(next(iter(arms.values()))[0].recall),
+        "arms": {
+            name: row(arm, default if name != DENSE else None)
+            for name, arm in (arms | pinnersage).items()
+        },
+        "refresh": losses(arms),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
