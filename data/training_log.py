@@ -70,11 +70,13 @@ class TrainingLog:
         log: the data set and its split.
         parts: parts that may be read and learnt from.
         span_ms: labels lie in [first, last) of these; None without a time split.
+        codes: of the actions that are labels; all positive ones if empty.
     """
 
     log: SplitLog
     parts: tuple[int, ...]
     span_ms: tuple[int, int] | None = None
+    codes: tuple[int, ...] = ()
 
     def lesson(self, table: pa.Table) -> Lesson:
         """Readable events and labels of a TIMELINE block."""
@@ -85,7 +87,8 @@ class TrainingLog:
         return Lesson(block.users, events, labels)
 
     def _labels(self, events: Events) -> Mask:
-        labels = np.isin(events.action, self.log.positive_codes) & first_touches(events)
+        labels = np.isin(events.action, self.codes or self.log.positive_codes)
+        labels &= first_touches(events)
         if self.span_ms is not None:
             first, last = self.span_ms
             labels &= (events.timestamp >= first) & (events.timestamp < last)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,14 @@ class NegativeSettings:
         in_batch: positives of the batch drawn into the pool, popular items more often.
         random: items drawn uniformly from the catalogue.
         log_q: correct for how often an item is in the pool.
+        loss: softmax tells the positive from the whole pool, binary judges each item alone, as
+            SASRec's first loss did; it knows no correction.
     """
 
     in_batch: NonNegative = 1024
     random: NonNegative = 1024
     log_q: bool = True
+    loss: Literal["softmax", "binary"] = "softmax"
 
     def __post_init__(self) -> None:
         """Refuses an empty pool."""
@@ -200,7 +203,8 @@ class DualEncoder(nn.Module):
             bias = self.prior(_trends(inputs, "pool.")).masked_fill(inputs["pool.absent"], MASKED)
         scale = 1 / self.temperature
         corrected, correction = positive * scale, inputs["pool.log_count"]
-        if self.settings.negatives.log_q:
+        binary = self.settings.negatives.loss == "binary"
+        if self.settings.negatives.log_q and not binary:
             corrected = corrected - inputs["positive.log_q"]
             correction = correction - inputs["pool.log_q"]
         days = Days(bias, inputs["target.moment"]) if bias is not None else None
@@ -210,7 +214,7 @@ class DualEncoder(nn.Module):
             inputs["target.length"].int(),
             inputs["target.pool"],
         )
-        pool = Pool(scale, correction, own, days)
+        pool = Pool(scale, correction, own, days, binary)
         pooled = items.index_select(0, inputs["pool.item"])
         total, best = pool_loss(users, pooled, corrected, weight, pool)
         return total / total_weight(weight), (positive * scale).detach() > best

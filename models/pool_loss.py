@@ -66,28 +66,31 @@ class Pool(NamedTuple):
 
     Attributes:
         scale: of the scores, a number.
-        correction: float32[P] `ln c_j − ln Q_j`.
+        correction: float32[P] `ln c_j − ln Q_j`; `ln c_j` where the loss is binary.
         own: which pool items are no negatives.
         days: what a day adds; None: nothing.
+        binary: binary cross-entropy of the positive and, on average, of the pool's items
+            (SASRec, ICDM'18, eq. 6), not a softmax over all.
     """
 
     scale: Tensor
     correction: Tensor
     own: Own
     days: Days | None = None
+    binary: bool = False
 
     def part(self, scale: Tensor, bias: Tensor | None, at: slice) -> Pool:
         """The same of some of the targets; `scale` and `bias` without their history."""
         days = None
         if bias is not None and self.days is not None:
             days = Days(bias, self.days.moment[at])
-        return Pool(scale, self.correction, self.own.part(at), days)
+        return Pool(scale, self.correction, self.own.part(at), days, self.binary)
 
 
 def pool_loss(
     users: Tensor, items: Tensor, positive: Tensor, weight: Tensor, pool: Pool
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the losses of all targets, as `models.losses.sampled_softmax` has them.
+    """Weighted sum of the losses of all targets, by default those of `losses.sampled_softmax`.
 
     Args:
         users: float32[T, D].
@@ -170,6 +173,17 @@ def _block(targets: Targets, items: Tensor, pool: Pool, found: Gradients) -> Ten
     scores.mul_(pool.scale)
     pool.own.mask(scores)
     torch.amax(scores, 1, out=targets.best)
+    losses, gradients, share = (_binary if pool.binary else _softmax)(targets, scores, pool)
+    torch.mm(gradients, items, out=found.users)
+    found.items.addmm_(gradients.T, targets.users)
+    found.positive.copy_(-share)
+    if pool.days is not None and found.days is not None:
+        found.days.index_add_(0, pool.days.moment, gradients)
+    return (targets.weight * losses).sum()
+
+
+def _softmax(targets: Targets, scores: Tensor, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [T], gradients of the scores before `scale`, in their place, and of the positives."""
     scores += pool.correction
     most = scores.amax(1)
     softmax = scores.sub_(most.unsqueeze(1)).exp_()
@@ -177,9 +191,13 @@ def _block(targets: Targets, items: Tensor, pool: Pool, found: Gradients) -> Ten
     behind = most + sums.log() - targets.positive
     share = targets.weight * torch.sigmoid(behind)
     softmax.mul_((share / sums * pool.scale).unsqueeze(1))
-    torch.mm(softmax, items, out=found.users)
-    found.items.addmm_(softmax.T, targets.users)
-    found.positive.copy_(-share)
-    if pool.days is not None and found.days is not None:
-        found.days.index_add_(0, pool.days.moment, softmax)
-    return (targets.weight * F.softplus(behind)).sum()
+    return F.softplus(behind), softmax, share
+
+
+def _binary(targets: Targets, scores: Tensor, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of binary cross-entropy."""
+    each = pool.correction.softmax(0)
+    losses = F.softplus(-targets.positive) + F.softplus(scores) @ each
+    share = targets.weight * torch.sigmoid(-targets.positive)
+    gradients = scores.sigmoid_().mul_(each).mul_((targets.weight * pool.scale).unsqueeze(1))
+    return losses, gradients, share

@@ -56,6 +56,7 @@ class UserSettings:
         hidden: width of the item tower's hidden layer.
         objective: what states predict, see `data/targets.py`; by default dense_all_action where the
             split is by time, else sasrec.
+        positives: the positive actions that are predicted; by default all. All are read.
         horizon_days: how far ahead all_action and dense_all_action predict, in a log with a clock.
         horizon_labels: the same in a log without one, in positives.
         labels: positives that the one state of all_action predicts.
@@ -78,6 +79,7 @@ class UserSettings:
     id_dropout: Dropout = 0.0
     hidden: Count = 256
     objective: UserObjective | None = None
+    positives: tuple[str, ...] = ()
     horizon_days: Positive = 28
     horizon_labels: Count = 32
     labels: Count = 32

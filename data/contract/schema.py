@@ -20,9 +20,14 @@ Example rows:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+
+from data.contract.settings import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DAY_MS = 86_400_000
 
@@ -145,6 +150,18 @@ class Vocabulary:
     def codes(self, polarity: Polarity) -> list[int]:
         """Codes of the actions of one polarity."""
         return [i + 1 for i, p in enumerate(self.polarity) if p == polarity]
+
+    def positive_codes(self, names: Sequence[str], setting: str) -> list[int]:
+        """Codes of the positive actions of these names, of all if there are none.
+
+        Raises:
+            UserError: the log has no positive action of a name; `setting` is where it stands.
+        """
+        positive = self.codes("positive")
+        known = {self.actions[code - 1]: code for code in positive}
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"{setting}: {unknown} are no positive actions; there are {[*known]}")
+        return [known[name] for name in names] or positive
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Vocabulary:

@@ -51,8 +51,14 @@ class LogTask:
     ) -> None:
         """Reads nothing yet; labels lie in `days` of a time split."""
         self.assignment = assignment
-        self.log = TrainingLog(assignment.log, assignment.parts, span_of(assignment.log, days))
+        span = span_of(assignment.log, days)
+        self.log = TrainingLog(assignment.log, assignment.parts, span, tuple(self.label_codes))
         self._settings = settings
+
+    @property
+    def label_codes(self) -> list[int]:
+        """Actions whose first touches are labels."""
+        return self.assignment.log.positive_codes
 
     @property
     def rates(self) -> tuple[float, float]:

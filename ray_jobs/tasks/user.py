@@ -37,6 +37,12 @@ class UserTask(HistoryTask):
         super().__init__(assignment, self.settings, assignment.label_days)
 
     @property
+    def label_codes(self) -> list[int]:
+        """Of the actions that are set, else of all positive ones."""
+        vocabulary = self.assignment.dataset.vocabulary
+        return vocabulary.positive_codes(self.settings.positives, "user.positives")
+
+    @property
     def max_steps(self) -> int:
         """As set, else so many passes over the windows of all users."""
         settings, ranks = self.settings, max(1, self.assignment.settings.train.num_workers)

@@ -41,6 +41,8 @@ from ray_jobs.train import train
 from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from data.queries import SplitEvents, SplitLog
     from data.ranking import Scorer
 
@@ -75,6 +77,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "no duration": _without("duration"),
     "no position": _without("position"),
 }
+# Not among the twelve: one action each, as in PinnerFormer's table 5, and SASRec's first loss.
+MORE: dict[str, dict[str, Any]] = {
+    "only save": {"user.positives": ["save"]},
+    "only click": {"user.positives": ["click"]},
+    "only closeup": {"user.positives": ["closeup"]},
+    "sasrec, binary": {"user.objective": "sasrec"}
+    | {"user.negatives.loss": "binary"}
+    | _pool(0, 1024, log_q=False),
+}
 
 
 @dataclass(frozen=True)
@@ -86,44 +97,56 @@ class Judged:
         coverage: share of the items that makes 90% of all lists.
         entropy: mean entropy of the interests of a list, nats.
         by_cadence: share of a user's positives found, by how fresh the vector was.
+        by_action: the same from a vector as of the start, by what was done.
     """
 
     recall: Any
     coverage: float
     entropy: float
     by_cadence: dict[str, Any]
+    by_action: dict[str, Any]
 
 
-def judged(subject: Subject, scorer: Scorer, cadences: bool) -> Judged:
-    """Ranks the catalogue for the users kept apart."""
+def judged(subject: Subject, scorer: Scorer, more: Sequence[str] = ()) -> Judged:
+    """Ranks the catalogue for the users kept apart; `more`: cadences, actions."""
+    log = subject.log
     catalogue = Catalogue.of(subject.log.dataset)
     queries = build_queries(subject.log, TEST, MOST_USERS)
     ranking = rank(scorer, queries, catalogue, K)
     hits, counts = ranking.hits, ranking.num_positives
     classes = first_interests(subject.log.dataset)
     found = retrieval_metrics(ranking.items, hits, counts, catalogue.num_items, (K,), classes)
-    fresh = {name: _found_one_by_one(subject.log, scorer, name) for name in CADENCES if cadences}
+    fresh = {
+        name: _found_one_by_one(log, scorer, name, log.positive_codes)
+        for name in CADENCES
+        if "cadences" in more
+    }
+    actions = log.dataset.vocabulary.actions
+    done = {
+        actions[code - 1]: _found_one_by_one(log, scorer, "once", [code])
+        for code in log.positive_codes
+        if "actions" in more
+    }
     recall = per_query(hits, counts, K)[f"recall@{K}"]
-    return Judged(
-        recall, found[f"p90_coverage@{K}"], found.get(f"interest_entropy@{K}", 0.0), fresh
-    )
+    coverage, entropy = (found[f"{name}@{K}"] for name in ("p90_coverage", "interest_entropy"))
+    return Judged(recall, coverage, entropy, fresh, done)
 
 
-def _found_one_by_one(log: SplitLog, scorer: Scorer, cadence: Cadence) -> Any:
+def _found_one_by_one(log: SplitLog, scorer: Scorer, cadence: Cadence, codes: Sequence[int]) -> Any:
     """Share of each user's positives among the ten best, float64[users with one]."""
-    queries = one_by_one(log, cadence)
+    queries = one_by_one(log, cadence, codes)
     ranking = rank(scorer, queries, Catalogue.of(log.dataset), K)
     hits = ranking.hits.any(1)
     users, owner = np.unique(queries.users, return_inverse=True)
     return np.bincount(owner, hits, len(users)) / np.bincount(owner)
 
 
-def one_by_one(log: SplitLog, cadence: Cadence) -> Queries:
+def one_by_one(log: SplitLog, cadence: Cadence, codes: Sequence[int]) -> Queries:
     """A query for each first touch that is positive in the reported part, of some of the users.
 
     All cadences ask for the same items; they differ in how much of the history is known.
     """
-    made = [_asked(block, log, cadence) for block in log.blocks()]
+    made = [_asked(block, log, cadence, codes) for block in log.blocks()]
     joined = Queries(
         np.concatenate([part.users for part in made]),
         Events.join([part.history for part in made]),
@@ -136,10 +159,10 @@ def one_by_one(log: SplitLog, cadence: Cadence) -> Queries:
     return joined.take(np.flatnonzero(np.isin(joined.users, chosen)))
 
 
-def _asked(block: SplitEvents, log: SplitLog, cadence: Cadence) -> Queries:
+def _asked(block: SplitEvents, log: SplitLog, cadence: Cadence, codes: Sequence[int]) -> Queries:
     events, calendar = block.events, log.dataset.calendar
     assert calendar is not None
-    wanted = (block.part == TEST) & np.isin(events.action, log.positive_codes)
+    wanted = (block.part == TEST) & np.isin(events.action, codes)
     wanted &= first_touches(events) & log.unseen(block.users)[block.owners]
     at = np.flatnonzero(wanted)
     owner, moment = block.owners[at], events.timestamp[at]
@@ -167,9 +190,10 @@ def trained(job: Job, words: dict[str, Any], seed: int) -> Subject:
 
 def judged_arm(job: Job, name: str, seed: int) -> Judged:
     """Trains an arm, or finds it trained, and judges it."""
-    subject = trained(job, ARMS[name], seed)
+    subject = trained(job, (ARMS | MORE)[name], seed)
+    more = ("cadences",) * (name in (DENSE, SASREC)) + ("actions",) * (name in (DENSE, *MORE))
     retriever = Retriever.open(subject.models["user"], subject.log.dataset, None)
-    return judged(subject, retriever.scores, cadences=name in (DENSE, SASREC))
+    return judged(subject, retriever.scores, more)
 
 
 def clustered(job: Job, clusters: int) -> Judged:
@@ -177,7 +201,7 @@ def clustered(job: Job, clusters: int) -> Judged:
     subject = Subject.open(job, (), {})
     fitted = PinnerSage.fit(subject.log.dataset, PinnerSageSettings(clusters=clusters))
     assert fitted is not None
-    return judged(subject, fitted.scores, cadences=False)
+    return judged(subject, fitted.scores)
 
 
 def row(arm: list[Judged], against: list[Judged] | None) -> dict[str, Any]:
@@ -189,6 +213,10 @@ def row(arm: list[Judged], against: list[Judged] | None) -> dict[str, Any]:
         "cadence": {
             name: float(np.mean([one.by_cadence[name].mean() for one in arm]))
             for name in arm[0].by_cadence
+        },
+        "by_action": {
+            name: float(np.mean([one.by_action[name].mean() for one in arm]))
+            for name in arm[0].by_action
         },
     }
     if against is not None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from data.queries import build_queries
 from data.splits import TEST, TRAIN, VALID, unseen
 from data.training_log import TrainingLog
-from tests.data.rows import NUM_USERS, SAVE, rows_of_a_log
+from tests.data.rows import HIDE, NUM_USERS, SAVE, rows_of_a_log
 
 
 def learners(log):
@@ -30,3 +30,15 @@ def test_users_kept_apart_are_the_same_under_every_seed_and_about_as_many_as_ask
     rows = [(user, 1, SAVE, day, 2) for user in range(1, NUM_USERS + 1) for day in (1, 170)]
     assert learners(log_of(rows, eval_users=0.5)) == learners(log_of(rows, eval_users=0.5, seed=1))
     assert 0.18 < unseen(np.arange(20_000), 0.2).mean() < 0.22
+
+
+@given(rows_of_a_log)
+def test_labels_of_some_actions_are_first_touches_by_them_alone(log_of, rows):
+    log = log_of(rows)
+    for codes, wanted in (((), {SAVE}), ((SAVE, HIDE), {SAVE, HIDE}), ((HIDE,), {HIDE})):
+        for lesson in TrainingLog(log, (TRAIN, VALID, TEST), codes=codes).lessons():
+            assert set(lesson.events.action[lesson.labels].tolist()) <= wanted
+            pairs = np.repeat(lesson.users, lesson.events.lengths) * 100 + lesson.events.item
+            first = np.unique(pairs, return_index=True)[1]
+            by_wanted = first[np.isin(lesson.events.action[first], [*wanted])]
+            assert np.flatnonzero(lesson.labels).tolist() == sorted(by_wanted.tolist())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,7 +12,9 @@ from models.losses import sampled_softmax
 from models.pool_loss import NEVER, Days, Own, Pool, pool_loss
 
 
-def made(targets: int, pool: int, biased: bool, seed: int) -> tuple[dict[str, Tensor], Pool]:
+def made(
+    targets: int, pool: int, biased: bool, seed: int, binary: bool = False
+) -> tuple[dict[str, Tensor], Pool]:
     draw = torch.Generator().manual_seed(seed)
     leaves = {
         "users": torch.randn(targets, 4, generator=draw),
@@ -26,6 +29,7 @@ def made(targets: int, pool: int, biased: bool, seed: int) -> tuple[dict[str, Te
         torch.randn(pool, generator=draw),
         own(targets, pool, draw),
         Days(leaves["bias"], torch.randint(0, 3, (targets,), generator=draw)) if biased else None,
+        binary,
     )
 
 
@@ -55,21 +59,29 @@ def whole(leaves: dict[str, Tensor], weight: Tensor, pool: Pool) -> tuple[Tensor
     if pool.days is not None:
         scores = scores + pool.days.bias[pool.days.moment]
     scores, known = scores * pool.scale, spared(pool)
-    losses = sampled_softmax(leaves["positive"], scores, pool.correction, known)
+    if pool.binary:
+        each = F.softplus(scores).masked_fill(known, 0.0) * pool.correction.softmax(0)
+        losses = F.softplus(-leaves["positive"]) + each.sum(1)
+    else:
+        losses = sampled_softmax(leaves["positive"], scores, pool.correction, known)
     return (weight * losses).sum(), scores.masked_fill(known, -1e9).amax(1)
 
 
 @given(
-    targets=st.integers(1, 9), pool=st.integers(1, 7), biased=st.booleans(), seed=st.integers(0, 99)
+    targets=st.integers(1, 9),
+    pool=st.integers(1, 7),
+    biased=st.booleans(),
+    seed=st.integers(0, 99),
+    binary=st.booleans(),
 )
 @settings(max_examples=60)
 def test_loss_and_gradients_are_those_of_the_whole_matrix(
-    targets: int, pool: int, biased: bool, seed: int
+    targets: int, pool: int, biased: bool, seed: int, binary: bool
 ) -> None:
     weight = torch.rand(targets)
     results = []
     for compute in (pool_loss, None):
-        leaves, parts = made(targets, pool, biased, seed)
+        leaves, parts = made(targets, pool, biased, seed, binary)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(blocks, "CACHE_BYTES", 4 * pool * 2)
             total, best = (
