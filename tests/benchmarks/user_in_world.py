@@ -116,7 +116,7 @@ def judged(subject: Subject, scorer: Scorer, more: Sequence[str] = ()) -> Judged
     hits, counts = ranking.hits, ranking.num_positives
     classes = first_interests(subject.log.dataset)
     found = retrieval_metrics(ranking.items, hits, counts, catalogue.num_items, (K,), classes)
-    fresh = {
+    fresh: dict[str, Any] = {
         name: _found_one_by_one(log, scorer, name, log.positive_codes)
         for name in CADENCES
         if "cadences" in more
