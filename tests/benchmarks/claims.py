@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,27 @@ def log_of(folder: str) -> tuple[Path, ...]:
     """The file without which a claim on public data cannot be tried."""
     return (DATA / folder / "interactions.parquet",)
 
+
+def gain(summary: Summary, arm: str) -> bool:
+    """Whether the default's recall is above an arm's, the interval over users too."""
+    return bool(summary["arms"][arm]["difference"]["high"] < 0)
+
+
+# Pancha et al., KDD'22, tables 1 to 4.
+REFRESHED = ("arms=dense all action,all action,sasrec,next action",)
+OBJECTIVES: tuple[Check, ...] = (
+    ("dense all action above sasrec", lambda s: gain(s, "sasrec")),
+    ("dense all action above next action", lambda s: gain(s, "next action")),
+    ("above PinnerSage by 20 clusters", lambda s: gain(s, "pinnersage_20")),
+    (
+        "a daily vector costs sasrec more",
+        lambda s: s["refresh"]["sasrec loses more by"]["low"] > 0,
+    ),
+)
+NEGATIVES: tuple[Check, ...] = tuple(
+    (f"mixed negatives with logQ above {arm}", partial(gain, arm=arm))
+    for arm in ("in-batch negatives", "random negatives", "no logQ")
+)
 
 CLAIMS = (
     Claim("default", ("ray_jobs.pipeline", f"root={ROOTS}/default"), world_checks(10)),
@@ -261,6 +283,32 @@ CLAIMS = (
         (
             ("twice RecTools' targets a second", lambda s: s["ratio_rectools"] >= 2),
             ("waits for data under 5% of the time", lambda s: s["data_wait"] <= 0.05),
+        ),
+    ),
+    *(
+        Claim(
+            f"user_{preset}",
+            (
+                "tests.benchmarks.user_in_world",
+                f"root={ROOTS}/user_{preset}",
+                f"world.preset={preset}",
+                *arms,
+                "seeds=3",
+            ),
+            orderings,
+        )
+        for preset, arms, orderings in (
+            ("drift0", REFRESHED, OBJECTIVES),
+            ("drift1", (), (*OBJECTIVES, *NEGATIVES)),
+            ("drift2", REFRESHED, OBJECTIVES),
+        )
+    ),
+    Claim(
+        "user_table",
+        ("tests.benchmarks.bench_user_table", f"folder={ROOTS}/user_table"),
+        (
+            ("memory does not grow with the users", lambda s: s["memory_growth"] <= 1.2),
+            ("killed half-way, the same comes out", lambda s: bool(s["resumed"])),
         ),
     ),
     Claim(
