@@ -225,7 +225,7 @@ def window_batch(
         "target.item": target,
         "pool.item": candidates,
     }
-    arrays |= _corrections(windows.target_item, pool, pools.random, pools)
+    arrays |= _corrections(pool)
     place = np.full(len(items), -1, np.int64)
     place[candidates] = np.arange(len(candidates))
     known = known_pairs(windows, place[history], place[target], len(candidates), pools.spare_future)
@@ -331,10 +331,9 @@ def graph_batch(
     pool = pools.pool(positives, examples.drawn, rng)
     found = graph_arrays(examples, pool.item)
     ids, features = encoder.inputs(found.items, found.users)
-    of_pool = _corrections(positives, pool, len(examples.drawn), pools)
     return Batch(
         ids=ids,
-        inputs=tensors(found.arrays | of_pool | features),
+        inputs=tensors(found.arrays | _corrections(pool) | features),
         labels={},
         weight=torch.ones(len(positives)),
         objective="graph",
@@ -353,7 +352,7 @@ def interaction_batch(
     """
     positives, drawn = interactions.positive, interactions.drawn[: pools.random]
     pool = pools.pool(positives, drawn, rng)
-    arrays = interactions.arrays(pool.item) | _corrections(positives, pool, len(drawn), pools)
+    arrays = interactions.arrays(pool.item) | _corrections(pool)
     return Batch(
         ids={},
         inputs=tensors(arrays),
@@ -363,11 +362,10 @@ def interaction_batch(
     )
 
 
-def _corrections(positives: Ints, pool: Pool, num_random: int, pools: PoolSampler) -> Arrays:
+def _corrections(pool: Pool) -> Arrays:
     """What a sampled softmax over a pool has to know (`models.losses.pooled_softmax`)."""
-    in_batch = min(len(positives), pools.in_batch)
     return {
-        "positive.log_q": pools.log_expected(positives, in_batch, num_random),
+        "positive.log_q": pool.positive_log_q,
         "pool.log_count": pool.log_count,
         "pool.log_q": pool.log_q,
     }

@@ -18,11 +18,13 @@ class Pool:
         item: item rows, distinct, [P].
         log_count: ln of how often each stands in the pool, [P].
         log_q: ln of how often it was expected to, [P] (METHODS 0.1, expected count).
+        positive_log_q: the same of each positive of the batch, [T].
     """
 
     item: Ints
     log_count: npt.NDArray[np.float32]
     log_q: npt.NDArray[np.float32]
+    positive_log_q: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class PoolSampler:
         live: item rows that can be recommended, [C].
         label_share: share of the training labels that each item row has, [rows].
         in_batch: positives taken from the batch.
-        random: uniform draws from `live`.
+        random: uniform draws from `live`; if as many as these are, the pool is all of them, once.
         spare_future: whether what a user does later is no negative; else only what they did before.
     """
 
@@ -45,6 +47,9 @@ class PoolSampler:
 
     def sample(self, positives: Ints, rng: np.random.Generator) -> Pool:
         """Draws the pool of one batch with `positives` [T]."""
+        if self.random >= len(self.live):
+            none = np.zeros(len(self.live), np.float32)
+            return Pool(self.live, none, none, np.zeros(len(positives), np.float32))
         drawn = self.live[rng.integers(0, len(self.live), self.random)]
         return self.pool(positives, drawn, rng)
 
@@ -54,8 +59,10 @@ class PoolSampler:
         if len(positives) > self.in_batch:
             taken = rng.choice(positives, self.in_batch, replace=False)
         item, count = np.unique(np.concatenate([taken, drawn]), return_counts=True)
-        log_q = self.log_expected(item, len(taken), len(drawn))
-        return Pool(item, np.log(count).astype(np.float32), log_q)
+        log_q, of_positives = (
+            self.log_expected(items, len(taken), len(drawn)) for items in (item, positives)
+        )
+        return Pool(item, np.log(count).astype(np.float32), log_q, of_positives)
 
     def log_expected(
         self, item: Ints, num_in_batch: int, num_random: int

@@ -37,7 +37,7 @@ class NegativeSettings:
 
     Attributes:
         in_batch: positives of the batch drawn into the pool, popular items more often.
-        random: items drawn uniformly from the catalogue.
+        random: items drawn uniformly from the catalogue; a smaller catalogue is the pool, once.
         log_q: correct for how often an item is in the pool.
         loss: softmax tells the positive from the whole pool, binary judges each item alone, as
             SASRec's first loss did; it knows no correction.

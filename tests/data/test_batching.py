@@ -159,14 +159,14 @@ def test_shuffling_stays_within_users() -> None:
 
 def test_a_pool_counts_what_it_holds_and_expects_what_is_drawn_on_average() -> None:
     share = np.array([0.0, 0.0, 0.7, 0.2, 0.1])
-    pools = PoolSampler(np.arange(2, 5), share, in_batch=50, random=30)
+    pools = PoolSampler(np.arange(2, 5), share, in_batch=50, random=2)
     rng = np.random.default_rng(0)
     positives = rng.choice(5, 4000, p=share)
     totals = np.zeros(5)
     for _ in range(400):
         pool = pools.sample(positives, rng)
         totals[pool.item] += np.exp(pool.log_count)
-        assert np.exp(pool.log_count).sum() == pytest.approx(80)
+        assert np.exp(pool.log_count).sum() == pytest.approx(52)
     expected = np.exp(pools.log_expected(np.arange(2, 5), 50, pools.random))
     assert totals[2:] / 400 == pytest.approx(expected, rel=0.05)
 
@@ -190,3 +190,13 @@ def test_own_items_are_no_negatives_once_read_or_from_the_start(seed: int, spare
         assert {p for (w, p), n in after.items() if w == window and n <= length} == {
             p for p in own if p >= 0
         }
+
+
+def test_as_many_random_items_as_there_are_make_the_whole_catalogue_once() -> None:
+    share = np.array([0.0, 0.0, 0.7, 0.2, 0.1])
+    pool = PoolSampler(np.arange(2, 5), share, in_batch=50, random=3).sample(
+        np.array([2, 2, 4]), np.random.default_rng(0)
+    )
+    assert pool.item.tolist() == [2, 3, 4]
+    for correction in (pool.log_count, pool.log_q, pool.positive_log_q):
+        assert not correction.any()
