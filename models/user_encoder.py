@@ -38,11 +38,11 @@ EVERYTHING: tuple[Known, ...] = ("action", "surface", "time", "clock", "duration
 
 
 def _sequence() -> SequenceSettings:
-    return SequenceSettings(max_length=200)
+    return SequenceSettings(max_length=200, block="pointwise", num_heads=1)
 
 
 def _negatives() -> NegativeSettings:
-    return NegativeSettings(in_batch=1024, random=1024)
+    return NegativeSettings(in_batch=1024, random=4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +86,11 @@ class UserSettings:
     states: Share = 0.25
     weighting: Literal["user", "target"] = "target"
     inputs: tuple[Known, ...] = EVERYTHING
-    temperature: Positive = 0.07
+    temperature: Positive = 0.05
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=_negatives)
-    batch_size: Count = 128
-    epochs: Count = 25
+    batch_size: Count = 32
+    epochs: Count = 12
     max_steps: Count | None = None
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0

@@ -6,7 +6,8 @@ environment of its own (`build/rectools`, made if absent) and its default loss, 
 items, here the faster one: negatives of each position's own took twelve times as long. The last
 line is one JSON object:
 
-- `targets_per_s`: positives predicted a second, in the loop of `ray_jobs.train`, data included;
+- `targets_per_s`: positives predicted a second by a transformer, in the loop of `ray_jobs.train`,
+  data included; `pointwise_targets_per_s`: by the default block, HSTU's;
 - `ratio_rectools`: the same over RecTools';
 - `gemm_share`: products of matrices that a step needs, a second, over the rate of a large one;
 - `data_wait`: share of the time in which the loop waits for batches.
@@ -53,8 +54,8 @@ def synthetic_log(seed: int = 0) -> pa.Table:
     return pa.table({"user_id": user, "item_id": item, "position": position})
 
 
-def ours(folder: Path, events: Path) -> dict[str, float]:
-    """Targets a second and data wait of the user model, in its own loop."""
+def ours(folder: Path, events: Path, block: str) -> dict[str, float]:
+    """Targets a second and data wait of the user model by a block, in its own loop."""
     job = start(
         [
             *(f"root={folder / 'root'}", "source.kind=table", f"source.events={events}"),
@@ -63,6 +64,7 @@ def ours(folder: Path, events: Path) -> dict[str, float]:
             *(f"user.id_dim={SIZE['dim']}", f"user.sequence.num_layers={SIZE['blocks']}"),
             *(f"user.sequence.num_heads={SIZE['heads']}", f"user.batch_size={SIZE['batch']}"),
             *(f"user.sequence.max_length={SIZE['length']}", "user.negatives.in_batch=0"),
+            *(f"user.sequence.block={block}", "user.objective=sasrec"),
             *(f"user.negatives.random={SIZE['negatives']}", f"train.max_steps={WARM_UP + STEPS}"),
             *("train.validate_every=1000000", "train.log_every=10"),
         ]
@@ -124,13 +126,15 @@ def main() -> None:
     events = folder / "events.csv"
     csv.write_csv(synthetic_log(), events)
     threads = os.cpu_count() or 1
-    mine, peer = ours(folder, events), rectools(events, threads)
+    mine, hstu = (ours(folder, events, block) for block in ("softmax", "pointwise"))
+    peer = rectools(events, threads)
     line: dict[str, Any] = {
         "name": "sequence",
         "params": SIZE | {"users": USERS, "items": ITEMS, "threads": threads},
         "value": mine["targets_per_s"],
         "unit": "targets_per_s",
         **mine,
+        "pointwise_targets_per_s": hstu["targets_per_s"],
         "rectools": peer,
         "ratio_rectools": mine["targets_per_s"] / peer,
         "gemm_share": gemm_work(mine["targets_per_s"]) / gemm_rate(),
