@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data.contract.settings import UserError
+from models import attention
 from models.attention import PointwiseBlock, SoftmaxBlock, layout, token_of
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
@@ -128,6 +129,12 @@ def test_a_layout_points_there_and_back(lengths: list[int], spare: int) -> None:
     tokens = torch.arange(len(lengths) + sum(lengths))
     assert torch.equal(places.rectangle.flatten()[places.flat], tokens)
     assert places.column[len(lengths) :].tolist() == [p + 1 for n in lengths for p in range(n)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "ALIKE", 2)
+        grouped = layout(torch.tensor(lengths), sum(lengths), width)
+    assert torch.equal(grouped.padded[grouped.place], tokens)
+    assert sum(rows * wide for rows, wide in grouped.shapes) == len(grouped.padded)
+    assert [rows for rows, _ in grouped.shapes[:-1]] == [2] * (len(grouped.shapes) - 1)
 
 
 @given(lengths=LENGTHS)
@@ -139,6 +146,16 @@ def test_the_token_after_each_prefix_lies_in_its_own_column(lengths: list[int]) 
             token = token_of(torch.tensor([sequence]), torch.tensor([read]), sizes)
             assert int(places.rectangle[sequence, read]) == int(token)
             assert int(places.column[token]) == read
+
+
+@blocks
+def test_which_sequences_share_a_rectangle_does_not_matter(
+    block: Literal["softmax", "pointwise"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = encoder(block=block), sequences([2, 0, 6, 1, 3])
+    together = encode(model, *inputs)
+    monkeypatch.setattr(attention, "ALIKE", 2)
+    assert torch.allclose(encode(model, *inputs), together, atol=1e-5)
 
 
 @blocks

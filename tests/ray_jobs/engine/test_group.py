@@ -30,7 +30,7 @@ from ray_jobs.tasks.user import UserTask
 
 EPOCHS = 2
 CHECKPOINT, KILL = 4, 7
-FIRST_STEPS = 60
+FIRST_STEPS = 40
 WORDS = (
     "world.preset=tiny",
     "world.num_users=120",
@@ -41,6 +41,9 @@ WORDS = (
     "user.batch_size=16",
     "user.dim=16",
     "user.id_dim=8",
+    "user.sequence.max_length=20",
+    "user.negatives.in_batch=64",
+    "user.negatives.random=64",
     f"train.max_epochs={EPOCHS}",
     "train.max_steps=1000",
     "train.validate_every=1000",
