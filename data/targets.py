@@ -183,10 +183,10 @@ def windows_of(
     )
 
 
-def num_windows(labels: Ints, max_length: int) -> Ints:
-    """Windows that `windows_of` cuts for users of so many labels, about: events are a few more."""
-    long = labels // _stride(max_length) + 1
-    counts: Ints = np.where(labels > max_length, long, np.minimum(labels, 1))
+def num_windows(events: Ints, max_length: int) -> Ints:
+    """Windows that `windows_of` cuts on average for users of so many events, if all may predict."""
+    long = np.rint(1 + (events - 1) / _stride(max_length)).astype(np.int64)
+    counts: Ints = np.where(events > max_length, long, np.minimum(events, 1))
     return counts
 
 

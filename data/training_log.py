@@ -46,11 +46,13 @@ class LabelCounts:
         item_labels: int64[item rows].
         item_events: int64[item rows].
         user_labels: int64[user rows].
+        user_events: int64[user rows].
     """
 
     item_labels: Ints
     item_events: Ints
     user_labels: Ints
+    user_events: Ints
 
     @property
     def item_share(self) -> npt.NDArray[np.float64]:
@@ -102,13 +104,15 @@ class TrainingLog:
     def count(self) -> LabelCounts:
         """Counts labels and readable events in one pass over the timelines."""
         item_rows, user_rows = self.log.dataset.item_ids.rows, self.log.dataset.user_ids.rows
-        counts = LabelCounts(*(np.zeros(n, np.int64) for n in (item_rows, item_rows, user_rows)))
+        sizes = (item_rows, item_rows, user_rows, user_rows)
+        counts = LabelCounts(*(np.zeros(size, np.int64) for size in sizes))
         for lesson in self.lessons():
             owners = np.repeat(lesson.users, lesson.events.lengths)
             items, labels = lesson.events.item, lesson.labels
             counts.item_labels[:] += np.bincount(items[labels], minlength=item_rows)
             counts.item_events[:] += np.bincount(items, minlength=item_rows)
             counts.user_labels[:] += np.bincount(owners[labels], minlength=user_rows)
+            counts.user_events[:] += np.bincount(owners, minlength=user_rows)
         return counts
 
 

@@ -50,10 +50,10 @@ class UserTask(HistoryTask):
         return settings.max_steps or -(-passes // (settings.batch_size * ranks))
 
     def _windows_of_users(self) -> Ints:
-        labels = self.counts.user_labels
+        learns = self.counts.user_labels > 0
         if self.objective in ("next_action", "all_action"):
-            return np.minimum(labels, 1)
-        return num_windows(labels, self.settings.sequence.max_length)
+            return learns.astype(np.int64)
+        return learns * num_windows(self.counts.user_events, self.settings.sequence.max_length)
 
     @property
     def validation_users(self) -> int:

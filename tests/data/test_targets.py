@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.contract.encode import Events, Mask
 from data.contract.schema import UserObjective
-from data.targets import Horizon, Targets, TargetSampler, windows_of
+from data.targets import Horizon, Targets, TargetSampler, num_windows, windows_of
 
 OBJECTIVES = get_args(UserObjective)
 GAPS = st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=6)
@@ -150,3 +150,11 @@ def test_a_short_window_of_labels_shortens_the_horizon() -> None:
     assert Horizon.within((0, 100), 28, 9) == Horizon(9, 25, 100)
     assert Horizon.within((0, 1000), 28, 9) == Horizon(9, 28, 1000)
     assert dataclasses.replace(Horizon(9), ms=1).end_ms is None
+
+
+def test_as_many_windows_are_cut_as_are_counted_on_average() -> None:
+    lengths = [0, 1, 10, 11, 30, 95, 200]
+    events = timelines([[1] * length for length in lengths])
+    targets = drawn(events, np.ones(len(events.item), bool), "sasrec")
+    cut = [len(windows_of(events, targets, 10, np.random.default_rng(n))) for n in range(200)]
+    assert np.mean(cut) == pytest.approx(num_windows(np.array(lengths), 10).sum(), rel=0.02)
