@@ -27,7 +27,7 @@ def cycle_batch(draw: torch.Generator) -> Batch:
     batch = cases.two_tower_batch(made, pool=range(1, CYCLE + 1))
     nothing = torch.zeros(0, dtype=torch.int64)
     # Nothing is masked: an item of the window is wrong for all of its states but one.
-    batch.inputs |= {f"known.{name}": nothing for name in ("sequence", "pool", "after")}
+    batch.inputs.update({f"known.{name}": nothing for name in ("sequence", "pool", "after")})
     batch.inputs["pool.log_q"] = torch.zeros(CYCLE)
     batch.inputs["positive.log_q"] = torch.zeros(len(batch.inputs["target.item"]))
     return batch
