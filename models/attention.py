@@ -45,7 +45,10 @@ class Layout(NamedTuple):
 
 
 def layout(lengths: Tensor, total: int, width: int) -> Layout:
-    """Lays out sequences of `lengths` [B], `total` events in all, none longer than `width`."""
+    """Lays out sequences of `lengths` [B], `total` events in all, none longer than `width`.
+
+    Attention has one rectangle around all; see `grouped`.
+    """
     batch = lengths.shape[0]
     first = torch.cumsum(lengths, 0) - lengths
     columns = torch.arange(width + 1, device=lengths.device)
@@ -60,19 +63,27 @@ def layout(lengths: Tensor, total: int, width: int) -> Layout:
     column = torch.cat([torch.zeros_like(lengths), column])
     owner = torch.cat([sequence.squeeze(1), owner])
     flat = owner * (width + 1) + column
+    whole = ((batch, width + 1),)
+    return Layout(rectangle, flat, column, rectangle.flatten(), flat, whole)
+
+
+def grouped(places: Layout, lengths: Tensor) -> Layout:
+    """The same for attention on a CPU: rectangles of `ALIKE` sequences of similar length."""
     if torch.compiler.is_exporting() or lengths.is_cuda:
-        whole = ((batch, width + 1),)
-        return Layout(rectangle, flat, column, rectangle.flatten(), flat, whole)
+        return places
     order = torch.argsort(lengths, descending=True)
     shapes = _shapes(lengths[order].tolist())
     padded = [
-        rectangle[rows, :wide].flatten()
+        places.rectangle[rows, :wide].flatten()
         for rows, (_, wide) in zip(order.split(ALIKE), shapes, strict=True)
     ]
     widths = torch.repeat_interleave(*torch.tensor(shapes).flip(1).unbind(1))
     start = torch.empty_like(lengths)
     start[order] = torch.cumsum(widths, 0) - widths
-    return Layout(rectangle, flat, column, torch.cat(padded), start[owner] + column, shapes)
+    owner = places.flat // places.rectangle.shape[1]
+    return places._replace(
+        padded=torch.cat(padded), place=start[owner] + places.column, shapes=shapes
+    )
 
 
 def _shapes(lengths: list[int]) -> tuple[tuple[int, int], ...]:

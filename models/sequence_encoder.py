@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.contract.settings import Count, Dropout, UserError
-from models.attention import Layout, PointwiseBlock, SoftmaxBlock, layout
+from models.attention import Layout, PointwiseBlock, SoftmaxBlock, grouped, layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class SequenceEncoder(nn.Module):
     def layout(self, lengths: Tensor, total: int) -> Layout:
         """Lays out sequences of `lengths` int64[B], each at most `max_length`, `total` in all."""
         longest = self.max_length if torch.compiler.is_exporting() else int(lengths.max())
-        return layout(lengths, total, longest)
+        return grouped(layout(lengths, total, longest), lengths)
 
     def forward(self, events: Tensor, start: Tensor, places: Layout) -> Tensor:
         """Encodes B sequences.

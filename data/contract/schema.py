@@ -151,17 +151,16 @@ class Vocabulary:
         """Codes of the actions of one polarity."""
         return [i + 1 for i, p in enumerate(self.polarity) if p == polarity]
 
-    def positive_codes(self, names: Sequence[str], setting: str) -> list[int]:
-        """Codes of the positive actions of these names, of all if there are none.
+    def codes_of(self, names: Sequence[str], setting: str) -> tuple[int, ...]:
+        """Codes of positive actions.
 
         Raises:
             UserError: the log has no positive action of a name; `setting` is where it stands.
         """
-        positive = self.codes("positive")
-        known = {self.actions[code - 1]: code for code in positive}
+        known = {self.actions[code - 1]: code for code in self.codes("positive")}
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"{setting}: {unknown} are no positive actions; there are {[*known]}")
-        return [known[name] for name in names] or positive
+        return tuple(known[name] for name in names)
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Vocabulary:

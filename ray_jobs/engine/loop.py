@@ -37,7 +37,8 @@ class TrainSettings:
         max_epochs: most passes over the training rows.
         warmup_steps: steps until the learning rate is full.
         final_rate: share of the learning rate left at the last step (cosine between).
-        validate_every: steps between validations.
+        validate_every: least steps between validations, of which retrieval models have at most
+            twenty.
         patience: validations without a better result after which training stops.
         choose_on: validation metric that picks the retriever's number of steps (the ranker's is
             picked by log loss).

@@ -52,13 +52,13 @@ class LogTask:
         """Reads nothing yet; labels lie in `days` of a time split."""
         self.assignment = assignment
         span = span_of(assignment.log, days)
-        self.log = TrainingLog(assignment.log, assignment.parts, span, tuple(self.label_codes))
+        self.log = TrainingLog(assignment.log, assignment.parts, span, self.label_codes)
         self._settings = settings
 
     @property
-    def label_codes(self) -> list[int]:
-        """Actions whose first touches are labels."""
-        return self.assignment.log.positive_codes
+    def label_codes(self) -> tuple[int, ...]:
+        """Actions whose first touches are labels; none stands for all positive ones."""
+        return ()
 
     @property
     def rates(self) -> tuple[float, float]:

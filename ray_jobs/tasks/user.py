@@ -37,10 +37,10 @@ class UserTask(HistoryTask):
         super().__init__(assignment, self.settings, assignment.label_days)
 
     @property
-    def label_codes(self) -> list[int]:
-        """Of the actions that are set, else of all positive ones."""
+    def label_codes(self) -> tuple[int, ...]:
+        """Of the actions that are set."""
         vocabulary = self.assignment.dataset.vocabulary
-        return vocabulary.positive_codes(self.settings.positives, "user.positives")
+        return vocabulary.codes_of(self.settings.positives, "user.positives")
 
     @property
     def max_steps(self) -> int:

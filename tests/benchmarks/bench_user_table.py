@@ -2,7 +2,7 @@
 
 Users of 256 events each, in tables of 10,000 and of 50,000, each embedded by `ray_jobs.embed` in a
 process of its own with a model of two steps (what it knows does not change its speed). The smaller
-table is made once more by a run that is killed half-way and started again. Sizes: `users=`,
+table is made once more by a run that is killed after two blocks and started again. Sizes: `users=`,
 `events=`; `folder=` is emptied first. The last line is one JSON object:
 
 - `users_per_s`, `peak_mib`: of each size, starting the process not counted;
@@ -35,6 +35,7 @@ SIZES = {"users": 10_000, "more_users": 50_000, "events": 256}
 ITEMS = 20_000
 FIRST_MS = 1_735_689_600_000
 MINUTE_MS = 60_000
+BLOCKS = 2
 
 
 def write_log(path: Path, users: int, events: int) -> None:
@@ -83,11 +84,11 @@ def measured(folder: Path, root: Path, users: int) -> dict[str, float]:
 
 
 def killed(folder: Path, root: Path) -> None:
-    """Embeds until half of the blocks are there, and dies."""
+    """Embeds until `BLOCKS` blocks are there, and dies."""
     command = [sys.executable, "-m", "ray_jobs.embed", "model=user", *words(folder, root)]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        while len(list(root.glob("checkpoints/user_embeddings-*/block-*.npz"))) < 2:
+        while len(list(root.glob("checkpoints/user_embeddings-*/block-*.npz"))) < BLOCKS:
             assert process.poll() is None, "it was done before it could be killed"
             time.sleep(0.05)
     finally:

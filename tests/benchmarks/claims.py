@@ -308,7 +308,7 @@ CLAIMS = (
         ("tests.benchmarks.bench_user_table", f"folder={ROOTS}/user_table"),
         (
             ("memory does not grow with the users", lambda s: s["memory_growth"] <= 1.2),
-            ("killed half-way, the same comes out", lambda s: bool(s["resumed"])),
+            ("killed on the way, the same comes out", lambda s: bool(s["resumed"])),
         ),
     ),
     Claim(

@@ -4,8 +4,8 @@ In the world of root= (made if absent; world.preset=drift0, drift1, drift2 diffe
 interests change) the user model is trained alone in several ways, each a change of one thing.
 Judged on users whom no arm has learnt from: recall@10 of the fourteen reported days from one vector
 as of their start, and how many items make 90% of all lists. Then the same positives one by one,
-from a vector as of the start, of the midnight before, and of the moment: what daily and yearly
-refreshing cost. Differences are paired by user. arms= names some arms; finished ones are found
+from a vector as of the start, of the midnight before, and of the moment: what refreshing
+once and daily cost. Differences are paired by user. arms= names some arms; finished ones are found
 again, so an interrupted run goes on. The last line is one JSON object.
 """
 
@@ -82,7 +82,7 @@ MORE: dict[str, dict[str, Any]] = {
     "only save": {"user.positives": ["save"]},
     "only click": {"user.positives": ["click"]},
     "only closeup": {"user.positives": ["closeup"]},
-    "sasrec, binary": {"user.objective": "sasrec"}
+    "binary sasrec": {"user.objective": "sasrec"}
     | {"user.negatives.loss": "binary"}
     | _pool(0, 1024, log_q=False),
 }

@@ -1,8 +1,10 @@
 """What is learnt from: fresh positives of the users and days that are not kept apart."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 
+from data.contract.settings import UserError
 from data.queries import build_queries
 from data.splits import TEST, TRAIN, VALID, unseen
 from data.training_log import TrainingLog
@@ -42,3 +44,10 @@ def test_labels_of_some_actions_are_first_touches_by_them_alone(log_of, rows):
             first = np.unique(pairs, return_index=True)[1]
             by_wanted = first[np.isin(lesson.events.action[first], [*wanted])]
             assert np.flatnonzero(lesson.labels).tolist() == sorted(by_wanted.tolist())
+
+
+def test_an_action_that_is_not_positive_is_refused_by_name(log_of):
+    vocabulary = log_of([(1, 1, SAVE, 1, 0)]).dataset.vocabulary
+    assert vocabulary.codes_of(("save",), "user.positives") == (SAVE,)
+    with pytest.raises(UserError, match=r"user.positives: \['hide'\] are no positive actions"):
+        vocabulary.codes_of(("save", "hide"), "user.positives")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.contract.settings import UserError
 from models import attention
-from models.attention import PointwiseBlock, SoftmaxBlock, layout, token_of
+from models.attention import PointwiseBlock, SoftmaxBlock, grouped, layout, token_of
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
 DIM = 8
@@ -131,10 +131,11 @@ def test_a_layout_points_there_and_back(lengths: list[int], spare: int) -> None:
     assert places.column[len(lengths) :].tolist() == [p + 1 for n in lengths for p in range(n)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "ALIKE", 2)
-        grouped = layout(torch.tensor(lengths), sum(lengths), width)
-    assert torch.equal(grouped.padded[grouped.place], tokens)
-    assert sum(rows * wide for rows, wide in grouped.shapes) == len(grouped.padded)
-    assert [rows for rows, _ in grouped.shapes[:-1]] == [2] * (len(grouped.shapes) - 1)
+        by_two = grouped(places, torch.tensor(lengths))
+    assert [rows for rows, _ in by_two.shapes[:-1]] == [2] * (len(by_two.shapes) - 1)
+    for laid in (places, by_two):
+        assert torch.equal(laid.padded[laid.place], tokens)
+        assert sum(rows * wide for rows, wide in laid.shapes) == len(laid.padded)
 
 
 @given(lengths=LENGTHS)
