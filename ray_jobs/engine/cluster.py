@@ -27,6 +27,13 @@ def connect(num_cpus: int = 0) -> None:
         _start_local(num_cpus)
 
 
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def num_gpus() -> int:
     """GPUs of the cluster that this process is connected to."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -35,7 +42,7 @@ def num_gpus() -> int:
 
 def _start_local(num_cpus: int) -> None:
     ray.init(
-        num_cpus=max(num_cpus, (os.cpu_count() or 1) + 2),
+        num_cpus=max(num_cpus, num_cores() + 2),
         _node_ip_address=LOOPBACK,
         include_dashboard=False,
         logging_level=logging.WARNING,

@@ -13,6 +13,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from ray_jobs.engine.cluster import num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.worker import work
 
@@ -71,7 +72,7 @@ def _work_on_rank(
     assignment: Assignment, task: Callable[[Assignment], Task], complaint: Complaint
 ) -> None:
     ranks_here = ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+    torch.set_num_threads(max(1, num_cores() // ranks_here))
     with complaint.kept():
         work(assignment, task)
 

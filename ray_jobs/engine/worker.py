@@ -7,7 +7,6 @@ rewritten, and weights are kept by step, so that a checkpoint finds the best tha
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, ranks
 from ray_jobs.engine.assignment import Assignment
+from ray_jobs.engine.cluster import num_cores
 from ray_jobs.engine.inference import CORE, TABLES, split_snapshot
 from ray_jobs.engine.loop import (
     Learner,
@@ -73,7 +73,7 @@ def build_learner(task: Task, assignment: Assignment) -> Learner:
     model = shard(core, tables, sparse_rate, seed)
     if assignment.start_from:
         _start_from(assignment, core, model.module)
-    optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01, fused=True)
     return Learner(model, optimizer, dense_rate, sparse_rate)
 
 
@@ -206,7 +206,7 @@ def alone(run: Callable[[], None]) -> None:
         store = dist.HashStore()
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    torch.set_num_threads(num_cores())
     try:
         run()
     finally:

@@ -278,6 +278,16 @@ CLAIMS = (
         log_of("ml-1m"),
     ),
     Claim(
+        "beauty_user",
+        table(
+            "beauty",
+            *("source.columns.position=seq_pos", "split.kind=leave_one_out", "model=user"),
+            root="beauty_user",
+        ),
+        (("hit_rate@10 at least .065", lambda s: retrieval(s)["hit_rate@10"] >= 0.065),),
+        log_of("beauty"),
+    ),
+    Claim(
         "sequence",
         ("tests.benchmarks.bench_sequence",),
         (

@@ -6,17 +6,23 @@ Judged on users whom no arm has learnt from: recall@10 of the fourteen reported 
 as of their start, and how many items make 90% of all lists. Then the same positives one by one,
 from a vector as of the start, of the midnight before, and of the moment: what refreshing
 once and daily cost. Differences are paired by user. arms= names some arms; finished ones are found
-again, so an interrupted run goes on. The last line is one JSON object.
+again, so an interrupted run goes on. Each core works on an arm of its own. All arms take the same
+steps against as many negatives, fewer of both than by default. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from data.contract.artifact import has_current
 from data.contract.encode import Events
@@ -30,7 +36,6 @@ from data.sources import world_tables
 from data.splits import TEST
 from data.training_log import first_touches
 from models.metrics import per_query, retrieval_metrics
-from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.engine.subject import Subject
@@ -42,6 +47,7 @@ from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.queues import Queue
 
     from data.queries import SplitEvents, SplitLog
     from data.ranking import Scorer
@@ -77,6 +83,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "no duration": _without("duration"),
     "no position": _without("position"),
 }
+SHARED = {"split.eval_users": "0.2", "user.epochs": "2"}
+SHARED |= {"user.negatives.in_batch": "512", "user.negatives.random": "512"}
 # Not among the twelve: one action each, as in PinnerFormer's table 5, and SASRec's first loss.
 MORE: dict[str, dict[str, Any]] = {
     "only save": {"user.positives": ["save"]},
@@ -241,23 +249,49 @@ def losses(arms: dict[str, list[Judged]]) -> dict[str, Any]:
     return shown
 
 
+def judged_arms(words: list[str], names: list[str], seeds: int) -> dict[str, list[Judged]]:
+    """All arms under all seeds, as many at a time as there are cores."""
+    context = multiprocessing.get_context("spawn")
+    cores: Queue[int] = context.Queue()
+    own = sorted(os.sched_getaffinity(0))
+    for core in own:
+        cores.put(core)
+    with ProcessPoolExecutor(len(own), context, _on_a_core, (cores,)) as pool:
+        runs = [
+            pool.submit(_judged_by_words, words, name, seed)
+            for seed in range(seeds)
+            for name in names
+        ]
+        shown = track(runs, "arms", console=Console(stderr=True))
+        done = [run.result() for run in shown]
+    return {name: done[at :: len(names)] for at, name in enumerate(names)}
+
+
+def _on_a_core(cores: Queue[int]) -> None:
+    """Keeps a process to a core, so that it and the libraries in it work with one thread."""
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def _judged_by_words(words: list[str], name: str, seed: int) -> Judged:
+    return judged_arm(start(words), name, seed)
+
+
 def main() -> None:
     """Runs and prints."""
     given = dict(word.split("=", 1) for word in sys.argv[1:])
     seeds, chosen = int(given.pop("seeds", "3")), given.pop("arms", "")
-    given = {"split.eval_users": "0.2"} | given
-    job = start([f"{key}={value}" for key, value in given.items()])
+    words = [f"{key}={value}" for key, value in (SHARED | given).items()]
+    job = start(words)
     if not has_current(job.root, "dataset"):
         prepare(job, world_tables(simulate(job).path))
-    connect(2)
-    names = chosen.split(",") if chosen else list(ARMS)
-    arms = {name: [judged_arm(job, name, seed) for seed in range(seeds)] for name in names}
+    arms = judged_arms(words, chosen.split(",") if chosen else list(ARMS), seeds)
     pinnersage = {f"pinnersage_{n}": [clustered(job, n)] * seeds for n in CLUSTERS}
     default = arms.get(DENSE)
     line = {
         "name": "user_in_world",
         "preset": job.settings.world.preset,
         "seeds": seeds,
+        "epochs": job.settings.user.epochs,
         "users": len(next(iter(arms.values()))[0].recall),
         "arms": {
             name: row(arm, default if name != DENSE else None)
