@@ -54,6 +54,8 @@ class UserSettings:
         id_dim: width of the ID rows of items; users have none.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the item tower's hidden layer.
+        graph_vectors: whether items have the graph encoder's embedding as a column. The encoder
+            has learnt from the same days; see CONTRIBUTING, "Decisions".
         objective: what states predict, see `data/targets.py`; by default dense_all_action where the
             split is by time, else sasrec.
         positives: the positive actions that are predicted; by default all. All are read.
@@ -78,6 +80,7 @@ class UserSettings:
     id_dim: Count = 64
     id_dropout: Dropout = 0.0
     hidden: Count = 256
+    graph_vectors: bool = False
     objective: UserObjective | None = None
     positives: tuple[str, ...] = ()
     horizon_days: Positive = 28

@@ -214,7 +214,8 @@ def main(job: Job) -> dict[str, Any]:
     cutoff = Cutoff(whole.parts, day) if day else whole
     with job.stage("embed"):
         if job.arguments.model == "user":
-            made = embed_users(job, dataset, model, cutoff.last_ms(dataset))
+            read_by_model = as_read_by(job, dataset, model, cutoff)
+            made = embed_users(job, read_by_model, model, cutoff.last_ms(dataset))
         else:
             made = embed(job, dataset, model, cutoff)
     details = made.manifest.details

@@ -97,10 +97,10 @@ def main(job: Job) -> dict[str, Any]:
     with job.stage("start"):  # after what refuses bad input
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model
-    if alone not in UPSTREAM and reads_graph(job.settings):
+    chosen = (alone,) if alone else BUILT
+    if any(reads_graph(job.settings, model) for model in chosen):
         with job.stage("train graph"):
             graph_for_others(job)
-    chosen = (alone,) if alone else BUILT
     for model in chosen:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None

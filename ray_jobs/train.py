@@ -122,21 +122,19 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
     if model == "graph":
         found = sampled(job, dataset, Cutoff.of_training(log_of(job, dataset).windows, alone))
         return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
-    vectors = item_vectors(job, dataset) if model in BUILT else None
+    vectors = item_vectors(job, dataset) if reads_graph(job.settings, model) else None
     # Impressions are told apart by day: no other split says which of them may be learnt from.
     logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
     made = candidates(job) if model == "ranker" and not logged else None
     return Sources(dataset.artifact, made, vectors)
 
 
-def item_vectors(job: Job, dataset: Dataset) -> Artifact | None:
+def item_vectors(job: Job, dataset: Dataset) -> Artifact:
     """Graph embeddings for the models after the graph, as of the end of the graph's window.
 
     Raises:
-        UserError: those models learn from days that the graph has learnt from.
+        UserError: models of the bundle learn from days that the graph has learnt from.
     """
-    if not reads_graph(job.settings):
-        return None
     windows = log_of(job, dataset).windows
     if windows is not None:
         refuse_overlap(job.settings.windows, windows)
@@ -144,11 +142,14 @@ def item_vectors(job: Job, dataset: Dataset) -> Artifact | None:
     return embed(job, dataset, graph_for_others(job), cutoff)
 
 
-def reads_graph(settings: Settings) -> bool:
-    """Whether items have a column of graph embeddings: as set, else where days tell windows apart.
+def reads_graph(settings: Settings, model: Model) -> bool:
+    """Whether a model's items have a column of graph embeddings.
 
-    Without days, the encoder and its consumers would learn from the same labels.
+    For those of the bundle as set, else where days tell windows apart: without days, the encoder
+    and they would learn from the same labels.
     """
+    if model not in BUILT:
+        return model == "user" and settings.user.graph_vectors
     chosen = settings.two_tower.graph_vectors
     return settings.split.kind == "time" if chosen is None else chosen
 

@@ -60,6 +60,7 @@ class _Blocks:
     root: Path
     dataset: str
     model: str
+    vectors: str | None
     before: str | None
     until_ms: int | None
     folder: Path
@@ -68,7 +69,8 @@ class _Blocks:
         return self.folder / f"block-{number:05d}.npz"
 
     def open(self) -> tuple[Dataset, Retriever, UserTable | None]:
-        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
+        vectors = read(self.root / "item_embeddings" / self.vectors) if self.vectors else None
+        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root, vectors)
         model = Retriever.open(read(self.root / "user" / self.model), dataset, None)
         model.known_items = np.load(self.folder / "items.npy", mmap_mode="r")
         before = read(self.root / KIND / self.before) if self.before else None
@@ -86,7 +88,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
 
     Args:
         job: settings and root.
-        dataset: whose users.
+        dataset: whose users, with the columns of items that the model reads.
         model: a trained user model; with another one everybody is embedded anew.
         until_ms: first moment that is not known any more; None knows all.
 
@@ -99,8 +101,15 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
     def write(draft: Draft) -> None:
         work = job.root.absolute() / "checkpoints" / f"{KIND}-{draft.path.name}"
         work.mkdir(parents=True, exist_ok=True)
-        versions = dataset.artifact.version, model.version, before.version if before else None
-        blocks = _Blocks(job.root.absolute(), *versions, until_ms, work)
+        blocks = _Blocks(
+            job.root.absolute(),
+            dataset.artifact.version,
+            model.version,
+            dataset.vectors.version if dataset.vectors else None,
+            before.version if before else None,
+            until_ms,
+            work,
+        )
         _save(work / "items.npy", Retriever.open(model, dataset, None).item_vectors)
         count = len(dataset.blocks())
         embedded = sum(_tasks(job, dataset).run(_embed_block, blocks, count, "embed users"))
@@ -113,7 +122,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
             "details": {"embedded": embedded, "kept": users - embedded, "model": model.version},
         }
 
-    parents = [dataset.artifact, model, *([before] if before else [])]
+    parents = [dataset.artifact, model, *(found for found in (dataset.vectors, before) if found)]
     return job.make(KIND, parents, settings, write)
 
 

@@ -85,11 +85,13 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 SHARED = {"split.eval_users": "0.2", "user.epochs": "2"}
 SHARED |= {"user.negatives.in_batch": "512", "user.negatives.random": "512"}
-# Not among the twelve: one action each, as in PinnerFormer's table 5, and SASRec's first loss.
+# Not among the twelve: one action each, as in PinnerFormer's table 5, SASRec's first loss, and
+# item embeddings of the graph as of its own window.
 MORE: dict[str, dict[str, Any]] = {
     "only save": {"user.positives": ["save"]},
     "only click": {"user.positives": ["click"]},
     "only closeup": {"user.positives": ["closeup"]},
+    "graph vectors": {"user.graph_vectors": True},
     "binary sasrec": {"user.objective": "sasrec"}
     | {"user.negatives.loss": "binary"}
     | _pool(0, 1024, log_q=False),

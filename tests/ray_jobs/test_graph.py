@@ -13,12 +13,15 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph import edges
 from data.graph.store import Graph
+from data.timelines import events_from
 from ray_jobs import embed as embedding
 from ray_jobs import sample as sampling
 from ray_jobs.embed import as_read_by, embed, open_graph_model
+from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.sample import Cutoff, adjacency, log_of, neighborhoods, sampled
 from ray_jobs.train import graph_for_others, item_vectors, train
+from ray_jobs.user_table import UserTable, embed_users
 
 SMALL = (
     "graph.dim=16",
@@ -199,7 +202,6 @@ def test_embeddings_are_a_column_that_models_read(trained: tuple[Job, Artifact])
     job, graph = trained
     dataset = Dataset.open(job.root)
     vectors = item_vectors(job, dataset)
-    assert vectors is not None
     read_with = dataset.with_vectors(vectors)
     rows = np.array([dataset.item_ids.first_row, dataset.item_ids.first_row + 5])
     found = read_with.items.gather(rows)[f"item.{GRAPH_COLUMN}"]
@@ -237,6 +239,25 @@ def test_an_encoder_of_interactions_alone_is_refused_where_boards_are(
 ) -> None:
     with pytest.raises(UserError, match=r"set graph\.edges=users"):
         train(start([*graph_words, "graph.encoder=light_gcn"]), "graph")
+
+
+def test_the_user_model_reads_them_too_where_it_is_told(
+    trained: tuple[Job, Artifact], graph_words: list[str]
+) -> None:
+    words = ("user.graph_vectors=true", "user.dim=16", "user.sequence.max_length=20")
+    job = start([*graph_words, *words])
+    dataset = Dataset.open(job.root)
+    model = train(job, "user", alone=True)
+    windows = log_of(job, dataset).windows
+    read_with = as_read_by(job, dataset, model, Cutoff.whole(dataset, windows))
+    assert read_with.vectors is not None
+    assert read_with.vectors.manifest.details["graph"] == trained[1].version
+    table = UserTable.open(embed_users(job, read_with, model, None))
+    block = dataset.blocks()[0].read()
+    users, events = block["user"].to_numpy(), events_from(block)
+    with_events = events.lengths > 0
+    expected = Retriever.open(model, read_with, None).user_vectors(events, users)
+    assert table.vectors[users[with_events]] == pytest.approx(expected[with_events], abs=2e-3)
 
 
 def test_windows_that_overlap_are_refused_unless_told(graph_words: list[str]) -> None:
