@@ -43,9 +43,11 @@ from ray_jobs.engine.report import (
     retrieval_sections,
     show,
     training_section,
+    user_section,
     write_report,
 )
 from ray_jobs.engine.subject import Subject
+from ray_jobs.engine.user_evaluation import refresh_and_actions
 from ray_jobs.sample import Cutoff
 from ray_jobs.simulate import latents_folder
 from ray_jobs.train import MODELS, Model
@@ -108,11 +110,13 @@ def evaluate(
 def _judge(subject: Subject) -> Tree:
     """The content of `metrics.json`."""
     found: Tree = {"ks": list(subject.job.settings.eval.ks)}
-    found |= dict.fromkeys(("retrieval", "ranking", "graph"))
+    found |= dict.fromkeys(("retrieval", "ranking", "graph", "user"))
     if "two_tower" in subject.models or "user" in subject.models:
         found["retrieval"] = _retrieval(subject)
     elif "graph" in subject.models:
         found |= _graph(subject)
+    if set(subject.models) == {"user"} and subject.log.windows:
+        found["user"] = _refresh(subject)
     if "ranker" in subject.models:
         found["ranking"] = _ranking(subject)
     return found
@@ -126,6 +130,13 @@ def _retrieval(subject: Subject) -> Tree:
     return beside(
         judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, names)
     )
+
+
+def _refresh(subject: Subject) -> Tree:
+    """What the user model finds from vectors of some age, and of each action."""
+    log = subject.log
+    retriever = Retriever.open(subject.models["user"], log.dataset, None)
+    return refresh_and_actions(log, retriever.scores, subject.job.settings.eval.slice_k)
 
 
 def _graph(subject: Subject) -> Tree:
@@ -219,8 +230,9 @@ def _summary(found: Tree) -> Tree:
         summary["retrieval"] = (
             {"queries": found["retrieval"]["queries"]} | metrics.pop(MODEL) | metrics
         )
-    if found["graph"]:
-        summary["graph"] = found["graph"]
+    for name in ("graph", "user"):
+        if found[name]:
+            summary[name] = found[name]
     if found["ranking"]:
         summary["ranking"] = {
             action: {name: v for name, v in values.items() if name != "reliability"}
@@ -235,6 +247,8 @@ def _sections(found: Tree, subject: Subject) -> list[Section]:
         sections += retrieval_sections(found["retrieval"], found["ks"])
     if found["graph"]:
         sections.append(graph_section(found["graph"]))
+    if found.get("user"):  # not in what earlier releases left
+        sections.append(user_section(found["user"]))
     if found["ranking"]:
         source = "the retriever's candidates" if subject.candidates else "the log"
         sections.append(ranking_section(found["ranking"], source))

@@ -185,6 +185,29 @@ def graph_section(graph: Tree) -> Section:
     )
 
 
+def user_section(user: Tree) -> Section:
+    """How fresh a vector must be, from `user_evaluation.refresh_and_actions`."""
+    found = f"found in {user['k']}"
+    cadence, actions = (
+        Table(
+            title=title,
+            columns=[column, found],
+            rows=[[name, number(value)] for name, value in user[by].items()],
+        )
+        for title, column, by in (
+            ("Refresh", "vector as of", "by_cadence"),
+            ("Actions", "action", "by_action"),
+        )
+    )
+    return Section(
+        title="Age of the vector",
+        note=f"Every positive of {user['users']} users, asked for one by one: from a vector as of "
+        "the start of the reported part (once; the actions too), of the midnight before (daily), "
+        "of the moment (realtime). Mean over users of the share that is found.",
+        tables=[cadence, actions],
+    )
+
+
 def training_section(model: str, phases: Tree) -> Section:
     """Loss and validations of each phase of a training run."""
     rows = [

@@ -18,27 +18,26 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from data.contract.artifact import has_current
-from data.contract.encode import Events
-from data.contract.schema import DAY_MS
 from data.contract.settings import build, merge, nest, to_tree
 from data.graph.pruning import first_interests
 from data.pinnersage import PinnerSage, PinnerSageSettings
-from data.queries import Queries, build_queries
+from data.queries import build_queries
 from data.ranking import Catalogue, rank
+from data.refresh import CADENCES
 from data.sources import world_tables
 from data.splits import TEST
-from data.training_log import first_touches
 from models.metrics import per_query, retrieval_metrics
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.engine.subject import Subject
+from ray_jobs.engine.user_evaluation import asked_users, share_found
 from ray_jobs.prepare import prepare
 from ray_jobs.settings import Settings
 from ray_jobs.simulate import simulate
@@ -49,15 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.queues import Queue
 
-    from data.queries import SplitEvents, SplitLog
     from data.ranking import Scorer
 
-Cadence = Literal["once", "daily", "realtime"]
 K, CLUSTERS = 10, (5, 20)
-MOST_USERS, FRESH_USERS = 5000, 500
+MOST_USERS = 5000
 DENSE, SASREC = "dense all action", "sasrec"
 KNOWN = ("action", "surface", "time", "clock", "duration", "position")
-CADENCES: tuple[Cadence, ...] = ("once", "daily", "realtime")
 
 
 def _without(*names: str) -> dict[str, Any]:
@@ -126,66 +122,20 @@ def judged(subject: Subject, scorer: Scorer, more: Sequence[str] = ()) -> Judged
     hits, counts = ranking.hits, ranking.num_positives
     classes = first_interests(subject.log.dataset)
     found = retrieval_metrics(ranking.items, hits, counts, catalogue.num_items, (K,), classes)
+    users, actions = asked_users(log), log.dataset.vocabulary.actions
     fresh: dict[str, Any] = {
-        name: _found_one_by_one(log, scorer, name, log.positive_codes)
+        name: share_found(log, scorer, users, name, log.positive_codes, K)
         for name in CADENCES
         if "cadences" in more
     }
-    actions = log.dataset.vocabulary.actions
-    done = {
-        actions[code - 1]: _found_one_by_one(log, scorer, "once", [code])
+    done: dict[str, Any] = {
+        actions[code - 1]: share_found(log, scorer, users, "once", [code], K)
         for code in log.positive_codes
         if "actions" in more
     }
     recall = per_query(hits, counts, K)[f"recall@{K}"]
     coverage, entropy = (found[f"{name}@{K}"] for name in ("p90_coverage", "interest_entropy"))
     return Judged(recall, coverage, entropy, fresh, done)
-
-
-def _found_one_by_one(log: SplitLog, scorer: Scorer, cadence: Cadence, codes: Sequence[int]) -> Any:
-    """Share of each user's positives among the ten best, float64[users with one]."""
-    queries = one_by_one(log, cadence, codes)
-    ranking = rank(scorer, queries, Catalogue.of(log.dataset), K)
-    hits = ranking.hits.any(1)
-    users, owner = np.unique(queries.users, return_inverse=True)
-    return np.bincount(owner, hits, len(users)) / np.bincount(owner)
-
-
-def one_by_one(log: SplitLog, cadence: Cadence, codes: Sequence[int]) -> Queries:
-    """A query for each first touch that is positive in the reported part, of some of the users.
-
-    All cadences ask for the same items; they differ in how much of the history is known.
-    """
-    made = [_asked(block, log, cadence, codes) for block in log.blocks()]
-    joined = Queries(
-        np.concatenate([part.users for part in made]),
-        Events.join([part.history for part in made]),
-        np.concatenate([part.positives for part in made]),
-        np.concatenate([part.num_positives for part in made]),
-        np.concatenate([part.now_ms for part in made if part.now_ms is not None]),
-    )
-    users = np.unique(joined.users)
-    chosen = np.random.default_rng(0).permutation(users)[:FRESH_USERS]
-    return joined.take(np.flatnonzero(np.isin(joined.users, chosen)))
-
-
-def _asked(block: SplitEvents, log: SplitLog, cadence: Cadence, codes: Sequence[int]) -> Queries:
-    events, calendar = block.events, log.dataset.calendar
-    assert calendar is not None
-    wanted = (block.part == TEST) & np.isin(events.action, codes)
-    wanted &= first_touches(events) & log.unseen(block.users)[block.owners]
-    at = np.flatnonzero(wanted)
-    owner, moment = block.owners[at], events.timestamp[at]
-    if cadence == "once":
-        moment = np.full(len(at), log.start_ms(TEST))
-    elif cadence == "daily":
-        moment = moment - (moment - calendar.first_day_ms) % DAY_MS
-    starts = events.offsets[owner]
-    known = np.minimum(events.positions_before(owner, moment), at) - starts
-    ones = np.ones(len(at), np.int64)
-    items = events.item[at].astype(np.int64)
-    # An item may be younger than the vector: it is ranked, as a daily index would have it.
-    return Queries(block.users[owner], events.cut(starts, known), items, ones, events.timestamp[at])
 
 
 def trained(job: Job, words: dict[str, Any], seed: int) -> Subject:

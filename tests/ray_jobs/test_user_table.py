@@ -64,9 +64,16 @@ def expected(job: Job, model: Artifact, until_ms: int | None) -> tuple[Any, Any]
 
 def test_the_user_model_is_evaluated_beside_pinnersage(trained: tuple[Job, Artifact]) -> None:
     job, model = trained
-    metrics = evaluate(job, ("user",), {"user": model}).manifest.metrics["retrieval"]
+    evaluation = evaluate(job, ("user",), {"user": model})
+    metrics = evaluation.manifest.metrics["retrieval"]
     assert {"popularity", "item_knn", "pinnersage_5", "pinnersage_20", "oracle_log"} <= set(metrics)
     assert 0 < metrics["recall@200"] <= 1
+    by_age = evaluation.manifest.metrics["user"]
+    assert set(by_age["by_cadence"]) == {"once", "daily", "realtime"}
+    assert set(by_age["by_action"]) == {"save", "click", "closeup"}
+    assert all(0 <= share <= 1 for share in by_age["by_cadence"].values())
+    assert by_age["users"] > 0
+    assert "Age of the vector" in (evaluation.path / "report.html").read_text()
 
 
 def test_everybody_with_an_event_has_a_vector(trained: tuple[Job, Artifact]) -> None:
