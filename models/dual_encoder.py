@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from models.batch import Batch
     from models.export import Program
+    from models.interaction import CrossingSettings
     from models.towers import ItemTower
     from models.trend_prior import TrendPrior
 
@@ -74,6 +75,10 @@ class DualSettings(Protocol):
         """Share of ID rows that are zeroed in training."""
 
     @property
+    def crossing(self) -> CrossingSettings:
+        """How the fields of the towers are crossed."""
+
+    @property
     def temperature(self) -> float:
         """First value of the learnt temperature."""
 
@@ -86,7 +91,7 @@ class HistoryTower(nn.Module):
     """A user tower: states after every prefix of the histories, and their way into the space."""
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """States float32[B + H, D] as `SequenceEncoder` lays them out."""
+        """States float32[B + H, ...] as `SequenceEncoder` lays them out."""
         raise NotImplementedError
 
     def project(self, states: Tensor) -> Tensor:

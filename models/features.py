@@ -28,7 +28,8 @@ class FeatureEncoder(nn.Module):
     missing flag. What is missing contributes zeros.
 
     Attributes:
-        width: D; 0 without declared columns.
+        widths: of the parts that `forward` gives; all numbers are one.
+        width: D, their sum; 0 without declared columns.
     """
 
     def __init__(self, features: Sequence[Feature], side: str) -> None:
@@ -46,9 +47,9 @@ class FeatureEncoder(nn.Module):
         self.vector_dims = {f.name: f.dim for f in kinds["vector"]}
         self.vectors = nn.ModuleDict({f.name: _Vector(f.dim) for f in kinds["vector"]})
         hashed = len(self.categories) + len(self.multis)
-        self.width = (
-            2 * len(self.numeric) + CATEGORY_DIM * hashed + (VECTOR_DIM + 1) * len(self.vectors)
-        )
+        numbers = [2 * len(self.numeric)] if self.numeric else []
+        self.widths = numbers + [CATEGORY_DIM] * hashed + [VECTOR_DIM + 1] * len(self.vectors)
+        self.width = sum(self.widths)
 
     def forward(self, inputs: Mapping[str, Tensor], prefix: str = "") -> list[Tensor]:
         """Encodes the columns.

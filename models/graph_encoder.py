@@ -25,6 +25,7 @@ from data.contract.settings import Count, Dropout, NonNegative, Positive, UserEr
 from models.embeddings import Table
 from models.export import NUM_ITEMS, Program
 from models.features import FeatureEncoder, RowDropout, keep_likeness
+from models.interaction import perceptron
 from models.losses import max_margin, pooled_softmax, sampled_softmax, weighted_mean
 from models.neighborhood_fusion import (
     Convolution,
@@ -33,7 +34,6 @@ from models.neighborhood_fusion import (
     Pooling,
     Propagation,
 )
-from models.towers import perceptron
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,6 +15,7 @@ from models.dual_encoder import HistoryTower
 from models.events import EventEncoder
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, keep_likeness
+from models.interaction import crossing
 from models.sequence_encoder import SequenceEncoder
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class ItemTower(nn.Module):
             if self.features.width
             else None
         )
-        width = settings.id_dim + 1 + self.features.width
-        self.mix = perceptron(width, settings.hidden, settings.dim)
+        widths = [settings.id_dim + 1, *self.features.widths]
+        self.mix = crossing(widths, settings.hidden, settings.dim, settings.crossing)
         nn.init.eye_(self.id.weight)
         nn.init.zeros_(self.id.bias)
         if self.direct is not None:
@@ -52,7 +53,7 @@ class ItemTower(nn.Module):
         rows = inputs["item_id.rows"]
         known = torch.cat([rows, is_missing(rows)], 1)
         parts = self.features(inputs)
-        vectors = self.id(known) + self.mix(torch.cat([known, *parts], 1))
+        vectors = self.id(known) + self.mix([known, *parts])
         if self.direct is not None:
             vectors = vectors + self.direct(torch.cat(parts, 1))
         return F.normalize(vectors, dim=-1)
@@ -77,10 +78,13 @@ class UserTower(HistoryTower):
         dim = settings.dim
         self.settings = settings
         self.features = FeatureEncoder(vocabulary.user_features, "user")
-        self.start = perceptron(settings.id_dim + 1 + self.features.width, settings.hidden, dim)
+        self.crosses = bool(settings.crossing.layers)
+        widths = [settings.id_dim + 1, *self.features.widths]
+        self.start = crossing(widths, settings.hidden, dim, settings.crossing)
         self.events = EventEncoder(dim, vocabulary)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
-        self.head = perceptron(dim, settings.hidden, dim)
+        fields = [dim] * (3 if self.crosses else 1)
+        self.head = crossing(fields, settings.hidden, dim, settings.crossing)
         self.taste = Taste(vocabulary)
         self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
 
@@ -93,17 +97,22 @@ class UserTower(HistoryTower):
                 zeros if unknown), `history.action`, `history.surface`, `history.gap_ms` int64[H].
 
         Returns:
-            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected: what the
-            sequence says, and the mean of the items read.
+            float32[B + H, D] as `SequenceEncoder` lays them out, not yet projected: the sum of
+            what the sequence says and the mean of the items read. Where fields are crossed, both
+            and who the user is side by side, float32[B + H, 3 D].
         """
         rows = inputs["user_id.rows"]
-        start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
+        known = torch.cat([rows, is_missing(rows)], 1)
+        start = self.start([known, *self.features(inputs)])
         items, lengths = inputs["history.embedding.rows"], inputs["history.lengths"]
         places = self.sequence.layout(lengths, items.shape[0])
         states = self.sequence(self.events(items, inputs), start, places)
         taste: Tensor = self.taste(items, inputs["history.action"], places)
         scaled: Tensor = self.state_scale * states
-        return scaled + taste
+        if not self.crosses:
+            return scaled + taste
+        owner = places.flat // places.rectangle.shape[1]
+        return torch.cat([scaled, taste, start.index_select(0, owner)], 1)
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
@@ -121,8 +130,10 @@ class UserTower(HistoryTower):
         )
 
     def project(self, states: Tensor) -> Tensor:
-        """States [..., D] -> unit vectors [..., D]."""
-        return F.normalize(states + self.head(states), dim=-1)
+        """States of N prefixes, as `states` gives them -> unit vectors float32[N, D]."""
+        fields = states.split(self.settings.dim, 1)
+        plain = fields[0] + fields[1] if self.crosses else states
+        return F.normalize(plain + self.head(fields), dim=-1)
 
 
 class Taste(nn.Module):
@@ -157,12 +168,3 @@ class Taste(nn.Module):
         sums = rows.view(*places.rectangle.shape, -1).cumsum(1).flatten(0, 1)
         prefix = sums.index_select(0, places.flat)
         return prefix[:, :-1] / prefix[:, -1:].clamp(min=1.0)
-
-
-def perceptron(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Two layers with GELU between; small at first, as it stands beside a direct path."""
-    last = nn.Linear(hidden, out)
-    with torch.no_grad():
-        last.weight.mul_(0.1)
-        last.bias.zero_()
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from data.contract.settings import Count, Dropout, NonNegative, Positive, load_class
 from models.dual_encoder import DualEncoder, NegativeSettings
+from models.interaction import CrossingSettings
 from models.sequence_encoder import SequenceSettings
 from models.towers import ItemTower, UserTower
 from models.trend_prior import TrendPrior
@@ -37,6 +38,7 @@ class TwoTowerSettings:
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
             history carry items and users without a row.
         hidden: width of the towers' hidden layers.
+        crossing: how fields are crossed: of items, and of users with their history.
         graph_vectors: whether items, for the ranker too, have the graph encoder's embedding as a
             column; by default where the split is by time, so that windows can be told apart.
         horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
@@ -56,6 +58,7 @@ class TwoTowerSettings:
     id_dim: Count = 64
     id_dropout: Dropout = 0.2
     hidden: Count = 256
+    crossing: CrossingSettings = field(default_factory=CrossingSettings)
     graph_vectors: bool | None = None
     horizon_days: NonNegative | None = None
     temperature: Positive = 0.07

@@ -24,6 +24,7 @@ from models.embeddings import Table
 from models.events import EventEncoder, EventInput
 from models.export import NUM_EVENTS, NUM_USERS, Program
 from models.features import FeatureEncoder
+from models.interaction import CrossingSettings
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
 from models.towers import ItemTower
 
@@ -54,6 +55,7 @@ class UserSettings:
         id_dim: width of the ID rows of items; users have none.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the item tower's hidden layer.
+        crossing: how fields are crossed: of items.
         graph_vectors: whether items have the graph encoder's embedding as a column. The encoder
             has learnt from the same days; see CONTRIBUTING, "Decisions".
         objective: what states predict, see `data/targets.py`; by default dense_all_action where the
@@ -80,6 +82,7 @@ class UserSettings:
     id_dim: Count = 64
     id_dropout: Dropout = 0.0
     hidden: Count = 256
+    crossing: CrossingSettings = field(default_factory=CrossingSettings)
     graph_vectors: bool = False
     objective: UserObjective | None = None
     positives: tuple[str, ...] = ()

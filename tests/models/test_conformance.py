@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch
 from models.export import parity, write_programs
+from models.interaction import CrossingSettings
 from serve.programs import Program as ServedProgram
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
@@ -80,8 +81,15 @@ LIGHT_GCN = Subject(cases.light_gcn, cases.interaction_batch, user_nodes, False,
 POINTWISE = dataclasses.replace(
     cases.USER, sequence=dataclasses.replace(cases.SEQUENCE, block="pointwise")
 )
+CROSSED = dataclasses.replace(
+    cases.TWO_TOWER,
+    crossing=CrossingSettings(layers=("mlp+masks", "mlp+fields+cross"), width=8, hidden=16),
+)
 SUBJECTS = {
     "two_tower": TWO_TOWER,
+    "two_tower_crossed": dataclasses.replace(
+        TWO_TOWER, build=partial(cases.two_tower, settings=CROSSED)
+    ),
     "user": USER,
     "user_pointwise": dataclasses.replace(USER, build=partial(cases.user, settings=POINTWISE)),
     "ranker": RANKER,
