@@ -29,20 +29,12 @@ class Horizon:
 
     Attributes:
         labels: most labels after a state, in a log without a clock.
-        ms: time after the newest event of a state, in a log with one.
-        end_ms: first moment after the labels; states whose horizon ends later predict nothing, as
-            only near labels would be left to them.
+        ms: time after the newest event of a state, in a log with one; labels end with their window,
+            however near to it a state is.
     """
 
     labels: int
     ms: int | None = None
-    end_ms: int | None = None
-
-    @classmethod
-    def within(cls, span_ms: tuple[int, int], wanted_ms: int, labels: int) -> Horizon:
-        """A horizon in a window of labels: as wanted, or a quarter of a short window."""
-        first, end = span_ms
-        return cls(labels, min(wanted_ms, (end - first) // 4), end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +118,6 @@ class TargetSampler:
         else:
             until = events.timestamp[ends - 1] + self.horizon.ms + 1
             last = np.searchsorted(at, events.positions_before(users, until))
-            if self.horizon.end_ms is not None:
-                last[until > self.horizon.end_ms] = 0
         some = np.flatnonzero(last > first)
         return ends[some], first[some], last[some]
 

@@ -64,7 +64,7 @@ class UserSettings:
         horizon_days: how far ahead all_action and dense_all_action predict, in a log with a clock.
         horizon_labels: the same in a log without one, in positives.
         labels: positives that the one state of all_action predicts.
-        states: share of the states that predict in dense_all_action.
+        states: share of the states that predict in dense_all_action, drawn in each pass.
         weighting: whether each user of a batch counts alike, or each target.
         inputs: what is known of an event beside its item: `time` is that since the event before,
             `clock` the time of day, week and year.
@@ -89,7 +89,7 @@ class UserSettings:
     horizon_days: Positive = 28
     horizon_labels: Count = 32
     labels: Count = 32
-    states: Share = 0.25
+    states: Share = 1.0
     weighting: Literal["user", "target"] = "target"
     inputs: tuple[Known, ...] = EVERYTHING
     temperature: Positive = 0.05

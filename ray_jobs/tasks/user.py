@@ -74,12 +74,9 @@ class UserTask(HistoryTask):
     @property
     def horizon(self) -> Horizon:
         """How far ahead states predict."""
-        settings, span = self.settings, self.log.span_ms
-        wanted_ms = int(settings.horizon_days * DAY_MS)
-        if span is not None:
-            return Horizon.within(span, wanted_ms, settings.horizon_labels)
-        clock = self.assignment.dataset.calendar is not None
-        return Horizon(settings.horizon_labels, wanted_ms if clock else None)
+        settings, clock = self.settings, self.assignment.dataset.calendar is not None
+        wanted_ms = int(settings.horizon_days * DAY_MS) if clock else None
+        return Horizon(settings.horizon_labels, wanted_ms)
 
     @cached_property
     def targets(self) -> TargetSampler:

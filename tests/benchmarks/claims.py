@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.user_in_world import DENSE, INPUTS, NEGATIVES, OBJECTIVES
 
 DATA = Path(os.environ.get("HOMEFEED_DATA", "../shared/data"))
 Summary = dict[str, Any]
@@ -129,9 +131,9 @@ def gain(summary: Summary, arm: str) -> bool:
 
 
 # Pancha et al., KDD'22, tables 1 to 4.
-REFRESHED = ("arms=dense all action,all action,sasrec,next action",)
-OBJECTIVES: tuple[Check, ...] = (
+ORDERINGS: tuple[Check, ...] = (
     ("dense all action above sasrec", lambda s: gain(s, "sasrec")),
+    ("dense all action above all action", lambda s: gain(s, "all action")),
     ("dense all action above next action", lambda s: gain(s, "next action")),
     ("above PinnerSage by 20 clusters", lambda s: gain(s, "pinnersage_20")),
     (
@@ -139,10 +141,14 @@ OBJECTIVES: tuple[Check, ...] = (
         lambda s: s["refresh"]["sasrec loses more by"]["low"] > 0,
     ),
 )
-NEGATIVES: tuple[Check, ...] = tuple(
-    (f"mixed negatives with logQ above {arm}", partial(gain, arm=arm))
-    for arm in ("in-batch negatives", "random negatives", "no logQ")
-)
+
+
+def arms_of_user(name: str, preset: str, arms: Iterable[str], checks: tuple[Check, ...]) -> Claim:
+    """Some arms of the user model in a world; those of one world share a root."""
+    words = (f"root={ROOTS}/user_{preset}", f"world.preset={preset}", "seeds=3")
+    named = ",".join(dict.fromkeys((DENSE, *arms)))
+    return Claim(name, ("tests.benchmarks.user_in_world", *words, f"arms={named}"), checks)
+
 
 CLAIMS = (
     Claim("default", ("ray_jobs.pipeline", f"root={ROOTS}/default"), world_checks(10)),
@@ -296,22 +302,20 @@ CLAIMS = (
         ),
     ),
     *(
-        Claim(
-            f"user_{preset}",
-            (
-                "tests.benchmarks.user_in_world",
-                f"root={ROOTS}/user_{preset}",
-                f"world.preset={preset}",
-                *arms,
-                "seeds=3",
-            ),
-            orderings,
-        )
-        for preset, arms, orderings in (
-            ("drift0", REFRESHED, OBJECTIVES),
-            ("drift1", (), (*OBJECTIVES, *NEGATIVES)),
-            ("drift2", REFRESHED, OBJECTIVES),
-        )
+        arms_of_user(f"user_objectives_{preset}", preset, OBJECTIVES, ORDERINGS)
+        for preset in ("drift1", "drift0", "drift2")
+    ),
+    arms_of_user(
+        "user_negatives",
+        "drift1",
+        NEGATIVES,
+        tuple((f"mixed with logQ above {arm}", partial(gain, arm=arm)) for arm in NEGATIVES),
+    ),
+    arms_of_user(
+        "user_inputs",
+        "drift1",
+        INPUTS,
+        tuple((f"the default above {arm}", partial(gain, arm=arm)) for arm in INPUTS),
     ),
     Claim(
         "user_table",

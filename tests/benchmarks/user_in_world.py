@@ -65,20 +65,25 @@ def _pool(in_batch: int, random: int, log_q: bool = True) -> dict[str, Any]:
     return sizes | {"user.negatives.log_q": log_q}
 
 
-ARMS: dict[str, dict[str, Any]] = {
+OBJECTIVES: dict[str, dict[str, Any]] = {
     DENSE: {"user.objective": "dense_all_action"},
     "all action": {"user.objective": "all_action"},
     SASREC: {"user.objective": "sasrec"},
     "next action": {"user.objective": "next_action"},
+}
+NEGATIVES: dict[str, dict[str, Any]] = {
     "in-batch negatives": _pool(1024, 0),
     "random negatives": _pool(0, 1024),
     "no logQ": _pool(512, 512, log_q=False),
+}
+INPUTS: dict[str, dict[str, Any]] = {
     "no time": _without("time", "clock"),
     "no action": _without("action"),
     "no surface": _without("surface"),
     "no duration": _without("duration"),
     "no position": _without("position"),
 }
+ARMS = OBJECTIVES | NEGATIVES | INPUTS
 SHARED = {"split.eval_users": "0.2", "user.epochs": "2"}
 SHARED |= {"user.negatives.in_batch": "512", "user.negatives.random": "512"}
 # Not among the twelve: one action each, as in PinnerFormer's table 5, SASRec's first loss, and
@@ -148,10 +153,9 @@ def trained(job: Job, words: dict[str, Any], seed: int) -> Subject:
     return Subject.open(own, ("user",), {"user": artifact})
 
 
-def judged_arm(job: Job, name: str, seed: int) -> Judged:
+def judged_arm(job: Job, name: str, seed: int, more: Sequence[str]) -> Judged:
     """Trains an arm, or finds it trained, and judges it."""
     subject = trained(job, (ARMS | MORE)[name], seed)
-    more = ("cadences",) * (name in (DENSE, SASREC)) + ("actions",) * (name in (DENSE, *MORE))
     retriever = Retriever.open(subject.models["user"], subject.log.dataset, None)
     return judged(subject, retriever.scores, more)
 
@@ -190,7 +194,7 @@ def losses(arms: dict[str, list[Judged]]) -> dict[str, Any]:
     found = {
         name: [one.by_cadence["realtime"] - one.by_cadence["daily"] for one in arms[name]]
         for name in (DENSE, SASREC)
-        if name in arms
+        if name in arms and arms[name][0].by_cadence
     }
     shown: dict[str, Any] = {
         f"realtime - daily, {name}": difference(loss, [0 * each for each in loss])
@@ -210,7 +214,7 @@ def judged_arms(words: list[str], names: list[str], seeds: int) -> dict[str, lis
         cores.put(core)
     with ProcessPoolExecutor(len(own), context, _on_a_core, (cores,)) as pool:
         runs = [
-            pool.submit(_judged_by_words, words, name, seed)
+            pool.submit(_judged_by_words, words, name, seed, more_of(name, names))
             for seed in range(seeds)
             for name in names
         ]
@@ -224,8 +228,15 @@ def _on_a_core(cores: Queue[int]) -> None:
     os.sched_setaffinity(0, {cores.get()})
 
 
-def _judged_by_words(words: list[str], name: str, seed: int) -> Judged:
-    return judged_arm(start(words), name, seed)
+def _judged_by_words(words: list[str], name: str, seed: int, more: Sequence[str]) -> Judged:
+    return judged_arm(start(words), name, seed, more)
+
+
+def more_of(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    """What an arm is judged by beside its recall, where those it is compared with are among us."""
+    cadences = name in (DENSE, SASREC) and SASREC in names
+    actions = name in (DENSE, *MORE) and any(other in MORE for other in names)
+    return ("cadences",) * cadences + ("actions",) * actions
 
 
 def main() -> None:
