@@ -189,9 +189,9 @@ def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
         found = queries_of(block, part, log)
         pending.append(found.take(np.flatnonzero(draws[found.users] <= limit)))
         if sum(map(len, pending)) > 2 * max_users:
-            pending = [_first(_concatenate(pending), draws, max_users)]
+            pending = [_first(concatenated(pending), draws, max_users)]
             limit = draws[pending[0].users].max()
-    merged = _first(_concatenate(pending), draws, max_users)
+    merged = _first(concatenated(pending), draws, max_users)
     return merged.take(np.argsort(merged.users))
 
 
@@ -241,7 +241,8 @@ def _first(queries: Queries, draws: npt.NDArray[np.float64], count: int) -> Quer
     return queries.take(np.argsort(draws[queries.users], kind="stable")[:count])
 
 
-def _concatenate(groups: Sequence[Queries]) -> Queries:
+def concatenated(groups: Sequence[Queries]) -> Queries:
+    """The queries of all groups, in order."""
     return Queries(
         _joined([q.users for q in groups]),
         Events.join([q.history for q in groups]),

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data.contract.encode import Events
 from data.contract.schema import DAY_MS
-from data.queries import Queries
+from data.queries import Queries, concatenated
 from data.splits import TEST
 from data.training_log import first_touches
 
@@ -43,13 +42,8 @@ def one_by_one(log: SplitLog, users: Ints, cadence: Cadence, codes: Sequence[int
     """
     calendar = log.dataset.calendar
     assert calendar is not None
-    found = [_asked(block, log, calendar, users, cadence, codes) for block in log.blocks()]
-    return Queries(
-        np.concatenate([part.users for part in found]),
-        Events.join([part.history for part in found]),
-        np.concatenate([part.positives for part in found]),
-        np.concatenate([part.num_positives for part in found]),
-        np.concatenate([part.now_ms for part in found if part.now_ms is not None]),
+    return concatenated(
+        [_asked(block, log, calendar, users, cadence, codes) for block in log.blocks()]
     )
 
 

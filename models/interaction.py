@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.contract.settings import Count, Dropout
+from data.contract.settings import Count, Dropout, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class CrossingSettings:
     width: Count = 32
     hidden: Count = 128
     blocks: Count = 4
-    bottleneck: Dropout = 0.1
+    bottleneck: Share = 0.1
     num_heads: Count = 2
     dropout: Dropout = 0.005
 

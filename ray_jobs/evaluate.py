@@ -112,31 +112,30 @@ def _judge(subject: Subject) -> Tree:
     found: Tree = {"ks": list(subject.job.settings.eval.ks)}
     found |= dict.fromkeys(("retrieval", "ranking", "graph", "user"))
     if "two_tower" in subject.models or "user" in subject.models:
-        found["retrieval"] = _retrieval(subject)
+        found |= _retrieval(subject)
     elif "graph" in subject.models:
         found |= _graph(subject)
-    if set(subject.models) == {"user"} and subject.log.windows:
-        found["user"] = _refresh(subject)
     if "ranker" in subject.models:
         found["ranking"] = _ranking(subject)
     return found
 
 
 def _retrieval(subject: Subject) -> Tree:
+    """The retriever beside its baselines; of the user model alone, what fresh vectors find too."""
     held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, len(subject.models) == 1)
     trends = Trends.of(subject.log, (TRAIN, VALID))
     kind, names = ("two_tower", USUAL) if "two_tower" in subject.models else ("user", BESIDE_USER)
     retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
-    return beside(
-        judge_retrieval(held_out, {MODEL: retriever.scores}), _baselines(subject, held_out, names)
-    )
-
-
-def _refresh(subject: Subject) -> Tree:
-    """What the user model finds from vectors of some age, and of each action."""
-    log = subject.log
-    retriever = Retriever.open(subject.models["user"], log.dataset, None)
-    return refresh_and_actions(log, retriever.scores, subject.job.settings.eval.slice_k)
+    found: Tree = {
+        "retrieval": beside(
+            judge_retrieval(held_out, {MODEL: retriever.scores}),
+            _baselines(subject, held_out, names),
+        )
+    }
+    if set(subject.models) == {"user"} and subject.log.windows:
+        k = subject.job.settings.eval.slice_k
+        found["user"] = refresh_and_actions(subject.log, retriever.scores, k)
+    return found
 
 
 def _graph(subject: Subject) -> Tree:

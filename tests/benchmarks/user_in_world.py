@@ -127,7 +127,8 @@ def judged(subject: Subject, scorer: Scorer, more: Sequence[str] = ()) -> Judged
     hits, counts = ranking.hits, ranking.num_positives
     classes = first_interests(subject.log.dataset)
     found = retrieval_metrics(ranking.items, hits, counts, catalogue.num_items, (K,), classes)
-    users, actions = asked_users(log), log.dataset.vocabulary.actions
+    users = asked_users(log) if more else np.zeros(0, np.int64)
+    actions = log.dataset.vocabulary.actions
     fresh: dict[str, Any] = {
         name: share_found(log, scorer, users, name, log.positive_codes, K)
         for name in CADENCES
