@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from pydantic import Field
 
-from data.contract.encode import Events, Floats, Ints, Mask
+from data.contract.encode import Events, FeatureTable, Floats, Ints, Mask
 from data.contract.schema import DAY_MS
 from data.contract.settings import Count, NonNegative
 
@@ -102,15 +102,11 @@ class PinnerSage:
 
     @classmethod
     def fit(cls, dataset: Dataset, settings: PinnerSageSettings) -> PinnerSage | None:
-        """Over the first column of vectors that items have; None where they have none."""
-        columns = [f for f in dataset.vocabulary.item_features if f.kind == "vector"]
-        if not columns:
+        """Over the vectors that items have; None where they have none."""
+        vectors = unit_vectors(dataset.items, dataset.item_ids.rows)
+        if vectors is None:
             return None
-        name = f"item.{columns[-1].name}"
-        vectors = dataset.items.gather(np.arange(dataset.item_ids.rows))[name].astype(np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-        return cls(unit, dataset.vocabulary.codes("positive"), settings)
+        return cls(vectors, dataset.vocabulary.codes("positive"), settings)
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
@@ -122,6 +118,26 @@ class PinnerSage:
             medoids = self.vectors[found.medoids[there, cluster]]
             scores[there] = np.maximum(scores[there], medoids @ self.vectors.T)
         return scores
+
+
+def unit_vectors(items: FeatureTable, rows: int) -> Floats | None:
+    """The last column of vectors that items have at length 1, graph embeddings where there are any.
+
+    Args:
+        items: encoded columns.
+        rows: of the id space.
+
+    Returns:
+        float32[rows, D], zeros for the rows without a vector; None without such a column.
+    """
+    columns = [f for f in items.features if f.kind == "vector"]
+    if not columns:
+        return None
+    own = FeatureTable(items.side, columns[-1:], items.columns)
+    (vectors,) = own.gather(np.arange(rows)).values()
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit
 
 
 @numba.njit(cache=True)

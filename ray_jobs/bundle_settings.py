@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from data.contract.settings import Count, Positive, Share
+from data.pinnersage import PinnerSageSettings
 from serve.index import IndexKind
 
 
@@ -29,9 +30,11 @@ class IndexSettings:
         recall: share of the exact 100 nearest items that an inverted file must find.
         half_life_days: time in which a positive action's weight in the popular list halves.
         head: items kept in the lists of popular and of new items.
+        pinnersage: how users' pasts are clustered for the source of that name.
     """
 
     kind: IndexKind = "auto"
     recall: Share = 0.95
     half_life_days: Positive = 7.0
     head: Count = 5000
+    pinnersage: PinnerSageSettings = field(default_factory=PinnerSageSettings)

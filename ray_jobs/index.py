@@ -1,9 +1,9 @@
 """Makes the bundle that serves: `python -m ray_jobs.index root=runs/default`.
 
 Takes an export (programs, ID tables, look-ups), embeds every item with the exported item tower,
-builds the nearest-item index, lays the users' timelines in row order, publishes the bundle and
-points `bundles/CURRENT` at it. Cost grows with items (embedding, index) and events (timelines);
-memory with items only: timelines go through a block at a time.
+builds the nearest-item index, lays the users' timelines in row order and clusters each, publishes
+the bundle and points `bundles/CURRENT` at it. Cost grows with items (embedding, index) and events
+(timelines); memory with items only: timelines go through a block at a time.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from data.contract.encode import (
 from data.contract.schema import Vocabulary
 from data.contract.settings import to_tree
 from data.dataset import Dataset
+from data.pinnersage import Interests, unit_vectors
 from data.timelines import events_from
 from data.trends import Trends
 from ray_jobs.engine.links import link
 from serve.bundle import KIND, embed_items, prior_of
 from serve.index import build_index
+from serve.medoids import FILES as MEDOID_FILES
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from data.contract.artifact import Artifact, Draft
+    from data.pinnersage import PinnerSageSettings
     from ray_jobs.bundle_settings import IndexSettings
     from ray_jobs.engine.job import Job
 
@@ -65,6 +68,7 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         features = Vocabulary.from_tree(export.manifest.details["vocabulary"]).item_features
         items = FeatureTable.open("item", features, export.path / "items.arrow")
         draft.fields |= _write_items(draft.path, dataset, items, settings)
+        write_medoids(draft.path, dataset, items, settings.pinnersage)
         draft.fields |= {
             "id_space": export.manifest.id_space,
             "details": export.manifest.details,
@@ -165,6 +169,33 @@ def write_histories(folder: Path, dataset: Dataset) -> None:
     for block in dataset.blocks():
         table = block.read(["user", *HISTORY_COLUMNS])
         _scatter(columns, events_from(table), offsets[table["user"].to_numpy()])
+
+
+def write_medoids(
+    folder: Path, dataset: Dataset, items: FeatureTable, settings: PinnerSageSettings
+) -> None:
+    """Clusters the positives of each user, by user row (serve.medoids); O(n²) in those of a user.
+
+    Nothing where items have no vectors.
+    """
+    vectors = unit_vectors(items, dataset.item_ids.rows)
+    if vectors is None:
+        return
+    shape = dataset.user_ids.rows, settings.clusters
+    columns: Any = [
+        np.lib.format.open_memmap(folder / name, "w+", dtype, shape)
+        for name, dtype in zip(MEDOID_FILES, (np.int32, np.float32), strict=True)
+    ]
+    positive, calendar = dataset.vocabulary.codes("positive"), dataset.calendar
+    for block in dataset.blocks():
+        table = block.read()
+        events, users = events_from(table), table["user"].to_numpy()
+        liked = events.chosen(np.isin(events.action, positive))
+        now_ms = None
+        if calendar is not None:
+            now_ms = np.full(len(users), calendar.start_ms(calendar.num_days + 1))
+        found = Interests.of(liked, vectors, now_ms, settings)
+        columns[0][users], columns[1][users] = found.medoids, found.importance
 
 
 def _column(folder: Path, name: str, size: int) -> Any:

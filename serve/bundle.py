@@ -11,6 +11,7 @@ Files under `<root>/bundles/<version>/`:
     similar.faiss             over the items' graph embeddings, where they have any
     live_items.npy            rows that may be served
     popular.npy, fresh.npy    rows, best and newest first
+    medoids.npy, importance.npy  clusters of each user's past, where items have vectors
     items.arrow, users.arrow  encoded features by row
     ids/item, ids/user        id spaces
     histories/<column>.npy    timelines of all users in row order, with offsets.npy
@@ -30,6 +31,7 @@ from data.contract.idspace import IdSpace
 from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
 from serve.index import ItemIndex
+from serve.medoids import Medoids
 from serve.programs import Floats, Program, gather_rows, open_programs
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Bundle:
     programs: dict[str, Program]
     index: ItemIndex
     similar: ItemIndex | None = None
+    medoids: Medoids | None = None
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -146,6 +149,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         programs=open_programs(path / "programs"),
         index=ItemIndex.open(path / "index.faiss"),
         similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
+        medoids=Medoids.open(path),
     )
 
 

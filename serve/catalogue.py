@@ -199,15 +199,18 @@ class Catalogue:
         of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
         return self._with_posted(found, of_posted, k, exclude)
 
-    def similar(self, row: Ints, k: int) -> tuple[Ints, Floats]:
-        """The k items most like the one of `row` [1]: by graph embedding where there are any."""
-        index = self._bundle.similar
+    def similar(self, row: Ints, k: int, exclude: Ints) -> tuple[Ints, Floats]:
+        """The k items most like the one of `row` [1]: by graph embedding where there are any.
+
+        Neither the item itself nor any of the sorted `exclude` is among them.
+        """
+        index, exclude = self._bundle.similar, np.union1d(exclude, row)
         if index is None:
-            return self.nearest(self.embeddings(row)[0], k, row)
+            return self.nearest(self.embeddings(row)[0], k, exclude)
         name = f"item.{GRAPH_COLUMN}"
         query = self.features(row)[name][0]
         of_posted = self._delta.features.gather(np.arange(len(self._delta.ids)))[name] @ query
-        return self._with_posted(index.search(query, k, row), of_posted, k, row)
+        return self._with_posted(index.search(query, k, exclude), of_posted, k, exclude)
 
     def _with_posted(
         self, found: tuple[Ints, Floats], of_posted: Floats, k: int, exclude: Ints

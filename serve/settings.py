@@ -14,7 +14,8 @@ NonNegativeHours = Annotated[float, Field(ge=0)]
 
 
 def _shares() -> dict[str, Share]:
-    return {"two_tower": 0.8, "related": 0.6, "interests": 0.3, "popular": 0.1, "fresh": 0.1}
+    shares = {"two_tower": 0.8, "pinnersage": 0.1, "related": 0.6, "interests": 0.3}
+    return {**shares, "popular": 0.1, "fresh": 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

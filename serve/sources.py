@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data.contract.encode import FeatureTable, Ints, hash_values
 from data.contract.settings import UserError
-from serve.candidates import Found
+from serve.candidates import Found, merge
 from serve.messages import Context
 from serve.retrieval import UserTower
 from serve.users import User
@@ -130,6 +130,37 @@ def check_context(catalogue: Catalogue, context: Context, dim: int) -> None:
         raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
 
 
+class PinnerSage:
+    """Items like those that stand for the clusters of the user's past, by their importance.
+
+    Pal et al., KDD'20, draw three clusters by importance; here each has a share of the list, so
+    that a request can be answered again.
+    """
+
+    name = "pinnersage"
+
+    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
+        self._medoids = bundle.medoids
+        self._catalogue = catalogue
+
+    def applies(self, query: Query) -> bool:
+        """For users with a past, wherever a feed is not about one item."""
+        return query.surface != RELATED and len(self._clusters(query)[0]) > 0
+
+    def __call__(self, query: Query, limit: int) -> Found:
+        """The clusters in turns."""
+        medoids, importance = self._clusters(query)
+        near = [self._catalogue.similar(medoid, limit, query.exclude) for medoid in medoids[:, None]]
+        lists = [Found(str(at), *found) for at, found in enumerate(near)]
+        shares = {one.source: float(share) for one, share in zip(lists, importance, strict=True)}
+        return head(self.name, merge(lists, query.exclude, shares, limit).rows, limit)
+
+    def _clusters(self, query: Query) -> tuple[Ints, Floats]:
+        if self._medoids is None or not query.user.admitted:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return self._medoids.of(query.user.row)
+
+
 class Interests:
     """Most popular items that carry one of the context's interests."""
 
@@ -226,6 +257,7 @@ def open_sources(
     return (
         Related(catalogue),
         TwoTower(catalogue),
+        PinnerSage(bundle, catalogue),
         Interests(bundle),
         Popular(bundle),
         Fresh(bundle, catalogue),

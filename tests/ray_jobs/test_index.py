@@ -110,6 +110,28 @@ def test_the_newest_item_comes_first(made: SimpleNamespace) -> None:
     assert bundle.fresh[0] == bundle.item_ids.first_row + NEWEST
 
 
+def test_medoids_are_items_that_the_user_liked(made: SimpleNamespace) -> None:
+    bundle = Bundle.open(made.bundle.path)
+    assert bundle.medoids is not None
+    liked = np.isin(bundle.histories.action, bundle.vocabulary.codes("positive"))
+    for row in range(bundle.user_ids.rows):
+        start, end = bundle.histories.offsets[row : row + 2]
+        past = set(bundle.histories.item[start:end][liked[start:end]].tolist())
+        medoids, importance = bundle.medoids.of(row)
+        assert len(medoids) == min(len(past), 5) == len(set(medoids.tolist()))
+        assert set(medoids.tolist()) <= past
+        assert (np.diff(importance) <= 0).all()
+
+
+def test_items_like_the_medoids_are_a_source(made: SimpleNamespace) -> None:
+    settings = ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0})
+    feed = Feed(made.root, settings, background=False)
+    answer = feed.recommend(RecommendRequest(user_id=3, num_items=100, debug=True))
+    feed.close()
+    assert answer.debug is not None
+    assert answer.debug["kept"]["pinnersage"] >= 5
+
+
 def test_programs_are_linked_and_those_of_torch_left_out(made: SimpleNamespace) -> None:
     programs = made.bundle.path / "programs"
     source = made.export.path / "programs" / "user_tower.onnx"

@@ -12,6 +12,8 @@ from serve.posted_items import check_columns
 from serve.store import Store
 from tests.tiny_root import TinyLog, graph_vectors, write_bundle
 
+NONE = np.zeros(0, np.int64)
+
 
 @pytest.fixture
 def catalogue(root: Path) -> Catalogue:
@@ -112,7 +114,7 @@ def graph_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 def test_items_are_alike_by_their_graph_embeddings(graph_catalogue: Catalogue) -> None:
     row, vectors = np.array([50]), graph_vectors(TinyLog())
-    rows, scores = graph_catalogue.similar(row, 6)
+    rows, scores = graph_catalogue.similar(row, 6, NONE)
     likeness = vectors @ vectors[50]
     likeness[50] = -1
     old = rows[rows < graph_catalogue.first_posted_row]
@@ -126,16 +128,16 @@ def test_a_posted_item_is_embedded_by_its_columns_and_found(graph_catalogue: Cat
     found = graph_catalogue.features(row)[f"item.{GRAPH_COLUMN}"][0]
     assert found.tolist() == [0.0, 1.0] + [0.0] * 6
     likeness = graph_vectors(TinyLog()) @ found
-    rows, scores = graph_catalogue.similar(row, 5)
+    rows, scores = graph_catalogue.similar(row, 5, NONE)
     assert rows.tolist() == np.argsort(-likeness, kind="stable")[:5].tolist()
-    others = graph_catalogue.similar(rows[:1], 200)[0]
+    others = graph_catalogue.similar(rows[:1], 200, NONE)[0]
     assert row[0] in others
     assert scores[0] == pytest.approx(likeness.max(), abs=2e-3)
 
 
 def test_without_graph_embeddings_items_are_alike_by_the_tower(catalogue: Catalogue) -> None:
     row = np.array([50])
-    similar = catalogue.similar(row, 5)
+    similar = catalogue.similar(row, 5, NONE)
     nearest = catalogue.nearest(catalogue.embeddings(row)[0], 5, row)
     assert similar[0].tolist() == nearest[0].tolist()
 
