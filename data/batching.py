@@ -21,9 +21,10 @@ from data.contract.encode import (
     encode_history,
     ragged_positions,
 )
-from data.contract.schema import DAY_MS
+from data.contract.schema import DAY_MS, USER_COLUMN
 from data.graph.batches import graph_arrays
 from data.trends import Trends, days_of
+from data.user_days import UserDays
 from models.batch import Batch, Jagged
 
 if TYPE_CHECKING:
@@ -173,11 +174,25 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Turns rows into the inputs of a model: declared features and admitted ids."""
+    """Turns rows into the inputs of a model: declared features and admitted ids.
+
+    Attributes:
+        items: declared columns.
+        users: declared columns.
+        admission: which rows have an ID embedding.
+        user_days: long-term embeddings, for models that read them.
+    """
 
     items: FeatureTable
     users: FeatureTable
     admission: Admission
+    user_days: UserDays | None = None
+
+    def long_term(self, side: str, users: Ints, moments_ms: Ints) -> Arrays:
+        """`<side>.user_embedding` float32[Q, D] as of the midnight before, if it is read."""
+        if self.user_days is None:
+            return {}
+        return {f"{side}.{USER_COLUMN}": self.user_days.before(users, moments_ms)}
 
     def inputs(self, item_rows: Ints, user_rows: Ints) -> tuple[dict[str, Jagged], Arrays]:
         """Ids and feature arrays of U distinct items and B users.
@@ -232,6 +247,8 @@ def window_batch(
     arrays |= known | {"target.pool": place[target]}
     if trends is not None:
         arrays |= _trends(windows, pool, trends)
+    owners = user_rows[windows.target_window]
+    arrays |= encoder.long_term("target", owners, windows.target_moment)
     ids, features = encoder.inputs(items, user_rows)
     return Batch(
         ids=ids,
@@ -305,6 +322,7 @@ def ranker_batch(
         "candidate.lengths": np.diff(requests.offsets),
         "candidate.position": requests.position,
     }
+    arrays |= encoder.long_term("user", requests.user, requests.timestamp)
     ids, features = encoder.inputs(items, requests.user)
     labels = {f"label.{a}": torch.from_numpy(requests.labels[:, i]) for i, a in enumerate(actions)}
     return Batch(

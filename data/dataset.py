@@ -16,9 +16,17 @@ from data.blocks import Block, row_groups
 from data.contract import artifact
 from data.contract.encode import HISTORY_COLUMNS, Events, FeatureTable
 from data.contract.idspace import IdSpace
-from data.contract.schema import GRAPH_COLUMN, Calendar, Feature, Order, Vocabulary
+from data.contract.schema import (
+    GRAPH_COLUMN,
+    USER_COLUMN,
+    Calendar,
+    Feature,
+    Order,
+    Vocabulary,
+)
 from data.contract.settings import UserError
 from data.timelines import events_from
+from data.user_days import UserDays
 from data.windows import day_bounds
 
 if TYPE_CHECKING:
@@ -35,15 +43,25 @@ PARTITIONS = {"events": "partitions", "impressions": "impression_partitions"}
 class Dataset:
     """Timelines, partitions, features and id spaces of a prepared log."""
 
-    def __init__(self, source: Artifact, root: Path, vectors: Artifact | None = None) -> None:
+    def __init__(
+        self,
+        source: Artifact,
+        root: Path,
+        vectors: Artifact | None = None,
+        user_vectors: Artifact | None = None,
+    ) -> None:
         self.artifact = source
         self.root = root
         self.vectors = vectors
+        self.user_vectors = user_vectors
         details: dict[str, Any] = source.manifest.details
         self.details = details
         self.vocabulary = Vocabulary.from_tree(details["vocabulary"])
         if vectors is not None:
-            self.vocabulary = _with_column(self.vocabulary, vectors)
+            self.vocabulary = _with_column(self.vocabulary, "item_features", GRAPH_COLUMN, vectors)
+        if user_vectors is not None:
+            columns = "user_features", USER_COLUMN, user_vectors
+            self.vocabulary = _with_column(self.vocabulary, *columns)
         calendar = details["calendar"]
         self.calendar = Calendar(**calendar) if calendar else None
         self.counts: dict[str, int] = details["counts"]
@@ -53,20 +71,30 @@ class Dataset:
         """Opens the current dataset of a root. Raises UserError when there is none."""
         return cls(artifact.current(root, "dataset"), root)
 
-    def with_vectors(self, vectors: Artifact) -> Dataset:
-        """The same data set with item embeddings as one more column of the items.
+    def with_vectors(self, items: Artifact | None, users: Artifact | None = None) -> Dataset:
+        """The same data set with embeddings as one more column of the items, and of the users.
+
+        Args:
+            items: `item_embeddings`.
+            users: `user_days`: those of users differ by day, and are not in `users` but in
+                `user_days`.
 
         Raises:
-            UserError: the items have a column of that name, or the embeddings are for other ids.
+            UserError: a column of that name is there, or the embeddings are for other ids.
         """
-        ours = self.artifact.manifest.id_space["item"]
-        theirs = vectors.manifest.id_space.get("item")
+        for side, vectors in (("item", items), ("user", users)):
+            if vectors is not None:
+                self._check_ids(side, vectors)
+        return Dataset(self.artifact, self.root, items, users)
+
+    def _check_ids(self, side: str, vectors: Artifact) -> None:
+        ours = self.artifact.manifest.id_space[side]
+        theirs = vectors.manifest.id_space.get(side)
         if ours != theirs:
             raise UserError(
-                f"{vectors.manifest.name} is for item ids {theirs}, but "
+                f"{vectors.manifest.name} is for {side} ids {theirs}, but "
                 f"{self.artifact.manifest.name} has {ours}; embed again"
             )
-        return Dataset(self.artifact, self.root, vectors)
 
     @property
     def order(self) -> Order:
@@ -102,9 +130,18 @@ class Dataset:
 
     @cached_property
     def users(self) -> FeatureTable:
-        """Encoded user features by row."""
+        """Encoded user features by row, without their embeddings."""
         path = self.artifact.path / "users.arrow"
-        return FeatureTable.open("user", self.vocabulary.user_features, path)
+        declared = [f for f in self.vocabulary.user_features if f.name != USER_COLUMN]
+        return FeatureTable.open("user", declared, path)
+
+    @cached_property
+    def user_days(self) -> UserDays | None:
+        """Embeddings of users by day, where the data set is read with them."""
+        if self.user_vectors is None:
+            return None
+        assert self.calendar is not None
+        return UserDays.open(self.user_vectors.path, self.calendar)
 
     @cached_property
     def items_created_at(self) -> npt.NDArray[np.int64]:
@@ -195,19 +232,25 @@ class Dataset:
         return [file for folder in chosen for file in _parts(folder)]
 
 
-def _with_column(vocabulary: Vocabulary, vectors: Artifact) -> Vocabulary:
-    if any(f.name == GRAPH_COLUMN for f in vocabulary.item_features):
-        raise UserError(f"items have a column {GRAPH_COLUMN} already; give it another name")
+def _with_column(vocabulary: Vocabulary, columns: str, name: str, vectors: Artifact) -> Vocabulary:
+    declared: tuple[Feature, ...] = getattr(vocabulary, columns)
+    if any(f.name == name for f in declared):
+        side = columns.removesuffix("_features")
+        raise UserError(f"{side}s have a column {name} already; give it another name")
     dim = vectors.manifest.dim
     assert dim is not None
-    column = Feature(name=GRAPH_COLUMN, kind="vector", dim=dim)
-    return dataclasses.replace(vocabulary, item_features=(*vocabulary.item_features, column))
+    changes: dict[str, Any] = {columns: (*declared, Feature(name=name, kind="vector", dim=dim))}
+    return dataclasses.replace(vocabulary, **changes)
 
 
 def open_vectors(vectors: Artifact) -> pa.Array:
     """Embeddings of all rows as a list column, memory-mapped."""
-    array = np.load(vectors.path / VECTORS_FILE, mmap_mode="r")
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+    return as_column(np.load(vectors.path / VECTORS_FILE, mmap_mode="r"))
+
+
+def as_column(vectors: npt.NDArray[np.float16]) -> pa.Array:
+    """Vectors [rows, D] as a list column, without a copy."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 def _parts(folder: Path) -> list[Path]:

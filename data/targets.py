@@ -20,7 +20,10 @@ import numpy as np
 
 from data.batching import Windows
 from data.contract.encode import Events, Ints, Mask, ragged_positions
-from data.contract.schema import UserObjective
+from data.contract.schema import Calendar, UserObjective
+from data.trends import days_of
+
+SHARED = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +138,44 @@ def _one_of_each(users: Ints, rng: np.random.Generator) -> Ints:
     return chosen
 
 
+def ends_of_days(events: Events, calendar: Calendar, first_day: int) -> tuple[Targets, Ints]:
+    """The states of a block of users at the end of their days from `first_day` on.
+
+    What a user did before `first_day` counts as of the day before it.
+
+    Returns:
+        States (the label of each is its own newest event), and the day of each, [T].
+    """
+    owner = np.repeat(np.arange(len(events.lengths)), events.lengths)
+    day = np.maximum(days_of(calendar, events.timestamp), first_day - 1)
+    last = np.ones(len(day), bool)
+    last[:-1] = (owner[1:] != owner[:-1]) | (day[1:] != day[:-1])
+    at = np.flatnonzero(last)
+    return Targets(owner[at], at + 1, at), day[at]
+
+
 def windows_of(
-    events: Events, targets: Targets, max_length: int, rng: np.random.Generator
+    events: Events,
+    targets: Targets,
+    max_length: int,
+    rng: np.random.Generator,
+    shared: float = SHARED,
 ) -> Windows:
     """Cuts timelines so that each state has read as much as fits.
 
-    The states of three quarters of `max_length` events share a window, which reads the newest
-    `max_length` events before the last of them: a state has read at least a quarter of
-    `max_length`, if there is as much. Where the windows of a longer timeline meet is drawn anew
-    each time; a shorter one is one window.
+    The states of a share of `max_length` events have a window in common, which reads the newest
+    `max_length` events before the last of them: a state has read at least the rest, a quarter of
+    `max_length` by default, if there is as much. Where the windows of a longer timeline meet is
+    drawn anew each time; a shorter one is one window.
 
     Args:
         events: timelines of a block.
         targets: pairs in order of user and state.
         max_length: most events that a window reads.
         rng: draws the offsets.
+        shared: share of `max_length` whose states have a window in common.
     """
-    stride = _stride(max_length)
+    stride = _stride(max_length, shared)
     shift = rng.integers(0, stride, len(events.lengths))
     shift[events.lengths <= max_length] = 0
     read = targets.end - events.offsets[targets.user]
@@ -180,6 +204,6 @@ def num_windows(events: Ints, max_length: int) -> Ints:
     return counts
 
 
-def _stride(max_length: int) -> int:
+def _stride(max_length: int, shared: float = SHARED) -> int:
     """Events whose states share a window."""
-    return max(1, max_length - max_length // 4)
+    return max(1, round(max_length * shared))

@@ -16,6 +16,7 @@ from data.contract.schema import DAY_MS, Calendar
 from data.contract.settings import UserError
 
 REFERENCE_DAYS = 180
+EMBEDDED = {"graph": "item", "user": "user"}
 
 Day = Annotated[int, Field(ge=1, le=REFERENCE_DAYS)]
 Days = tuple[Day, Day]
@@ -37,8 +38,8 @@ class WindowSettings:
         ranker: impressions the ranker learns from.
         ranker_closed: day by which the labels of those impressions must be closed.
         calibration: impressions the calibrators learn from.
-        overlap: let models learn from days that item embeddings among their columns have learnt
-            from: what these know of their labels then looks better than it will serve.
+        overlap: let models learn from days that embeddings among their columns have learnt from:
+            what these know of their labels then looks better than it will serve.
     """
 
     train: Days = (1, 152)
@@ -98,14 +99,22 @@ def resolve(settings: WindowSettings, calendar: Calendar | None) -> Windows:
     return Windows(ranker_closed=borders[settings.ranker_closed] + shift, **pairs)
 
 
-def refuse_overlap(settings: WindowSettings, windows: Windows) -> None:
-    """Raises UserError when a model would learn from days that the graph has learnt from."""
+def refuse_overlap(settings: WindowSettings, windows: Windows, read: str) -> None:
+    """Raises UserError when a model would learn from days that what it reads has learnt from.
+
+    Args:
+        settings: whether that is allowed.
+        windows: of the log.
+        read: "graph" or "user", whose embeddings are read.
+    """
+    last: int = getattr(windows, read)[1]
     for name in ("two_tower", "ranker"):
-        first, last = getattr(windows, name)[0], windows.graph[1]
+        first = getattr(windows, name)[0]
         if first <= last and not settings.overlap:
             raise UserError(
-                f"windows.{name} begins on day {first}, but the item embeddings it reads learn "
-                f"from days up to {last}; end windows.graph before, or set windows.overlap=true"
+                f"windows.{name} begins on day {first}, but the {EMBEDDED[read]} embeddings it "
+                f"reads learn from days up to {last}; end windows.{read} before, or set "
+                "windows.overlap=true"
             )
 
 

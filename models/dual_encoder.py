@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from data.contract.schema import USER_COLUMN
 from data.contract.settings import NonNegative, UserError
 from models.attention import token_of
 from models.embeddings import Table
@@ -94,8 +95,13 @@ class HistoryTower(nn.Module):
         """States float32[B + H, ...] as `SequenceEncoder` lays them out."""
         raise NotImplementedError
 
-    def project(self, states: Tensor) -> Tensor:
-        """States [..., D] -> unit vectors [..., D]."""
+    def project(self, states: Tensor, long_term: Tensor | None = None) -> Tensor:
+        """States [N, D] -> unit vectors [N, D].
+
+        Args:
+            states: of `states`.
+            long_term: the user embedding that each may know, [N, E], where users have them.
+        """
         raise NotImplementedError
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -103,7 +109,8 @@ class HistoryTower(nn.Module):
         lengths = inputs["history.lengths"]
         sequence = torch.arange(lengths.shape[0], device=lengths.device)
         newest = token_of(sequence, lengths, lengths)
-        return self.project(self.states(inputs).index_select(0, newest))
+        states = self.states(inputs).index_select(0, newest)
+        return self.project(states, inputs.get(f"user.{USER_COLUMN}"))
 
     def program(self) -> Program:
         """What is exported."""
@@ -157,7 +164,8 @@ class DualEncoder(nn.Module):
                 (into U), `pool.log_count`, `pool.log_q` float32[P]; `known.sequence`,
                 `known.pool`, `known.after` int64[K]: pairs that are no negatives once a target has
                 read so many events; `target.pool` int64[T] (into P, -1: not there); in a log with a
-                clock `target.moment` int64[T] (into M), `target.trend.*` [T], `pool.trend.*` [M,P].
+                clock `target.moment` int64[T] (into M), `target.trend.*` [T], `pool.trend.*` [M,P];
+                `target.user_embedding` float32[T, E] where users have them.
 
         Returns:
             Loss and what to log.
@@ -195,7 +203,8 @@ class DualEncoder(nn.Module):
         tokens = token_of(
             inputs["target.sequence"], inputs["target.length"], inputs["history.lengths"]
         )
-        return self.user_tower.project(states.index_select(0, tokens))
+        long_term = inputs.get(f"target.{USER_COLUMN}")
+        return self.user_tower.project(states.index_select(0, tokens), long_term)
 
     def _loss(
         self, users: Tensor, items: Tensor, weight: Tensor, inputs: Mapping[str, Tensor]

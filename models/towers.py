@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.contract.schema import USER_COLUMN
 from models.dual_encoder import HistoryTower
 from models.events import EventEncoder
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
@@ -77,13 +78,17 @@ class UserTower(HistoryTower):
         super().__init__()
         dim = settings.dim
         self.settings = settings
-        self.features = FeatureEncoder(vocabulary.user_features, "user")
+        plain = [f for f in vocabulary.user_features if f.name != USER_COLUMN]
+        self.features = FeatureEncoder(plain, "user")
         self.crosses = bool(settings.crossing.layers)
         widths = [settings.id_dim + 1, *self.features.widths]
         self.start = crossing(widths, settings.hidden, dim, settings.crossing)
         self.events = EventEncoder(dim, vocabulary)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         fields = [dim] * (3 if self.crosses else 1)
+        self.long_term = LongTerm.of(vocabulary, dim)
+        if self.long_term is not None:
+            fields.append(dim)
         self.head = crossing(fields, settings.hidden, dim, settings.crossing)
         self.taste = Taste(vocabulary)
         self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
@@ -118,22 +123,67 @@ class UserTower(HistoryTower):
         """What is exported; sizes: users, events, and the values of each list column."""
         users = {"user_id.rows": torch.zeros(NUM_USERS, self.settings.id_dim)}
         users |= self.features.example(NUM_USERS)
+        long_term = {}
+        if self.long_term is not None:
+            long_term = {f"user.{USER_COLUMN}": torch.zeros(NUM_USERS, self.long_term.width)}
         events = {"history.embedding.rows": torch.zeros(NUM_EVENTS, self.settings.dim)}
         events |= self.events.example(NUM_EVENTS)
         return Program(
             module=self,
-            inputs=users | events | {"history.lengths": torch.tensor([2, 0, NUM_EVENTS - 2])},
+            inputs=users
+            | long_term
+            | events
+            | {"history.lengths": torch.tensor([2, 0, NUM_EVENTS - 2])},
             dynamic={"user_id.rows": "users", "history.lengths": "users"}
             | self.features.dynamic("users")
+            | dict.fromkeys(long_term, "users")
             | dict.fromkeys(events, "events"),
             outputs=("embedding",),
         )
 
-    def project(self, states: Tensor) -> Tensor:
-        """States of N prefixes, as `states` gives them -> unit vectors float32[N, D]."""
-        fields = states.split(self.settings.dim, 1)
+    def project(self, states: Tensor, long_term: Tensor | None = None) -> Tensor:
+        """States of N prefixes, as `states` gives them -> unit vectors float32[N, D].
+
+        Args:
+            states: of the prefixes.
+            long_term: embedding of the user as of the midnight before, float32[N, E], where users
+                have them; zeros where nothing was known.
+        """
+        fields = [*states.split(self.settings.dim, 1)]
         plain = fields[0] + fields[1] if self.crosses else states
+        if self.long_term is not None:
+            assert long_term is not None
+            about: Tensor = self.long_term(long_term)
+            plain = plain + about
+            fields.append(about)
         return F.normalize(plain + self.head(fields), dim=-1)
+
+
+class LongTerm(nn.Module):
+    """A user's long-term embedding in the space of the towers; zeros stay zeros.
+
+    Attributes:
+        width: of the embedding, E.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        """Starts small: it stands beside what the history says."""
+        super().__init__()
+        self.width = width
+        self.map = nn.Linear(width, dim, bias=False)
+        with torch.no_grad():
+            self.map.weight.mul_(0.1)
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, dim: int) -> LongTerm | None:
+        """For users who have such embeddings, else None."""
+        widths = [f.dim for f in vocabulary.user_features if f.name == USER_COLUMN]
+        return cls(widths[0], dim) if widths else None
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """float32[N, E] -> float32[N, D]."""
+        mapped: Tensor = self.map(embedding)
+        return mapped
 
 
 class Taste(nn.Module):

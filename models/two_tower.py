@@ -41,6 +41,8 @@ class TwoTowerSettings:
         crossing: how fields are crossed: of items, and of users with their history.
         graph_vectors: whether items, for the ranker too, have the graph encoder's embedding as a
             column; by default where the split is by time, so that windows can be told apart.
+        user_vectors: whether users, for the ranker too, have the user model's embedding as of the
+            midnight before as a column; only where the split is by time.
         horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
             default as many days as the reported part of a time split has, else none: the next
             positive alone.
@@ -60,6 +62,7 @@ class TwoTowerSettings:
     hidden: Count = 256
     crossing: CrossingSettings = field(default_factory=CrossingSettings)
     graph_vectors: bool | None = None
+    user_vectors: bool = False
     horizon_days: NonNegative | None = None
     temperature: Positive = 0.07
     sequence: SequenceSettings = field(default_factory=_sequence)

@@ -72,8 +72,9 @@ class UserSettings:
         sequence: the encoder of histories.
         negatives: the pool of candidates.
         batch_size: windows a step on each worker.
-        epochs: passes over the windows of all users.
-        max_steps: optimiser steps, instead of `epochs`, unless `train.max_steps` says otherwise.
+        epochs: passes over the windows of all users, when trained alone.
+        upstream_steps: optimiser steps when other models are built on it.
+        max_steps: optimiser steps, instead of both, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the towers.
         table_learning_rate: of row-wise Adagrad on the ID table.
     """
@@ -97,6 +98,7 @@ class UserSettings:
     negatives: NegativeSettings = field(default_factory=_negatives)
     batch_size: Count = 32
     epochs: Count = 12
+    upstream_steps: Count = 300
     max_steps: Count | None = None
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
@@ -139,8 +141,9 @@ class HistoryEncoder(HistoryTower):
         states: Tensor = self.sequence(self.events(items, inputs), start, places)
         return states
 
-    def project(self, states: Tensor) -> Tensor:
+    def project(self, states: Tensor, long_term: Tensor | None = None) -> Tensor:
         """States [..., D] -> unit vectors [..., D]."""
+        del long_term
         return F.normalize(self.head(states), dim=-1)
 
     def program(self) -> Program:

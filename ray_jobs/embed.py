@@ -22,11 +22,14 @@ from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
+from data.splits import TRAIN
 from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.sample import Cutoff, log_of, sampled
+from ray_jobs.user_days import KIND as USER_DAYS
+from ray_jobs.user_days import embed_days
 from ray_jobs.user_table import embed_users
 from serve.index import build_index
 
@@ -196,13 +199,32 @@ def graph_of(root: Path, model: Artifact) -> Artifact | None:
     return read(root / "graph" / read(root / KIND / tables[0]).manifest.details["graph"])
 
 
+def user_model_of(root: Path, model: Artifact) -> Artifact | None:
+    """The user model whose embeddings a model reads, if it reads any."""
+    tables = [p["version"] for p in model.manifest.parents if p["kind"] == USER_DAYS]
+    if not tables:
+        return None
+    return read(root / "user" / read(root / USER_DAYS / tables[0]).manifest.details["model"])
+
+
 def as_read_by(job: Job, dataset: Dataset, model: Artifact, cutoff: Cutoff) -> Dataset:
-    """The data set with the columns that a model reads, as of a cut-off."""
-    graph = graph_of(job.root, model)
-    if graph is None:
-        return dataset
+    """The data set with the columns that a model reads, those of items as of a cut-off."""
+    graph, user_model = graph_of(job.root, model), user_model_of(job.root, model)
     plain = Dataset(dataset.artifact, dataset.root)
-    return plain.with_vectors(embed(job, plain, graph, cutoff))
+    items = embed(job, plain, graph, cutoff) if graph else None
+    users = user_days(job, plain, user_model) if user_model else None
+    return plain.with_vectors(items, users)
+
+
+def user_days(job: Job, plain: Dataset, model: Artifact) -> Artifact:
+    """Embeddings of users by day, from the day on that the user model has not learnt from.
+
+    Its items are as of the end of its window.
+    """
+    windows = log_of(job, plain).windows
+    assert windows is not None
+    read_by_model = as_read_by(job, plain, model, Cutoff(parts=(TRAIN,), day=windows.user[1]))
+    return embed_days(job, read_by_model, model, windows.user[1] + 1)
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from data.contract.artifact import Artifact, Draft, current, has_current
-from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
+from data.contract.schema import GRAPH_COLUMN, TREND_DAYS, USER_COLUMN
 from data.contract.settings import UserError, to_tree
-from data.dataset import Dataset
+from data.dataset import Dataset, as_column
 from models.export import write_programs
-from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of
+from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.links import link
@@ -25,6 +25,7 @@ from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from models.graph_encoder import GraphEncoder
@@ -41,9 +42,10 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     artifacts = [current(job.root, kind) for kind in kinds]
     for artifact in artifacts:
         check_same_rows(plain.artifact, artifact)
-    graph = same_graph(job.root, artifacts)
+    graph, user_model = (same_upstream(job.root, artifacts, of) for of in (graph_of, user_model_of))
     dataset = as_read_by(job, plain, artifacts[0], Cutoff.whole(plain, log_of(job, plain).windows))
-    vectors = [dataset.vectors] if dataset.vectors else []
+    vectors = [found for found in (dataset.vectors, dataset.user_vectors) if found]
+    upstream = [found for found in (graph, user_model) if found]
 
     def write(draft: Draft) -> None:
         for artifact in artifacts:
@@ -53,7 +55,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
-            "details": _details(dataset, [*artifacts, *([graph] if graph else [])]),
+            "details": _details(dataset, [*artifacts, *upstream]),
         }
 
     parents = [plain.artifact, *artifacts, *vectors]
@@ -61,14 +63,18 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     return job.make("export", parents, settings, write, move_pointer)
 
 
-def same_graph(root: Path, models: list[Artifact]) -> Artifact | None:
-    """The graph encoder behind the columns of all models. Raises UserError when they differ."""
-    graphs = {model.manifest.name: graph_of(root, model) for model in models}
-    versions = {graph.version if graph else None for graph in graphs.values()}
+def same_upstream(
+    root: Path, models: list[Artifact], upstream_of: Callable[[Path, Artifact], Artifact | None]
+) -> Artifact | None:
+    """The model behind the columns of all models. Raises UserError when they differ."""
+    found = {model.manifest.name: upstream_of(root, model) for model in models}
+    versions = {one.version if one else None for one in found.values()}
     if len(versions) > 1:
-        read = ", ".join(f"{name} reads {g.version if g else 'none'}" for name, g in graphs.items())
-        raise UserError(f"models read different graph embeddings: {read}; train them again")
-    return next(iter(graphs.values()))
+        read = ", ".join(
+            f"{name} reads {f.manifest.name if f else 'none'}" for name, f in found.items()
+        )
+        raise UserError(f"models read embeddings of different models: {read}; train them again")
+    return next(iter(found.values()))
 
 
 def check_same_rows(dataset: Artifact, model: Artifact) -> None:
@@ -108,22 +114,27 @@ def _write_graph(folder: Path, encoder: GraphEncoder | None, dataset: Dataset) -
 
 def _write_lookups(dataset: Dataset, folder: Path) -> None:
     """Puts encoded features and id spaces beside the programs."""
-    if dataset.vectors is None:
-        link(dataset.artifact.path / "items.arrow", folder / "items.arrow")
-    else:
-        _write_items(dataset, folder / "items.arrow")
-    link(dataset.artifact.path / "users.arrow", folder / "users.arrow")
+    columns: dict[str, dict[str, pa.Array]] = {"items": {}, "users": {}}
+    if dataset.vectors is not None:
+        columns["items"] = {GRAPH_COLUMN: dataset.items.columns[GRAPH_COLUMN]}
+    if dataset.user_days is not None:
+        columns["users"] = {USER_COLUMN: as_column(dataset.user_days.newest(dataset.user_ids.rows))}
+    for side, added in columns.items():
+        _write_table(dataset.artifact.path / f"{side}.arrow", added, folder / f"{side}.arrow")
     for name, space in dataset.artifact.manifest.id_space.items():
         source = dataset.root / f"{name}_ids" / space["version"]
         for file in ("ids.arrow", "keys.arrow"):
             link(source / file, folder / "ids" / name / file)
 
 
-def _write_items(dataset: Dataset, path: Path) -> None:
-    """The item table with its column of graph embeddings."""
-    mapped = pa.memory_map(str(dataset.artifact.path / "items.arrow"))
-    table = pa.ipc.open_file(mapped).read_all()
-    table = table.append_column(GRAPH_COLUMN, dataset.items.columns[GRAPH_COLUMN])
+def _write_table(source: Path, added: dict[str, pa.Array], path: Path) -> None:
+    """The encoded table, with columns of embeddings if there are any."""
+    if not added:
+        link(source, path)
+        return
+    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
+    for name, column in added.items():
+        table = table.append_column(name, column)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 

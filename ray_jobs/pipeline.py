@@ -27,7 +27,7 @@ from ray_jobs.export import export
 from ray_jobs.index import index
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
-from ray_jobs.train import BUILT, MODELS, Model, graph_for_others, reads_graph, train
+from ray_jobs.train import BUILT, MODELS, Model, reads_graph, reads_users, train, upstream
 from serve.store import Store
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def main(job: Job) -> dict[str, Any]:
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model
     chosen = (alone,) if alone else BUILT
-    if any(reads_graph(job.settings, model) for model in chosen):
-        with job.stage("train graph"):
-            graph_for_others(job)
+    for before, reads in (("graph", reads_graph), ("user", reads_users)):
+        if any(reads(job.settings, model) for model in chosen):
+            with job.stage(f"train {before}"):
+                upstream(job, before)
     for model in chosen:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.schema import TREND_DAYS
-from data.contract.settings import to_tree
+from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.windows import refuse_overlap
-from ray_jobs.embed import embed
+from ray_jobs.embed import embed, user_days
 from ray_jobs.engine.assignment import UPSTREAM, Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
@@ -71,6 +71,7 @@ class Sources:
         dataset: the log.
         candidates: impressions made from the retriever's candidates, if the log has none.
         vectors: item embeddings among the items' columns, if any.
+        user_vectors: embeddings of users by day, if they are read.
         sampler: neighbourhoods for the graph encoder.
         graphs: the artefacts that they come from.
     """
@@ -78,13 +79,14 @@ class Sources:
     dataset: Artifact
     candidates: Artifact | None = None
     vectors: Artifact | None = None
+    user_vectors: Artifact | None = None
     sampler: SamplerSource | None = None
     graphs: tuple[Artifact, ...] = ()
 
     @property
     def artifacts(self) -> list[Artifact]:
         """The model's parents."""
-        others = (self.candidates, self.vectors)
+        others = (self.candidates, self.vectors, self.user_vectors)
         return [self.dataset, *(found for found in others if found), *self.graphs]
 
 
@@ -123,10 +125,11 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
         found = sampled(job, dataset, Cutoff.of_training(log_of(job, dataset).windows, alone))
         return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
     vectors = item_vectors(job, dataset) if reads_graph(job.settings, model) else None
+    of_users = user_vectors(job, dataset) if reads_users(job.settings, model) else None
     # Impressions are told apart by day: no other split says which of them may be learnt from.
     logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
     made = candidates(job) if model == "ranker" and not logged else None
-    return Sources(dataset.artifact, made, vectors)
+    return Sources(dataset.artifact, made, vectors, of_users)
 
 
 def item_vectors(job: Job, dataset: Dataset) -> Artifact:
@@ -137,9 +140,23 @@ def item_vectors(job: Job, dataset: Dataset) -> Artifact:
     """
     windows = log_of(job, dataset).windows
     if windows is not None:
-        refuse_overlap(job.settings.windows, windows)
+        refuse_overlap(job.settings.windows, windows, "graph")
     cutoff = Cutoff.of_training(windows, alone=False)
-    return embed(job, dataset, graph_for_others(job), cutoff)
+    return embed(job, dataset, upstream(job, "graph"), cutoff)
+
+
+def user_vectors(job: Job, dataset: Dataset) -> Artifact:
+    """Embeddings of users by day for the models after the user model.
+
+    Raises:
+        UserError: models of the bundle learn from days that the user model has learnt from, or the
+            split has no days.
+    """
+    windows = log_of(job, dataset).windows
+    if windows is None:
+        raise UserError("two_tower.user_vectors needs days to tell windows apart: split.kind=time")
+    refuse_overlap(job.settings.windows, windows, "user")
+    return user_days(job, dataset, upstream(job, "user"))
 
 
 def reads_graph(settings: Settings, model: Model) -> bool:
@@ -154,19 +171,24 @@ def reads_graph(settings: Settings, model: Model) -> bool:
     return settings.split.kind == "time" if chosen is None else chosen
 
 
-def graph_for_others(job: Job) -> Artifact:
-    """The encoder that others build on.
+def reads_users(settings: Settings, model: Model) -> bool:
+    """Whether a model reads the long-term embeddings of users."""
+    return model in BUILT and settings.two_tower.user_vectors
+
+
+def upstream(job: Job, model: Model) -> Artifact:
+    """The graph encoder, or the user model, that others build on.
 
     It stays when days are added: with a new one the space would be another, and all that reads it
     would have to be trained anew. `train model=graph` after a change of settings makes a new one.
     """
     dataset = Dataset.open(job.root)
-    if has_current(job.root, "graph"):
-        found = current(job.root, "graph")
-        wanted = _tree(job, "graph", None, alone=False)
+    if has_current(job.root, model):
+        found = current(job.root, model)
+        wanted = _tree(job, model, None, alone=False)
         if found.manifest.settings == wanted and _descends(dataset, found):
             return found
-    return train(job, "graph")
+    return train(job, model)
 
 
 def _descends(dataset: Dataset, model: Artifact) -> bool:
@@ -244,6 +266,7 @@ class _Training:
             dataset_version=sources.dataset.version,
             candidates_version=sources.candidates.version if sources.candidates else None,
             vectors_version=sources.vectors.version if sources.vectors else None,
+            user_vectors_version=sources.user_vectors.version if sources.user_vectors else None,
             folder=folder.absolute(),
             phase="choose",
             max_steps=self.job.settings.train.refresh_steps if start_from else 0,

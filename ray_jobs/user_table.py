@@ -8,28 +8,25 @@ and its date.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.encode import Events, Floats, Ints
-from data.dataset import Dataset
 from data.timelines import events_from
-from ray_jobs.engine.inference import Retriever
-from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.engine.user_blocks import UserBlocks, opened, save
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from data.contract.artifact import Draft
+    from data.dataset import Dataset
     from ray_jobs.engine.job import Job
 
 KIND = "user_embeddings"
 VECTORS, EVENTS, AS_OF = "vectors.npy", "events.npy", "as_of.npy"
-SMALL_LOG_USERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +51,14 @@ class UserTable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Blocks:
-    """Blocks of timelines, what embeds them, and where vectors go; travels between processes."""
+class _Blocks(UserBlocks):
+    """With the table to start from, and the first moment that is not known any more."""
 
-    root: Path
-    dataset: str
-    model: str
-    vectors: str | None
     before: str | None
     until_ms: int | None
-    folder: Path
 
-    def path(self, number: int) -> Path:
-        return self.folder / f"block-{number:05d}.npz"
-
-    def open(self) -> tuple[Dataset, Retriever, UserTable | None]:
-        vectors = read(self.root / "item_embeddings" / self.vectors) if self.vectors else None
-        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root, vectors)
-        model = Retriever.open(read(self.root / "user" / self.model), dataset, None)
-        model.known_items = np.load(self.folder / "items.npy", mmap_mode="r")
-        before = read(self.root / KIND / self.before) if self.before else None
-        return dataset, model, UserTable.open(before) if before else None
-
-
-@lru_cache(maxsize=1)
-def _opened(blocks: _Blocks) -> tuple[Dataset, Retriever, UserTable | None]:
-    """Opened once in a process."""
-    return blocks.open()
+    def table_before(self) -> UserTable | None:
+        return UserTable.open(read(self.root / KIND / self.before)) if self.before else None
 
 
 def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | None) -> Artifact:
@@ -99,23 +77,11 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
     before = _before(job.root, dataset, model, settings)
 
     def write(draft: Draft) -> None:
-        work = job.root.absolute() / "checkpoints" / f"{KIND}-{draft.path.name}"
-        work.mkdir(parents=True, exist_ok=True)
-        blocks = _Blocks(
-            job.root.absolute(),
-            dataset.artifact.version,
-            model.version,
-            dataset.vectors.version if dataset.vectors else None,
-            before.version if before else None,
-            until_ms,
-            work,
-        )
-        _save(work / "items.npy", Retriever.open(model, dataset, None).item_vectors)
-        count = len(dataset.blocks())
-        embedded = sum(_tasks(job, dataset).run(_embed_block, blocks, count, "embed users"))
-        users = _assemble(blocks, dataset, count, draft)
-        _opened.cache_clear()  # or this process would keep its tables
-        shutil.rmtree(work)
+        own = before.version if before else None, until_ms
+        blocks = _Blocks.begin(job, f"{KIND}-{draft.path.name}", dataset, model, *own)
+        embedded = sum(blocks.run(job, _embed_block))
+        users = _assemble(blocks, draft)
+        blocks.end()
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "window": model.manifest.window,
@@ -139,23 +105,18 @@ def _before(
     return None
 
 
-def _tasks(job: Job, dataset: Dataset) -> BlockTasks:
-    workers = 0 if dataset.user_ids.rows <= SMALL_LOG_USERS else job.settings.prepare.workers
-    return BlockTasks(workers, job.settings.train.num_workers + 2)
-
-
 def _embed_block(blocks: _Blocks, number: int) -> int:
     """Embeds the active users of a block unless they are there; gives how many there are."""
     path = blocks.path(number)
     if not path.is_file():
-        dataset, model, before = _opened(blocks)
+        dataset, model = opened(blocks)
         table = dataset.blocks()[number].read()
         users, events = table["user"].to_numpy(), events_from(table)
         if blocks.until_ms is not None:
             events = events.chosen(events.timestamp < blocks.until_ms)
-        active = np.flatnonzero(events.lengths != _read_before(before, users))
+        active = np.flatnonzero(events.lengths != _read_before(blocks.table_before(), users))
         mine = events.cut(events.offsets[active], events.lengths[active])
-        _save(
+        save(
             path,
             user=users[active],
             vectors=model.user_vectors(mine, users[active]).astype(np.float16),
@@ -181,9 +142,9 @@ def _newest(events: Events) -> Ints:
     return np.where(events.lengths > 0, times, 0)
 
 
-def _assemble(blocks: _Blocks, dataset: Dataset, count: int, draft: Draft) -> int:
+def _assemble(blocks: _Blocks, draft: Draft) -> int:
     """Lays the blocks over the table before; gives the number of users with a vector."""
-    _, model, before = _opened(blocks)
+    (dataset, model), before = opened(blocks), blocks.table_before()
     rows, dim = dataset.user_ids.rows, model.core.settings.dim
     shapes = {VECTORS: (rows, dim), EVENTS: (rows,), AS_OF: (rows,)}
     columns: dict[str, Any] = {
@@ -197,20 +158,9 @@ def _assemble(blocks: _Blocks, dataset: Dataset, count: int, draft: Draft) -> in
         olds: tuple[Any, ...] = (before.vectors, before.events, before.as_of)
         for name, old in zip(columns, olds, strict=True):
             columns[name][:kept] = old[:kept]
-    for number in range(count):
+    for number in range(blocks.count):
         part: Any = np.load(blocks.path(number))
         for name, column in columns.items():
             column[part["user"]] = part[name.removesuffix(".npy")]
     draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}
     return int((columns[EVENTS] > 0).sum())
-
-
-def _save(path: Path, whole: Floats | None = None, **arrays: Any) -> None:
-    """Writes an array, or several by name; a file is there whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        if whole is not None:
-            np.save(file, whole)
-        else:
-            np.savez(file, **arrays)
-    part.replace(path)

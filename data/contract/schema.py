@@ -93,6 +93,8 @@ FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
 TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
 # Column under which models read the item embeddings of the graph encoder.
 GRAPH_COLUMN = "graph_embedding"
+# Column under which they read the long-term embeddings of users, as of the midnight before.
+USER_COLUMN = "user_embedding"
 # What the graph encoder is trained on; an objective's code is its place.
 OBJECTIVES: tuple[Objective, ...] = ("next_engagement", "co_board", "user_item")
 # What the states of a user's timeline predict: see data/targets.py.

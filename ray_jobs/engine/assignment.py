@@ -40,6 +40,7 @@ class Assignment:
         alone: whether nothing is built on the model, so that it may learn from later days.
         sampler: of the neighbourhoods that the graph encoder is trained on.
         vectors_version: item embeddings that stand among the items' columns, if any.
+        user_vectors_version: embeddings of users by day that the model reads, if any.
     """
 
     root: Path
@@ -54,14 +55,15 @@ class Assignment:
     alone: bool = False
     sampler: SamplerSource | None = None
     vectors_version: str | None = None
+    user_vectors_version: str | None = None
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, opened; with the item embeddings it is to be read with."""
+        """The data set, opened; with the embeddings it is to be read with."""
         dataset = Dataset(read(self.root / "dataset" / self.dataset_version), self.root)
-        if self.vectors_version is None:
-            return dataset
-        return dataset.with_vectors(read(self.root / "item_embeddings" / self.vectors_version))
+        kinds = ("item_embeddings", self.vectors_version), ("user_days", self.user_vectors_version)
+        items, users = (read(self.root / kind / name) if name else None for kind, name in kinds)
+        return dataset.with_vectors(items, users)
 
     @cached_property
     def windows(self) -> Windows | None:

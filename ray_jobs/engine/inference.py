@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from data.batching import Admission, Encoder, ranker_batch, tensors
 from data.contract.encode import Events, Ints, encode_history
+from data.contract.schema import USER_COLUMN
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
 from data.trends import Trends, days_of
+from models.attention import token_of
 from models.dual_encoder import DualEncoder
 from models.ranker import Ranker, RankerSettings, build_ranker
 from models.two_tower import TwoTowerSettings, build_two_tower
@@ -30,6 +32,7 @@ from models.user_encoder import UserEncoder, UserSettings
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from data.batching import Windows
     from data.contract.artifact import Artifact
     from data.contract.schema import Vocabulary
     from data.queries import Queries
@@ -40,6 +43,7 @@ Floats = npt.NDArray[np.float32]
 HEADROOM = 1.25
 CHUNK_ITEMS = 8192
 CHUNK_USERS = 512
+CHUNK_WINDOWS = 128
 CHUNK_REQUESTS = 256
 DUAL_SETTINGS: dict[str, type[TwoTowerSettings | UserSettings]] = {
     "two_tower": TwoTowerSettings,
@@ -126,33 +130,74 @@ class Retriever:
         inputs["item_id.rows"] = look_up(self.tables["item_id"], rows)
         return _numpy(self.core.item_tower(inputs))
 
-    def user_vectors(self, histories: Events, users: Ints) -> Floats:
+    def user_vectors(
+        self, histories: Events, users: Ints, moments_ms: Ints | None = None
+    ) -> Floats:
         """Unit vectors of users as of the end of their histories.
 
         Args:
             histories: all that each user did, [Q].
             users: their rows, [Q].
+            moments_ms: moments of the requests, [Q], where the model reads what was known of users
+                at the midnight before.
 
         Returns:
             float32[Q, D].
         """
         chunks = _chunks(np.arange(len(users)), CHUNK_USERS)
-        found = [self._encode_users(_cut(histories, at), users[at]) for at in chunks]
+        found = [
+            self._encode_users(
+                _cut(histories, at), users[at], None if moments_ms is None else moments_ms[at]
+            )
+            for at in chunks
+        ]
         return np.concatenate([np.zeros((0, self.item_vectors.shape[1]), np.float32), *found])
 
     @torch.inference_mode()
-    def _encode_users(self, histories: Events, users: Ints) -> Floats:
-        arrays = encode_history(histories.newest(self.max_length))
+    def _encode_users(self, histories: Events, users: Ints, moments_ms: Ints | None) -> Floats:
+        inputs = self._inputs(histories.newest(self.max_length), users)
+        days = self.dataset.user_days
+        if days is not None:
+            assert moments_ms is not None
+            inputs[f"user.{USER_COLUMN}"] = torch.from_numpy(days.before(users, moments_ms))
+        return _numpy(self.core.user_tower(inputs))
+
+    def _inputs(self, histories: Events, users: Ints) -> dict[str, Tensor]:
+        """What the user tower reads of users and of their histories, cut to its length."""
+        arrays = encode_history(histories)
         inputs = tensors(arrays | self.dataset.users.gather(users))
         if "user_id" in self.tables:
             inputs["user_id.rows"] = look_up(self.tables["user_id"], users)
         items = arrays["history.item"]
         inputs["history.embedding.rows"] = torch.from_numpy(self.item_vectors[items])
-        return _numpy(self.core.user_tower(inputs))
+        return inputs
+
+    def state_vectors(self, windows: Windows, users: Ints) -> Floats:
+        """Unit vectors of users as of the states of windows.
+
+        Args:
+            windows: W of them with T states, of which the targets tell the lengths.
+            users: rows of their users, [W].
+
+        Returns:
+            float32[T, D].
+        """
+        chunks = _chunks(np.arange(len(windows)), CHUNK_WINDOWS)
+        found = [self._encode_states(windows.take(at), users[at]) for at in chunks]
+        return np.concatenate([np.zeros((0, self.item_vectors.shape[1]), np.float32), *found])
+
+    @torch.inference_mode()
+    def _encode_states(self, windows: Windows, users: Ints) -> Floats:
+        inputs = self._inputs(windows.events, users)
+        states = self.core.user_tower.states(inputs)
+        asked = (torch.from_numpy(a) for a in (windows.target_window, windows.target_length))
+        return _numpy(
+            self.core.user_tower.project(states[token_of(*asked, inputs["history.lengths"])])
+        )
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
-        users = self.user_vectors(queries.history, queries.users)
+        users = self.user_vectors(queries.history, queries.users, queries.now_ms)
         scores: Floats = users @ self.item_vectors.T
         if self.trends is not None and queries.now_ms is not None:
             days = days_of(self.trends.calendar, queries.now_ms)
@@ -202,7 +247,7 @@ class RankingModel:
         """Every row looks up itself: rows without an embedding are zeros in the tables."""
         data = self.dataset
         everyone = Admission(np.ones(data.item_ids.rows, bool), np.ones(data.user_ids.rows, bool))
-        return Encoder(data.items, data.users, everyone)
+        return Encoder(data.items, data.users, everyone, data.user_days)
 
     def probabilities(self, impressions: pa.Table, events: UserEvents) -> Floats:
         """Probability of each action at each impression.

@@ -94,7 +94,7 @@ class LogTask:
     def encoder(self) -> Encoder:
         """Features and admitted ids."""
         data = self.assignment.dataset
-        return Encoder(data.items, data.users, self.admission)
+        return Encoder(data.items, data.users, self.admission, data.user_days)
 
     def roomy_tables(self, core: Core) -> list[Table]:
         """Tables of a dense part, with room for the ids of days to come."""

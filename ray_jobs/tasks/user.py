@@ -44,8 +44,10 @@ class UserTask(HistoryTask):
 
     @property
     def max_steps(self) -> int:
-        """As set, else so many passes over the windows of all users."""
+        """As set; else few for the models after it, alone passes over the windows of all users."""
         settings, ranks = self.settings, max(1, self.assignment.settings.train.num_workers)
+        if not self.assignment.alone:
+            return settings.max_steps or settings.upstream_steps
         passes = settings.epochs * int(self._windows_of_users().sum())
         return settings.max_steps or -(-passes // (settings.batch_size * ranks))
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.contract.schema import TREND_DAYS, Feature, Order, Vocabulary
+from data.contract.schema import TREND_DAYS, USER_COLUMN, Feature, Order, Vocabulary
 from models.batch import Batch, Jagged
 from models.graph_encoder import GraphEncoder, GraphModelSettings, resolved
 from models.light_gcn import Edges, LightGCN
@@ -33,6 +33,7 @@ USER_FEATURES = (
     Feature(name="country", kind="categorical", cardinality=9),
     Feature(name="interests", kind="multi", cardinality=9),
 )
+USER_VECTOR = Feature(name=USER_COLUMN, kind="vector", dim=5)
 
 
 def vocabulary(order: Order = "clock", columns: bool = True) -> Vocabulary:
@@ -44,6 +45,12 @@ def vocabulary(order: Order = "clock", columns: bool = True) -> Vocabulary:
         item_features=ITEM_FEATURES if columns else (),
         user_features=USER_FEATURES if columns else (),
     )
+
+
+def with_user_vectors(order: Order = "clock") -> Vocabulary:
+    """Users have long-term embeddings beside their columns."""
+    plain = vocabulary(order)
+    return replace(plain, user_features=(*plain.user_features, USER_VECTOR))
 
 
 def tables(seed: int = 0) -> dict[str, Tensor]:
@@ -178,6 +185,16 @@ def two_tower_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
     return batch
 
 
+def long_term_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """The same where each target knows a long-term embedding of its user."""
+    batch = two_tower_batch(made, pool)
+    known = columns((USER_VECTOR,), "user", torch.tensor([v.user for v in made]))
+    name, vectors = f"user.{USER_COLUMN}", known[f"user.{USER_COLUMN}"]
+    targets = vectors[batch.inputs["target.sequence"]]
+    batch.inputs.update({name: vectors, f"target.{USER_COLUMN}": targets})
+    return batch
+
+
 def user_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
     """The same without ids of users, of whom the user model has no rows."""
     batch = two_tower_batch(made, pool)
@@ -298,6 +315,11 @@ def graph(order: Order = "clock", settings: GraphModelSettings = GRAPH) -> Graph
 def two_tower(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
     torch.manual_seed(1)
     return TwoTower(settings, vocabulary(order)).eval()
+
+
+def long_term(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
+    torch.manual_seed(1)
+    return TwoTower(settings, with_user_vectors(order)).eval()
 
 
 def user(order: Order = "clock", settings: UserSettings = USER) -> UserEncoder:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from data.contract.schema import USER_COLUMN
 from models.batch import Batch
 from models.export import parity, write_programs
 from models.interaction import CrossingSettings
@@ -40,8 +41,14 @@ def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[T
     items = core.item_tower({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
     looked_up = {"user_id.rows": rows.get("user_id"), "history.embedding.rows": history}
-    states = core.user_tower.project(core.user_tower.states({**batch.inputs, **looked_up}))
     lengths = batch.inputs["history.lengths"]
+    sequence = torch.arange(len(lengths))
+    owner = torch.cat([sequence, sequence.repeat_interleave(lengths)])
+    long_term = batch.inputs.get(f"user.{USER_COLUMN}")
+    states = core.user_tower.project(
+        core.user_tower.states({**batch.inputs, **looked_up}),
+        None if long_term is None else long_term[owner],
+    )
     starts, events = states[: len(lengths)], states[len(lengths) :].split(lengths.tolist())
     return [torch.cat([start[None], rest]) for start, rest in zip(starts, events, strict=True)]
 
@@ -89,6 +96,10 @@ SUBJECTS = {
     "two_tower": TWO_TOWER,
     "two_tower_crossed": dataclasses.replace(
         TWO_TOWER, build=partial(cases.two_tower, settings=CROSSED)
+    ),
+    "two_tower_long_term": Subject(cases.long_term, cases.long_term_batch, user_vectors),
+    "two_tower_long_term_crossed": Subject(
+        partial(cases.long_term, settings=CROSSED), cases.long_term_batch, user_vectors
     ),
     "user": USER,
     "user_pointwise": dataclasses.replace(USER, build=partial(cases.user, settings=POINTWISE)),

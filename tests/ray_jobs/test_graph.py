@@ -20,7 +20,7 @@ from ray_jobs.embed import as_read_by, embed, open_graph_model
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.sample import Cutoff, adjacency, log_of, neighborhoods, sampled
-from ray_jobs.train import graph_for_others, item_vectors, train
+from ray_jobs.train import item_vectors, train, upstream
 from ray_jobs.user_table import UserTable, embed_users
 
 SMALL = (
@@ -50,7 +50,7 @@ def graph_words(world_words: list[str], tmp_path_factory: pytest.TempPathFactory
 def trained(ray_cluster: None, graph_words: list[str]) -> tuple[Job, Artifact]:
     """A job, and an encoder trained for others."""
     job = start(graph_words)
-    return job, graph_for_others(job)
+    return job, upstream(job, "graph")
 
 
 def cutoff_of(job: Job) -> Cutoff:
@@ -269,7 +269,7 @@ def test_windows_that_overlap_are_refused_unless_told(graph_words: list[str]) ->
 
 def test_the_encoder_stays_when_settings_do(trained: tuple[Job, Artifact]) -> None:
     job, graph = trained
-    assert graph_for_others(job).version == graph.version
+    assert upstream(job, "graph").version == graph.version
     assert current(job.root, "graph").version == graph.version
 
 

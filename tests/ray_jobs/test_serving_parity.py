@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from data.contract import artifact
+from data.contract.schema import USER_COLUMN
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
 from data.trends import Trends
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
+from models.user_encoder import UserEncoder, UserSettings
+from ray_jobs.embed import user_days
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.job import start
 from ray_jobs.export import export
@@ -41,7 +44,10 @@ def publish_model(root: Path, kind: str, core: Any, settings: Any, dataset: Data
         values[:5] = 0
         values[7::5] = 0
         weights[f"tables.{table.name}"] = values
-    fields = {"settings": {kind: to_tree(settings)}, "id_space": dataset.artifact.manifest.id_space}
+    fields: dict[str, Any] = {"settings": {kind: to_tree(settings)}}
+    fields["id_space"] = dataset.artifact.manifest.id_space
+    if dataset.user_vectors is not None:
+        fields["parents"] = [dataset.user_vectors.reference()]
     with artifact.publish(root, kind, "m1", **fields) as draft:
         save_file(weights, draft.path / "model.safetensors")
     artifact.point(root, artifact.read(root / kind / "m1"))
@@ -53,12 +59,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("root")
     artifact.point(root, publish_dataset(root, TinyLog()))
     dataset = Dataset.open(root)
+    job = start([f"root={root}", "windows.graph=[1, 90]", "windows.user=[1, 60]"])
+    user = UserSettings(dim=12, id_dim=8)
+    user = replace(user, sequence=replace(user.sequence, max_length=9))
+    publish_model(root, "user", UserEncoder(user, dataset.vocabulary), user, dataset)
+    days = user_days(job, dataset, artifact.current(root, "user"))
+    dataset = dataset.with_vectors(None, days)
     two_tower, ranker = TwoTowerSettings(dim=16, id_dim=8), RankerSettings(dim=16, id_dim=8)
     two_tower = replace(two_tower, sequence=replace(two_tower.sequence, max_length=12))
     ranker = replace(ranker, sequence=replace(ranker.sequence, max_length=7))
     publish_model(root, "two_tower", TwoTower(two_tower, dataset.vocabulary), two_tower, dataset)
     publish_model(root, "ranker", Ranker(ranker, dataset.vocabulary), ranker, dataset)
-    job = start([f"root={root}", "windows.graph=[1, 90]"])
     index(job, export(job))
     feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
     yield SimpleNamespace(
@@ -75,6 +86,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def user_of(made: SimpleNamespace, user_id: int) -> User:
     funnel = made.feed._switch.funnel
     return funnel.users.read(user_id, made.feed.store, funnel.clock.now_ms())
+
+
+def vector_of(made: SimpleNamespace, user: User) -> Any:
+    """A user's vector on the day after the log, by the training code."""
+    calendar = made.dataset.calendar
+    moment = np.array([calendar.start_ms(calendar.num_days + 1)])
+    return made.retriever.user_vectors(user.events, np.array([user.row]), moment)[0]
 
 
 def impressions(user: User, rows: Any) -> pa.Table:
@@ -99,8 +117,19 @@ def test_item_vectors_are_those_of_training(made: SimpleNamespace) -> None:
 @pytest.mark.parametrize("user_id", [1, 3, 20, 50])
 def test_user_vectors_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
     user = user_of(made, user_id)
-    expected = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    expected = vector_of(made, user)
     np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+
+
+def test_users_differ_by_their_long_term_vectors(made: SimpleNamespace) -> None:
+    """Else the tests here would not notice if they were left out."""
+    users = made.feed._switch.funnel.bundle.users
+    vectors = users.gather(np.arange(made.dataset.user_ids.rows))[f"user.{USER_COLUMN}"]
+    assert len(np.unique(vectors.round(3), axis=0)) > 30
+    user = user_of(made, 3)
+    moment = np.array([made.dataset.calendar.first_day_ms])
+    before = made.retriever.user_vectors(user.events, np.array([user.row]), moment)[0]
+    assert not np.allclose(before, vector_of(made, user), atol=1e-3)
 
 
 def test_priors_are_those_of_training_on_the_day_after_the_log(made: SimpleNamespace) -> None:
@@ -114,7 +143,7 @@ def test_priors_are_those_of_training_on_the_day_after_the_log(made: SimpleNames
 def test_retrieval_scores_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
     user, funnel = user_of(made, user_id), made.feed._switch.funnel
     rows, scores = funnel.catalogue.nearest(funnel._tower(user), 50, np.zeros(0, np.int64), 1.0)
-    vector = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    vector = vector_of(made, user)
     priors = made.retriever.priors(made.dataset.calendar.num_days + 1)
     expected = made.retriever.item_vectors[rows] @ vector + priors[rows]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
@@ -136,7 +165,7 @@ def test_a_user_without_events_is_served_what_training_says(made: SimpleNamespac
     user_id = 1 + int(np.flatnonzero(lengths == 0)[0])
     user = user_of(made, user_id)
     assert len(user.events.item) == 0
-    expected = made.retriever.user_vectors(user.events, np.array([user.row]))[0]
+    expected = vector_of(made, user)
     np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
 
 
