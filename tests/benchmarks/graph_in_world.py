@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.contract.artifact import has_current
-from data.contract.settings import build, to_tree
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.slices import Slice, slice_recall
@@ -27,16 +26,18 @@ from data.trends import Trends
 from models.metrics import per_query
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.job import start
 from ray_jobs.engine.subject import Subject
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate
 from ray_jobs.train import train
+from tests.benchmarks.arms import changed
 from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
     from data.queries import Queries
     from data.ranking import Scorer
+    from ray_jobs.engine.job import Job
 
 K = 10
 AGES = ("older", "after the graph's window")
@@ -56,11 +57,13 @@ class Found:
 
 
 def judged(job: Job, seed: int, graph: bool, mode: str = "materialised") -> Found:
-    """Trains one retriever and ranks the catalogue for all users of the reported part."""
-    tree = to_tree(job.settings) | {"seed": seed}
-    tree["two_tower"]["graph_vectors"] = graph
-    tree["graph"]["sampling"] = mode
-    own = Job(build(type(job.settings), tree), job.arguments, job.root)
+    """Trains one retriever and judges it."""
+    words = {"two_tower.graph_vectors": graph, "graph.sampling": mode}
+    return judged_retriever(changed(job, words, seed))
+
+
+def judged_retriever(own: Job) -> Found:
+    """Trains a retriever and ranks the catalogue for all users of the reported part."""
     trained = train(own, "two_tower", move_pointer=False)
     subject = Subject.open(own, ("two_tower",), {"two_tower": trained})
     queries = build_queries(subject.log, TEST, 1_000_000)

@@ -13,19 +13,13 @@ steps against as many negatives, fewer of both than by default. The last line is
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from data.contract.artifact import has_current
-from data.contract.settings import build, merge, nest, to_tree
 from data.graph.pruning import first_interests
 from data.pinnersage import PinnerSage, PinnerSageSettings
 from data.queries import build_queries
@@ -35,20 +29,20 @@ from data.sources import world_tables
 from data.splits import TEST
 from models.metrics import per_query, retrieval_metrics
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.job import start
 from ray_jobs.engine.subject import Subject
 from ray_jobs.engine.user_evaluation import asked_users, share_found
 from ray_jobs.prepare import prepare
-from ray_jobs.settings import Settings
 from ray_jobs.simulate import simulate
 from ray_jobs.train import train
+from tests.benchmarks.arms import changed, on_each_core
 from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from multiprocessing.queues import Queue
 
     from data.ranking import Scorer
+    from ray_jobs.engine.job import Job
 
 K, CLUSTERS = 10, (5, 20)
 MOST_USERS = 5000
@@ -146,10 +140,7 @@ def judged(subject: Subject, scorer: Scorer, more: Sequence[str] = ()) -> Judged
 
 def trained(job: Job, words: dict[str, Any], seed: int) -> Subject:
     """An arm under a seed, and what it is judged on."""
-    tree = merge(to_tree(job.settings), {"seed": seed})
-    for key, value in words.items():
-        tree = merge(tree, nest(key, value))
-    own = Job(build(Settings, tree), job.arguments, job.root)
+    own = changed(job, words, seed)
     artifact = train(own, "user", move_pointer=False, alone=True)
     return Subject.open(own, ("user",), {"user": artifact})
 
@@ -206,31 +197,9 @@ def losses(arms: dict[str, list[Judged]]) -> dict[str, Any]:
     return shown
 
 
-def judged_arms(words: list[str], names: list[str], seeds: int) -> dict[str, list[Judged]]:
-    """All arms under all seeds, as many at a time as there are cores."""
-    context = multiprocessing.get_context("spawn")
-    cores: Queue[int] = context.Queue()
-    own = sorted(os.sched_getaffinity(0))
-    for core in own:
-        cores.put(core)
-    with ProcessPoolExecutor(len(own), context, _on_a_core, (cores,)) as pool:
-        runs = [
-            pool.submit(_judged_by_words, words, name, seed, more_of(name, names))
-            for seed in range(seeds)
-            for name in names
-        ]
-        shown = track(runs, "arms", console=Console(stderr=True))
-        done = [run.result() for run in shown]
-    return {name: done[at :: len(names)] for at, name in enumerate(names)}
-
-
-def _on_a_core(cores: Queue[int]) -> None:
-    """Keeps a process to a core, so that it and the libraries in it work with one thread."""
-    os.sched_setaffinity(0, {cores.get()})
-
-
-def _judged_by_words(words: list[str], name: str, seed: int, more: Sequence[str]) -> Judged:
-    return judged_arm(start(words), name, seed, more)
+def judged_by_words(words: list[str], names: list[str], name: str, seed: int) -> Judged:
+    """An arm among others, in a process of its own."""
+    return judged_arm(start(words), name, seed, more_of(name, names))
 
 
 def more_of(name: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -248,7 +217,8 @@ def main() -> None:
     job = start(words)
     if not has_current(job.root, "dataset"):
         prepare(job, world_tables(simulate(job).path))
-    arms = judged_arms(words, chosen.split(",") if chosen else list(ARMS), seeds)
+    names = chosen.split(",") if chosen else list(ARMS)
+    arms = on_each_core(judged_by_words, (words, names), names, seeds)
     pinnersage = {f"pinnersage_{n}": [clustered(job, n)] * seeds for n in CLUSTERS}
     default = arms.get(DENSE)
     line = {

@@ -10,6 +10,7 @@ from data.contract.artifact import Artifact
 from data.dataset import Dataset
 from data.timelines import events_from
 from ray_jobs import user_table
+from ray_jobs.engine import user_blocks
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.evaluate import evaluate
@@ -130,7 +131,7 @@ def test_an_interrupted_table_goes_on_and_tasks_make_the_same(
     (work,) = (job.root / "checkpoints").glob("user_embeddings-*")
     kept = {path: path.stat().st_mtime_ns for path in work.glob("block-*")}
     monkeypatch.setattr(user_table, "_embed_block", real)
-    monkeypatch.setattr(user_table, "SMALL_LOG_USERS", 0)
+    monkeypatch.setattr(user_blocks, "SMALL_LOG_USERS", 0)
     seen = {}
 
     def assembled(*arguments: Any) -> int:

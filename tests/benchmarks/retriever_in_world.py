@@ -1,0 +1,88 @@
+"""Arms of the retriever: `python -m tests.benchmarks.retriever_in_world root=... seeds=3`.
+
+In the world of root= (made if absent) the retriever is trained in several ways, each a change of
+one thing. Recall@10 of the reported days over all users, of all positives and by the age of items.
+Differences from the default are paired by user. arms= names some arms; finished ones are found
+again, so an interrupted run goes on. Each core works on an arm of its own, after the models that
+retrievers are built on. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.contract.artifact import has_current
+from data.sources import world_tables
+from ray_jobs.engine.job import start
+from ray_jobs.prepare import prepare
+from ray_jobs.simulate import simulate
+from ray_jobs.train import sources_of
+from tests.benchmarks.arms import changed, on_each_core
+from tests.benchmarks.graph_in_world import AGES, Found, judged_retriever, row
+from tests.benchmarks.intervals import difference
+
+if TYPE_CHECKING:
+    from ray_jobs.engine.job import Job
+
+DEFAULT = "default"
+ARMS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "without graph vectors": {"two_tower.graph_vectors": False},
+    "without user vectors": {"two_tower.user_vectors": False},
+    "with user vectors": {"two_tower.user_vectors": True},
+    "masks": {"two_tower.crossing.layers": ["masks"]},
+    "masks and cross": {"two_tower.crossing.layers": ["masks+cross"]},
+    "fields": {"two_tower.crossing.layers": ["fields"]},
+    "two mixed layers": {"two_tower.crossing.layers": ["mlp+masks", "masks+fields+cross"]},
+}
+
+
+def judged_by_words(words: list[str], name: str, seed: int) -> Found:
+    """An arm in a process of its own."""
+    return judged_retriever(changed(start(words), ARMS[name], seed))
+
+
+def built_on(job: Job, names: list[str], seeds: int) -> None:
+    """Trains what the arms read, once for all of them."""
+    for seed in range(seeds):
+        for name in names:
+            sources_of(changed(job, ARMS[name], seed), "two_tower", alone=False)
+
+
+def mean_row(arm: list[Found], against: list[Found]) -> dict[str, Any]:
+    """What is printed of an arm: means over seeds."""
+    rows = [row(found) for found in arm]
+    means: dict[str, Any] = {key: float(np.mean([one[key] for one in rows])) for key in rows[0]}
+    if arm is not against:
+        columns = ([found.recall for found in made] for made in (arm, against))
+        means["difference"] = difference(*columns)
+    return means
+
+
+def main() -> None:
+    """Runs and prints."""
+    given = dict(word.split("=", 1) for word in sys.argv[1:])
+    seeds, chosen = int(given.pop("seeds", "3")), given.pop("arms", "")
+    words = [f"{key}={value}" for key, value in given.items()]
+    job = start(words)
+    if not has_current(job.root, "dataset"):
+        prepare(job, world_tables(simulate(job).path))
+    names = list(dict.fromkeys([DEFAULT, *(chosen.split(",") if chosen else ARMS)]))
+    built_on(job, names, seeds)
+    arms = on_each_core(judged_by_words, (words,), names, seeds)
+    line = {
+        "name": "retriever_in_world",
+        "seeds": seeds,
+        "users": len(arms[DEFAULT][0].recall),
+        "positives": dict(zip(AGES, arms[DEFAULT][0].positives, strict=True)),
+        "arms": {name: mean_row(arm, arms[DEFAULT]) for name, arm in arms.items()},
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
