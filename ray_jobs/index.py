@@ -34,6 +34,7 @@ from ray_jobs.engine.links import link
 from serve.bundle import KIND, embed_items, prior_of
 from serve.index import build_index
 from serve.medoids import FILES as MEDOID_FILES
+from serve.partitions import build_partitions
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
 
 CHUNK = 4096
+CONDITION_RECALL = 0.99
 
 
 def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
@@ -96,6 +98,7 @@ def _write_items(
     priors = all_priors(folder, dataset)
     built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")
+    write_conditions(folder, items, vectors, priors)
     arrays: dict[str, npt.NDArray[Any]] = {
         "item_embeddings": vectors,
         "item_priors": priors,
@@ -112,6 +115,19 @@ def _write_items(
         "metric": "inner_product",
         "metrics": {"recall@100": recall, "indexed_items": built.size},
     }
+
+
+def write_conditions(folder: Path, items: FeatureTable, vectors: Floats, priors: Floats) -> None:
+    """The items of each interest side by side (serve.partitions); nothing if none declares any."""
+    features = [f for f in items.features if f.name == "interests" and f.kind == "multi"]
+    if not features:
+        return
+    rows = np.arange(len(vectors))
+    columns = FeatureTable(items.side, tuple(features), items.columns).gather(rows)
+    values, lengths = (columns[f"item.interests.{part}"] for part in ("values", "lengths"))
+    if len(values):
+        owners = np.repeat(rows, lengths)
+        build_partitions(owners, values, vectors, priors, CONDITION_RECALL).save(folder)
 
 
 def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Floats:

@@ -11,6 +11,7 @@ Files under `<root>/bundles/<version>/`:
     similar.faiss             over the items' graph embeddings, where they have any
     live_items.npy            rows that may be served
     popular.npy, fresh.npy    rows, best and newest first
+    conditions.faiss, .npz    the same items by the interests that they carry
     medoids.npy, importance.npy  clusters of each user's past, where items have vectors
     items.arrow, users.arrow  encoded features by row
     ids/item, ids/user        id spaces
@@ -32,6 +33,7 @@ from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
 from serve.index import ItemIndex
 from serve.medoids import Medoids
+from serve.partitions import Partitions
 from serve.programs import Floats, Program, gather_rows, open_programs
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Bundle:
     index: ItemIndex
     similar: ItemIndex | None = None
     medoids: Medoids | None = None
+    partitions: Partitions | None = None
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -128,6 +131,10 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
     vocabulary = Vocabulary.from_tree(details["vocabulary"])
     calendar = details.get("calendar")
     item_ids, user_ids = IdSpace.open(path / "ids" / "item"), IdSpace.open(path / "ids" / "user")
+    item_embeddings, item_priors = (
+        _map(path / "item_embeddings.npy"),
+        _map(path / "item_priors.npy"),
+    )
     rows = {"item_id": item_ids.rows, "user_id": user_ids.rows}
     tables = {f.stem: _map(f) for f in sorted((path / "tables").glob("*.npy"))}
     return Bundle(
@@ -141,8 +148,8 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         histories=open_histories(path / "histories"),
         # A table has headroom for rows that the id space does not have yet.
         tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
-        item_embeddings=_map(path / "item_embeddings.npy"),
-        item_priors=_map(path / "item_priors.npy"),
+        item_embeddings=item_embeddings,
+        item_priors=item_priors,
         live_items=_map(path / "live_items.npy"),
         popular=_map(path / "popular.npy"),
         fresh=_map(path / "fresh.npy"),
@@ -150,6 +157,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         index=ItemIndex.open(path / "index.faiss"),
         similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
         medoids=Medoids.open(path),
+        partitions=Partitions.open(path, item_embeddings, item_priors),
     )
 
 

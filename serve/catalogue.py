@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = ("values", "lengths")
+NO_ITEMS = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,29 @@ class Catalogue:
         of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
         return self._with_posted(found, of_posted, k, exclude)
 
+    def under(
+        self, interests: Ints, query: Floats, k: int, exclude: Ints, prior: float = 0.0
+    ) -> tuple[Ints, Floats]:
+        """The k items nearest to `query` [D] that carry all interests, best first.
+
+        Args:
+            interests: hashes, at least one.
+            query: [D].
+            k: items wanted.
+            exclude: sorted rows.
+            prior: weight of the items' priors.
+        """
+        partitions = self._bundle.partitions
+        if partitions is None:
+            return NO_ITEMS
+        found = partitions.search(interests.tolist(), query, k, exclude, prior)
+        delta = self._delta
+        if not len(delta.ids):
+            return found
+        others = self.first_posted_row + np.flatnonzero(~_carry(delta.features, interests))
+        of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
+        return self._with_posted(found, of_posted, k, np.union1d(exclude, others))
+
     def similar(self, row: Ints, k: int, exclude: Ints) -> tuple[Ints, Floats]:
         """The k items most like the one of `row` [1]: by graph embedding where there are any.
 
@@ -224,6 +248,17 @@ class Catalogue:
         scores = np.concatenate([found[1], of_posted[allowed]])
         best = np.argsort(-scores, kind="stable")[:k]
         return rows[best], scores[best]
+
+
+def _carry(features: FeatureTable, interests: Ints) -> Mask:
+    """Which items carry all interests."""
+    rows = np.arange(len(next(iter(features.columns.values()))))
+    columns = features.gather(rows)
+    values, lengths = (np.asarray(columns[f"item.interests.{part}"]) for part in PARTS)
+    owner = np.repeat(rows, lengths)
+    counts = [np.bincount(owner[values == one], minlength=len(rows)) > 0 for one in interests]
+    carried: Mask = np.logical_and.reduce(counts)
+    return carried
 
 
 def _overlay(arrays: dict[str, Any], posted: dict[str, Any], where: Mask) -> None:

@@ -164,24 +164,34 @@ class PinnerSage:
 
 
 class Interests:
-    """Most popular items that carry one of the context's interests."""
+    """Items that carry one of the context's interests: nearest to the user, or most popular."""
 
     name = "interests"
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
         self._values, self._rows = _inverted(bundle)
+        self._partitioned = bundle.partitions is not None
+        self._catalogue = catalogue
 
     def applies(self, query: Query) -> bool:
         """When interests are named and items declare them."""
         return bool(query.context.interests) and len(self._rows) > 0
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """All interests together, in the order of popularity."""
+        """The interests in turns; of users of whom nothing is known, in the order of popularity."""
         wanted = np.sort(hash_interests(query.context.interests or []))
+        if query.user.is_new or not self._partitioned:
+            return self._popular(wanted, limit + len(query.exclude))
+        asked = (query.user_vector, limit, query.exclude, 1.0)
+        near = (self._catalogue.under(one, *asked) for one in wanted[:, None])
+        lists = [Found(str(at), *found) for at, found in enumerate(near)]
+        return head(self.name, merge(lists, query.exclude, {}, limit).rows, limit)
+
+    def _popular(self, wanted: Ints, limit: int) -> Found:
         start = np.searchsorted(self._values, wanted)
         end = np.searchsorted(self._values, wanted, side="right")
         places = [self._rows[a:b] for a, b in zip(start, end, strict=True)]
-        return head(self.name, np.concatenate(places), limit + len(query.exclude))
+        return head(self.name, np.concatenate(places), limit)
 
 
 def hash_interests(interests: Sequence[int | str]) -> Ints:
@@ -260,7 +270,7 @@ def open_sources(
         Related(catalogue),
         TwoTower(catalogue),
         PinnerSage(bundle, catalogue),
-        Interests(bundle),
+        Interests(bundle, catalogue),
         Popular(bundle),
         Fresh(bundle, catalogue),
         *(_open_own(path, bundle, catalogue) for path in own),

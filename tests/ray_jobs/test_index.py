@@ -14,8 +14,10 @@ from ray_jobs.engine.job import Job
 from ray_jobs.index import index
 from serve.bundle import Bundle
 from serve.feed import Feed
-from serve.messages import RecommendRequest
+from serve.messages import Context, Item, RecommendRequest
 from serve.settings import ServeSettings
+from serve.sources import Interests, hash_interests
+from serve.stages import Trace
 from tests.tiny_root import (
     DIM,
     NEWEST,
@@ -25,6 +27,8 @@ from tests.tiny_root import (
     write_ranker,
     write_towers,
 )
+
+NONE = np.zeros(0, np.int64)
 
 
 def publish_export(root: Path, log: TinyLog, dataset: artifact.Artifact) -> artifact.Artifact:
@@ -130,6 +134,37 @@ def test_items_like_the_medoids_are_a_source(made: SimpleNamespace) -> None:
     feed.close()
     assert answer.debug is not None
     assert answer.debug["kept"]["pinnersage"] >= 5
+
+
+def test_under_an_interest_the_nearest_items_that_carry_it_are_found(made: SimpleNamespace) -> None:
+    settings = ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0})
+    feed = Feed(made.root, settings, background=False)
+    feed.post_items(
+        [
+            Item(item_id=5000, content=[0.5] * 8, interests=["topic3"]),
+            Item(item_id=5001, content=[0.5] * 8, interests=["topic4"]),
+        ]
+    )
+    funnel = feed._switch.funnel
+    catalogue, bundle = funnel.catalogue, funnel.bundle
+    query = funnel.query(RecommendRequest(user_id=3), Trace())
+    interests = hash_interests(["topic3"])
+    rows, scores = catalogue.under(interests, query.user_vector, 500, query.exclude, 1.0)
+    carry = [
+        i for i, held in enumerate(made.log.item_table["interests"].to_pylist()) if "topic3" in held
+    ]
+    wanted = catalogue.rows_of([*made.log.item_table["item_id"].take(carry).to_pylist(), 5000])
+    assert sorted(rows.tolist()) == np.setdiff1d(wanted, query.exclude).tolist()
+    expected = catalogue.embeddings(rows) @ query.user_vector + catalogue.priors(rows)
+    assert scores == pytest.approx(expected, abs=1e-5)
+    both = catalogue.under(hash_interests(["topic3", "topic4"]), query.user_vector, 9, NONE, 1.0)
+    assert len(both[0]) == 0
+    context = Context(interests=["topic3", "topic1"])
+    asked = funnel.query(RecommendRequest(user_id=3, context=context), Trace())
+    found = Interests(bundle, catalogue)(asked, 20).rows
+    feed.close()
+    assert set(found[:2].tolist()) >= {int(rows[0])}
+    assert len(set(found.tolist())) == 20
 
 
 def test_programs_are_linked_and_those_of_torch_left_out(made: SimpleNamespace) -> None:

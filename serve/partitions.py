@@ -1,0 +1,255 @@
+"""Best items under a condition: the items of each condition lie side by side.
+
+A condition is an interest that items carry. Its items are a partition, scanned as a whole when it
+is small, else an inverted file of its own, of which as many lists are visited as its recall asks
+for. So a search costs what its partition costs, however rare the condition is, and nothing is
+filtered afterwards (METHODS 6.6). In the partitions vectors have 8 bits a number; what they find is
+scored again exactly. Memory: D + 9 bytes an item and condition, beside the vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import faiss
+import numpy as np
+
+from data.contract.encode import Ints
+from serve.programs import Floats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LISTS_FILE, ARRAYS_FILE = "conditions.faiss", "conditions.npz"
+SCAN = 20_000  # below, one list is as fast as an inverted file
+PER_LIST = 256
+REFINE = 2  # candidates by 8 bits for each item asked for
+DEPTH, QUERIES = 100, 100
+NONE = np.zeros(0, np.int64), np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Partitions:
+    """The items of all conditions.
+
+    Attributes:
+        lists: an inverted file whose lists belong to one condition each.
+        keys: ascending hashes of the conditions, [C].
+        first_list: where the lists of each begin, [C + 1].
+        centroids: of the lists, [L, D + 1].
+        sizes: items of each, [C].
+        probes: lists that a search of each visits, [C].
+        vectors: of all rows, [rows, D].
+        priors: of all rows, [rows].
+    """
+
+    lists: Any
+    keys: Ints
+    first_list: Ints
+    centroids: Floats
+    sizes: Ints
+    probes: Ints
+    vectors: Floats
+    priors: Floats
+
+    @classmethod
+    def open(cls, folder: Path, vectors: Floats, priors: Floats) -> Self | None:
+        """Those of a bundle; None where its items carry no conditions."""
+        if not (folder / LISTS_FILE).is_file():
+            return None
+        with np.load(folder / ARRAYS_FILE) as arrays:
+            columns = dict(arrays)
+        lists = faiss.read_index(str(folder / LISTS_FILE))
+        return cls(lists, **columns, vectors=vectors, priors=priors)
+
+    def save(self, folder: Path) -> None:
+        """Writes what `open` reads, without the vectors."""
+        faiss.write_index(self.lists, str(folder / LISTS_FILE))
+        names = ("keys", "first_list", "centroids", "sizes", "probes")
+        np.savez(folder / ARRAYS_FILE, **{name: getattr(self, name) for name in names})
+
+    def size(self, condition: int) -> int:
+        """Items that carry a condition."""
+        at = self._place(condition)
+        return 0 if at is None else int(self.sizes[at])
+
+    def search(
+        self,
+        conditions: Sequence[int],
+        query: Floats,
+        k: int,
+        exclude: Ints,
+        prior: float = 0.0,
+    ) -> tuple[Ints, Floats]:
+        """The k best items that carry all conditions and are not excluded, or as many as found.
+
+        Args:
+            conditions: hashes, at least one.
+            query: [D].
+            k: items wanted.
+            exclude: sorted rows.
+            prior: weight of the items' priors.
+
+        Returns:
+            Rows and scores, best first.
+        """
+        places = [self._place(condition) for condition in dict.fromkeys(conditions)]
+        known = sorted((p for p in places if p is not None), key=lambda at: int(self.sizes[at]))
+        if len(known) < len(places):
+            return NONE
+        least, others = known[0], tuple(known[1:])
+        members, share = _both(self, least, others) if others else (None, 1.0)
+        rows = self._found(least, np.append(query, np.float32(prior)), k, exclude, members, share)
+        scores = self.vectors[rows] @ query + np.float32(prior) * self.priors[rows]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return rows[best], scores[best]
+
+    def _place(self, condition: int) -> int | None:
+        at = int(np.searchsorted(self.keys, condition))
+        return at if at < len(self.keys) and self.keys[at] == condition else None
+
+    def rows(self, at: int) -> Ints:
+        """Item rows of a condition, in no order."""
+        own = range(self.first_list[at], self.first_list[at + 1])
+        inverted = self.lists.invlists
+        parts = [
+            faiss.rev_swig_ptr(inverted.get_ids(number), inverted.list_size(number)).copy()
+            for number in own
+            if inverted.list_size(number)
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _found(
+        self, at: int, query: Floats, k: int, exclude: Ints, members: Any, share: float
+    ) -> Ints:
+        """Rows near the query by 8 bits, more lists being visited until there are enough."""
+        count = int(self.first_list[at + 1] - self.first_list[at])
+        fetch = min(REFINE * k + len(exclude), int(self.sizes[at]))
+        visits = min(count, int(np.ceil(self.probes[at] / max(share, 1 / count))))
+        while fetch:
+            rows = self._scan(query, self._nearest(at, query, visits), fetch, members)
+            rows = rows[~np.isin(rows, exclude)]
+            if len(rows) >= k or visits == count:
+                return rows
+            visits = min(count, 4 * visits)
+        return NONE[0]
+
+    def _nearest(self, at: int, query: Floats, visits: int) -> Ints:
+        first, end = self.first_list[at], self.first_list[at + 1]
+        if visits >= end - first:
+            return np.arange(first, end)
+        near: Ints = np.argpartition(-(self.centroids[first:end] @ query), visits - 1)[:visits]
+        return first + near
+
+    def _scan(self, query: Floats, lists: Ints, fetch: int, members: Any) -> Ints:
+        """What the lists hold nearest to the query, of the members only if they are given."""
+        query = np.ascontiguousarray(query, np.float32)
+        scores, rows = np.empty(fetch, np.float32), np.empty(fetch, np.int64)
+        choice = {"nprobe": len(lists)}
+        if members is not None:
+            choice["sel"] = faiss.IDSelectorBitmap(members)
+        parameters = faiss.SearchParametersIVF(**choice)  # type: ignore[call-arg]
+        visited = np.ascontiguousarray(lists, np.int64), np.zeros(len(lists), np.float32)
+        pointers = map(faiss.swig_ptr, visited)
+        found = map(faiss.swig_ptr, (scores, rows))
+        self.lists.search_preassigned_c(
+            1, faiss.swig_ptr(query), fetch, *pointers, *found, False, parameters
+        )
+        return rows[rows >= 0]
+
+
+def _both(partitions: Partitions, at: int, others: tuple[int, ...]) -> tuple[Any, float]:
+    """A bitmap of the rows that carry all other conditions, and their share of the one at `at`."""
+    marks = np.ones(len(partitions.vectors), bool)
+    for other in others:
+        mine = np.zeros(len(marks), bool)
+        mine[partitions.rows(other)] = True
+        marks &= mine
+    share = float(marks[partitions.rows(at)].mean())
+    return np.packbits(marks, bitorder="little"), share
+
+
+def build_partitions(
+    owners: Ints, conditions: Ints, vectors: Floats, priors: Floats, recall: float
+) -> Partitions:
+    """Lays the items of each condition side by side.
+
+    Args:
+        owners: rows of items, [P].
+        conditions: hash of a condition that each carries, [P].
+        vectors: of all rows, [rows, D].
+        priors: of all rows, [rows].
+        recall: share of the exact best 100 that a search of a large condition shall find.
+    """
+    pairs = np.unique(np.stack([conditions, owners], 1), axis=0)
+    keys, starts = np.unique(pairs[:, 0], return_index=True)
+    columns = np.column_stack([vectors, priors]).astype(np.float32)
+    members = np.split(pairs[:, 1], starts[1:])
+    centroids = [_centroids(columns[rows]) for rows in members]
+    first_list = np.concatenate([[0], np.cumsum([len(found) for found in centroids])])
+    built = Partitions(
+        _lists(np.concatenate(centroids), columns),
+        keys,
+        first_list,
+        np.concatenate(centroids),
+        np.array([len(rows) for rows in members]),
+        np.ones(len(keys), np.int64),
+        vectors,
+        priors,
+    )
+    for at, rows in enumerate(members):
+        nearest = np.argmax(columns[rows] @ centroids[at].T, 1)
+        _add(built.lists, columns[rows], rows, first_list[at] + nearest)
+    probes = [_probes(built, at, rows, recall) for at, rows in enumerate(members)]
+    return replace(built, probes=np.array(probes))
+
+
+def _centroids(members: Floats) -> Floats:
+    """Of the lists of a condition: one for a small one."""
+    count = len(members) // PER_LIST if len(members) > SCAN else 1
+    if count == 1:
+        return members.mean(0, keepdims=True)
+    clustering = faiss.Kmeans(members.shape[1], count, niter=8, spherical=True, seed=0)
+    clustering.train(members)
+    centroids: Floats = clustering.centroids
+    return centroids
+
+
+def _lists(centroids: Floats, columns: Floats) -> Any:
+    """Empty lists; the range of each number is learnt from the catalogue."""
+    quantizer = faiss.IndexFlatIP(columns.shape[1])
+    quantizer.add(centroids)
+    kind = faiss.ScalarQuantizer.QT_8bit
+    shape = columns.shape[1], len(centroids), kind, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFScalarQuantizer(quantizer, *shape, False)
+    index.train(columns)
+    return index
+
+
+def _add(index: Any, members: Floats, rows: Ints, lists: Ints) -> None:
+    given = np.ascontiguousarray(members), rows.astype(np.int64), lists.astype(np.int64)
+    index.add_core(len(rows), *map(faiss.swig_ptr, given))
+
+
+def _probes(built: Partitions, at: int, rows: Ints, recall: float) -> int:
+    """Fewest lists, doubled each time, that find enough of the exact best."""
+    count = int(built.first_list[at + 1] - built.first_list[at])
+    if count == 1:
+        return 1
+    asked = np.linspace(0, len(built.vectors) - 1, QUERIES).astype(np.int64)
+    queries = built.vectors[asked]
+    scores = queries @ built.vectors[rows].T + built.priors[rows]
+    wanted = rows[np.argpartition(-scores, DEPTH, 1)[:, :DEPTH]]
+    visits = max(1, count // 64)
+    while visits < count:
+        trial = replace(built, probes=np.full(len(built.keys), visits))
+        found = [
+            trial.search([int(built.keys[at])], query, DEPTH, NONE[0], 1.0)[0] for query in queries
+        ]
+        shares = [np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]
+        if np.mean(shares) >= recall:
+            break
+        visits *= 2
+    return min(visits, count)
