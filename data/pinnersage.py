@@ -130,7 +130,7 @@ def unit_vectors(items: FeatureTable, rows: int) -> Floats | None:
     Returns:
         float32[rows, D], zeros for the rows without a vector; None without such a column.
     """
-    columns = [f for f in items.features if f.kind == "vector"]
+    columns = tuple(f for f in items.features if f.kind == "vector")
     if not columns:
         return None
     own = FeatureTable(items.side, columns[-1:], items.columns)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from data.contract.encode import Floats, Ints
 from data.contract.schema import Calendar
@@ -18,6 +19,8 @@ from data.trends import days_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Halves = npt.NDArray[np.float16]
 
 KEYS, VECTORS = "keys.npy", "vectors.npy"
 DAY_BITS = 20  # a million days; the user's row stands above them
@@ -34,7 +37,7 @@ class UserDays:
     """
 
     keys: Ints
-    vectors: Floats
+    vectors: Halves
     calendar: Calendar
 
     @classmethod
@@ -66,7 +69,7 @@ class UserDays:
             vectors[known] = self.vectors[at[known]]
         return vectors
 
-    def newest(self, rows: int) -> Floats:
+    def newest(self, rows: int) -> Halves:
         """The last vector of each of so many user rows, float16[rows, D]; zeros without one."""
         vectors = np.zeros((rows, self.dim), np.float16)
         users = self.keys >> DAY_BITS

@@ -124,7 +124,8 @@ def write_conditions(folder: Path, items: FeatureTable, vectors: Floats, priors:
         return
     rows = np.arange(len(vectors))
     columns = FeatureTable(items.side, tuple(features), items.columns).gather(rows)
-    values, lengths = (columns[f"item.interests.{part}"] for part in ("values", "lengths"))
+    parts = (f"item.interests.{part}" for part in ("values", "lengths"))
+    values, lengths = (np.asarray(columns[part], np.int64) for part in parts)
     if len(values):
         owners = np.repeat(rows, lengths)
         build_partitions(owners, values, vectors, priors, CONDITION_RECALL).save(folder)

@@ -31,9 +31,13 @@ from ray_jobs.train import BUILT, MODELS, Model, reads_graph, reads_users, train
 from serve.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from ray_jobs.settings import Settings
+
 NEXT_DAY_FILE = "next_day.json"
+READ: dict[Model, Callable[[Settings, Model], bool]] = {"graph": reads_graph, "user": reads_users}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +102,10 @@ def main(job: Job) -> dict[str, Any]:
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model
     chosen = (alone,) if alone else BUILT
-    for before, reads in (("graph", reads_graph), ("user", reads_users)):
+    for read_by, reads in READ.items():
         if any(reads(job.settings, model) for model in chosen):
-            with job.stage(f"train {before}"):
-                upstream(job, before)
+            with job.stage(f"train {read_by}"):
+                upstream(job, read_by)
     for model in chosen:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None

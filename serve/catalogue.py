@@ -254,7 +254,7 @@ def _carry(features: FeatureTable, interests: Ints) -> Mask:
     """Which items carry all interests."""
     rows = np.arange(len(next(iter(features.columns.values()))))
     columns = features.gather(rows)
-    values, lengths = (np.asarray(columns[f"item.interests.{part}"]) for part in PARTS)
+    values, lengths = (np.asarray(columns[f"item.interests.{p}"], np.int64) for p in PARTS)
     owner = np.repeat(rows, lengths)
     counts = [np.bincount(owner[values == one], minlength=len(rows)) > 0 for one in interests]
     carried: Mask = np.logical_and.reduce(counts)

@@ -140,24 +140,27 @@ class Partitions:
         first, end = self.first_list[at], self.first_list[at + 1]
         if visits >= end - first:
             return np.arange(first, end)
-        near: Ints = np.argpartition(-(self.centroids[first:end] @ query), visits - 1)[:visits]
-        return first + near
+        near = np.argpartition(-(self.centroids[first:end] @ query), visits - 1)[:visits]
+        lists: Ints = first + near
+        return lists
 
     def _scan(self, query: Floats, lists: Ints, fetch: int, members: Any) -> Ints:
         """What the lists hold nearest to the query, of the members only if they are given."""
-        query = np.ascontiguousarray(query, np.float32)
+        query, lists = np.ascontiguousarray(query, np.float32), np.ascontiguousarray(lists)
         scores, rows = np.empty(fetch, np.float32), np.empty(fetch, np.int64)
-        choice = {"nprobe": len(lists)}
+        choice: Any = {"nprobe": len(lists)}
         if members is not None:
-            choice["sel"] = faiss.IDSelectorBitmap(members)
-        parameters = faiss.SearchParametersIVF(**choice)  # type: ignore[call-arg]
-        visited = np.ascontiguousarray(lists, np.int64), np.zeros(len(lists), np.float32)
-        pointers = map(faiss.swig_ptr, visited)
-        found = map(faiss.swig_ptr, (scores, rows))
-        self.lists.search_preassigned_c(
-            1, faiss.swig_ptr(query), fetch, *pointers, *found, False, parameters
-        )
+            choice["sel"] = _selector(members)
+        parameters = faiss.SearchParametersIVF(**choice)
+        ends = np.zeros(len(lists), np.float32)
+        given: list[Any] = [faiss.swig_ptr(array) for array in (lists, ends, scores, rows)]
+        self.lists.search_preassigned_c(1, faiss.swig_ptr(query), fetch, *given, False, parameters)
         return rows[rows >= 0]
+
+
+def _selector(marks: Any) -> Any:
+    """What a search may return: rows whose bits are set."""
+    return faiss.IDSelectorBitmap(marks)  # type: ignore[call-arg]
 
 
 def _both(partitions: Partitions, at: int, others: tuple[int, ...]) -> tuple[Any, float]:
@@ -200,8 +203,7 @@ def build_partitions(
         priors,
     )
     for at, rows in enumerate(members):
-        nearest = np.argmax(columns[rows] @ centroids[at].T, 1)
-        _add(built.lists, columns[rows], rows, first_list[at] + nearest)
+        _add(built.lists, columns[rows], rows, first_list[at], centroids[at])
     probes = [_probes(built, at, rows, recall) for at, rows in enumerate(members)]
     return replace(built, probes=np.array(probes))
 
@@ -210,11 +212,12 @@ def _centroids(members: Floats) -> Floats:
     """Of the lists of a condition: one for a small one."""
     count = len(members) // PER_LIST if len(members) > SCAN else 1
     if count == 1:
-        return members.mean(0, keepdims=True)
+        mean: Floats = members.mean(0, keepdims=True)
+        return mean
     clustering = faiss.Kmeans(members.shape[1], count, niter=8, spherical=True, seed=0)
     clustering.train(members)
-    centroids: Floats = clustering.centroids
-    return centroids
+    assert clustering.centroids is not None
+    return clustering.centroids
 
 
 def _lists(centroids: Floats, columns: Floats) -> Any:
@@ -228,9 +231,13 @@ def _lists(centroids: Floats, columns: Floats) -> Any:
     return index
 
 
-def _add(index: Any, members: Floats, rows: Ints, lists: Ints) -> None:
-    given = np.ascontiguousarray(members), rows.astype(np.int64), lists.astype(np.int64)
-    index.add_core(len(rows), *map(faiss.swig_ptr, given))
+def _add(index: Any, members: Floats, rows: Ints, first_list: int, centroids: Floats) -> None:
+    """Puts the items of a condition into the lists that they are nearest to."""
+    nearest = faiss.IndexFlatIP(centroids.shape[1])
+    nearest.add(centroids)
+    lists = first_list + nearest.search(members, 1)[1][:, 0]
+    given: list[Any] = [faiss.swig_ptr(array) for array in (members, rows, lists)]
+    index.add_core(len(rows), *given)
 
 
 def _probes(built: Partitions, at: int, rows: Ints, recall: float) -> int:

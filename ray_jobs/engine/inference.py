@@ -190,10 +190,9 @@ class Retriever:
     def _encode_states(self, windows: Windows, users: Ints) -> Floats:
         inputs = self._inputs(windows.events, users)
         states = self.core.user_tower.states(inputs)
-        asked = (torch.from_numpy(a) for a in (windows.target_window, windows.target_length))
-        return _numpy(
-            self.core.user_tower.project(states[token_of(*asked, inputs["history.lengths"])])
-        )
+        window, length = map(torch.from_numpy, (windows.target_window, windows.target_length))
+        tokens = token_of(window, length, inputs["history.lengths"])
+        return _numpy(self.core.user_tower.project(states[tokens]))
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
