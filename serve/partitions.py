@@ -187,9 +187,10 @@ def build_partitions(
         recall: share of the exact best 100 that a search of a large condition shall find.
     """
     pairs = np.unique(np.stack([conditions, owners], 1), axis=0)
-    keys, starts = np.unique(pairs[:, 0], return_index=True)
+    of_pairs, rows_of_pairs = np.ascontiguousarray(pairs.T)
+    keys, starts = np.unique(of_pairs, return_index=True)
     columns = np.column_stack([vectors, priors]).astype(np.float32)
-    members = np.split(pairs[:, 1], starts[1:])
+    members = np.split(rows_of_pairs, starts[1:])
     centroids = [_centroids(columns[rows]) for rows in members]
     first_list = np.concatenate([[0], np.cumsum([len(found) for found in centroids])])
     built = Partitions(

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.contract.artifact import has_current
+from data.dataset import Dataset
 from data.sources import world_tables
+from ray_jobs.embed import embed
 from ray_jobs.engine.job import start
 from ray_jobs.prepare import prepare
+from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.simulate import simulate
-from ray_jobs.train import sources_of
+from ray_jobs.train import reads_graph, sources_of, upstream
 from tests.benchmarks.arms import changed, on_each_core
 from tests.benchmarks.graph_in_world import AGES, Found, judged_retriever, row
 from tests.benchmarks.intervals import difference
@@ -47,10 +50,15 @@ def judged_by_words(words: list[str], name: str, seed: int) -> Found:
 
 
 def built_on(job: Job, names: list[str], seeds: int) -> None:
-    """Trains what the arms read, once for all of them."""
+    """Makes what the arms are trained on and judged with, once for all of them."""
+    dataset = Dataset.open(job.root)
     for seed in range(seeds):
         for name in names:
-            sources_of(changed(job, ARMS[name], seed), "two_tower", alone=False)
+            own = changed(job, ARMS[name], seed)
+            sources_of(own, "two_tower", alone=False)
+            if reads_graph(own.settings, "two_tower"):
+                cutoff = Cutoff.before_test(log_of(own, dataset).windows)
+                embed(own, dataset, upstream(own, "graph"), cutoff)
 
 
 def mean_row(arm: list[Found], against: list[Found]) -> dict[str, Any]:
