@@ -217,14 +217,15 @@ def as_read_by(job: Job, dataset: Dataset, model: Artifact, cutoff: Cutoff) -> D
 
 
 def user_days(job: Job, plain: Dataset, model: Artifact) -> Artifact:
-    """Embeddings of users by day, from the day on that the user model has not learnt from.
+    """Embeddings of users by day, from the first that models which read them learn from.
 
-    Its items are as of the end of its window.
+    The user model's items are as of the end of its window.
     """
     windows = log_of(job, plain).windows
     assert windows is not None
     read_by_model = as_read_by(job, plain, model, Cutoff(parts=(TRAIN,), day=windows.user[1]))
-    return embed_days(job, read_by_model, model, windows.user[1] + 1)
+    first_day = min(windows.user[1] + 1, windows.two_tower[0], windows.ranker[0])
+    return embed_days(job, read_by_model, model, first_day)
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from ray_jobs.engine.links import link
 from serve.bundle import KIND, embed_items, prior_of
 from serve.index import build_index
 from serve.medoids import FILES as MEDOID_FILES
-from serve.partitions import build_partitions
+from serve.partitions import build_partitions, carried
 from serve.programs import Floats, Program, gather_rows
 
 if TYPE_CHECKING:
@@ -118,17 +118,10 @@ def _write_items(
 
 
 def write_conditions(folder: Path, items: FeatureTable, vectors: Floats, priors: Floats) -> None:
-    """The items of each interest side by side (serve.partitions); nothing if none declares any."""
-    features = [f for f in items.features if f.name == "interests" and f.kind == "multi"]
-    if not features:
-        return
-    rows = np.arange(len(vectors))
-    columns = FeatureTable(items.side, tuple(features), items.columns).gather(rows)
-    parts = (f"item.interests.{part}" for part in ("values", "lengths"))
-    values, lengths = (np.asarray(columns[part], np.int64) for part in parts)
-    if len(values):
-        owners = np.repeat(rows, lengths)
-        build_partitions(owners, values, vectors, priors, CONDITION_RECALL).save(folder)
+    """The items of each interest side by side (serve.partitions); nothing if none carries any."""
+    owners, interests = carried(items, np.arange(len(vectors)))
+    if len(interests):
+        build_partitions(owners, interests, vectors, priors, CONDITION_RECALL).save(folder)
 
 
 def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Floats:

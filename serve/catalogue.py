@@ -17,6 +17,7 @@ from data.contract.encode import Arrays, FeatureTable, Ints, encode_trends, ragg
 from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
 from serve.bundle import Bundle, embed_items, prior_of
 from serve.ids import Mask, canonical, is_admitted, lookup
+from serve.partitions import NONE, carried
 from serve.posted_items import encode_items
 from serve.programs import Floats, gather_rows
 from serve.store import Document, ExternalId, Store
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = ("values", "lengths")
-NO_ITEMS = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +214,13 @@ class Catalogue:
         """
         partitions = self._bundle.partitions
         if partitions is None:
-            return NO_ITEMS
+            return NONE
         found = partitions.search(interests.tolist(), query, k, exclude, prior)
         delta = self._delta
         if not len(delta.ids):
             return found
-        others = self.first_posted_row + np.flatnonzero(~_carry(delta.features, interests))
+        carry = _carry(delta.features, np.arange(len(delta.ids)), interests)
+        others = self.first_posted_row + np.flatnonzero(~carry)
         of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
         return self._with_posted(found, of_posted, k, np.union1d(exclude, others))
 
@@ -250,15 +251,12 @@ class Catalogue:
         return rows[best], scores[best]
 
 
-def _carry(features: FeatureTable, interests: Ints) -> Mask:
-    """Which items carry all interests."""
-    rows = np.arange(len(next(iter(features.columns.values()))))
-    columns = features.gather(rows)
-    values, lengths = (np.asarray(columns[f"item.interests.{p}"], np.int64) for p in PARTS)
-    owner = np.repeat(rows, lengths)
-    counts = [np.bincount(owner[values == one], minlength=len(rows)) > 0 for one in interests]
-    carried: Mask = np.logical_and.reduce(counts)
-    return carried
+def _carry(features: FeatureTable, rows: Ints, interests: Ints) -> Mask:
+    """Which of the items at `rows` carry all interests."""
+    owner, values = carried(features, rows)
+    held = [np.bincount(owner[values == one], minlength=len(rows)) > 0 for one in interests]
+    all_of_them: Mask = np.logical_and.reduce(held)
+    return all_of_them
 
 
 def _overlay(arrays: dict[str, Any], posted: dict[str, Any], where: Mask) -> None:

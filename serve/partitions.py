@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import faiss
 import numpy as np
 
-from data.contract.encode import Ints
+from data.contract.encode import FeatureTable, Ints
 from serve.programs import Floats
 
 if TYPE_CHECKING:
@@ -69,11 +69,6 @@ class Partitions:
         faiss.write_index(self.lists, str(folder / LISTS_FILE))
         names = ("keys", "first_list", "centroids", "sizes", "probes")
         np.savez(folder / ARRAYS_FILE, **{name: getattr(self, name) for name in names})
-
-    def size(self, condition: int) -> int:
-        """Items that carry a condition."""
-        at = self._place(condition)
-        return 0 if at is None else int(self.sizes[at])
 
     def search(
         self,
@@ -172,6 +167,21 @@ def _both(partitions: Partitions, at: int, others: tuple[int, ...]) -> tuple[Any
         marks &= mine
     share = float(marks[partitions.rows(at)].mean())
     return np.packbits(marks, bitorder="little"), share
+
+
+def carried(items: FeatureTable, rows: Ints) -> tuple[Ints, Ints]:
+    """Which of the items at `rows` [N] carries which interest.
+
+    Returns:
+        Places among `rows` and hashes of interests, [P] each; nothing where none is declared.
+    """
+    features = tuple(f for f in items.features if f.name == "interests" and f.kind == "multi")
+    if not features:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    columns = FeatureTable(items.side, features, items.columns).gather(rows)
+    parts = (f"{items.side}.interests.{part}" for part in ("values", "lengths"))
+    values, lengths = (np.asarray(columns[part], np.int64) for part in parts)
+    return np.repeat(np.arange(len(rows)), lengths), values
 
 
 def build_partitions(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
-from data.contract.encode import FeatureTable, Ints, hash_values
+from data.contract.encode import Ints, hash_values
 from data.contract.settings import UserError
 from serve.candidates import Found, merge
 from serve.messages import Context
+from serve.partitions import carried
 from serve.retrieval import UserTower
 from serve.users import User
 
@@ -201,17 +202,10 @@ def hash_interests(interests: Sequence[int | str]) -> Ints:
 
 def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:
     """Sorted interest hashes, and the rows that carry them, popular ones first."""
-    features = tuple(
-        f for f in bundle.items.features if f.name == "interests" and f.kind == "multi"
-    )
-    if not features:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     rows = np.asarray(bundle.popular)
-    columns = FeatureTable("item", features, bundle.items.columns).gather(rows)
-    values = np.asarray(columns["item.interests.values"], np.int64)
-    carrying = np.repeat(rows, np.asarray(columns["item.interests.lengths"]))
+    owner, values = carried(bundle.items, rows)
     order = np.argsort(values, kind="stable")
-    return values[order], carrying[order]
+    return values[order], rows[owner[order]]
 
 
 class Popular:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,20 @@ def world_words(tmp_path_factory):
     job = start(words)
     prepare(job, world_tables(simulate(job).path))
     return words
+
+
+@pytest.fixture(scope="session")
+def shared_root(world_words, tmp_path_factory):
+    """Words of a new root that shares the prepared world: `shared_root("graphs", *more)`."""
+
+    def shared_root(name, *more):
+        root = tmp_path_factory.mktemp(name)
+        source = Path(world_words[0].removeprefix("root="))
+        for kind in ("world", "latents", "dataset", "item_ids", "user_ids"):
+            (root / kind).symlink_to(source / kind)
+        return [f"root={root}", *world_words[1:], *more]
+
+    return shared_root
 
 
 @pytest.fixture(scope="session")

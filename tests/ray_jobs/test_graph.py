@@ -1,6 +1,7 @@
 """The graph's jobs on a small world: sample, train, embed, whatever the mode and however often."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def graph_words(world_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def graph_words(shared_root: Callable[..., list[str]]) -> list[str]:
     """Words of a root that shares the prepared world, with room for graphs of its own."""
-    root = tmp_path_factory.mktemp("graphs")
-    source = Path(world_words[0].removeprefix("root="))
-    for kind in ("world", "dataset", "item_ids", "user_ids"):
-        (root / kind).symlink_to(source / kind)
-    return [f"root={root}", *world_words[1:], *SMALL]
+    return shared_root("graphs", *SMALL)
 
 
 @pytest.fixture(scope="module")

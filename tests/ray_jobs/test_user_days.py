@@ -1,6 +1,6 @@
 """Embeddings of users by day: made of one pass, the same as each by itself, read by the models."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def words(world_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def words(shared_root: Callable[..., list[str]]) -> list[str]:
     """Words of a root of its own that shares the prepared world."""
-    root = tmp_path_factory.mktemp("days")
-    source = Path(world_words[0].removeprefix("root="))
-    for kind in ("world", "latents", "dataset", "item_ids", "user_ids"):
-        (root / kind).symlink_to(source / kind)
-    return [f"root={root}", *world_words[1:], *SMALL]
+    return shared_root("days", *SMALL)
 
 
 @pytest.fixture(scope="module")

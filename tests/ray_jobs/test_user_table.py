@@ -1,6 +1,6 @@
 """The table of user embeddings: everybody once, then those who did something since."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def trained(
-    ray_cluster: None, world_words: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Job, Artifact]:
+def trained(ray_cluster: None, shared_root: Callable[..., list[str]]) -> tuple[Job, Artifact]:
     """A job on a root of its own that shares the prepared world, and a user model."""
-    root = tmp_path_factory.mktemp("users")
-    source = Path(world_words[0].removeprefix("root="))
-    for kind in ("world", "latents", "dataset", "item_ids", "user_ids"):
-        (root / kind).symlink_to(source / kind)
-    job = start([f"root={root}", *world_words[1:], *SMALL])
+    job = start(shared_root("users", *SMALL))
     return job, train(job, "user", alone=True)
 
 

@@ -102,7 +102,6 @@ def test_asking_for_more_than_there_is_gives_all(
 ) -> None:
     rows, _ = built.search([9], vectors[7], 500, NOBODY)
     assert sorted(rows.tolist()) == carried[9].tolist()
-    assert built.size(9) == len(carried[9])
     half = np.sort(carried[9][::2])
     rest, _ = built.search([9], vectors[7], 500, half)
     assert sorted(rest.tolist()) == sorted(set(carried[9].tolist()) - set(half.tolist()))
@@ -111,7 +110,6 @@ def test_asking_for_more_than_there_is_gives_all(
 def test_an_unknown_condition_finds_nothing(built: Partitions, vectors: Any) -> None:
     assert len(built.search([12345], vectors[7], 5, NOBODY)[0]) == 0
     assert len(built.search([11, 12345], vectors[7], 5, NOBODY)[0]) == 0
-    assert built.size(12345) == 0
 
 
 def test_files_hold_the_same(built: Partitions, vectors: Any, priors: Any, tmp_path: Path) -> None:
