@@ -97,7 +97,7 @@ class UserSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=_negatives)
     batch_size: Count = 32
-    epochs: Count = 12
+    epochs: Count = 16
     upstream_steps: Count = 300
     max_steps: Count | None = None
     learning_rate: Positive = 2e-3
