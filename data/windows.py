@@ -16,7 +16,7 @@ from data.contract.schema import DAY_MS, Calendar
 from data.contract.settings import UserError
 
 REFERENCE_DAYS = 180
-EMBEDDED = {"graph": "item", "user": "user"}
+EMBEDDED = {"graph": "item", "id": "ID", "user": "user"}
 
 Day = Annotated[int, Field(ge=1, le=REFERENCE_DAYS)]
 Days = tuple[Day, Day]
@@ -32,6 +32,8 @@ class WindowSettings:
         test: days that are reported.
         graph: edges and labels that item embeddings learn from, before what is built on them; alone
             (`model=graph`) they learn from `train`.
+        id: positives that ID embeddings learn from, before the retriever that reads them; alone
+            (`model=id`) those of `train`.
         user: positives that user embeddings predict, before what is built on them; alone
             (`model=user`) those of `train`.
         two_tower: positives the retriever learns from.
@@ -46,6 +48,7 @@ class WindowSettings:
     valid: Days = (153, 166)
     test: Days = (167, 180)
     graph: Days = (1, 118)
+    id: Days = (1, 118)
     user: Days = (1, 118)
     two_tower: Days = (119, 152)
     ranker: Days = (119, 148)
@@ -72,6 +75,7 @@ class Windows:
     valid: tuple[int, int]
     test: tuple[int, int]
     graph: tuple[int, int]
+    id: tuple[int, int]
     user: tuple[int, int]
     two_tower: tuple[int, int]
     ranker: tuple[int, int]
@@ -105,10 +109,10 @@ def refuse_overlap(settings: WindowSettings, windows: Windows, read: str) -> Non
     Args:
         settings: whether that is allowed.
         windows: of the log.
-        read: "graph" or "user", whose embeddings are read.
+        read: "graph", "id" or "user", whose embeddings are read; ID rows by the retriever alone.
     """
     last: int = getattr(windows, read)[1]
-    for name in ("two_tower", "ranker"):
+    for name in ("two_tower",) if read == "id" else ("two_tower", "ranker"):
         first = getattr(windows, name)[0]
         if first <= last and not settings.overlap:
             raise UserError(

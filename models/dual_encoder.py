@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from models.batch import Batch
     from models.export import Program
-    from models.interaction import CrossingSettings
-    from models.towers import ItemTower
     from models.trend_prior import TrendPrior
 
 MIN_TEMPERATURE = 0.01
@@ -57,15 +55,11 @@ class NegativeSettings:
 
 
 class DualSettings(Protocol):
-    """What the settings of both models say of the space, its towers and its loss."""
+    """What the settings of these models say of the space and its loss."""
 
     @property
     def dim(self) -> int:
         """Width of user and item embeddings."""
-
-    @property
-    def hidden(self) -> int:
-        """Width of the towers' hidden layers."""
 
     @property
     def id_dim(self) -> int:
@@ -76,10 +70,6 @@ class DualSettings(Protocol):
         """Share of ID rows that are zeroed in training."""
 
     @property
-    def crossing(self) -> CrossingSettings:
-        """How the fields of the towers are crossed."""
-
-    @property
     def temperature(self) -> float:
         """First value of the learnt temperature."""
 
@@ -88,7 +78,15 @@ class DualSettings(Protocol):
         """The pool of candidates."""
 
 
-class HistoryTower(nn.Module):
+class Tower(nn.Module):
+    """What is exported on its own."""
+
+    def program(self) -> Program:
+        """What is exported."""
+        raise NotImplementedError
+
+
+class HistoryTower(Tower):
     """A user tower: states after every prefix of the histories, and their way into the space."""
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -112,10 +110,6 @@ class HistoryTower(nn.Module):
         states = self.states(inputs).index_select(0, newest)
         return self.project(states, inputs.get(f"user.{USER_COLUMN}"))
 
-    def program(self) -> Program:
-        """What is exported."""
-        raise NotImplementedError
-
 
 class DualEncoder(nn.Module):
     """Both towers and the loss that trains them.
@@ -129,7 +123,7 @@ class DualEncoder(nn.Module):
     def __init__(
         self,
         settings: DualSettings,
-        towers: tuple[ItemTower, HistoryTower],
+        towers: tuple[Tower, HistoryTower],
         prior: TrendPrior | None = None,
     ) -> None:
         """Pairs the towers; `prior` is added to the scores. Raises UserError."""
@@ -137,6 +131,7 @@ class DualEncoder(nn.Module):
         if settings.temperature < MIN_TEMPERATURE:
             raise UserError(f"{self.name}.temperature must be at least {MIN_TEMPERATURE}")
         self.settings = settings
+        self.least_temperature = MIN_TEMPERATURE
         self.drop = RowDropout(settings.id_dropout)
         self.item_tower, self.user_tower = towers
         self.prior = prior
@@ -185,8 +180,8 @@ class DualEncoder(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """Of the scores, learnt, at least `MIN_TEMPERATURE`."""
-        return torch.exp(-self.log_scale).clamp(min=MIN_TEMPERATURE)
+        """Of the scores, learnt, at least `least_temperature`."""
+        return torch.exp(-self.log_scale).clamp(min=self.least_temperature)
 
     def target_weight(self, batch: Batch) -> Tensor:
         """How much each target counts, float32[T]."""

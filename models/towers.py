@@ -5,14 +5,14 @@ Shapes: B users with H events, U items, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.contract.schema import USER_COLUMN
-from models.dual_encoder import HistoryTower
+from models.dual_encoder import DualSettings, HistoryTower, Tower
 from models.events import EventEncoder
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, is_missing, keep_likeness
@@ -24,14 +24,26 @@ if TYPE_CHECKING:
 
     from data.contract.schema import Vocabulary
     from models.attention import Layout
-    from models.dual_encoder import DualSettings
+    from models.interaction import CrossingSettings
     from models.two_tower import TwoTowerSettings
 
 
-class ItemTower(nn.Module):
+class TowerSettings(DualSettings, Protocol):
+    """What the settings say of the towers that read features."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the towers' hidden layers."""
+
+    @property
+    def crossing(self) -> CrossingSettings:
+        """How the fields of the towers are crossed."""
+
+
+class ItemTower(Tower):
     """ID row and features of items -> unit vectors."""
 
-    def __init__(self, settings: DualSettings, vocabulary: Vocabulary) -> None:
+    def __init__(self, settings: TowerSettings, vocabulary: Vocabulary) -> None:
         """Builds the tower for the declared item columns."""
         super().__init__()
         self.settings = settings
@@ -91,6 +103,9 @@ class UserTower(HistoryTower):
             fields.append(dim)
         self.head = crossing(fields, settings.hidden, dim, settings.crossing)
         self.taste = Taste(vocabulary)
+        # Rows that were learnt together already say who likes what.
+        learnt_before = settings.id_rows != "learnt"
+        self.liking = keeping(settings.id_dim, dim) if learnt_before else None
         self.state_scale = nn.Parameter(torch.tensor(dim**-0.5))
 
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -114,9 +129,11 @@ class UserTower(HistoryTower):
         states = self.sequence(self.events(items, inputs), start, places)
         taste: Tensor = self.taste(items, inputs["history.action"], places)
         scaled: Tensor = self.state_scale * states
+        owner = places.flat // places.rectangle.shape[1]
+        if self.liking is not None:
+            taste = taste + self.liking(rows).index_select(0, owner)
         if not self.crosses:
             return scaled + taste
-        owner = places.flat // places.rectangle.shape[1]
         return torch.cat([scaled, taste, start.index_select(0, owner)], 1)
 
     def program(self) -> Program:
@@ -157,6 +174,13 @@ class UserTower(HistoryTower):
             plain = plain + about
             fields.append(about)
         return F.normalize(plain + self.head(fields), dim=-1)
+
+
+def keeping(width: int, dim: int) -> nn.Linear:
+    """A map that begins by handing its input on."""
+    made = nn.Linear(width, dim, bias=False)
+    nn.init.eye_(made.weight)
+    return made
 
 
 class LongTerm(nn.Module):

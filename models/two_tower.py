@@ -10,7 +10,7 @@ Notable here:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import Count, Dropout, NonNegative, Positive, load_class
 from models.dual_encoder import DualEncoder, NegativeSettings
@@ -35,6 +35,8 @@ class TwoTowerSettings:
         kind: a class of your own in place of `models.two_tower:TwoTower`, by dotted path.
         dim: width of user and item embeddings.
         id_dim: width of ID rows.
+        id_rows: where ID rows come from: learnt with the towers, or learnt before by `model=id` and
+            then frozen, or fine_tuned.
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
             history carry items and users without a row.
         hidden: width of the towers' hidden layers.
@@ -58,6 +60,7 @@ class TwoTowerSettings:
     kind: str = "models.two_tower:TwoTower"
     dim: Count = 64
     id_dim: Count = 64
+    id_rows: Literal["learnt", "fine_tuned", "frozen"] = "learnt"
     id_dropout: Dropout = 0.2
     hidden: Count = 256
     crossing: CrossingSettings = field(default_factory=CrossingSettings)

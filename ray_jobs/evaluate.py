@@ -35,6 +35,7 @@ from ray_jobs.engine.evaluation import (
 from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
 from ray_jobs.engine.inference import RankingModel, Retriever
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.report import (
     Section,
@@ -50,7 +51,6 @@ from ray_jobs.engine.subject import Subject
 from ray_jobs.engine.user_evaluation import refresh_and_actions
 from ray_jobs.sample import Cutoff
 from ray_jobs.simulate import latents_folder
-from ray_jobs.train import MODELS, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from data.ranking import Scores
     from ray_jobs.engine.evaluation import Baseline
 
+RETRIEVERS = ("two_tower", "user", "id")  # the first that is there is judged
 METRICS, REPORT = "metrics.json", "report.html"
 
 
@@ -111,7 +112,7 @@ def _judge(subject: Subject) -> Tree:
     """The content of `metrics.json`."""
     found: Tree = {"ks": list(subject.job.settings.eval.ks)}
     found |= dict.fromkeys(("retrieval", "ranking", "graph", "user"))
-    if "two_tower" in subject.models or "user" in subject.models:
+    if set(RETRIEVERS) & set(subject.models):
         found |= _retrieval(subject)
     elif "graph" in subject.models:
         found |= _graph(subject)
@@ -121,10 +122,11 @@ def _judge(subject: Subject) -> Tree:
 
 
 def _retrieval(subject: Subject) -> Tree:
-    """The retriever beside its baselines; of the user model alone, what fresh vectors find too."""
+    """What retrieves beside its baselines; of the user model alone, what fresh vectors find too."""
     held_out = EvaluationSet.of(subject.log, subject.job.settings.eval, len(subject.models) == 1)
     trends = Trends.of(subject.log, (TRAIN, VALID))
-    kind, names = ("two_tower", USUAL) if "two_tower" in subject.models else ("user", BESIDE_USER)
+    kind = next(kind for kind in RETRIEVERS if kind in subject.models)
+    names = USUAL if kind == "two_tower" else BESIDE_USER
     retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
     found: Tree = {
         "retrieval": beside(

@@ -19,15 +19,23 @@ from data.dataset import Dataset
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
 from ray_jobs.deploy import check_served
-from ray_jobs.engine.assignment import UPSTREAM
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.model_kinds import (
+    BUILT,
+    MODELS,
+    UPSTREAM,
+    Model,
+    reads_graph,
+    reads_ids,
+    reads_users,
+)
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
 from ray_jobs.index import index
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
-from ray_jobs.train import BUILT, MODELS, Model, reads_graph, reads_users, train, upstream
+from ray_jobs.train import train, upstream
 from serve.store import Store
 
 if TYPE_CHECKING:
@@ -37,7 +45,11 @@ if TYPE_CHECKING:
     from ray_jobs.settings import Settings
 
 NEXT_DAY_FILE = "next_day.json"
-READ: dict[Model, Callable[[Settings, Model], bool]] = {"graph": reads_graph, "user": reads_users}
+READ: dict[Model, Callable[[Settings, Model], bool]] = {
+    "graph": reads_graph,
+    "id": reads_ids,
+    "user": reads_users,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from data.validation import LogForm
 
 ITEM_DAYS_FILE = "item_days.parquet"
+ID_SETTINGS = ("min_count", "buckets")
 CONTENT_SETTINGS = ("max_reject_share", "late_days", "shard_events")
 SIDES = ("item", "user")
 
@@ -75,7 +76,7 @@ def prepare(
         "raw": raw.fingerprint(),
         "part_column": settings.split.column,
         "prepare": {k: v for k, v in to_tree(settings.prepare).items() if k in CONTENT_SETTINGS},
-        "id": to_tree(settings.id),
+        "id": {name: to_tree(settings.id)[name] for name in ID_SETTINGS},
         "store_sequence": store_sequence,
     }
     # Absolute paths, for Ray's workers have a working directory of their own.

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data.contract.idspace_settings import IdSettings
 from data.intake import PrepareSettings
 from data.sources import SourceSettings
 from data.splits import SplitSettings
 from data.windows import WindowSettings
 from data.world import WorldSettings
+from models.id_embeddings import IdEmbeddingSettings
 from models.ranker import RankerSettings
 from models.two_tower import TwoTowerSettings
 from models.user_encoder import UserSettings
@@ -40,7 +40,7 @@ class Settings:
     windows: WindowSettings = field(default_factory=WindowSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
-    id: IdSettings = field(default_factory=IdSettings)
+    id: IdEmbeddingSettings = field(default_factory=IdEmbeddingSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
     user: UserSettings = field(default_factory=UserSettings)
     two_tower: TwoTowerSettings = field(default_factory=TwoTowerSettings)

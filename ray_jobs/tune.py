@@ -24,13 +24,13 @@ from data.contract.artifact import Artifact, has_current, point, publish, read, 
 from data.contract.settings import Count, UserError, build, merge, nest, to_tree
 from data.dataset import Dataset
 from ray_jobs.engine import plots
-from ray_jobs.engine.assignment import UPSTREAM
 from ray_jobs.engine.grid import Choice, Trial, best, choices, table
 from ray_jobs.engine.job import Job, console, run
+from ray_jobs.engine.model_kinds import UPSTREAM, Model
 from ray_jobs.engine.report import Section, Table, number, show, write_report
 from ray_jobs.evaluate import evaluate
 from ray_jobs.settings import Settings
-from ray_jobs.train import Model, train
+from ray_jobs.train import train
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from safetensors.torch import load_file
 
 from data.contract.artifact import read
 from data.contract.settings import UserError
@@ -16,9 +17,13 @@ from data.graph.neighborhoods import SamplerSource
 from data.queries import SplitLog
 from data.splits import TRAIN, VALID
 from data.windows import Windows, resolve
+from ray_jobs.engine.model_kinds import UPSTREAM
+from ray_jobs.engine.snapshots import split_snapshot
 from ray_jobs.settings import Settings
 
-UPSTREAM = ("graph", "user")  # others are built on them, unless they are trained alone
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Phase = Literal["choose", "refit"]
 
 
@@ -41,6 +46,7 @@ class Assignment:
         sampler: of the neighbourhoods that the graph encoder is trained on.
         vectors_version: item embeddings that stand among the items' columns, if any.
         user_vectors_version: embeddings of users by day that the model reads, if any.
+        ids_version: rows of users and items that the model's tables begin with, if any.
     """
 
     root: Path
@@ -56,6 +62,7 @@ class Assignment:
     sampler: SamplerSource | None = None
     vectors_version: str | None = None
     user_vectors_version: str | None = None
+    ids_version: str | None = None
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -64,6 +71,14 @@ class Assignment:
         kinds = ("item_embeddings", self.vectors_version), ("user_days", self.user_vectors_version)
         items, users = (read(self.root / kind / name) if name else None for kind, name in kinds)
         return dataset.with_vectors(items, users)
+
+    @cached_property
+    def id_tables(self) -> dict[str, Tensor]:
+        """Tables that the model's own begin with, by name; none if they are drawn at random."""
+        if self.ids_version is None:
+            return {}
+        weights = load_file(self.root / "id" / self.ids_version / "model.safetensors")
+        return split_snapshot(weights)[1]
 
     @cached_property
     def windows(self) -> Windows | None:

@@ -25,9 +25,11 @@ from data.requests import Requests, UserEvents
 from data.trends import Trends, days_of
 from models.attention import token_of
 from models.dual_encoder import DualEncoder
+from models.id_embeddings import IdEmbeddingSettings, IdEncoder
 from models.ranker import Ranker, RankerSettings, build_ranker
 from models.two_tower import TwoTowerSettings, build_two_tower
 from models.user_encoder import UserEncoder, UserSettings
+from ray_jobs.engine.snapshots import split_snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,23 +47,17 @@ CHUNK_ITEMS = 8192
 CHUNK_USERS = 512
 CHUNK_WINDOWS = 128
 CHUNK_REQUESTS = 256
-DUAL_SETTINGS: dict[str, type[TwoTowerSettings | UserSettings]] = {
+DualSettings = TwoTowerSettings | UserSettings | IdEmbeddingSettings
+DUAL_SETTINGS: dict[str, type[DualSettings]] = {
+    "id": IdEmbeddingSettings,
     "two_tower": TwoTowerSettings,
     "user": UserSettings,
 }
-CORE, TABLES = "core.", "tables."
 
 
 def table_rows(rows: int) -> int:
     """Rows of an ID table: those in use and 25% for ids to come (DESIGN, id spaces)."""
     return int(rows * HEADROOM) + 1
-
-
-def split_snapshot(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights of the core and whole tables of a snapshot."""
-    core = {k.removeprefix(CORE): v for k, v in snapshot.items() if k.startswith(CORE)}
-    tables = {k.removeprefix(TABLES): v for k, v in snapshot.items() if k.startswith(TABLES)}
-    return core, tables
 
 
 def filled(core: nn.Module, snapshot: Snapshot) -> dict[str, Tensor]:
@@ -80,7 +76,7 @@ def look_up(table: Tensor, rows: Ints) -> Tensor:
 
 @dataclass
 class Retriever:
-    """The towers of the retriever, or of the user model, and what was popular when."""
+    """The towers of the retriever, or of a model it builds on, and what was popular when."""
 
     core: DualEncoder
     tables: Mapping[str, Tensor]
@@ -94,17 +90,18 @@ class Retriever:
     def of(
         cls,
         dataset: Dataset,
-        settings: TwoTowerSettings | UserSettings,
+        settings: DualSettings,
         snapshot: Snapshot,
         trends: Trends | None,
     ) -> Retriever:
         """Builds the towers and fills them; `trends` holds what queries may know."""
         core = _dual_encoder(settings, dataset.vocabulary)
-        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length, trends)
+        length = 0 if isinstance(settings, IdEmbeddingSettings) else settings.sequence.max_length
+        return cls(core, filled(core, snapshot), dataset, length, trends)
 
     @classmethod
     def open(cls, artifact: Artifact, dataset: Dataset, trends: Trends | None) -> Retriever:
-        """Loads a two_tower or user artefact; `trends` holds what queries may know."""
+        """Loads a two_tower, user or id artefact; `trends` holds what queries may know."""
         kind = artifact.kind
         settings = build(DUAL_SETTINGS[kind], artifact.manifest.settings[kind])
         snapshot = load_file(artifact.path / "model.safetensors")
@@ -213,7 +210,9 @@ class Retriever:
         return _numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
 
 
-def _dual_encoder(settings: TwoTowerSettings | UserSettings, vocabulary: Vocabulary) -> DualEncoder:
+def _dual_encoder(settings: DualSettings, vocabulary: Vocabulary) -> DualEncoder:
+    if isinstance(settings, IdEmbeddingSettings):
+        return IdEncoder(settings)
     if isinstance(settings, UserSettings):
         return UserEncoder(settings, vocabulary)
     return build_two_tower(settings, vocabulary)

@@ -11,7 +11,8 @@ import torch
 
 from data.dataset import Dataset
 from models.light_gcn import Edges, LightGCN
-from ray_jobs.engine.inference import CORE, Floats, filled
+from ray_jobs.engine.inference import Floats, filled
+from ray_jobs.engine.snapshots import CORE
 from ray_jobs.graph_settings import GraphSettings
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, ranks
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import num_cores
-from ray_jobs.engine.inference import CORE, TABLES, split_snapshot
 from ray_jobs.engine.loop import (
     Learner,
     Schedule,
@@ -32,6 +31,7 @@ from ray_jobs.engine.loop import (
     train,
 )
 from ray_jobs.engine.quiet import quiet_libraries
+from ray_jobs.engine.snapshots import CORE, TABLES, split_snapshot
 from ray_jobs.engine.streams import Prefetched, portions, spare_batch, tickets
 
 if TYPE_CHECKING:
@@ -65,12 +65,13 @@ def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> Non
 
 
 def build_learner(task: Task, assignment: Assignment) -> Learner:
-    """Seeds and builds the model over the ranks, from yesterday's weights if there are any."""
+    """Seeds and builds the model over the ranks, on what was learnt before if there is any."""
     seed = assignment.stream_seed(f"{task.name}.weights")
     torch.manual_seed(seed)
     core, tables = task.build()
     dense_rate, sparse_rate = task.rates
     model = shard(core, tables, sparse_rate, seed)
+    load_tables(model.module, assignment.id_tables)
     if assignment.start_from:
         _start_from(assignment, core, model.module)
     optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01, fused=True)

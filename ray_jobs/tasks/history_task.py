@@ -23,16 +23,11 @@ if TYPE_CHECKING:
     from data.trends import Trends
     from models.batch import Batch
     from models.dual_encoder import NegativeSettings
-    from models.sequence_encoder import SequenceSettings
     from ray_jobs.engine.assignment import Assignment
 
 
 class HistorySettings(ModelSettings, Protocol):
     """What the settings of these models say of their batches."""
-
-    @property
-    def sequence(self) -> SequenceSettings:
-        """The encoder of histories."""
 
     @property
     def negatives(self) -> NegativeSettings:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from data.batching import cut_windows, draw_moments
+import numpy as np
+
+from data.batching import Admission, cut_windows, draw_moments
 from data.contract.schema import DAY_MS
 from data.trends import Trends
 from models.two_tower import build_two_tower
@@ -13,7 +15,7 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.tasks.history_task import HistoryTask
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
     from data.batching import Windows
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
+
+
+def has_row(table: npt.NDArray[np.float32], rows: int) -> Mask:
+    """Which of so many rows are not zeros in a table, which may have fewer. [rows]."""
+    found = np.zeros(rows, bool)
+    known = table[:rows]
+    found[: len(known)] = known.any(1)
+    return found
 
 
 class TwoTowerTask(HistoryTask):
@@ -34,6 +44,26 @@ class TwoTowerTask(HistoryTask):
         self.settings = assignment.settings.two_tower
         windows = assignment.windows
         super().__init__(assignment, self.settings, windows.two_tower if windows else None)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Full learning rates of the dense part and of the tables: frozen ones stay."""
+        dense, sparse = super().rates
+        return dense, 0.0 if self.settings.id_rows == "frozen" else sparse
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Rows that occur in training, or were learnt before; frozen ones only if they were."""
+        found, before = super().admission, self.assignment.id_tables
+        if not before:
+            return found
+        learnt = [
+            has_row(before[f"{side}_id"].numpy(), len(rows))
+            for side, rows in (("item", found.item), ("user", found.user))
+        ]
+        if self.settings.id_rows == "frozen":
+            return Admission(*learnt)
+        return Admission(found.item | learnt[0], found.user | learnt[1])
 
     @cached_property
     def trends(self) -> Trends | None:
