@@ -37,7 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "without graph vectors": {"two_tower.graph_vectors": False},
     "without user vectors": {"two_tower.user_vectors": False},
     "with user vectors": {"two_tower.user_vectors": True},
-    "rows frozen, dropout .5": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.5},
+    "rows frozen and half dropped": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.5},
     "rows frozen": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.0},
     "rows fine-tuned": {"two_tower.id_rows": "fine_tuned"},
     "masks": {"two_tower.crossing.layers": ["masks"]},
