@@ -93,6 +93,17 @@ class HistoryTower(Tower):
         """States float32[B + H, ...] as `SequenceEncoder` lays them out."""
         raise NotImplementedError
 
+    def toward(self, states: Tensor, inputs: Mapping[str, Tensor], positives: Tensor) -> Tensor:
+        """The vectors that targets are foretold from in training, [T, D].
+
+        Args:
+            states: of the targets, [T, ...].
+            inputs: of `states`, with those of the targets; see `DualEncoder.forward`.
+            positives: vectors of the items that are foretold, [T, D].
+        """
+        del positives
+        return self.project(states, inputs.get(f"target.{USER_COLUMN}"))
+
     def project(self, states: Tensor, long_term: Tensor | None = None) -> Tensor:
         """States [N, D] -> unit vectors [N, D].
 
@@ -194,12 +205,13 @@ class DualEncoder(nn.Module):
         looked_up = {"history.embedding.rows": items.index_select(0, inputs["history.item"])}
         if "user_id" in rows:
             looked_up["user_id.rows"] = self.drop(rows["user_id"])
-        states = self.user_tower.states({**inputs, **looked_up})
+        known = {**inputs, **looked_up}
+        states = self.user_tower.states(known)
         tokens = token_of(
             inputs["target.sequence"], inputs["target.length"], inputs["history.lengths"]
         )
-        long_term = inputs.get(f"target.{USER_COLUMN}")
-        return self.user_tower.project(states.index_select(0, tokens), long_term)
+        positives = items.index_select(0, inputs["target.item"])
+        return self.user_tower.toward(states.index_select(0, tokens), known, positives)
 
     def _loss(
         self, users: Tensor, items: Tensor, weight: Tensor, inputs: Mapping[str, Tensor]

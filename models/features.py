@@ -42,8 +42,8 @@ class FeatureEncoder(nn.Module):
             kinds[feature.kind].append(feature)
         self.numeric = [f.name for f in kinds["numeric"]]
         self.normalise = _Normalise(kinds["numeric"])
-        self.categories = nn.ModuleDict({f.name: _Hashed(f) for f in kinds["categorical"]})
-        self.multis = nn.ModuleDict({f.name: _Hashed(f) for f in kinds["multi"]})
+        self.categories = nn.ModuleDict({f.name: Hashed(f) for f in kinds["categorical"]})
+        self.multis = nn.ModuleDict({f.name: Hashed(f) for f in kinds["multi"]})
         self.vector_dims = {f.name: f.dim for f in kinds["vector"]}
         self.vectors = nn.ModuleDict({f.name: _Vector(f.dim) for f in kinds["vector"]})
         hashed = len(self.categories) + len(self.multis)
@@ -126,7 +126,7 @@ class _Normalise(nn.Module):
         return torch.cat([x, missing.float()], 1)
 
 
-class _Hashed(nn.Module):
+class Hashed(nn.Module):
     """int64 hashes -> float32[..., CATEGORY_DIM]; hash 0 is missing and gives zeros."""
 
     def __init__(self, feature: Feature) -> None:
@@ -137,6 +137,7 @@ class _Hashed(nn.Module):
         nn.init.zeros_(self.table.weight[0])
 
     def forward(self, hashes: Tensor) -> Tensor:
+        """int64[...] -> float32[..., CATEGORY_DIM]."""
         codes = torch.where(hashes == 0, 0, torch.remainder(hashes, self.buckets) + 1)
         rows: Tensor = self.table(codes)
         return rows

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+LEAST = 0.9  # of the first temperature
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdEmbeddingSettings(IdSettings):
     """Which ids get a row of their own, and how rows are trained beforehand.
@@ -33,7 +36,8 @@ class IdEmbeddingSettings(IdSettings):
         buckets: rows that all ids not admitted share by hash.
         dim: width of the rows; `two_tower.id_dim` must be the same to read them.
         dropout: share of looked-up rows that are zeroed in training.
-        temperature: first and least value of the learnt temperature of the scores.
+        temperature: first value of the learnt temperature of the scores, which falls no lower than
+            nine tenths of it.
         negatives: the pool of candidates.
         batch_size: users a step on each worker.
         epochs: passes over the users.
@@ -117,8 +121,8 @@ class UserRows(HistoryTower):
 class IdEncoder(DualEncoder):
     """Both tables and their loss: matrix factorisation by sampled softmax over cosines.
 
-    The temperature may rise and not fall: learnt freely, rows without any other input learn their
-    training pairs by heart.
+    The temperature may rise but hardly fall: learnt freely, rows without any other input learn
+    their training pairs by heart.
     """
 
     name = "id"
@@ -127,4 +131,4 @@ class IdEncoder(DualEncoder):
     def __init__(self, settings: IdEmbeddingSettings) -> None:
         """Builds towers without weights of their own."""
         super().__init__(settings, (ItemRows(settings.dim), UserRows(settings.dim)))
-        self.least_temperature = settings.temperature
+        self.least_temperature = LEAST * settings.temperature

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from data.contract.settings import Count, Dropout, NonNegative, Positive, load_class
 from models.dual_encoder import DualEncoder, NegativeSettings
 from models.interaction import CrossingSettings
+from models.multi_interest import InterestSettings
 from models.sequence_encoder import SequenceSettings
 from models.towers import ItemTower, UserTower
 from models.trend_prior import TrendPrior
@@ -43,6 +44,10 @@ class TwoTowerSettings:
         crossing: how fields are crossed: of items, and of users with their history.
         graph_vectors: whether items, for the ranker too, have the graph encoder's embedding as a
             column; by default where the split is by time, so that windows can be told apart.
+        condition_share: share of the targets that are foretold knowing one of their item's
+            interests, where items declare a list of them: what a request that names some is
+            answered by.
+        interests: several embeddings of a user.
         user_vectors: whether users, for the ranker too, have the user model's embedding as of the
             midnight before as a column; only where the split is by time.
         horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
@@ -65,6 +70,8 @@ class TwoTowerSettings:
     hidden: Count = 256
     crossing: CrossingSettings = field(default_factory=CrossingSettings)
     graph_vectors: bool | None = None
+    condition_share: Dropout = 0.0
+    interests: InterestSettings = field(default_factory=InterestSettings)
     user_vectors: bool = False
     horizon_days: NonNegative | None = None
     temperature: Positive = 0.07
@@ -74,6 +81,11 @@ class TwoTowerSettings:
     max_steps: Count = 400
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses shares of the targets that add up to more than all of them."""
+        if self.condition_share + self.interests.share * (self.interests.num > 0) > 1:
+            raise ValueError("condition_share and interests.share must not exceed 1 together")
 
 
 class TwoTower(DualEncoder):

@@ -11,6 +11,8 @@ from data.contract.encode import Ints
 from serve.blend import occurrence
 from serve.programs import Floats
 
+WHOLE = np.float32(0.5)  # share of what is found for all that a user did, beside their interests
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -70,6 +72,41 @@ def merge(
     _, first = np.unique(rows, return_index=True)
     kept = np.sort(first)[:limit]
     return Candidates(rows[kept], source[order][kept], tuple(one.source for one in found))
+
+
+def turns(depth: int, shares: Floats) -> Floats:
+    """When the places of lists have their turns: shares [N] -> [N, depth].
+
+    A list of twice the share has them twice as often.
+    """
+    places = np.arange(1, depth + 1, dtype=np.float32)
+    return places / shares[:, None]
+
+
+def in_turns(lists: Sequence[Ints], shares: Floats) -> Ints:
+    """Distinct rows of lists, best first, in the order in which the lists take turns.
+
+    Args:
+        lists: rows, best first, L of them.
+        shares: of each, above 0, [L].
+    """
+    depth = max(map(len, lists))
+    turn = np.concatenate(
+        [line[: len(rows)] for line, rows in zip(turns(depth, shares), lists, strict=True)]
+    )
+    rows = np.concatenate(lists)[np.argsort(turn, kind="stable")]
+    _, first = np.unique(rows, return_index=True)
+    ordered: Ints = rows[np.sort(first)]
+    return ordered
+
+
+def shares_of_list(interests: Floats) -> Floats:
+    """Shares [N, K] of a user's interests -> shares [N, 1 + K] of a list.
+
+    The first is that of what is found for all that a user did.
+    """
+    plain = np.where(interests.any(1, keepdims=True), WHOLE, np.float32(1.0))
+    return np.concatenate([plain, interests * (1 - plain)], 1)
 
 
 def without_duplicates(candidates: Candidates, signatures: Ints | None) -> Candidates:

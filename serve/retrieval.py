@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.contract.encode import Arrays, encode_history
+from data.contract.encode import Arrays, Ints, encode_history
+from serve.candidates import shares_of_list
+from serve.programs import Floats
 
 if TYPE_CHECKING:
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
-    from serve.programs import Floats
     from serve.users import User
 
 MODEL = "two_tower"
+NONE = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a user tower says of a user.
+
+    Attributes:
+        vector: of all that they did, [D].
+        lists: that one and those of their interests, if the tower knows any, [S, D].
+        shares: of each in a list of candidates, [S]; 0 where there are fewer interests.
+        conditioned: under each condition asked for, [C, D]; the first vector where the tower has
+            not learnt from conditions.
+    """
+
+    vector: Floats
+    lists: Floats
+    shares: Floats
+    conditioned: Floats
 
 
 class UserTower:
@@ -26,10 +47,22 @@ class UserTower:
         self._program = bundle.programs["user_tower"]
         self._max_length = bundle.max_length(MODEL)
 
-    def __call__(self, user: User) -> Floats:
-        """The user's vector, f32[D]."""
-        vector: Floats = self._program(self.inputs(user))[self._program.outputs[0]][0]
-        return vector
+    def __call__(self, user: User, conditions: Ints = NONE) -> Answers:
+        """What the tower says of a user.
+
+        Args:
+            user: at the time of the request.
+            conditions: hashes of interests that the request names, [C].
+        """
+        asked = {"condition.interest": conditions, "condition.user": np.zeros_like(conditions)}
+        found = self._program(self.inputs(user) | asked)
+        vector = np.asarray(found[self._program.outputs[0]][0], np.float32)
+        lists, shares = vector[None], np.ones(1, np.float32)
+        if "interests" in found:
+            lists = np.concatenate([lists, found["interests"][0]])
+            shares = shares_of_list(np.asarray(found["interest_shares"], np.float32))[0]
+        every = np.broadcast_to(vector, (len(conditions), len(vector)))
+        return Answers(vector, lists, shares, np.asarray(found.get("conditioned", every)))
 
     def inputs(self, user: User) -> Arrays:
         """Named arrays of the program: the encoded history, and rows looked up."""

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from data.contract.encode import Ints, hash_values
 from data.contract.settings import UserError
-from serve.candidates import Found, merge
+from serve.candidates import Found, in_turns, merge
 from serve.messages import Context
 from serve.partitions import carried
-from serve.retrieval import UserTower
+from serve.retrieval import Answers, UserTower
 from serve.users import User
 
 if TYPE_CHECKING:
@@ -50,9 +50,19 @@ class Query:
     tower: UserTower
 
     @cached_property
+    def conditions(self) -> Ints:
+        """Hashes of the interests that the context names, ascending."""
+        return np.sort(hash_interests(self.context.interests or []))
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the user tower says, computed once for all sources."""
+        return self.tower(self.user, self.conditions)
+
+    @property
     def user_vector(self) -> Floats:
-        """The user's vector, computed once."""
-        return self.tower(self.user)
+        """The user's vector, of all that they did."""
+        return self.answers.vector
 
 
 class Source(Protocol):
@@ -80,9 +90,16 @@ class TwoTower:
         return not query.user.is_new and query.surface != RELATED
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """By inner product and prior."""
-        rows, scores = self._catalogue.nearest(query.user_vector, limit, query.exclude, 1.0)
-        return Found(self.name, rows, scores)
+        """By inner product and prior; the lists of several vectors of a user take turns."""
+        answers = query.answers
+        there = np.flatnonzero(answers.shares)
+        found = [
+            self._catalogue.nearest(answers.lists[at], limit, query.exclude, 1.0) for at in there
+        ]
+        if len(found) == 1:
+            return Found(self.name, *found[0])
+        rows = in_turns([rows for rows, _ in found], answers.shares[there])
+        return head(self.name, rows, limit)
 
 
 class Related:
@@ -180,11 +197,13 @@ class Interests:
 
     def __call__(self, query: Query, limit: int) -> Found:
         """The interests in turns; of users of whom nothing is known, in the order of popularity."""
-        wanted = np.sort(hash_interests(query.context.interests or []))
+        wanted = query.conditions
         if query.user.is_new or not self._partitioned:
             return self._popular(wanted, limit + len(query.exclude))
-        asked = (query.user_vector, limit, query.exclude, 1.0)
-        near = (self._catalogue.under(one, *asked) for one in wanted[:, None])
+        pairs = zip(wanted[:, None], query.answers.conditioned, strict=True)
+        near = [
+            self._catalogue.under(one, vector, limit, query.exclude, 1.0) for one, vector in pairs
+        ]
         lists = [Found(str(at), *found) for at, found in enumerate(near)]
         return head(self.name, merge(lists, query.exclude, {}, limit).rows, limit)
 
@@ -197,7 +216,8 @@ class Interests:
 
 def hash_interests(interests: Sequence[int | str]) -> Ints:
     """Hashes of interests as the item table encodes them."""
-    return np.concatenate([np.asarray(hash_values(pa.array([value]))) for value in interests])
+    hashed = [np.asarray(hash_values(pa.array([value])), np.int64) for value in interests]
+    return np.concatenate([np.zeros(0, np.int64), *hashed])
 
 
 def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:

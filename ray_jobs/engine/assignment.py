@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from data.contract.artifact import read
@@ -74,11 +75,15 @@ class Assignment:
 
     @cached_property
     def id_tables(self) -> dict[str, Tensor]:
-        """Tables that the model's own begin with, by name; none if they are drawn at random."""
+        """Tables that the model's own begin with, by name; none if they are drawn at random.
+
+        Rows of unit length: their loss reads directions alone, and lengths follow the step size.
+        """
         if self.ids_version is None:
             return {}
         weights = load_file(self.root / "id" / self.ids_version / "model.safetensors")
-        return split_snapshot(weights)[1]
+        tables = split_snapshot(weights)[1]
+        return {name: F.normalize(table, dim=1) for name, table in tables.items()}
 
     @cached_property
     def windows(self) -> Windows | None:

@@ -27,9 +27,12 @@ from models.attention import token_of
 from models.dual_encoder import DualEncoder
 from models.id_embeddings import IdEmbeddingSettings, IdEncoder
 from models.ranker import Ranker, RankerSettings, build_ranker
+from models.towers import Answers, UserTower
 from models.two_tower import TwoTowerSettings, build_two_tower
 from models.user_encoder import UserEncoder, UserSettings
 from ray_jobs.engine.snapshots import split_snapshot
+from ray_jobs.engine.turns import scores_in_turns
+from serve.candidates import shares_of_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,12 +155,38 @@ class Retriever:
 
     @torch.inference_mode()
     def _encode_users(self, histories: Events, users: Ints, moments_ms: Ints | None) -> Floats:
+        return _numpy(self.core.user_tower(self._asked(histories, users, moments_ms)))
+
+    def _asked(self, histories: Events, users: Ints, moments_ms: Ints | None) -> dict[str, Tensor]:
         inputs = self._inputs(histories.newest(self.max_length), users)
         days = self.dataset.user_days
         if days is not None:
             assert moments_ms is not None
             inputs[f"user.{USER_COLUMN}"] = torch.from_numpy(days.before(users, moments_ms))
-        return _numpy(self.core.user_tower(inputs))
+        return inputs
+
+    @property
+    def has_interests(self) -> bool:
+        """Whether users have several vectors."""
+        tower = self.core.user_tower
+        return isinstance(tower, UserTower) and tower.has_interests
+
+    @torch.inference_mode()
+    def interest_vectors(
+        self, histories: Events, users: Ints, moments_ms: Ints | None = None
+    ) -> tuple[Floats, Floats]:
+        """All vectors of users, as `user_vectors` asks for them.
+
+        Returns:
+            float32[Q, S, D], that of all they did first, and their shares of a list [Q, S].
+        """
+        inputs = self._asked(histories, users, moments_ms)
+        assert isinstance(self.core.user_tower, UserTower)
+        nothing = torch.zeros(0, dtype=torch.int64)
+        inputs |= {"condition.interest": nothing, "condition.user": nothing}
+        whole, interests, shares = Answers(self.core.user_tower)(inputs)[:3]
+        vectors = torch.cat([whole[:, None], interests], 1)
+        return _numpy(vectors), shares_of_list(_numpy(shares))
 
     def _inputs(self, histories: Events, users: Ints) -> dict[str, Tensor]:
         """What the user tower reads of users and of their histories, cut to its length."""
@@ -192,14 +221,27 @@ class Retriever:
         return _numpy(self.core.user_tower.project(states[tokens]))
 
     def scores(self, queries: Queries) -> Floats:
-        """Full-catalogue scores of a chunk of queries, float32[b, rows]."""
-        users = self.user_vectors(queries.history, queries.users, queries.now_ms)
+        """Full-catalogue scores of a chunk of queries, float32[b, rows].
+
+        Where users have several vectors, an item scores by when its turn comes.
+        """
+        asked = queries.history, queries.users, queries.now_ms
+        if self.has_interests:
+            lists = self.interest_vectors(*asked)
+            return scores_in_turns(*lists, self.item_vectors, self._priors(queries), queries)
+        users = self.user_vectors(*asked)
         scores: Floats = users @ self.item_vectors.T
-        if self.trends is not None and queries.now_ms is not None:
-            days = days_of(self.trends.calendar, queries.now_ms)
-            for day in np.unique(days).tolist():
-                scores[days == day] += self.priors(day)
-        return scores
+        return scores + self._priors(queries)
+
+    def _priors(self, queries: Queries) -> Floats:
+        """What items gain whoever asks, as of the moments of queries: float32[b, rows]."""
+        found = np.zeros((len(queries), self.dataset.item_ids.rows), np.float32)
+        if self.trends is None or queries.now_ms is None:
+            return found
+        days = days_of(self.trends.calendar, queries.now_ms)
+        for day in np.unique(days).tolist():
+            found[days == day] = self.priors(day)
+        return found
 
     @torch.inference_mode()
     def priors(self, day: int) -> Floats:

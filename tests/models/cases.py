@@ -10,7 +10,9 @@ from torch import Tensor
 from data.contract.schema import TREND_DAYS, USER_COLUMN, Feature, Order, Vocabulary
 from models.batch import Batch, Jagged
 from models.graph_encoder import GraphEncoder, GraphModelSettings, resolved
+from models.id_embeddings import IdEmbeddingSettings, IdEncoder
 from models.light_gcn import Edges, LightGCN
+from models.multi_interest import InterestSettings
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
@@ -20,6 +22,10 @@ NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
 SIDES = ((0, NUM_USERS), (1, NUM_ITEMS))
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
 TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
+ID = IdEmbeddingSettings(dim=16, dropout=0.2)
+FOCUSED = replace(
+    TWO_TOWER, condition_share=0.3, interests=InterestSettings(num=3, history=5, share=0.4)
+)
 USER = UserSettings(dim=16, id_dim=16, id_dropout=0.2, hidden=32, sequence=SEQUENCE)
 RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
 GRAPH = GraphModelSettings(dim=16, hidden=32, num_heads=2, id_rows=True, id_dropout=0.2)
@@ -33,16 +39,17 @@ USER_FEATURES = (
     Feature(name="country", kind="categorical", cardinality=9),
     Feature(name="interests", kind="multi", cardinality=9),
 )
+ITEM_INTERESTS = Feature(name="interests", kind="multi", cardinality=9)
 USER_VECTOR = Feature(name=USER_COLUMN, kind="vector", dim=5)
 
 
-def vocabulary(order: Order = "clock", columns: bool = True) -> Vocabulary:
+def vocabulary(order: Order = "clock", columns: bool = True, interests: bool = False) -> Vocabulary:
     return Vocabulary(
         order=order,
         actions=("save", "click", "hide"),
         polarity=("positive", "positive", "negative"),
         surfaces=("home", "search"),
-        item_features=ITEM_FEATURES if columns else (),
+        item_features=(ITEM_FEATURES + (ITEM_INTERESTS,) * interests) if columns else (),
         user_features=USER_FEATURES if columns else (),
     )
 
@@ -195,6 +202,19 @@ def long_term_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 
     return batch
 
 
+def focused_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
+    """The same where items declare interests, and a condition is asked for of each user."""
+    batch = two_tower_batch(made, pool)
+    declared = columns((ITEM_INTERESTS,), "item", batch.ids["item_id"].values)
+    users = batch.ids["user_id"].values
+    asked = {
+        "condition.interest": users % 3 * 104_729,
+        "condition.user": torch.arange(len(made)),
+    }
+    batch.inputs.update(declared | asked)
+    return batch
+
+
 def user_batch(made: Sequence[Visit], pool: Sequence[int] = tuple(range(5, 25))) -> Batch:
     """The same without ids of users, of whom the user model has no rows."""
     batch = two_tower_batch(made, pool)
@@ -301,6 +321,10 @@ def edges() -> Edges:
     return Edges(starts[0], np.array(there)[:, 1], starts[1], np.array(back)[:, 0])
 
 
+def id_rows(order: Order = "clock") -> IdEncoder:
+    return IdEncoder(ID).eval()
+
+
 def light_gcn(order: Order = "clock") -> LightGCN:
     torch.manual_seed(1)
     settings = resolved(replace(GRAPH, encoder="light_gcn"), vocabulary(columns=False))
@@ -320,6 +344,11 @@ def two_tower(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) ->
 def long_term(order: Order = "clock", settings: TwoTowerSettings = TWO_TOWER) -> TwoTower:
     torch.manual_seed(1)
     return TwoTower(settings, with_user_vectors(order)).eval()
+
+
+def focused(order: Order = "clock", settings: TwoTowerSettings = FOCUSED) -> TwoTower:
+    torch.manual_seed(1)
+    return TwoTower(settings, vocabulary(order, interests=True)).eval()
 
 
 def user(order: Order = "clock", settings: UserSettings = USER) -> UserEncoder:

@@ -14,6 +14,7 @@ from data.contract.schema import USER_COLUMN
 from models.batch import Batch
 from models.export import parity, write_programs
 from models.interaction import CrossingSettings
+from models.towers import Answers
 from serve.programs import Program as ServedProgram
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
@@ -26,6 +27,7 @@ class Subject:
     """A model, batches for it, and what it says of each visit: one tensor a visit.
 
     A model that reads all nodes at every step looks up none and has learnt the histories before.
+    Some have parts that learn from targets drawn in training; some read no history.
     """
 
     build: Callable[..., nn.Module]
@@ -33,6 +35,8 @@ class Subject:
     answers: Callable[[nn.Module, Batch, dict[str, Tensor]], list[Tensor]]
     ordered: bool = True
     looks_up: bool = True
+    draws: bool = False
+    reads: bool = True
 
 
 def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
@@ -51,6 +55,18 @@ def user_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[T
     )
     starts, events = states[: len(lengths)], states[len(lengths) :].split(lengths.tolist())
     return [torch.cat([start[None], rest]) for start, rest in zip(starts, events, strict=True)]
+
+
+def focused_vectors(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
+    """Two-tower: each visit's newest vector, those of its interests and under its condition."""
+    rows = rows_of(batch, of)
+    items = core.item_tower({**batch.inputs, "item_id.rows": rows["item_id"]})
+    history = items[batch.inputs["history.item"]]
+    looked_up = {"user_id.rows": rows["user_id"], "history.embedding.rows": history}
+    found = Answers(core.user_tower)({**batch.inputs, **looked_up})
+    embedding, interests, shares, conditioned = found
+    there = interests * (shares > 0).unsqueeze(2)
+    return list(torch.cat([conditioned[:, None], there, embedding[:, None]], 1))
 
 
 def candidate_logits(core: nn.Module, batch: Batch, of: dict[str, Tensor]) -> list[Tensor]:
@@ -81,6 +97,7 @@ def graph_of(encoder: str) -> Subject:
 
 
 TWO_TOWER = Subject(cases.two_tower, cases.two_tower_batch, user_vectors)
+ID = Subject(cases.id_rows, cases.two_tower_batch, user_vectors, reads=False)
 USER = Subject(cases.user, cases.user_batch, user_vectors)
 RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
 GRAPHS = {f"graph_{kind}": graph_of(kind) for kind in ("convolution", "transformer", "propagation")}
@@ -101,15 +118,27 @@ SUBJECTS = {
     "two_tower_long_term_crossed": Subject(
         partial(cases.long_term, settings=CROSSED), cases.long_term_batch, user_vectors
     ),
+    "two_tower_focused": Subject(cases.focused, cases.focused_batch, focused_vectors, draws=True),
+    "two_tower_focused_crossed": Subject(
+        partial(
+            cases.focused, settings=dataclasses.replace(cases.FOCUSED, crossing=CROSSED.crossing)
+        ),
+        cases.focused_batch,
+        focused_vectors,
+        draws=True,
+    ),
+    "id": ID,
     "user": USER,
     "user_pointwise": dataclasses.replace(USER, build=partial(cases.user, settings=POINTWISE)),
     "ranker": RANKER,
     **GRAPHS,
     "light_gcn": LIGHT_GCN,
 }
+READING = {name: s for name, s in SUBJECTS.items() if s.looks_up and s.reads}
 LOOKING_UP = {name: subject for name, subject in SUBJECTS.items() if subject.looks_up}
 subjects = pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
 readers = pytest.mark.parametrize("subject", LOOKING_UP.values(), ids=LOOKING_UP)
+historians = pytest.mark.parametrize("subject", READING.values(), ids=READING)
 orders = pytest.mark.parametrize("order", ["clock", "position", "none"])
 
 
@@ -131,8 +160,8 @@ def gradients(core: nn.Module) -> dict[str, Tensor]:
 @orders
 @subjects
 def test_gradient_reaches_every_parameter(subject: Subject, order: str) -> None:
-    core = subject.build(order)
-    loss_of(subject, core, visits(8)).backward()
+    core = subject.build(order).train(subject.draws)
+    loss_of(subject, core, visits(16)).backward()
     silent = {name for name, p in core.named_parameters() if p.grad is None or not p.grad.any()}
     assert silent == set()
 
@@ -196,7 +225,7 @@ def test_unknown_users_and_items_have_answers(subject: Subject) -> None:
     assert torch.isfinite(loss_of(subject, subject.build(), [unknown, Visit(0, (), (0,))]))
 
 
-@readers
+@historians
 def test_the_history_matters_and_its_order_too(subject: Subject) -> None:
     core, history = subject.build("position"), (4, 8, 15)
     made = [Visit(1, history, (5, 6)), Visit(1, history[::-1], (5, 6)), Visit(1, (), (5, 6))]
@@ -256,7 +285,7 @@ def resized(example: dict[str, Tensor], dynamic: dict[str, str], size: int) -> d
         elif tensor.is_floating_point():
             made[name] = torch.randn(shape, generator=draw)
         else:
-            made[name] = torch.randint(0, 3, shape, generator=draw)
+            made[name] = torch.randint(0, min(3, size), shape, generator=draw)
     for name in made:
         if name.endswith(".values"):
             total = int(made[name.replace(".values", ".lengths")].sum())

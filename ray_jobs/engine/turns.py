@@ -1,0 +1,54 @@
+"""Scores of items whose lists take turns: several vectors of a user over the whole catalogue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.candidates import turns
+
+if TYPE_CHECKING:
+    from data.queries import Queries
+
+Floats = npt.NDArray[np.float32]
+
+DEPTH = 500  # of each list
+FIRST, UNLISTED = 1e6, -1e6
+
+
+def scores_in_turns(
+    vectors: Floats, shares: Floats, items: Floats, priors: Floats, queries: Queries
+) -> Floats:
+    """What serving merges, as scores: the earlier an item's turn, the higher.
+
+    Args:
+        vectors: of b users, [b, S, D].
+        shares: of each vector in the list, [b, S]; 0 where there is none.
+        items: vectors of all rows, [rows, D].
+        priors: of all rows, [b, rows].
+        queries: whose items are left out of the lists.
+
+    Returns:
+        float32[b, rows]; items in no list follow by the first vector.
+    """
+    first: Floats = vectors[:, 0] @ items.T + priors
+    turn = np.full(first.shape, np.inf, np.float32)
+    for slot in range(vectors.shape[1]):
+        scores = vectors[:, slot] @ items.T + priors
+        scores[queries.history_owners, queries.history.item] = -np.inf
+        _take(turn, scores, shares[:, slot])
+    return np.where(np.isfinite(turn), np.float32(FIRST) - turn, first + np.float32(UNLISTED))
+
+
+def _take(turn: Floats, scores: Floats, shares: Floats) -> None:
+    """Moves the turn of each item in a list to where this list has it, if that is earlier."""
+    depth = min(DEPTH, scores.shape[1])
+    best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
+    best = np.take_along_axis(best, order, 1)
+    there = np.flatnonzero(shares > 0)
+    lines = there[:, None]
+    listed = turns(depth, shares[there])
+    turn[lines, best[there]] = np.minimum(turn[lines, best[there]], listed)
