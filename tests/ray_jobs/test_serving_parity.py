@@ -17,6 +17,7 @@ from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
 from data.trends import Trends
+from models.multi_interest import InterestSettings
 from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from models.user_encoder import UserEncoder, UserSettings
@@ -28,6 +29,9 @@ from ray_jobs.index import index
 from serve.feed import Feed
 from serve.messages import Event, Item, RecommendRequest
 from serve.settings import ServeSettings
+from serve.sources import TwoTower as TwoTowerSource
+from serve.sources import hash_interests
+from serve.stages import Trace
 from serve.users import User
 from tests.tiny_root import TinyLog, publish_dataset
 
@@ -65,7 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     publish_model(root, "user", UserEncoder(user, dataset.vocabulary), user, dataset)
     days = user_days(job, dataset, artifact.current(root, "user"))
     dataset = dataset.with_vectors(None, days)
-    two_tower, ranker = TwoTowerSettings(dim=16, id_dim=8), RankerSettings(dim=16, id_dim=8)
+    ranker = RankerSettings(dim=16, id_dim=8)
+    interests = InterestSettings(num=3, history=6)
+    two_tower = TwoTowerSettings(dim=16, id_dim=8, condition_share=0.2, interests=interests)
     two_tower = replace(two_tower, sequence=replace(two_tower.sequence, max_length=12))
     ranker = replace(ranker, sequence=replace(ranker.sequence, max_length=7))
     publish_model(root, "two_tower", TwoTower(two_tower, dataset.vocabulary), two_tower, dataset)
@@ -118,7 +124,42 @@ def test_item_vectors_are_those_of_training(made: SimpleNamespace) -> None:
 def test_user_vectors_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
     user = user_of(made, user_id)
     expected = vector_of(made, user)
-    np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+    np.testing.assert_allclose(made.feed._switch.funnel._tower(user).vector, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("user_id", [1, 3, 20, 50])
+def test_vectors_of_interests_and_their_shares_are_those_of_training(
+    made: SimpleNamespace, user_id: int
+) -> None:
+    user, calendar = user_of(made, user_id), made.dataset.calendar
+    moment = np.array([calendar.start_ms(calendar.num_days + 1)])
+    vectors, shares = made.retriever.interest_vectors(user.events, np.array([user.row]), moment)
+    served = made.feed._switch.funnel._tower(user)
+    np.testing.assert_allclose(served.lists, vectors[0], atol=1e-5)
+    np.testing.assert_allclose(served.shares, shares[0], atol=1e-5)
+    assert served.shares.sum() == pytest.approx(1)
+    assert len(served.lists) == 4
+
+
+def test_a_condition_turns_the_vector(made: SimpleNamespace) -> None:
+    user = user_of(made, 3)
+    asked = hash_interests(["topic1", "topic2"])
+    found = made.feed._switch.funnel._tower(user, asked)
+    assert found.conditioned.shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(found.conditioned, axis=1), 1, atol=1e-5)
+    assert not np.allclose(found.conditioned[0], found.conditioned[1], atol=1e-4)
+    assert not np.allclose(found.conditioned[0], found.vector, atol=1e-4)
+
+
+def test_lists_of_several_vectors_take_turns(made: SimpleNamespace) -> None:
+    funnel = made.feed._switch.funnel
+    query = funnel.query(RecommendRequest(user_id=3), Trace(), np.zeros(0, np.int64))
+    answers = query.answers
+    found = TwoTowerSource(funnel.catalogue)(query, 20)
+    assert len(np.unique(found.rows)) == len(found.rows) == 20
+    lists = [funnel.catalogue.nearest(v, 20, query.exclude, 1.0)[0] for v in answers.lists]
+    assert set(found.rows.tolist()) > {int(one[0]) for one in lists[1:]}
+    assert found.rows[0] == lists[0][0]
 
 
 def test_users_differ_by_their_long_term_vectors(made: SimpleNamespace) -> None:
@@ -142,7 +183,9 @@ def test_priors_are_those_of_training_on_the_day_after_the_log(made: SimpleNames
 @pytest.mark.parametrize("user_id", [1, 3, 20, 50])
 def test_retrieval_scores_are_those_of_training(made: SimpleNamespace, user_id: int) -> None:
     user, funnel = user_of(made, user_id), made.feed._switch.funnel
-    rows, scores = funnel.catalogue.nearest(funnel._tower(user), 50, np.zeros(0, np.int64), 1.0)
+    rows, scores = funnel.catalogue.nearest(
+        funnel._tower(user).vector, 50, np.zeros(0, np.int64), 1.0
+    )
     vector = vector_of(made, user)
     priors = made.retriever.priors(made.dataset.calendar.num_days + 1)
     expected = made.retriever.item_vectors[rows] @ vector + priors[rows]
@@ -166,7 +209,7 @@ def test_a_user_without_events_is_served_what_training_says(made: SimpleNamespac
     user = user_of(made, user_id)
     assert len(user.events.item) == 0
     expected = vector_of(made, user)
-    np.testing.assert_allclose(made.feed._switch.funnel._tower(user), expected, atol=1e-5)
+    np.testing.assert_allclose(made.feed._switch.funnel._tower(user).vector, expected, atol=1e-5)
 
 
 def test_new_users_and_posted_items_go_through_the_real_models(made: SimpleNamespace) -> None:

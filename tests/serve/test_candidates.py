@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.candidates import Candidates, Found, merge, without_duplicates
+from serve.candidates import Candidates, Found, in_turns, merge, shares_of_list, without_duplicates
 
 NONE = np.zeros(0, np.int64)
 
@@ -42,6 +42,29 @@ def test_merging_gives_distinct_allowed_rows_and_as_many_as_there_are(
     assert set(merged.rows.tolist()) <= available
     for row, source in zip(merged.rows.tolist(), merged.source.tolist(), strict=True):
         assert row in lists[source]
+
+
+def test_lists_take_turns_by_their_shares() -> None:
+    lists = [np.arange(10), np.arange(100, 110), np.arange(100, 104)]
+    found = in_turns(lists, np.array([0.5, 0.25, 0.25], np.float32))
+    assert found[:6].tolist() == [0, 1, 100, 2, 3, 101]
+    assert sorted(found.tolist()) == [*range(10), *range(100, 110)]
+
+
+@given(st.lists(rows.filter(len), min_size=1, max_size=4), st.data())
+def test_turns_give_every_row_once_and_keep_the_order_of_a_list(
+    lists: list[list[int]], data: st.DataObject
+) -> None:
+    share = st.floats(0.0625, 1, width=32)
+    shares = np.array(data.draw(st.lists(share, min_size=len(lists), max_size=len(lists))))
+    found = in_turns([np.array(one) for one in lists], shares.astype(np.float32)).tolist()
+    assert sorted(found) == sorted(set().union(*lists))
+    assert len(lists) > 1 or found == lists[0]
+
+
+def test_shares_of_interests_stand_beside_what_is_found_for_all_of_a_user() -> None:
+    found = shares_of_list(np.array([[0.5, 0.25, 0.25], [0, 0, 0]], np.float32))
+    assert found.tolist() == [[0.5, 0.25, 0.125, 0.125], [1, 0, 0, 0]]
 
 
 def test_the_first_of_each_signature_is_kept() -> None:

@@ -215,7 +215,7 @@ def test_without_the_ranker_the_retrieval_score_ranks(feed: Feed) -> None:
     funnel.ranker = broken
     answer = ask(feed, 3)
     assert answer.fallback == "unranked"
-    vector = funnel._tower(funnel.users.read(3, feed.store, 0))
+    vector = funnel._tower(funnel.users.read(3, feed.store, 0)).vector
     rows = funnel.catalogue.rows_of(shown(answer))
     scores = funnel.catalogue.embeddings(rows) @ vector + funnel.catalogue.priors(rows)
     np.testing.assert_allclose([item.score for item in answer.items], scores, atol=1e-6)
