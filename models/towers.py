@@ -159,6 +159,11 @@ class UserTower(HistoryTower):
         """Whether users have several vectors."""
         return self.focus is not None and self.focus.interests is not None
 
+    @property
+    def has_conditions(self) -> bool:
+        """Whether users have vectors under conditions."""
+        return self.focus is not None and self.focus.conditions is not None
+
     def _best(
         self,
         states: Tensor,

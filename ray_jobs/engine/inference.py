@@ -181,12 +181,34 @@ class Retriever:
             float32[Q, S, D], that of all they did first, and their shares of a list [Q, S].
         """
         inputs = self._asked(histories, users, moments_ms)
-        assert isinstance(self.core.user_tower, UserTower)
         nothing = torch.zeros(0, dtype=torch.int64)
-        inputs |= {"condition.interest": nothing, "condition.user": nothing}
-        whole, interests, shares = Answers(self.core.user_tower)(inputs)[:3]
+        whole, interests, shares = self._answers(inputs, nothing, nothing)[:3]
         vectors = torch.cat([whole[:, None], interests], 1)
         return _numpy(vectors), shares_of_list(_numpy(shares))
+
+    @torch.inference_mode()
+    def conditioned_vectors(
+        self, histories: Events, users: Ints, moments_ms: Ints | None, conditions: Ints
+    ) -> Floats:
+        """Vectors of users as `user_vectors`, each under the condition of a hash, [Q].
+
+        Of a model that knows no conditions, those without.
+        """
+        tower = self.core.user_tower
+        if not isinstance(tower, UserTower) or not tower.has_conditions:
+            return self.user_vectors(histories, users, moments_ms)
+        inputs = self._asked(histories, users, moments_ms)
+        return _numpy(
+            self._answers(inputs, torch.from_numpy(conditions), torch.arange(len(users)))[-1]
+        )
+
+    def _answers(
+        self, inputs: dict[str, Tensor], conditions: Tensor, users: Tensor
+    ) -> tuple[Tensor, ...]:
+        assert isinstance(self.core.user_tower, UserTower)
+        asked = {"condition.interest": conditions, "condition.user": users}
+        found: tuple[Tensor, ...] = Answers(self.core.user_tower)({**inputs, **asked})
+        return found
 
     def _inputs(self, histories: Events, users: Ints) -> dict[str, Tensor]:
         """What the user tower reads of users and of their histories, cut to its length."""
@@ -228,12 +250,12 @@ class Retriever:
         asked = queries.history, queries.users, queries.now_ms
         if self.has_interests:
             lists = self.interest_vectors(*asked)
-            return scores_in_turns(*lists, self.item_vectors, self._priors(queries), queries)
+            return scores_in_turns(*lists, self.item_vectors, self.priors_of(queries), queries)
         users = self.user_vectors(*asked)
         scores: Floats = users @ self.item_vectors.T
-        return scores + self._priors(queries)
+        return scores + self.priors_of(queries)
 
-    def _priors(self, queries: Queries) -> Floats:
+    def priors_of(self, queries: Queries) -> Floats:
         """What items gain whoever asks, as of the moments of queries: float32[b, rows]."""
         found = np.zeros((len(queries), self.dataset.item_ids.rows), np.float32)
         if self.trends is None or queries.now_ms is None:

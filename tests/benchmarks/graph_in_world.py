@@ -64,15 +64,20 @@ def judged(job: Job, seed: int, graph: bool, mode: str = "materialised") -> Foun
 
 def judged_retriever(own: Job) -> Found:
     """Trains a retriever and ranks the catalogue for all users of the reported part."""
+    subject, queries, retriever = trained_retriever(own)
+    return judged_by_age(subject, queries, retriever.scores)
+
+
+def trained_retriever(own: Job) -> tuple[Subject, Queries, Retriever]:
+    """A retriever, what it is to be judged on, and all users of the reported part."""
     trained = train(own, "two_tower", move_pointer=False)
     subject = Subject.open(own, ("two_tower",), {"two_tower": trained})
     queries = build_queries(subject.log, TEST, 1_000_000)
     trends = Trends.of(subject.log, (TRAIN, VALID))
-    retriever = Retriever.open(trained, subject.log.dataset, trends)
-    return _found(subject, queries, retriever.scores)
+    return subject, queries, Retriever.open(trained, subject.log.dataset, trends)
 
 
-def _found(subject: Subject, queries: Queries, scorer: Scorer) -> Found:
+def judged_by_age(subject: Subject, queries: Queries, scorer: Scorer) -> Found:
     windows, calendar = subject.log.windows, subject.log.dataset.calendar
     assert windows is not None
     assert calendar is not None

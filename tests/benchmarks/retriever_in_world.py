@@ -1,7 +1,8 @@
 """Arms of the retriever: `python -m tests.benchmarks.retriever_in_world root=... seeds=3`.
 
 In the world of root= (made if absent) the retriever is trained in several ways, each a change of
-one thing. Recall@10 of the reported days over all users, of all positives and by the age of items.
+one thing. Recall@10 of the reported days over all users, of all positives, by the age of items and
+by how broad a user's interests are; and what a request for one interest finds.
 Differences from the default are paired by user. arms= names some arms; finished ones are found
 again, so an interrupted run goes on. Each core works on an arm of its own, after the models that
 retrievers are built on. The last line is one JSON object.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +22,20 @@ from data.dataset import Dataset
 from data.sources import world_tables
 from ray_jobs.embed import embed
 from ray_jobs.engine.job import start
+from ray_jobs.engine.model_kinds import reads_graph
 from ray_jobs.prepare import prepare
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.simulate import simulate
-from ray_jobs.train import reads_graph, sources_of, upstream
+from ray_jobs.train import sources_of, upstream
 from tests.benchmarks.arms import changed, on_each_core
-from tests.benchmarks.graph_in_world import AGES, Found, judged_retriever, row
+from tests.benchmarks.asked_for import BREADTHS, breadth, under_conditions
+from tests.benchmarks.graph_in_world import (
+    AGES,
+    Found,
+    judged_by_age,
+    row,
+    trained_retriever,
+)
 from tests.benchmarks.intervals import difference
 
 if TYPE_CHECKING:
@@ -40,6 +50,21 @@ ARMS: dict[str, dict[str, Any]] = {
     "rows frozen and half dropped": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.5},
     "rows frozen": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.0},
     "rows fine-tuned": {"two_tower.id_rows": "fine_tuned"},
+    "rows fine-tuned and half dropped": {
+        "two_tower.id_rows": "fine_tuned",
+        "two_tower.id_dropout": 0.5,
+    },
+    "conditions": {"two_tower.condition_share": 0.25},
+    **{f"{num} interests": {"two_tower.interests.num": num} for num in (3, 5, 7)},
+    **{
+        f"5 interests {name}": {"two_tower.interests.num": 5} | change
+        for name, change in {
+            "without far starts": {"two_tower.interests.start": "newest"},
+            "with soft routing": {"two_tower.interests.routing": "soft"},
+            "by MIND's routing": {"two_tower.interests.kind": "routing"},
+            "by heads": {"two_tower.interests.kind": "heads"},
+        }.items()
+    },
     "masks": {"two_tower.crossing.layers": ["masks"]},
     "masks and cross": {"two_tower.crossing.layers": ["masks+cross"]},
     "fields": {"two_tower.crossing.layers": ["fields"]},
@@ -47,9 +72,24 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def judged_by_words(words: list[str], name: str, seed: int) -> Found:
+@dataclass(frozen=True)
+class Judged:
+    """An arm: by age of items, by the breadth of users, and where requests name an interest."""
+
+    found: Found
+    by_breadth: dict[str, float]
+    asked: dict[str, float]
+
+
+def judged_by_words(words: list[str], name: str, seed: int) -> Judged:
     """An arm in a process of its own."""
-    return judged_retriever(changed(start(words), ARMS[name], seed))
+    subject, queries, retriever = trained_retriever(changed(start(words), ARMS[name], seed))
+    found, dataset = judged_by_age(subject, queries, retriever.scores), subject.log.dataset
+    group = breadth(dataset, queries)
+    means = {
+        name: float(found.recall[group == number].mean()) for number, name in enumerate(BREADTHS)
+    }
+    return Judged(found, means, under_conditions(retriever, dataset, queries))
 
 
 def built_on(job: Job, names: list[str], seeds: int) -> None:
@@ -64,12 +104,12 @@ def built_on(job: Job, names: list[str], seeds: int) -> None:
                 embed(own, dataset, upstream(own, "graph"), cutoff)
 
 
-def mean_row(arm: list[Found], against: list[Found]) -> dict[str, Any]:
+def mean_row(arm: list[Judged], against: list[Judged]) -> dict[str, Any]:
     """What is printed of an arm: means over seeds."""
-    rows = [row(found) for found in arm]
+    rows = [row(one.found) | one.by_breadth | one.asked for one in arm]
     means: dict[str, Any] = {key: float(np.mean([one[key] for one in rows])) for key in rows[0]}
     if arm is not against:
-        columns = ([found.recall for found in made] for made in (arm, against))
+        columns = ([one.found.recall for one in made] for made in (arm, against))
         means["difference"] = difference(*columns)
     return means
 
@@ -88,8 +128,8 @@ def main() -> None:
     line = {
         "name": "retriever_in_world",
         "seeds": seeds,
-        "users": len(arms[DEFAULT][0].recall),
-        "positives": dict(zip(AGES, arms[DEFAULT][0].positives, strict=True)),
+        "users": len(arms[DEFAULT][0].found.recall),
+        "positives": dict(zip(AGES, arms[DEFAULT][0].found.positives, strict=True)),
         "arms": {name: mean_row(arm, arms[DEFAULT]) for name, arm in arms.items()},
     }
     print(json.dumps(line))
