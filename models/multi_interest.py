@@ -87,7 +87,6 @@ class MultiInterest(nn.Module):
             float32[N, K]: 0 where there are fewer items than clusters.
         """
         items, liked = self._liked(inputs, sequence, length)
-        items = items + self.own(items)
         there = torch.arange(self.settings.num, device=items.device) < liked.sum(1, keepdim=True)
         if self.settings.kind == "heads":
             return self._attended(items, liked, there)
@@ -102,8 +101,9 @@ class MultiInterest(nn.Module):
         back = torch.arange(self.settings.history, device=lengths.device)
         read = back < length.unsqueeze(1)
         at = first[sequence].unsqueeze(1) + length.unsqueeze(1) - 1 - back
+        rows = inputs["history.embedding.rows"]
         # One more event than there are: histories may all be empty.
-        items = F.pad(inputs["history.embedding.rows"], (0, 0, 1, 0))
+        items = F.pad(rows + self.own(rows), (0, 0, 1, 0))
         action = F.pad(inputs["history.action"], (1, 0))
         at = torch.where(read, at + 1, 0)
         return items[at], read & self.positive[action[at]]
