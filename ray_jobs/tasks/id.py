@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.batching import Windows
+from data.batching import Admission, Windows
+from data.negatives import PoolSampler
 from models.id_embeddings import IdEncoder
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.tasks.history_task import HistoryTask
@@ -38,6 +39,21 @@ class IdTask(HistoryTask):
         settings, ranks = self.settings, max(1, self.assignment.settings.train.num_workers)
         passes = settings.epochs * int((self.counts.user_labels > 0).sum())
         return settings.max_steps or -(-passes // (settings.batch_size * ranks))
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Rows with labels in the window: of others nothing could be learnt."""
+        least = self.assignment.settings.id.min_count
+        return Admission(self.counts.item_labels >= least, self.counts.user_labels >= least)
+
+    @cached_property
+    def pools(self) -> PoolSampler:
+        """Draws negatives among the items that have a row."""
+        negatives = self.settings.negatives
+        live = np.flatnonzero(self.admission.item).astype(np.int64)
+        return PoolSampler(
+            live, self.counts.item_share, negatives.in_batch, negatives.random, self.spare_future
+        )
 
     def windows(self, events: Events, labels: Mask, rng: np.random.Generator) -> Windows:
         """Of each user of a block who has labels."""

@@ -112,7 +112,7 @@ def test_the_next_item_of_a_walk_is_foretold(
     assert found["mrr@10"] > 0.8
 
 
-@pytest.mark.parametrize("model", ["two_tower", "user"])
+@pytest.mark.parametrize("model", ["id", "two_tower", "user"])
 def test_the_items_of_ones_taste_are_found_without_any_order(
     ray_cluster: None, tmp_path: Path, model: Model
 ) -> None:
