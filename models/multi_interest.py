@@ -41,7 +41,7 @@ class InterestSettings:
         iterations: of routing.
     """
 
-    num: NonNegative = 0
+    num: NonNegative = 3
     share: Dropout = 0.5
     history: Count = 50
     kind: Literal["clusters", "routing", "heads"] = "clusters"

@@ -57,7 +57,9 @@ class TwoTowerSettings:
         sequence: the encoder of histories.
         negatives: the pool of candidates.
         batch_size: windows a step on each worker.
-        max_steps: optimiser steps, unless `train.max_steps` says otherwise.
+        max_steps: optimiser steps, unless `train.max_steps` says otherwise; by default 400, which
+            the ten minutes of a whole feed allow, and `epochs` where users' events have no order.
+        epochs: passes over the windows of a log of pairs.
         learning_rate: of AdamW on the towers.
         table_learning_rate: of row-wise Adagrad on the ID tables.
     """
@@ -78,7 +80,8 @@ class TwoTowerSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     negatives: NegativeSettings = field(default_factory=NegativeSettings)
     batch_size: Count = 64
-    max_steps: Count = 400
+    max_steps: Count | None = None
+    epochs: Count = 16
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 1.0
 

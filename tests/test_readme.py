@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.contract.schema import Feature, Vocabulary
 from data.contract.settings import build
 from data.world.population import IdKind, external_ids
 from data.world.settings import WorldSettings, resolve
@@ -18,6 +17,7 @@ from models.two_tower import TwoTowerSettings, build_two_tower
 from ray_jobs.engine.job import start
 from ray_jobs.pipeline import PipelineArguments
 from serve.messages import Event, RecommendRequest
+from tests.models import cases
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -55,21 +55,20 @@ def test_the_bodies_of_the_examples_are_accepted() -> None:
     assert event.item_id in items
 
 
-def test_the_model_of_ones_own_can_be_built(
+def test_the_model_of_ones_own_learns_and_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "models.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    vocabulary = Vocabulary(
-        order="clock",
-        actions=("save",),
-        polarity=("positive",),
-        item_features=(Feature(name="content", kind="vector", dim=8),),
-    )
-    settings = build(TwoTowerSettings, {"kind": "acme.models:MyTower"})
-    model = build_two_tower(settings, vocabulary)
+    settings = build(TwoTowerSettings, {"kind": "acme.models:MyTower", "id_dim": 16})
+    model = build_two_tower(settings, cases.vocabulary())
     assert type(model).__module__ == "acme.models"
     assert set(model.programs()) == {"item_tower", "user_tower", "item_prior"}
+    batch = cases.two_tower_batch(cases.visits())
+    loss, _ = model(cases.rows_of(batch, cases.tables()), batch)
+    loss.backward()
+    program = model.user_tower.program()
+    assert len(program.module(program.inputs)) == len(program.outputs)
     sys.modules.pop("acme.models")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 DEPTH = 500  # of each list
-FIRST, UNLISTED = 1e6, -1e6
+UNLISTED = np.float32(-1e4)  # below any score
 
 
 def scores_in_turns(
@@ -39,7 +39,7 @@ def scores_in_turns(
         scores = vectors[:, slot] @ items.T + priors
         scores[queries.history_owners, queries.history.item] = -np.inf
         _take(turn, scores, shares[:, slot])
-    return np.where(np.isfinite(turn), np.float32(FIRST) - turn, first + np.float32(UNLISTED))
+    return np.where(np.isfinite(turn), 1 / turn, first + UNLISTED)
 
 
 def _take(turn: Floats, scores: Floats, shares: Floats) -> None:

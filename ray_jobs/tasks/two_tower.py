@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ray_jobs.engine.loop import Snapshot
 
 
+STEPS = 400
+
+
 def has_row(table: npt.NDArray[np.float32], rows: int) -> Mask:
     """Which of so many rows are not zeros in a table, which may have fewer. [rows]."""
     found = np.zeros(rows, bool)
@@ -44,6 +47,16 @@ class TwoTowerTask(HistoryTask):
         self.settings = assignment.settings.two_tower
         windows = assignment.windows
         super().__init__(assignment, self.settings, windows.two_tower if windows else None)
+
+    @cached_property
+    def max_steps(self) -> int:
+        """As set, else what a whole feed allows; over pairs, whose windows are short, passes."""
+        settings, ranks = self.settings, max(1, self.assignment.settings.train.num_workers)
+        if settings.max_steps or self.assignment.dataset.order != "none":
+            return settings.max_steps or STEPS
+        stride = max(1, settings.sequence.max_length // 2)
+        windows = int(np.ceil(self.counts.user_labels / stride).sum())
+        return max(STEPS, settings.epochs * windows // (settings.batch_size * ranks))
 
     @property
     def rates(self) -> tuple[float, float]:

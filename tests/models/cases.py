@@ -21,7 +21,9 @@ from models.user_encoder import UserEncoder, UserSettings
 NUM_ITEMS, NUM_USERS, NUM_MOMENTS = 42, 20, 3
 SIDES = ((0, NUM_USERS), (1, NUM_ITEMS))
 SEQUENCE = SequenceSettings(max_length=8, num_layers=2, num_heads=2)
-TWO_TOWER = TwoTowerSettings(dim=16, id_dim=16, hidden=32, sequence=SEQUENCE)
+TWO_TOWER = TwoTowerSettings(
+    dim=16, id_dim=16, hidden=32, sequence=SEQUENCE, interests=InterestSettings(num=0)
+)
 ID = IdEmbeddingSettings(dim=16, dropout=0.2)
 FOCUSED = replace(
     TWO_TOWER, condition_share=0.3, interests=InterestSettings(num=3, history=5, share=0.4)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data.contract.schema import Feature, Vocabulary
 from models.export import Program, parity, write_programs
+from models.multi_interest import InterestSettings
 from models.ranker import Ranker, RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
@@ -35,7 +36,9 @@ VOCABULARY = Vocabulary(
     user_features=(Feature(name="country", kind="categorical", cardinality=9),),
 )
 SEQUENCE = SequenceSettings(max_length=MAX_LENGTH, num_layers=1)
-TOWERS = TwoTowerSettings(dim=8, id_dim=8, hidden=16, sequence=SEQUENCE)
+TOWERS = TwoTowerSettings(
+    dim=8, id_dim=8, hidden=16, sequence=SEQUENCE, interests=InterestSettings(num=0)
+)
 RANKER = RankerSettings(dim=8, id_dim=4, hidden=16, sequence=SEQUENCE)
 HISTORIES = [
     *([0], [1], [2], [MAX_LENGTH], [0, 0], [0, 1], [3, 0, 5], [0] * 7),
