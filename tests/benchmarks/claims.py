@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.retriever_in_world import FROZEN, INTERESTS, PARTS, ROWS
 from tests.benchmarks.user_in_world import DENSE, INPUTS, NEGATIVES, OBJECTIVES
 
 DATA = Path(os.environ.get("HOMEFEED_DATA", "../shared/data"))
@@ -125,6 +126,11 @@ def log_of(folder: str) -> tuple[Path, ...]:
     return (DATA / folder / "interactions.parquet",)
 
 
+def not_better(summary: Summary, arm: str) -> bool:
+    """Whether an arm's recall is not above the default's, by its interval over users."""
+    return bool(summary["arms"][arm]["difference"]["low"] <= 0)
+
+
 def gain(summary: Summary, arm: str) -> bool:
     """Whether the default's recall is above an arm's, the interval over users too."""
     return bool(summary["arms"][arm]["difference"]["high"] < 0)
@@ -148,6 +154,14 @@ def arms_of_user(name: str, preset: str, arms: Iterable[str], checks: tuple[Chec
     words = (f"root={ROOTS}/user_{preset}", f"world.preset={preset}", "seeds=3")
     named = ",".join(dict.fromkeys((DENSE, *arms)))
     return Claim(name, ("tests.benchmarks.user_in_world", *words, f"arms={named}"), checks)
+
+
+def arms_of_retriever(
+    name: str, seeds: int, arms: Iterable[str], checks: tuple[Check, ...]
+) -> Claim:
+    """Some arms of the retriever in the default world, which they share."""
+    words = (f"root={ROOTS}/retriever", f"seeds={seeds}", f"arms={','.join(arms)}")
+    return Claim(name, ("tests.benchmarks.retriever_in_world", *words), checks)
 
 
 CLAIMS = (
@@ -316,6 +330,36 @@ CLAIMS = (
         "drift1",
         INPUTS,
         tuple((f"the default above {arm}", partial(gain, arm=arm)) for arm in INPUTS),
+    ),
+    arms_of_retriever(
+        "retriever_in_world",
+        3,
+        PARTS,
+        (
+            ("better by several interests", lambda s: gain(s, "one vector")),
+            ("better by graph vectors", lambda s: gain(s, "without graph vectors")),
+            *(
+                (f"no better: {arm}", partial(not_better, arm=arm))
+                for arm in ("with user vectors", FROZEN, "two mixed layers", "conditions")
+            ),
+        ),
+    ),
+    arms_of_retriever(
+        "id_rows",
+        1,
+        ROWS,
+        tuple((f"no better: {arm}", partial(not_better, arm=arm)) for arm in ROWS),
+    ),
+    arms_of_retriever(
+        "interests",
+        1,
+        INTERESTS,
+        tuple((f"no better: {arm}", partial(not_better, arm=arm)) for arm in INTERESTS),
+    ),
+    Claim(
+        "tables",
+        ("tests.benchmarks.bench_tables",),
+        (("3 times EmbeddingBag with Adagrad", lambda s: s["ratio_embedding_bag"] >= 3),),
     ),
     Claim(
         "user_table",

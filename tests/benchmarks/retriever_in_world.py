@@ -42,33 +42,38 @@ if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
 
 DEFAULT = "default"
-ARMS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
+FROZEN = "rows frozen and half dropped"
+PARTS: dict[str, dict[str, Any]] = {
+    "one vector": {"two_tower.interests.num": 0},
     "without graph vectors": {"two_tower.graph_vectors": False},
-    "without user vectors": {"two_tower.user_vectors": False},
     "with user vectors": {"two_tower.user_vectors": True},
-    "rows frozen and half dropped": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.5},
+    FROZEN: {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.5},
+    "two mixed layers": {"two_tower.crossing.layers": ["mlp+masks", "masks+fields+cross"]},
+    "conditions": {"two_tower.condition_share": 0.25},
+}
+LATE = {"windows.id": [1, 152], "windows.overlap": True}
+ROWS: dict[str, dict[str, Any]] = {
+    FROZEN: PARTS[FROZEN],
     "rows frozen": {"two_tower.id_rows": "frozen", "two_tower.id_dropout": 0.0},
     "rows fine-tuned": {"two_tower.id_rows": "fine_tuned"},
-    "rows fine-tuned and half dropped": {
-        "two_tower.id_rows": "fine_tuned",
-        "two_tower.id_dropout": 0.5,
-    },
-    "conditions": {"two_tower.condition_share": 0.25},
-    **{f"{num} interests": {"two_tower.interests.num": num} for num in (3, 5, 7)},
-    **{
-        f"5 interests {name}": {"two_tower.interests.num": 5} | change
-        for name, change in {
-            "without far starts": {"two_tower.interests.start": "newest"},
-            "with soft routing": {"two_tower.interests.routing": "soft"},
-            "by MIND's routing": {"two_tower.interests.kind": "routing"},
-            "by heads": {"two_tower.interests.kind": "heads"},
-        }.items()
-    },
+}
+ROWS |= {f"{name} of the same days": words | LATE for name, words in ROWS.items()}
+INTERESTS: dict[str, dict[str, Any]] = {
+    "5 interests": {"two_tower.interests.num": 5},
+    "7 interests": {"two_tower.interests.num": 7},
+    "without far starts": {"two_tower.interests.start": "newest"},
+    "with soft routing": {"two_tower.interests.routing": "soft"},
+    "neither": {"two_tower.interests.start": "newest", "two_tower.interests.routing": "soft"},
+    "by MIND's routing": {"two_tower.interests.kind": "routing"},
+    "by heads": {"two_tower.interests.kind": "heads"},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    **PARTS,
+    **ROWS,
+    **INTERESTS,
     "masks": {"two_tower.crossing.layers": ["masks"]},
-    "masks and cross": {"two_tower.crossing.layers": ["masks+cross"]},
     "fields": {"two_tower.crossing.layers": ["fields"]},
-    "two mixed layers": {"two_tower.crossing.layers": ["mlp+masks", "masks+fields+cross"]},
 }
 
 
