@@ -25,6 +25,7 @@ from data.contract.schema import (
     Vocabulary,
 )
 from data.contract.settings import UserError
+from data.contract.signatures import SIGNATURE_COLUMN, image_keys
 from data.timelines import events_from
 from data.user_days import UserDays
 from data.windows import day_bounds
@@ -127,6 +128,11 @@ class Dataset:
         column = open_vectors(self.vectors)
         columns = table.columns | {GRAPH_COLUMN: column}
         return FeatureTable("item", self.vocabulary.item_features, columns)
+
+    @cached_property
+    def image_keys(self) -> npt.NDArray[np.int64]:
+        """What counts items as one, a key for each item row. [rows]."""
+        return image_keys(self.items.hashes(SIGNATURE_COLUMN), np.arange(self.item_ids.rows))
 
     @cached_property
     def users(self) -> FeatureTable:

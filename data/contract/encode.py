@@ -270,6 +270,13 @@ class FeatureTable:
         columns = {f.name: table[f.name].combine_chunks() for f in features}
         return cls(side, tuple(features), columns)
 
+    def hashes(self, name: str) -> Ints | None:
+        """A categorical column [rows], 0 where unknown; None where there is no such column."""
+        if not any(f.name == name and f.kind == "categorical" for f in self.features):
+            return None
+        values: Ints = self.columns[name].to_numpy()
+        return values
+
     def gather(self, rows: Ints) -> Arrays:
         """Named arrays of `rows` [N]; a row past the end is an unknown one (row 0)."""
         arrays: Arrays = {}

@@ -27,7 +27,7 @@ import pyarrow as pa
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DAY_MS = 86_400_000
 
@@ -99,6 +99,8 @@ USER_COLUMN = "user_embedding"
 OBJECTIVES: tuple[Objective, ...] = ("next_engagement", "co_board", "user_item")
 # What the states of a user's timeline predict: see data/targets.py.
 UserObjective = Literal["next_action", "sasrec", "all_action", "dense_all_action"]
+# What an action counts unless a setting names it.
+POLARITY_WEIGHTS: dict[Polarity, float] = {"positive": 1.0, "negative": -1.0, "neutral": 0.0}
 NEGATIVE_ACTIONS = frozenset({"hide", "dislike", "report", "block", "unfollow", "skip", "downvote"})
 
 
@@ -163,6 +165,18 @@ class Vocabulary:
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"{setting}: {unknown} are no positive actions; there are {[*known]}")
         return tuple(known[name] for name in names)
+
+    def weights(self, named: Mapping[str, float], setting: str) -> tuple[float, ...]:
+        """What each action counts: as named, else 1 when positive, -1 when negative, or nothing.
+
+        Raises:
+            UserError: there is no action of a name; `setting` is where it stands.
+        """
+        if unknown := sorted(named.keys() - set(self.actions)):
+            known = ", ".join(self.actions)
+            raise UserError(f"{setting}.{unknown[0]} names no action; known are {known}")
+        pairs = zip(self.actions, self.polarity, strict=True)
+        return tuple(named.get(action, POLARITY_WEIGHTS[polarity]) for action, polarity in pairs)
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Vocabulary:
