@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.contract.settings import UserError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,18 +13,10 @@ if TYPE_CHECKING:
     from data.contract.schema import Vocabulary
     from serve.programs import Floats
 
-DEFAULT_WEIGHTS = {"positive": 1.0, "negative": -1.0, "neutral": 0.0}
-
 
 def utility_weights(vocabulary: Vocabulary, overrides: Mapping[str, float]) -> Floats:
     """Weight of each action, [T]. Raises UserError for an action that there is not."""
-    unknown = sorted(overrides.keys() - set(vocabulary.actions))
-    if unknown:
-        known = ", ".join(vocabulary.actions)
-        raise UserError(f"serve.utility.{unknown[0]} names no action; known are {known}")
-    pairs = zip(vocabulary.actions, vocabulary.polarity, strict=True)
-    weights = [overrides.get(action, DEFAULT_WEIGHTS[polarity]) for action, polarity in pairs]
-    return np.array(weights, np.float32)
+    return np.array(vocabulary.weights(overrides, "serve.utility"), np.float32)
 
 
 def cap_per_creator(order: Ints, creators: Ints | None, cap: int) -> Ints:
