@@ -28,7 +28,8 @@ class IndexSettings:
     Attributes:
         kind: `flat` is exact, `ivf` has inverted lists; `auto` takes flat below 50,000 items.
         recall: share of the exact 100 nearest items that an inverted file must find.
-        half_life_days: time in which a positive action's weight in the popular list halves.
+        half_life_days: time in which a positive action's weight in the popular list halves (in
+            the corpus it is `corpus.half_life_days`).
         head: items kept in the lists of popular and of new items.
         pinnersage: how users' pasts are clustered for the source of that name.
     """

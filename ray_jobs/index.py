@@ -1,9 +1,10 @@
 """Makes the bundle that serves: `python -m ray_jobs.index root=runs/default`.
 
 Takes an export (programs, ID tables, look-ups), embeds every item with the exported item tower,
-builds the nearest-item index, lays the users' timelines in row order and clusters each, publishes
-the bundle and points `bundles/CURRENT` at it. Cost grows with items (embedding, index) and events
-(timelines); memory with items only: timelines go through a block at a time.
+chooses those that may be served (data.corpus) and builds their index, lays the users' timelines in
+row order and clusters each, publishes the bundle and points `bundles/CURRENT` at it. Cost grows
+with items (embedding, index) and events (timelines); memory with items only: timelines go through a
+block at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from data.blocklist import Blocklist
 from data.contract.artifact import current, read
 from data.contract.encode import (
     HISTORY_COLUMNS,
@@ -24,16 +25,20 @@ from data.contract.encode import (
     Ints,
     ragged_positions,
 )
-from data.contract.schema import Vocabulary
+from data.contract.schema import GRAPH_COLUMN, Vocabulary
 from data.contract.settings import to_tree
+from data.corpus import fresh_items, popular_items
 from data.dataset import Dataset
 from data.pinnersage import Interests, unit_vectors
 from data.timelines import events_from
 from data.trends import Trends
+from ray_jobs.engine.corpus import corpus_of, tell, told
+from ray_jobs.engine.job import keep
 from ray_jobs.engine.links import link
-from serve.bundle import KIND, embed_items, prior_of
+from serve.bundle import BLOCKED_FILE, KIND, SIMILAR_FILE, embed_items, prior_of
 from serve.index import build_index
 from serve.medoids import FILES as MEDOID_FILES
+from serve.pairing import write_pairing
 from serve.partitions import build_partitions, carried
 from serve.programs import Floats, Program, gather_rows
 
@@ -41,12 +46,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from data.contract.artifact import Artifact, Draft
+    from data.contract.idspace import IdSpace
+    from data.corpus import Corpus
     from data.pinnersage import PinnerSageSettings
     from ray_jobs.bundle_settings import IndexSettings
     from ray_jobs.engine.job import Job
+    from ray_jobs.settings import Settings
 
 CHUNK = 4096
 CONDITION_RECALL = 0.99
+SIMILAR_RECALL = 0.95
 
 
 def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
@@ -57,9 +66,10 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         export: programs, tables and look-ups.
         move_pointer: whether servers of this root shall take it.
     """
-    settings: IndexSettings = job.settings.index
+    settings: Settings = job.settings
     reference = next(p for p in export.manifest.parents if p["kind"] == "dataset")
     dataset = Dataset(read(job.root / "dataset" / reference["version"]), job.root)
+    blocked = Blocklist.read(settings.corpus.blocklist, dataset.item_ids.ids.type)
 
     def write(draft: Draft) -> None:
         shutil.copytree(
@@ -69,14 +79,21 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         write_histories(draft.path / "histories", dataset)
         features = Vocabulary.from_tree(export.manifest.details["vocabulary"]).item_features
         items = FeatureTable.open("item", features, export.path / "items.arrow")
-        draft.fields |= _write_items(draft.path, dataset, items, settings)
-        write_medoids(draft.path, dataset, items, settings.pinnersage)
+        corpus = corpus_of(dataset, blocked, settings.corpus)
+        np.save(draft.path / BLOCKED_FILE, blocked.hashes)
+        draft.fields |= _write_items(draft.path, dataset, items, corpus, settings.index)
+        write_medoids(draft.path, dataset, items, settings.index.pinnersage)
+        write_pairing(draft.path, export.manifest.details["versions"])
         draft.fields |= {
             "id_space": export.manifest.id_space,
-            "details": export.manifest.details,
+            "details": export.manifest.details | {"corpus": told(dataset, corpus, blocked)},
         }
 
-    return job.make(KIND, [export], {"index": to_tree(settings)}, write, move_pointer)
+    inputs = {"index": to_tree(settings.index), "corpus": to_tree(settings.corpus)}
+    inputs["corpus"]["blocked"] = blocked.checksum
+    bundle = job.make(KIND, [export], inputs, write, move_pointer)
+    tell(bundle.manifest.details["corpus"])
+    return bundle
 
 
 def _own(_: str, names: list[str]) -> set[str]:
@@ -85,25 +102,27 @@ def _own(_: str, names: list[str]) -> set[str]:
 
 
 def _write_items(
-    folder: Path, dataset: Dataset, items: FeatureTable, settings: IndexSettings
+    folder: Path, dataset: Dataset, items: FeatureTable, corpus: Corpus, settings: IndexSettings
 ) -> dict[str, Any]:
     """Vectors, index, and the lists of items that may be served, are popular, are new.
 
     Returns:
         What the manifest says of the vectors.
     """
-    space = dataset.item_ids
-    live = np.arange(space.first_row, space.rows)
-    vectors = embed_all(folder, items, live, space.rows)
+    live = corpus.rows
+    vectors = embed_all(folder, items, dataset.item_ids)
     priors = all_priors(folder, dataset)
     built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")
-    write_conditions(folder, items, vectors, priors)
+    write_conditions(folder, items, live, vectors, priors)
+    if len(live) < corpus.items:
+        write_similar(folder, items, live)
+    popular = popular_items(dataset, live, settings.half_life_days)
     arrays: dict[str, npt.NDArray[Any]] = {
         "item_embeddings": vectors,
         "item_priors": priors,
         "live_items": live,
-        "popular": popular_items(dataset, live, settings),
+        "popular": popular[: settings.head],
         "fresh": fresh_items(dataset, live)[: settings.head],
     }
     for name, array in arrays.items():
@@ -117,21 +136,39 @@ def _write_items(
     }
 
 
-def write_conditions(folder: Path, items: FeatureTable, vectors: Floats, priors: Floats) -> None:
+def write_conditions(
+    folder: Path, items: FeatureTable, live: Ints, vectors: Floats, priors: Floats
+) -> None:
     """The items of each interest side by side (serve.partitions); nothing if none carries any."""
-    owners, interests = carried(items, np.arange(len(vectors)))
+    places, interests = carried(items, live)
     if len(interests):
+        owners = live[places]
         build_partitions(owners, interests, vectors, priors, CONDITION_RECALL).save(folder)
 
 
-def embed_all(folder: Path, items: FeatureTable, live: Ints, rows: int) -> Floats:
-    """Vectors of all rows by the exported item tower, f32[rows, D]; zero for what is no item."""
+def write_similar(folder: Path, items: FeatureTable, live: Ints) -> None:
+    """Another index over graph embeddings where the export's has items that are not served."""
+    path = folder / SIMILAR_FILE
+    if not path.is_file():
+        return
+    vectors = np.asarray(items.gather(live)[f"item.{GRAPH_COLUMN}"], np.float32)
+    built, _ = build_index(live, vectors, np.zeros(len(live), np.float32), "auto", SIMILAR_RECALL)
+    path.unlink()  # a second name of the export's file
+    built.save(path)
+
+
+def embed_all(folder: Path, items: FeatureTable, space: IdSpace) -> Floats:
+    """Vectors of all rows by the exported item tower, f32[rows, D]; zero for what is no item.
+
+    Items that are not served have one too: they are in histories.
+    """
     tower = Program(folder / "programs" / "item_tower.onnx")
     table = np.load(folder / "tables" / "two_tower.item_id.npy", mmap_mode="r")
-    chunks = [live[at : at + CHUNK] for at in range(0, len(live), CHUNK)]
+    rows = np.arange(space.first_row, space.rows)
+    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
     found = [embed_items(tower, gather_rows(table, chunk), items.gather(chunk)) for chunk in chunks]
-    vectors = np.zeros((rows, found[0].shape[1]), np.float32)
-    vectors[live] = np.concatenate(found)
+    vectors = np.zeros((space.rows, found[0].shape[1]), np.float32)
+    vectors[rows] = np.concatenate(found)
     return vectors
 
 
@@ -143,28 +180,6 @@ def all_priors(folder: Path, dataset: Dataset) -> Floats:
         return np.zeros(rows, np.float32)
     tomorrow = np.array(trends.calendar.num_days + 1)
     return prior_of({"item_prior": Program(program)}, trends.before(tomorrow, np.arange(rows)))
-
-
-def popular_items(dataset: Dataset, live: Ints, settings: IndexSettings) -> Ints:
-    """Items by positive actions that fade with time, best first; ties by row."""
-    counts = pq.read_table(dataset.artifact.path / "item_days.parquet")
-    positive = np.isin(counts["action"].to_numpy(), dataset.vocabulary.codes("positive"))
-    day, item = counts["day"].to_numpy()[positive], counts["item"].to_numpy()[positive]
-    age = day.max(initial=0) - day
-    weight = counts["count"].to_numpy()[positive] * 0.5 ** (age / settings.half_life_days)
-    scores = np.bincount(item, weight, minlength=dataset.item_ids.rows)[live]
-    best: Ints = live[np.argsort(-scores, kind="stable")][: settings.head]
-    return best
-
-
-def fresh_items(dataset: Dataset, live: Ints) -> Ints:
-    """Items by creation, or first event, newest first; those of unknown age are left out."""
-    first_seen = np.zeros(dataset.item_ids.rows, np.int64)
-    first_seen[dataset.item_ids.first_row :] = dataset.item_ids.first_seen
-    created = dataset.items_created_at
-    times = np.where(created > 0, created, first_seen)[live]
-    newest: Ints = live[np.argsort(-times, kind="stable")][: int((times > 0).sum())]
-    return newest
 
 
 def write_histories(folder: Path, dataset: Dataset) -> None:
@@ -219,13 +234,15 @@ def _scatter(columns: dict[str, Any], events: Events, starts: Ints) -> None:
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Builds and publishes the bundle of the current export."""
+    """Builds and publishes the bundle of the current export; the root remembers its corpus."""
     with job.stage("index"):
         bundle = index(job, current(job.root, "export"))
-    return {"bundle": bundle.version, **bundle.manifest.metrics}
+    keep(job.root, {name: tree for name, tree in job.given.items() if name == "corpus"})
+    corpus = bundle.manifest.details["corpus"]
+    return {"bundle": bundle.version, **bundle.manifest.metrics, "corpus": corpus}
 
 
 if __name__ == "__main__":
     from ray_jobs.engine.job import run
 
-    run("index", main)
+    run("index", main, remember=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from data.corpus import CorpusSettings
 from data.intake import PrepareSettings
 from data.sources import SourceSettings
 from data.splits import SplitSettings
@@ -48,6 +49,7 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     tune: TuneSettings = field(default_factory=TuneSettings)

@@ -8,8 +8,10 @@ Files under `<root>/bundles/<version>/`:
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
     index.faiss               over both, of the items that may be served
-    similar.faiss             over the items' graph embeddings, where they have any
-    live_items.npy            rows that may be served
+    similar.faiss             over the same items' graph embeddings, where they have any
+    live_items.npy            rows that may be served: the corpus, one item of each image
+    blocked_ids.npy           hashes of external ids that may not, posted or not
+    index.json                which towers made the index (serve.pairing)
     popular.npy, fresh.npy    rows, best and newest first
     conditions.faiss, .npz    the same items by the interests that they carry
     medoids.npy, importance.npy  clusters of each user's past, where items have vectors
@@ -28,11 +30,12 @@ import numpy.typing as npt
 
 from data.contract.artifact import Artifact, read
 from data.contract.encode import HISTORY_COLUMNS, Arrays, Events, FeatureTable, Ints
-from data.contract.idspace import IdSpace
+from data.contract.idspace import IdSpace, Keys
 from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
 from serve.index import ItemIndex
 from serve.medoids import Medoids
+from serve.pairing import check_pairing
 from serve.partitions import Partitions
 from serve.programs import Floats, Program, gather_rows, open_programs
 
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIND = "bundles"
-SIMILAR_FILE = "similar.faiss"
+SIMILAR_FILE, BLOCKED_FILE = "similar.faiss", "blocked_ids.npy"
 EMBEDDING_TOLERANCE = 1e-3
 PROBES = 8
 
@@ -64,6 +67,7 @@ class Bundle:
     item_embeddings: Floats
     item_priors: Floats
     live_items: Ints
+    blocked_ids: Keys
     popular: Ints
     fresh: Ints
     programs: dict[str, Program]
@@ -82,6 +86,7 @@ class Bundle:
         artifact = read(path)
         artifact.verify()
         check_trends(artifact)
+        check_pairing(artifact)
         bundle = _load(path, artifact)
         check_id_spaces(bundle)
         check_embeddings(bundle)
@@ -151,6 +156,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         item_embeddings=item_embeddings,
         item_priors=item_priors,
         live_items=_map(path / "live_items.npy"),
+        blocked_ids=_open_blocked(path / BLOCKED_FILE),
         popular=_map(path / "popular.npy"),
         fresh=_map(path / "fresh.npy"),
         programs=open_programs(path / "programs"),
@@ -163,6 +169,12 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
 
 def _map(path: Path) -> Any:
     return np.load(path, mmap_mode="r")
+
+
+def _open_blocked(path: Path) -> Keys:
+    """None in bundles of earlier releases."""
+    found: Keys = _map(path) if path.is_file() else np.zeros(0, np.uint64)
+    return found
 
 
 def open_histories(folder: Path) -> Events:

@@ -16,6 +16,8 @@ WHOLE = np.float32(0.5)  # share of what is found for all that a user did, besid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from serve.ids import Mask
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -30,6 +32,10 @@ class Found:
     source: str
     rows: Ints
     scores: Floats
+
+    def where(self, mask: Mask) -> Found:
+        """The items for which `mask` [N] holds."""
+        return Found(self.source, self.rows[mask], self.scores[mask])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,6 @@ def shares_of_list(interests: Floats) -> Floats:
     return np.concatenate([plain, interests * (1 - plain)], 1)
 
 
-def without_duplicates(candidates: Candidates, signatures: Ints | None) -> Candidates:
-    """Keeps the first of each image signature (0 is unknown and kept)."""
-    if signatures is None:
-        return candidates
-    return candidates.take(np.flatnonzero((occurrence(signatures) == 0) | (signatures == 0)))
+def without_duplicates(candidates: Candidates, keys: Ints) -> Candidates:
+    """Keeps the first of each key: of the items that show one image."""
+    return candidates.take(np.flatnonzero(occurrence(keys) == 0))

@@ -7,73 +7,27 @@ index. Their rows hold until the next bundle, whose id space has them.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from data.contract.encode import Arrays, FeatureTable, Ints, encode_trends, ragged_positions
-from data.contract.schema import GRAPH_COLUMN, TREND_DAYS
-from serve.bundle import Bundle, embed_items, prior_of
+from data.contract.encode import Arrays, FeatureTable, Ints, ragged_positions
+from data.contract.schema import GRAPH_COLUMN
+from data.contract.signatures import SIGNATURE_COLUMN, image_keys
+from serve.bundle import Bundle, embed_items
+from serve.delta import Delta
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.partitions import NONE, carried
 from serve.posted_items import encode_items
 from serve.programs import Floats, gather_rows
-from serve.store import Document, ExternalId, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from serve.store import Document, ExternalId, Store
+
 PARTS = ("values", "lengths")
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Posted items, replaced as a whole when more come.
-
-    Attributes:
-        ids: external ids in row order.
-        features: their encoded columns.
-        embeddings: [N, D].
-        prior: what each gains whoever asks: that of an item that nobody has seen yet.
-        positions: external id -> position here.
-    """
-
-    ids: list[ExternalId]
-    features: FeatureTable
-    embeddings: Floats
-    prior: float
-    positions: dict[ExternalId, int] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls, bundle: Bundle) -> Delta:
-        """No item."""
-        columns = {name: column.slice(0, 0) for name, column in bundle.items.columns.items()}
-        features = FeatureTable("item", bundle.items.features, columns)
-        unseen = encode_trends(np.zeros((1, len(TREND_DAYS)), np.int64), np.ones(1, np.int64), 1)
-        prior = float(prior_of(bundle.programs, unseen)[0])
-        return cls([], features, np.zeros((0, bundle.dim), np.float32), prior)
-
-    def extended(
-        self, ids: list[ExternalId], columns: dict[str, pa.Array], embeddings: Floats
-    ) -> Delta:
-        """With more items; one that was here keeps its position and takes the new columns."""
-        newest = self.positions | {
-            identifier: len(self.ids) + at for at, identifier in enumerate(ids)
-        }
-        order = np.fromiter(newest.values(), np.int64)
-        together = {
-            name: pa.concat_arrays([column, columns[name]]).take(pa.array(order))
-            for name, column in self.features.columns.items()
-        }
-        return Delta(
-            list(newest),
-            FeatureTable("item", self.features.features, together),
-            np.concatenate([self.embeddings, embeddings])[order],
-            self.prior,
-            {identifier: at for at, identifier in enumerate(newest)},
-        )
 
 
 class Catalogue:
@@ -87,7 +41,7 @@ class Catalogue:
         self.first_posted_row = bundle.item_ids.rows
 
     def take_posted(self, store: Store) -> int:
-        """Takes in the items posted since the last call. Gives how many can now be recommended."""
+        """Takes in the items posted since the last call. Gives how many are not in the bundle."""
         with self._lock:
             posted = list(store.documents("items", self._sequence))
             if not posted:
@@ -144,10 +98,28 @@ class Catalogue:
         """Whether rows are items, not buckets."""
         return is_admitted(self._bundle.item_ids, rows)
 
+    def may_serve(self, rows: Ints) -> Mask:
+        """Which rows may be recommended: in the bundle's corpus, or posted and allowed."""
+        delta, posted = self._delta, rows >= self.first_posted_row
+        mask: Mask = delta.corpus.served[np.where(posted, 0, rows)]
+        mask[posted] = delta.allowed[rows[posted] - self.first_posted_row]
+        return mask
+
+    def keys(self, rows: Ints) -> Ints:
+        """Equal for items that show one image, [N]."""
+        return image_keys(self.column(SIGNATURE_COLUMN, rows), rows)
+
+    def with_copies(self, rows: Ints) -> Ints:
+        """Sorted rows of the items at `rows` and of all that show what one of them shows."""
+        keys, delta = self.keys(rows), self._delta
+        posted = delta.rows[np.isin(delta.keys, keys)]
+        return np.unique(np.concatenate([rows, delta.corpus.copies.showing(keys), posted]))
+
     @property
     def posted_rows(self) -> Ints:
-        """Rows of posted items, newest first."""
-        return self.first_posted_row + np.arange(len(self._delta.ids))[::-1]
+        """Rows of posted items that may be recommended, newest first."""
+        delta = self._delta
+        return delta.rows[delta.allowed][::-1]
 
     def id_rows(self, model: str, rows: Ints) -> Floats:
         """Id embeddings f32[N, D] in a model's table; zero for posted items."""
@@ -178,10 +150,9 @@ class Catalogue:
 
     def column(self, name: str, rows: Ints) -> Ints | None:
         """A categorical column of `rows` [N], 0 where absent; None where items have none."""
-        features = [f for f in self._bundle.items.features if f.name == name]
-        if not features or features[0].kind != "categorical":
+        values = self._bundle.items.hashes(name)
+        if values is None:
             return None
-        values = self._bundle.items.columns[name].to_numpy()
         hashes: Ints = values[np.where(rows < len(values), rows, 0)]
         posted = rows >= self.first_posted_row
         own = self._delta.features.columns[name].to_numpy()
@@ -227,9 +198,9 @@ class Catalogue:
     def similar(self, row: Ints, k: int, exclude: Ints) -> tuple[Ints, Floats]:
         """The k items most like the one of `row` [1]: by graph embedding where there are any.
 
-        Neither the item itself nor any of the sorted `exclude` is among them.
+        Neither the item itself, nor a copy of it, nor any of the sorted `exclude` is among them.
         """
-        index, exclude = self._bundle.similar, np.union1d(exclude, row)
+        index, exclude = self._bundle.similar, np.union1d(exclude, self.with_copies(row))
         if index is None:
             return self.nearest(self.embeddings(row)[0], k, exclude)
         name = f"item.{GRAPH_COLUMN}"
@@ -244,7 +215,7 @@ class Catalogue:
         if not len(of_posted):
             return found
         posted = self.first_posted_row + np.arange(len(of_posted))
-        allowed = ~np.isin(posted, exclude)
+        allowed = self.may_serve(posted) & ~np.isin(posted, exclude)
         rows = np.concatenate([found[0], posted[allowed]])
         scores = np.concatenate([found[1], of_posted[allowed]])
         best = np.argsort(-scores, kind="stable")[:k]

@@ -2,7 +2,7 @@
 
 1. user: row, history of the bundle, posted events, what must not be shown
 2. sources: candidate sources side by side, each with a deadline
-3. merge: shares, exclusion, one item of each image signature
+3. merge: shares, exclusion, what is in the corpus, one item of each image
 4. rank: probabilities of all actions, the user side computed once
 5. blend: utility, a cap for each creator
 
@@ -103,7 +103,7 @@ class Funnel:
         user = self._read(user_id, trace)
         asked = self.catalogue.rows_of(request.exclude)
         named = asked[self.catalogue.is_known(asked)]
-        exclude = np.unique(np.concatenate([user.seen, named, shown]))
+        exclude = self.catalogue.with_copies(np.concatenate([user.seen, named, shown]))
         return Query(user, request.context, request.surface, exclude, self._tower)
 
     def _read(self, user_id: int | str, trace: Trace) -> User:
@@ -134,12 +134,15 @@ class Funnel:
         answers = self._fanout.ask(calls, deadlines)
         if answers.failures:
             trace.fallbacks.add("partial")
-        merged = merge(answers.found, query.exclude, self._settings.shares, limit)
-        kept = without_duplicates(merged, self.catalogue.column("image_signature", merged.rows))
+        served = [self.catalogue.may_serve(one.rows) for one in answers.found]
+        found = [one.where(mask) for one, mask in zip(answers.found, served, strict=True)]
+        merged = merge(found, query.exclude, self._settings.shares, limit)
+        kept = without_duplicates(merged, self.catalogue.keys(merged.rows))
         trace.funnel |= {
             "found": {one.source: len(one.rows) for one in answers.found},
             "kept": {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)},
             "failures": answers.failures,
+            "not_served": sum(int((~mask).sum()) for mask in served),
             "duplicates": len(merged.rows) - len(kept.rows),
         }
         return kept

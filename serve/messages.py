@@ -136,7 +136,8 @@ class ItemsAccepted(BaseModel):
     accepted: int
     recommendable: int = Field(
         description="items that can be recommended from now on; the others are in the bundle "
-        "already, and the next one takes the new columns"
+        "already, and the next one takes the new columns, or they are blocked, or show an image "
+        "that is served already"
     )
 
 

@@ -51,7 +51,7 @@ def post_items(funnel: Funnel, store: Store, items: Sequence[Item]) -> ItemsAcce
     store.put_items(_complete(documents, ids, now_ms))
     funnel.catalogue.take_posted(store)
     rows = funnel.catalogue.rows_of(ids)
-    new = rows >= funnel.catalogue.first_posted_row
+    new = (rows >= funnel.catalogue.first_posted_row) & funnel.catalogue.may_serve(rows)
     return ItemsAccepted(accepted=len(items), recommendable=int(new.sum()))
 
 

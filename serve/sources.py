@@ -115,9 +115,9 @@ class Related:
         return query.context.item_id is not None or query.context.query_vector is not None
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """By inner product with the context's vector, the context item left out."""
+        """By inner product with the context's vector, the context item and its copies left out."""
         row = context_row(self._catalogue, query.context)
-        exclude = np.union1d(query.exclude, row)
+        exclude = np.union1d(query.exclude, self._catalogue.with_copies(row))
         rows, scores = self._catalogue.nearest(self._vector(query.context, row), limit, exclude)
         return Found(self.name, rows, scores)
 

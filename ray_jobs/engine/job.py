@@ -51,7 +51,7 @@ from ray_jobs.settings import Settings
 
 REMEMBERED = (
     *("seed", "source", "split", "windows", "world", "prepare"),
-    *("id", "graph", "user", "two_tower", "ranker"),
+    *("id", "graph", "user", "two_tower", "ranker", "corpus"),
 )
 SETTINGS_FILE = "settings.yaml"
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the drivers of `ray job submit`

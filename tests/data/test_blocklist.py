@@ -9,10 +9,11 @@ from data.blocklist import Blocklist
 from data.contract.idspace import IdSpace, hash_ids
 from data.contract.settings import UserError
 
+INT64 = pa.int64()
 NO_TIMES = np.zeros(3, np.int64)
 
 
-def read(path: Path, kind: pa.DataType = pa.int64()) -> list[int | str]:
+def read(path: Path, kind: pa.DataType = INT64) -> list[int | str]:
     return Blocklist.read(str(path), kind).ids.to_pylist()
 
 

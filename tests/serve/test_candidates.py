@@ -67,8 +67,7 @@ def test_shares_of_interests_stand_beside_what_is_found_for_all_of_a_user() -> N
     assert found.tolist() == [[0.5, 0.25, 0.125, 0.125], [1, 0, 0, 0]]
 
 
-def test_the_first_of_each_signature_is_kept() -> None:
+def test_the_first_of_each_image_is_kept() -> None:
     candidates = Candidates(np.arange(5), np.zeros(5, np.int64), ("a",))
-    kept = without_duplicates(candidates, np.array([7, 0, 7, 8, 0]))
+    kept = without_duplicates(candidates, np.array([7, -1, 7, 8, -4]))
     assert kept.rows.tolist() == [0, 1, 3, 4]
-    assert without_duplicates(candidates, None) is candidates

@@ -1,0 +1,83 @@
+"""Posted items, in memory beside the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from data.contract.encode import FeatureTable, Ints, encode_trends
+from data.contract.schema import TREND_DAYS
+from data.contract.signatures import SIGNATURE_COLUMN, image_keys
+from serve.bundle import Bundle, prior_of
+from serve.corpus import Corpus
+from serve.ids import Mask
+from serve.programs import Floats
+from serve.store import ExternalId
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Posted items, replaced as a whole when more come.
+
+    Attributes:
+        ids: external ids in row order.
+        features: their encoded columns.
+        embeddings: [N, D].
+        prior: what each gains whoever asks: that of an item that nobody has seen yet.
+        corpus: says which of them may be served.
+        first_row: row of the first.
+        positions: external id -> position here.
+        allowed: which may be served, [N].
+    """
+
+    ids: list[ExternalId]
+    features: FeatureTable
+    embeddings: Floats
+    prior: float
+    corpus: Corpus
+    first_row: int
+    positions: dict[ExternalId, int] = field(default_factory=dict)
+    allowed: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    @classmethod
+    def empty(cls, bundle: Bundle) -> Delta:
+        """No item."""
+        columns = {name: column.slice(0, 0) for name, column in bundle.items.columns.items()}
+        features = FeatureTable("item", bundle.items.features, columns)
+        unseen = encode_trends(np.zeros((1, len(TREND_DAYS)), np.int64), np.ones(1, np.int64), 1)
+        prior = float(prior_of(bundle.programs, unseen)[0])
+        vectors = np.zeros((0, bundle.dim), np.float32)
+        return cls([], features, vectors, prior, Corpus.of(bundle), bundle.item_ids.rows)
+
+    @property
+    def rows(self) -> Ints:
+        """Their rows, [N]."""
+        return self.first_row + np.arange(len(self.ids))
+
+    @property
+    def keys(self) -> Ints:
+        """Of their images, [N]."""
+        return image_keys(self.features.hashes(SIGNATURE_COLUMN), self.rows)
+
+    def extended(
+        self, ids: list[ExternalId], columns: dict[str, pa.Array], embeddings: Floats
+    ) -> Delta:
+        """With more items; one that was here keeps its position and takes the new columns."""
+        newest = self.positions | {
+            identifier: len(self.ids) + at for at, identifier in enumerate(ids)
+        }
+        order = np.fromiter(newest.values(), np.int64)
+        together = {
+            name: pa.concat_arrays([column, columns[name]]).take(pa.array(order))
+            for name, column in self.features.columns.items()
+        }
+        more = replace(
+            self,
+            ids=list(newest),
+            features=FeatureTable("item", self.features.features, together),
+            embeddings=np.concatenate([self.embeddings, embeddings])[order],
+            positions={identifier: at for at, identifier in enumerate(newest)},
+        )
+        return replace(more, allowed=self.corpus.allows(more.ids, more.keys))
