@@ -50,7 +50,9 @@ class Blocklist:
             return cls(pa.array([], kind))
         file = Path(path)
         if not file.is_file():
-            raise UserError(f"corpus.blocklist: {path} is not there; give a file of item ids")
+            raise UserError(
+                f"corpus.blocklist: {path} is not there; name a file of item ids, or null"
+            )
         raw = _column(file) if file.suffix in PARQUET else _lines(file)
         return cls(pc.unique(_cast(raw, kind, path).drop_null()), checksum(file))
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from data.blocklist import Blocklist
 from data.contract.artifact import current, read
 from data.contract.encode import (
     HISTORY_COLUMNS,
@@ -32,7 +31,7 @@ from data.dataset import Dataset
 from data.pinnersage import Interests, unit_vectors
 from data.timelines import events_from
 from data.trends import Trends
-from ray_jobs.engine.corpus import corpus_of, tell, told
+from ray_jobs.engine.corpus import check_corpus, corpus_of, tell, told
 from ray_jobs.engine.job import keep
 from ray_jobs.engine.links import link
 from serve.bundle import BLOCKED_FILE, KIND, SIMILAR_FILE, embed_items, prior_of
@@ -69,7 +68,7 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
     settings: Settings = job.settings
     reference = next(p for p in export.manifest.parents if p["kind"] == "dataset")
     dataset = Dataset(read(job.root / "dataset" / reference["version"]), job.root)
-    blocked = Blocklist.read(settings.corpus.blocklist, dataset.item_ids.ids.type)
+    blocked = check_corpus(dataset, settings.corpus)
 
     def write(draft: Draft) -> None:
         shutil.copytree(

@@ -20,6 +20,7 @@ from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
 from ray_jobs.deploy import check_served
 from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.corpus import check_corpus
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import (
     BUILT,
@@ -110,6 +111,7 @@ def main(job: Job) -> dict[str, Any]:
     """Takes a log to recommendations over HTTP, or a served root to its next day."""
     yesterday = Yesterday.begin(job.root) if job.arguments.day else None
     dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
+    check_corpus(Dataset(dataset, job.root), job.settings.corpus)
     with job.stage("start"):  # after what refuses bad input
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from data.blocklist import Blocklist
 from data.contract.settings import UserError
 from data.contract.signatures import SIGNATURE_COLUMN
 from data.corpus import Corpus, CorpusSettings, Standing, choose
 from ray_jobs.engine.job import console
 
 if TYPE_CHECKING:
-    from data.blocklist import Blocklist
     from data.dataset import Dataset
+
+
+def check_corpus(dataset: Dataset, settings: CorpusSettings) -> Blocklist:
+    """Reads the blocklist. Raises UserError for it, or for a weight of no action."""
+    dataset.vocabulary.weights(settings.weights, "corpus.weights")
+    return Blocklist.read(settings.blocklist, dataset.item_ids.ids.type)
 
 
 def corpus_of(dataset: Dataset, blocked: Blocklist, settings: CorpusSettings) -> Corpus:
@@ -41,7 +47,8 @@ def told(dataset: Dataset, corpus: Corpus, blocked: Blocklist) -> dict[str, Any]
 def tell(corpus: dict[str, Any]) -> None:
     """Prints how many items are served, why the others are not, how many blocked ids are new."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in corpus["left_out"].items())
-    console.print(f"corpus: {corpus['served']} of {corpus['items']} items; left out: {reasons}")
+    size = f"{corpus['served']} of {corpus['items']} items, one of each {corpus['one_of_each']}"
+    console.print(f"corpus: {size}; left out: {reasons}")
     ids, unknown = corpus["blocklist"]["ids"], corpus["blocklist"]["unknown"]
     if ids:
         console.print(f"corpus.blocklist: {ids} ids, {unknown} of them of no item here yet")

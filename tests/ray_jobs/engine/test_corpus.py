@@ -18,6 +18,7 @@ from data.corpus import CorpusSettings, Standing
 from data.dataset import Dataset
 from data.trends import Trends, days_of
 from ray_jobs import index as index_job
+from ray_jobs.engine.corpus import check_corpus
 from ray_jobs.index import index
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
@@ -231,6 +232,14 @@ def test_where_all_is_blocked_there_is_no_bundle(tmp_path: Path) -> None:
     assert not artifact.has_current(tmp_path, "bundles")
 
 
+def test_a_mistake_in_the_settings_is_told_before_any_work(tmp_path: Path) -> None:
+    root = a_root(tmp_path)
+    with pytest.raises(UserError, match=r"corpus\.weights\.zap names no action"):
+        check_corpus(root.dataset, CorpusSettings(weights={"zap": 1.0}))
+    with pytest.raises(UserError, match=r"nowhere\.txt is not there; name a file of item ids"):
+        check_corpus(root.dataset, CorpusSettings(blocklist="nowhere.txt"))
+
+
 def test_the_job_says_what_is_left_out_and_remembers_the_corpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +250,7 @@ def test_the_job_says_what_is_left_out_and_remembers_the_corpus(
     summary = index_job.main(job)
     assert summary["corpus"]["left_out"] == {"blocked": 1, "duplicate": 5, "below_score": 0}
     told = capsys.readouterr().err
-    assert "194 of 200 items; left out: 1 blocked, 5 duplicate, 0 below_score" in told
+    assert "194 of 200 items, one of each image_signature; left out: 1 blocked, 5 " in told
     assert "2 ids, 1 of them of no item here yet" in told
     remembered = yaml.safe_load((tmp_path / "settings.yaml").read_text())
     assert remembered == {"corpus": {"blocklist": "blocked.txt"}}
