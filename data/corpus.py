@@ -44,7 +44,7 @@ class CorpusSettings:
     size: Count | None = None
     fresh_share: Share = 0.1
     weights: dict[str, float] = field(default_factory=dict)
-    half_life_days: Positive = 30.0
+    half_life_days: Positive = 7.0
     blocklist: str | None = None
 
 

@@ -2,8 +2,8 @@
 
 The same counts are read in training (as of the day of each label), in evaluation (as of the day of
 each query) and when a bundle is indexed (as of the end of the log): whole days before the moment,
-never the day itself, so that no label counts itself. Items that show one image share their counts
-(data.contract.signatures).
+never the day itself, so that no label counts itself. They are counted by item, as labels are, and
+not by image (data.contract.signatures): copies have labels of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from data.contract.encode import Arrays, Ints, encode_trends
 from data.contract.schema import DAY_MS, TREND_DAYS, Calendar
-from data.contract.signatures import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +52,7 @@ class Trends:
             counted = np.isin(block.part, parts) & np.isin(block.events.action, log.positive_codes)
             day = days_of(dataset.calendar, block.events.timestamp[counted])
             _add(totals, day, block.events.item[counted])
-        return cls(_cumulated(totals, dataset), dataset.items_created_at, dataset.calendar)
+        return cls(_cumulated(totals), dataset.items_created_at, dataset.calendar)
 
     @classmethod
     def of_all(cls, dataset: Dataset) -> Trends | None:
@@ -65,7 +64,7 @@ class Trends:
         day, item, count = (counts[n].to_numpy()[positive] for n in ("day", "item", "count"))
         totals = _zeros(dataset, dataset.calendar)
         _add(totals, day, item, count)
-        return cls(_cumulated(totals, dataset), dataset.items_created_at, dataset.calendar)
+        return cls(_cumulated(totals), dataset.items_created_at, dataset.calendar)
 
     def before(self, day: Ints, rows: Ints) -> Arrays:
         """Named arrays of items as of the start of days; the two shapes are broadcast.
@@ -102,6 +101,5 @@ def _add(totals: Counts, day: Ints, item: Ints, count: Ints | int = 1) -> None:
     np.add.at(totals, (np.clip(day, 1, len(totals) - 1), item), count)
 
 
-def _cumulated(totals: Counts, dataset: Dataset) -> Counts:
-    """Running totals, each item with the events of all that show its image."""
-    return np.cumsum(Copies.of(dataset.image_keys).summed(totals), axis=0, dtype=np.int32)
+def _cumulated(totals: Counts) -> Counts:
+    return np.cumsum(totals, axis=0, dtype=np.int32)

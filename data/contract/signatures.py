@@ -1,8 +1,8 @@
 """What counts items as one: those that show one image, by its signature.
 
-Training (what is liked lately), the corpus (scores, one of several copies) and serving (what a user
-has seen) all count by the keys made here: counts joined by another key, coarser or finer, drift
-between what a model learnt and what it is asked (METHODS 6.4).
+The corpus (scores, one of several copies), the popular list and serving (what a user has seen, what
+is posted) all go by the keys made here. What models read and learn goes by item, in training and in
+an index alike: counts joined by another key than they were learnt by would drift (METHODS 6.4).
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ def _log_of(rows, kind="time", order="clock", blocks=1, seed=0, eval_users=0.0):
         item_ids=SimpleNamespace(rows=NUM_ITEMS + 1, first_row=1),
         user_ids=SimpleNamespace(rows=NUM_USERS + 1),
         items_created_at=np.zeros(NUM_ITEMS + 1, np.int64),
-        image_keys=-np.arange(NUM_ITEMS + 1),
         users_created_at=np.zeros(NUM_USERS + 1, np.int64),
         timelines=lambda: iter(tables),
     )

@@ -69,13 +69,6 @@ def test_counts_by_day_tell_the_same_as_the_log(log_of, tmp_path) -> None:
     np.testing.assert_array_equal(whole.totals, counted.totals)
 
 
-def test_items_that_show_one_image_share_their_counts(log_of) -> None:
-    log = log_of([(1, 3, SAVE, 5, 0), (2, 4, SAVE, 6, 0), (3, 5, SAVE, 6, 0)])
-    log.dataset.image_keys[[3, 4, 9]] = 77
-    found = Trends.of(log, (TRAIN,)).before(np.array(9), np.arange(13))["trend.counts"]
-    assert found[[3, 4, 5, 6, 9], SPAN_OF_A_WEEK].tolist() == [2, 2, 1, 0, 2]
-
-
 def test_days_count_from_one() -> None:
     calendar = Calendar(first_day_ms=5 * DAY_MS, num_days=3)
     times = np.array([5 * DAY_MS, 6 * DAY_MS - 1, 6 * DAY_MS])
