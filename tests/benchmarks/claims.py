@@ -76,6 +76,16 @@ def beats(summary: Summary, baseline: str, share: float) -> bool:
     return bool(found["recall@20"] >= share * found[baseline]["recall@20"])
 
 
+def told_apart(foretold: dict[str, float]) -> bool:
+    """Whether what is asked by item is best counted by item, and by image what is asked so."""
+    asked = {"own": "own count", "image's": "image's count"}
+    other = {"own": "image's count", "image's": "own count"}
+    return all(
+        foretold[f"copies, {asked[kind]} to {kind}"] > foretold[f"copies, {other[kind]} to {kind}"]
+        for kind in asked
+    )
+
+
 def near(summary: Summary, expected: tuple[float, float]) -> bool:
     """Whether GF-CF's recall@20 and ndcg@20 are not more than 3% below what was verified."""
     found = retrieval(summary)["gf_cf"]
@@ -226,6 +236,26 @@ CLAIMS = (
             ("GF-CF as verified, .1564/.1115, within 3%", lambda s: near(s, (0.1564, 0.1115))),
         ),
         log_of("pinterest"),
+    ),
+    Claim(
+        "corpus_in_world",
+        ("tests.benchmarks.corpus_in_world", f"root={ROOTS}/corpus_in_world"),
+        (
+            (
+                "half of the items keep nine tenths of what follows",
+                lambda s: s["kept"]["50%"]["7 d, 10% new"] >= 0.9,
+            ),
+            (
+                "scores that fade keep more than those that do not, at every size",
+                lambda s: all(
+                    k["7 d, 10% new"] > k["1e+09 d, 10% new"] for k in s["kept"].values()
+                ),
+            ),
+            (
+                "a copy's own count foretells its own, the image's count the image's",
+                lambda s: told_apart(s["foretold"]),
+            ),
+        ),
     ),
     Claim(
         "graph_in_world",
