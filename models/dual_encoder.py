@@ -143,7 +143,8 @@ class DualEncoder(nn.Module):
             raise UserError(f"{self.name}.temperature must be at least {MIN_TEMPERATURE}")
         self.settings = settings
         self.least_temperature = MIN_TEMPERATURE
-        self.drop = RowDropout(settings.id_dropout)
+        self.drop_items = RowDropout(settings.id_dropout)
+        self.drop_users = RowDropout(settings.id_dropout)
         self.item_tower, self.user_tower = towers
         self.prior = prior
         self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
@@ -177,7 +178,7 @@ class DualEncoder(nn.Module):
             Loss and what to log.
         """
         inputs = batch.inputs
-        items = self.item_tower({**inputs, "item_id.rows": self.drop(rows["item_id"])})
+        items = self.item_tower({**inputs, "item_id.rows": self.drop_items(rows["item_id"])})
         users = self._target_users(rows, items, inputs)
         weight = self.target_weight(batch)
         loss, top = self._loss(users, items, weight, inputs)
@@ -204,7 +205,7 @@ class DualEncoder(nn.Module):
         """User vectors as they stood before each target, float32[T, D]."""
         looked_up = {"history.embedding.rows": items.index_select(0, inputs["history.item"])}
         if "user_id" in rows:
-            looked_up["user_id.rows"] = self.drop(rows["user_id"])
+            looked_up["user_id.rows"] = self.drop_users(rows["user_id"])
         known = {**inputs, **looked_up}
         states = self.user_tower.states(known)
         tokens = token_of(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import Count, Dropout, NonNegative, Positive, load_class
 from models.dual_encoder import DualEncoder, NegativeSettings
+from models.features import RowDropout
 from models.interaction import CrossingSettings
 from models.multi_interest import InterestSettings
 from models.sequence_encoder import SequenceSettings
@@ -39,7 +40,7 @@ class TwoTowerSettings:
         id_rows: where ID rows come from: learnt with the towers, or learnt before by `model=id` and
             then frozen, or fine_tuned.
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and
-            history carry items and users without a row.
+            history carry items and users without a row; none of items that are rows alone.
         hidden: width of the towers' hidden layers.
         crossing: how fields are crossed: of items, and of users with their history.
         graph_vectors: whether items, for the ranker too, have the graph encoder's embedding as a
@@ -101,6 +102,8 @@ class TwoTower(DualEncoder):
         """Builds the towers for the data set's columns, actions and surfaces."""
         towers = ItemTower(settings, vocabulary), UserTower(settings, vocabulary)
         super().__init__(settings, towers, TrendPrior() if vocabulary.order == "clock" else None)
+        if not vocabulary.item_features:
+            self.drop_items = RowDropout(0.0)
 
 
 def build_two_tower(settings: TwoTowerSettings, vocabulary: Vocabulary) -> TwoTower:

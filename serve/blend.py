@@ -1,10 +1,11 @@
-"""From probabilities to the order of a feed: utility, then a cap for each creator."""
+"""From probabilities to the order of a feed: utility, a cap by creator, a least share by source."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from data.contract.encode import Ints
     from data.contract.schema import Vocabulary
     from serve.programs import Floats
+
+    Draws = npt.NDArray[np.float64]
 
 
 def utility_weights(vocabulary: Vocabulary, overrides: Mapping[str, float]) -> Floats:
@@ -35,6 +38,44 @@ def cap_per_creator(order: Ints, creators: Ints | None, cap: int) -> Ints:
     nth = occurrence(creators[order])
     beyond = (nth >= cap) & (creators[order] != 0)
     return np.concatenate([order[~beyond], order[beyond]])
+
+
+def with_least_share(order: Ints, source: Ints, num_items: int, least: Ints) -> Ints:
+    """Lets sources into the first places that have fewer there than their least number.
+
+    Their best items take the places of the lowest ones of sources that have more than their own;
+    the first places stay in the order given.
+
+    Args:
+        order: candidates, best first, [N].
+        source: number of the source of each candidate by its number, [N].
+        num_items: first places.
+        least: items of each source wanted among them, if it has as many, [S].
+
+    Returns:
+        A permutation of `order`.
+    """
+    place = np.arange(len(order))
+    of_source = source[order]
+    wanted = occurrence(of_source) < least[of_source]
+    first = np.lexsort((place, ~wanted))[:num_items]
+    chosen = np.zeros(len(order), np.bool_)
+    chosen[first] = True
+    return np.concatenate([order[chosen], order[~chosen]])
+
+
+def least_items(share: float, num_items: int, num_sources: int, draw: Draws) -> Ints:
+    """Places for each source of so many sources that come to a share of all in the mean, [S].
+
+    Args:
+        share: of the places, at least.
+        num_items: places.
+        num_sources: S.
+        draw: uniform in [0, 1), decides about parts of a place, [S].
+    """
+    mean = min(share, 1 / max(num_sources, 1)) * num_items
+    places: Ints = np.floor(mean + draw).astype(np.int64)
+    return places
 
 
 def occurrence(values: Ints) -> Ints:

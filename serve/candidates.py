@@ -60,7 +60,7 @@ class Candidates:
 def merge(
     found: Sequence[Found], exclude: Ints, shares: Mapping[str, float], limit: int
 ) -> Candidates:
-    """Takes from each source its share, then fills up from what they have left.
+    """Takes from each source its share of what none before it has, then fills up.
 
     Args:
         found: what each source found; earlier ones win ties.
@@ -70,14 +70,25 @@ def merge(
     """
     lists = [one.rows[~np.isin(one.rows, exclude)] for one in found]
     weights = np.array([shares.get(one.source, 0.1) for one in found])
-    quotas = np.ceil(limit * weights / max(weights.sum(), 1e-9))
-    source = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
-    place = np.concatenate([np.arange(len(rows)) for rows in lists] or [np.zeros(0, np.int64)])
-    order = np.lexsort((source, place, place >= quotas[source]))
-    rows = np.concatenate([*lists, np.zeros(0, np.int64)])[order]
-    _, first = np.unique(rows, return_index=True)
-    kept = np.sort(first)[:limit]
-    return Candidates(rows[kept], source[order][kept], tuple(one.source for one in found))
+    quotas = np.ceil(limit * weights / max(weights.sum(), 1e-9)).astype(np.int64)
+    taken: list[Ints] = []
+    for rows, quota in zip(lists, quotas, strict=True):
+        before = np.concatenate([*taken, np.zeros(0, np.int64)])
+        taken.append(rows[~np.isin(rows, before)][:quota])
+    first, left = _by_place(taken), _by_place(lists)
+    rows, source = (np.concatenate(pair) for pair in zip(first, left, strict=True))
+    _, distinct = np.unique(rows, return_index=True)
+    kept = np.sort(distinct)[:limit]
+    return Candidates(rows[kept], source[kept], tuple(one.source for one in found))
+
+
+def _by_place(lists: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Rows of all lists, the first places before the second ones, and the list of each."""
+    rows = np.concatenate([*lists, np.zeros(0, np.int64)])
+    source = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+    place = np.concatenate([np.arange(len(one)) for one in lists] or [np.zeros(0, np.int64)])
+    order = np.lexsort((source, place))
+    return rows[order], source[order]
 
 
 def turns(depth: int, shares: Floats) -> Floats:

@@ -4,7 +4,7 @@
 2. sources: candidate sources side by side, each with a deadline
 3. merge: shares, exclusion, what is in the corpus, one item of each image
 4. rank: probabilities of all actions, the user side computed once
-5. blend: utility, a cap for each creator
+5. blend: utility, a cap for each creator, a least share for each source
 
 Whatever fails or is late is left out, and the answer says so: `partial`, `unranked`, `popular`.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from data.contract.encode import Ints
 from data.contract.settings import UserError
-from serve.blend import cap_per_creator, utility_weights
+from serve.blend import cap_per_creator, least_items, utility_weights, with_least_share
 from serve.candidates import Candidates, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
@@ -122,7 +122,7 @@ class Funnel:
         with trace.stage("rank"):
             predictions, scores = self._rank(query, candidates, trace)
         with trace.stage("blend"):
-            best = self._blend(candidates, scores)[:num_items]
+            best = self._blend(query, candidates, scores, num_items)
         trace.funnel |= {"excluded": len(query.exclude), "candidates": len(candidates.rows)}
         names = [candidates.names[at] for at in candidates.source[best]]
         return Slate(candidates.rows[best], scores[best], predictions[best], names)
@@ -176,10 +176,18 @@ class Funnel:
             return in_order
         return scores
 
-    def _blend(self, candidates: Candidates, scores: Floats) -> Ints:
+    def _blend(self, query: Query, candidates: Candidates, scores: Floats, num_items: int) -> Ints:
         order = np.argsort(-scores, kind="stable")
         creators = self.catalogue.column("creator_id", candidates.rows)
-        return cap_per_creator(order, creators, self._settings.max_per_creator)
+        order = cap_per_creator(order, creators, self._settings.max_per_creator)
+        if query.surface == RELATED:
+            return order[:num_items]
+        sources = len(candidates.names)
+        # Until the user does something, a request is answered alike.
+        state = [query.user.row, len(query.user.events.item)]
+        draw = np.random.default_rng(state).random(sources)
+        least = least_items(self._settings.least_share, num_items, sources, draw)
+        return with_least_share(order, candidates.source, num_items, least)[:num_items]
 
     def popular(self, exclude: Ints, num_items: int) -> Slate:
         """What is left when all else failed: popular items."""

@@ -29,6 +29,8 @@ class ServeSettings:
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
             theirs to the others.
+        least_share: share of the shown items that each source has at least in the mean, if it found
+            as many; not beside a related item.
         sources: candidate sources of one's own, `package.module:Class`, made from (bundle,
             catalogue) and asked after the built-in ones.
         deadlines_ms: source -> time it may take; `default` stands for the sources not named.
@@ -54,6 +56,7 @@ class ServeSettings:
     replicas: Count = 1
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
+    least_share: Share = 0.05
     sources: tuple[str, ...] = ()
     deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 300.0})
     threads: Count = 4

@@ -5,6 +5,7 @@ A source of one's own is a class like these, named in `serve.sources`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from serve.programs import Floats
 
 RELATED = "related"
+POOL = 1000  # items of a list of everybody's of which the nearest to a user are taken
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -229,24 +233,26 @@ def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:
 
 
 class Popular:
-    """Items with the most recent positive actions."""
+    """Items with the most recent positive actions, those to the user's taste first."""
 
     name = "popular"
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
         self._rows = bundle.popular
+        self._catalogue = catalogue
 
     def applies(self, query: Query) -> bool:
         """Always: what everybody likes stands in for what is missing."""
         return query is not None
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """The head of the list."""
-        return head(self.name, self._rows, limit + len(query.exclude))
+        """The head of the list; the list itself where nothing is known of the user."""
+        limit += len(query.exclude)
+        return head(self.name, to_taste(self._catalogue, query, self._rows, limit), limit)
 
 
 class Fresh:
-    """Newest items: those posted, then those of the bundle."""
+    """Newest items, posted or of the bundle, those to the user's taste first."""
 
     name = "fresh"
 
@@ -259,9 +265,33 @@ class Fresh:
         return query.surface != RELATED
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """The head of the list."""
-        rows = np.concatenate([self._catalogue.posted_rows, self._rows])
-        return head(self.name, rows, limit + len(query.exclude))
+        """The head of the list; the list itself where nothing is known of the user."""
+        rows, limit = (
+            np.concatenate([self._catalogue.posted_rows, self._rows]),
+            limit + len(query.exclude),
+        )
+        return head(self.name, to_taste(self._catalogue, query, rows, limit), limit)
+
+
+def to_taste(catalogue: Catalogue, query: Query, rows: Ints, least: int) -> Ints:
+    """The head of a list by how near to the user its items are, what is popular and new first.
+
+    Args:
+        catalogue: of the items.
+        query: who asks; of a new user, or if the tower fails, the list stays as it is.
+        rows: the list.
+        least: items of its head that are looked at, if `POOL` is not more.
+    """
+    if query.user.is_new or query.surface == RELATED:
+        return rows
+    pool = np.asarray(rows[: max(POOL, least)], np.int64)
+    try:
+        scores = catalogue.embeddings(pool) @ query.user_vector + catalogue.priors(pool)
+    except Exception:
+        log.exception("the user tower failed; the list stays as it is")
+        return rows
+    ordered: Ints = pool[np.argsort(-scores, kind="stable")]
+    return ordered
 
 
 def head(source: str, rows: Ints, limit: int) -> Found:
@@ -285,7 +315,7 @@ def open_sources(
         TwoTower(catalogue),
         PinnerSage(bundle, catalogue),
         Interests(bundle, catalogue),
-        Popular(bundle),
+        Popular(bundle, catalogue),
         Fresh(bundle, catalogue),
         *(_open_own(path, bundle, catalogue) for path in own),
     )

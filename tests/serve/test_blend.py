@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from data.contract.schema import Vocabulary
 from data.contract.settings import UserError
-from serve.blend import cap_per_creator, occurrence, utility_weights
+from serve.blend import (
+    cap_per_creator,
+    least_items,
+    occurrence,
+    utility_weights,
+    with_least_share,
+)
 
 VOCABULARY = Vocabulary(
     order="clock", actions=("save", "hide", "view"), polarity=("positive", "negative", "neutral")
@@ -48,3 +54,37 @@ def test_without_creators_the_order_stands() -> None:
 def test_occurrence_counts_what_came_before(values: list[int]) -> None:
     expected = [values[:n].count(value) for n, value in enumerate(values)]
     assert occurrence(np.array(values, np.int64)).tolist() == expected
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=40),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 4), min_size=4, max_size=4),
+)
+def test_sources_have_their_least_number_and_the_order_stays(
+    sources: list[int], num_items: int, least: list[int]
+) -> None:
+    order = np.random.default_rng(len(sources)).permutation(len(sources))
+    source, wanted = np.array(sources, np.int64), np.array(least, np.int64)
+    moved = with_least_share(order, source, num_items, wanted)
+    assert sorted(moved.tolist()) == sorted(order.tolist())
+    place = {at: n for n, at in enumerate(order.tolist())}
+    first = [place[at] for at in moved[:num_items].tolist()]
+    assert first == sorted(first)
+    counts = np.bincount(source, minlength=4)
+    due = np.minimum(wanted, counts)
+    if due.sum() <= num_items:
+        shown = np.bincount(source[moved[:num_items]], minlength=4)
+        assert (shown >= due).all()
+    if not wanted.any():
+        assert moved.tolist() == order.tolist()
+
+
+def test_parts_of_a_place_are_drawn() -> None:
+    draws = np.random.default_rng(0).random((4000, 3))
+    found = np.array([least_items(0.05, 10, 3, draw) for draw in draws])
+    assert set(np.unique(found).tolist()) == {0, 1}
+    assert found.mean() == pytest.approx(0.5, abs=0.02)
+    assert least_items(0.05, 40, 3, np.zeros(3)).tolist() == [2, 2, 2]
+    assert least_items(1.0, 6, 3, np.zeros(3)).tolist() == [2, 2, 2]
+    assert least_items(0.0, 10, 3, np.full(3, 0.999)).tolist() == [0, 0, 0]

@@ -17,6 +17,13 @@ def test_each_source_gets_its_share() -> None:
     assert np.bincount(merged.source).tolist() == [30, 10]
 
 
+def test_a_share_is_one_of_items_that_no_source_before_has() -> None:
+    lists = [found("a", list(range(100))), found("b", list(range(5, 105)))]
+    merged = merge(lists, NONE, {"a": 0.75, "b": 0.25}, 40)
+    assert np.bincount(merged.source).tolist() == [30, 10]
+    assert merged.rows[merged.source == 1].tolist() == list(range(30, 40))
+
+
 def test_what_a_source_leaves_goes_to_the_others() -> None:
     lists = [found("a", [1, 2]), found("b", list(range(1000, 1100)))]
     merged = merge(lists, NONE, {"a": 0.9, "b": 0.1}, 20)

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,22 @@ def test_a_creator_is_capped_in_the_head_of_the_feed(feed: Feed) -> None:
 
 def broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError("broken by the test")
+
+
+def test_each_source_has_its_least_share_of_the_shown_items(
+    root: Path, settings: ServeSettings
+) -> None:
+    feed = Feed(root, replace(settings, candidates=40), background=False)
+    items = [item for user in range(1, 41) for item in ask(feed, user).items]
+    shares = {name: np.mean([i.source == name for i in items]) for name in ("popular", "fresh")}
+    assert min(shares.values()) > 0.03
+    related = ask(feed, 3, surface="related", context={"item_id": shown(ask(feed, 3))[0]})
+    assert {item.source for item in related.items} <= {"related", "popular"}
+    feed.close()
+    greedy = Feed(root, replace(settings, candidates=40, least_share=0.0), background=False)
+    items = [item for user in range(1, 41) for item in ask(greedy, user).items]
+    assert min(np.mean([i.source == name for i in items]) for name in shares) < 0.03
+    greedy.close()
 
 
 def test_without_the_ranker_the_retrieval_score_ranks(feed: Feed) -> None:
