@@ -141,6 +141,13 @@ def not_better(summary: Summary, arm: str) -> bool:
     return bool(summary["arms"][arm]["difference"]["low"] <= 0)
 
 
+def content_finds_more(summary: Summary) -> bool:
+    """Whether recall of new movies is higher with sentence vectors, among them and of all."""
+    with_vectors, columns = (summary["arms"][arm] for arm in ("columns and content", "columns"))
+    names = ("recall@10 of all", "recall@10 among the new")
+    return all(with_vectors[name] > columns[name] for name in names)
+
+
 def gain(summary: Summary, arm: str) -> bool:
     """Whether the default's recall is above an arm's, the interval over users too."""
     return bool(summary["arms"][arm]["difference"]["high"] < 0)
@@ -385,6 +392,26 @@ CLAIMS = (
         1,
         INTERESTS,
         tuple((f"no better: {arm}", partial(not_better, arm=arm)) for arm in INTERESTS),
+    ),
+    Claim(
+        "cold_items",
+        ("tests.benchmarks.cold_items", f"data={DATA}", f"root={ROOTS}/cold_items"),
+        (("sentence vectors find new movies better", content_finds_more),),
+        (DATA / "ml-1m" / "items_content.parquet",),
+    ),
+    Claim(
+        "gowalla_two_tower",
+        table(
+            "gowalla",
+            *("split.kind=column", "split.column=split", "model=two_tower"),
+            "eval.baselines=[popularity,item_knn,bpr]",
+            root="gowalla_two_tower",
+        ),
+        (
+            ("recall@20 above BPR's", lambda s: beats(s, "bpr", 1.0)),
+            ("recall@20 above item-kNN's", lambda s: beats(s, "item_knn", 1.0)),
+        ),
+        log_of("gowalla"),
     ),
     Claim(
         "tables",
