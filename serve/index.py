@@ -1,5 +1,7 @@
 """Best items by inner product: FAISS, exact for small catalogues, inverted lists above.
 
+Lists are short, their centroids a small graph (HNSW), and as few are visited as recall allows.
+
 Beside an item's vector stands its prior, what it gains whoever asks: a user's query reads that
 column with weight 1, a query for similar items with weight 0.
 """
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import faiss
 import numpy as np
 
+from serve.lists import centroids_of, fewest, left, scan, surely
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     from serve.programs import Floats
 
 FLAT_LIMIT = 50_000
-QUERIES = 200
+PER_LIST = 64
+LINKS = 16  # of each centroid in the graph
+QUERIES = 1000
 DEPTH = 100
 
 IndexKind = Literal["auto", "flat", "ivf"]
@@ -75,26 +81,25 @@ class ItemIndex:
         fetch, visits = min(k + min(len(exclude), k), self.size), 1
         while True:
             rows, scores = self._search(query, fetch, visits)
-            allowed = ~np.isin(rows, exclude) & (rows >= 0)
+            allowed = left(rows, exclude) & (rows >= 0)
             if allowed.sum() >= k or fetch >= self.size:
                 return rows[allowed][:k], scores[allowed][:k]
             fetch, visits = min(fetch * 4, self.size), visits * 4
 
     def _search(self, query: Floats, fetch: int, visits: int) -> tuple[Ints, Floats]:
-        if fetch == 0:
+        """The best of the nearest lists; of all of them when everything is fetched."""
+        index, choice = self.faiss_index, None
+        if not fetch:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        scores, rows = self.faiss_index.search(
-            query[None], fetch, params=self._lists(fetch, visits)
-        )
+        if isinstance(index, faiss.IndexIVF):
+            if fetch >= self.size:  # the graph of centroids may not lead to each of them
+                scores, rows = scan(index, query, np.arange(index.nlist), fetch)
+                return rows, scores
+            if visits > 1:
+                lists = min(index.nlist, index.nprobe * visits)
+                choice = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
+        scores, rows = index.search(query[None], fetch, params=choice)
         return rows[0], scores[0]
-
-    def _lists(self, fetch: int, visits: int) -> Any:
-        """Search parameters: more lists for each further visit, all when everything is fetched."""
-        if not isinstance(self.faiss_index, faiss.IndexIVF):
-            return None
-        nlist = self.faiss_index.nlist
-        nprobe = nlist if fetch >= self.size else min(nlist, self.faiss_index.nprobe * visits)
-        return faiss.SearchParametersIVF(nprobe=nprobe)  # type: ignore[call-arg]
 
 
 def build_index(
@@ -118,30 +123,59 @@ def build_index(
     if kind == "flat" or (kind == "auto" and len(rows) < FLAT_LIMIT):
         return ItemIndex(flat), 1.0
     index = _inverted_file(rows, columns)
-    queries = np.column_stack([vectors, np.ones(len(vectors), np.float32)])
-    while True:
-        reached = measure_recall(ItemIndex(index), ItemIndex(flat), queries)
-        if reached >= recall or index.nprobe == index.nlist:
-            return ItemIndex(index), reached
-        index.nprobe = min(index.nlist, index.nprobe * 2)
+    queries = _some(np.column_stack([vectors, np.ones(len(vectors), np.float32)]))
+    wanted = flat.search(queries, DEPTH)[1]
+
+    def enough(visits: int) -> bool:
+        _visit(index, visits)
+        return surely(_shares(index, queries, wanted), recall)
+
+    _visit(index, fewest(index.nlist, enough))
+    return ItemIndex(index), float(_shares(index, queries, wanted).mean())
 
 
 def _inverted_file(rows: Ints, vectors: Floats) -> Any:
-    """About 4 sqrt(N) lists, as FAISS advises below a million vectors."""
-    count, dim = vectors.shape
-    nlist = max(1, min(int(4 * count**0.5), count // 39))
-    quantizer = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFFlat(quantizer, dim, nlist, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors)
+    """Lists of some 64 vectors each."""
+    centroids = centroids_of(vectors, max(1, len(vectors) // PER_LIST))
+    shape = centroids.shape[1], len(centroids), faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFFlat(_graph(centroids), *shape)
+    index.is_trained = True
     index.add_with_ids(vectors, rows)
-    index.nprobe = max(1, nlist // 32)
     return index
+
+
+def _graph(centroids: Floats) -> Any:
+    """Finds the nearest of them; made by one thread, for links depend on the order of additions."""
+    threads = faiss.omp_get_max_threads()
+    graph = faiss.IndexHNSWFlat(centroids.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction, graph.hnsw.efSearch = 100, 32
+    faiss.omp_set_num_threads(1)
+    graph.add(centroids)
+    faiss.omp_set_num_threads(threads)
+    return graph
+
+
+def _visit(index: Any, visits: int) -> None:
+    """Makes searches visit so many lists, the graph looking at twice as many."""
+    index.nprobe = visits
+    graph: Any = faiss.downcast_index(index.quantizer)
+    graph.hnsw.efSearch = 2 * visits
 
 
 def measure_recall(index: ItemIndex, exact: ItemIndex, queries: Floats) -> float:
     """Share of the exact best 100 items found, over evenly spaced ones of `queries` [N, D + 1]."""
+    asked = _some(queries)
+    wanted = exact.faiss_index.search(asked, DEPTH)[1]
+    return float(_shares(index.faiss_index, asked, wanted).mean())
+
+
+def _some(queries: Floats) -> Floats:
     at = np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).astype(np.int64)
-    _, found = index.faiss_index.search(queries[at], DEPTH)
-    _, wanted = exact.faiss_index.search(queries[at], DEPTH)
-    hits = [np.isin(w[w >= 0], f).mean() for w, f in zip(wanted, found, strict=True)]
-    return float(np.mean(hits))
+    return queries[at]
+
+
+def _shares(index: Any, queries: Floats, wanted: Ints) -> Floats:
+    """Which share of the wanted rows [Q, 100] each query finds, [Q]; -1 is nothing."""
+    found = index.search(queries, DEPTH)[1]
+    pairs = zip(wanted, found, strict=True)
+    return np.array([np.isin(w[w >= 0], f).mean() for w, f in pairs], np.float32)
