@@ -1,6 +1,7 @@
 """Best items by inner product: FAISS, exact for small catalogues, inverted lists above.
 
-Lists are short, their centroids a small graph (HNSW), and as few are visited as recall allows.
+Lists are short, their centroids a small graph (HNSW), and as few are visited as recall allows; in
+them vectors have 16 bits a number.
 
 Beside an item's vector stands its prior, what it gains whoever asks: a user's query reads that
 column with weight 1, a query for similar items with weight 0.
@@ -9,12 +10,13 @@ column with weight 1, a query for similar items with weight 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import faiss
 import numpy as np
 
-from serve.lists import centroids_of, fewest, left, scan, surely
+from serve.lists import centroids_of, fewest, filled, left, scan, surely
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,12 +33,13 @@ DEPTH = 100
 IndexKind = Literal["auto", "flat", "ivf"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ItemIndex:
     """Vectors and priors of the items that may be served; answers are rows of the id space.
 
     Attributes:
-        faiss_index: an inverted file or a mapped flat index that returns rows.
+        faiss_index: a mapped flat index that returns rows, or an inverted file behind a transform
+            that fills vectors up.
     """
 
     faiss_index: Any
@@ -56,10 +59,20 @@ class ItemIndex:
         """Width of the vectors."""
         return int(self.faiss_index.d) - 1
 
+    @cached_property
+    def width(self) -> int:
+        """Numbers of a query: vector, prior, zeros up to what an inverted file scans."""
+        return int(self.faiss_index.d if self.inverted is None else self.inverted.d)
+
     @property
     def size(self) -> int:
         """Number of vectors."""
         return int(self.faiss_index.ntotal)
+
+    @cached_property
+    def inverted(self) -> Any:
+        """The inverted file itself, None where the index is flat."""
+        return None if isinstance(self.faiss_index, faiss.IndexIDMap) else _inside(self.faiss_index)
 
     def search(
         self, query: Floats, k: int, exclude: Ints, prior: float = 0.0
@@ -77,10 +90,11 @@ class ItemIndex:
         Returns:
             Rows and scores, best first.
         """
-        query = np.append(query, np.float32(prior))
+        asked = np.zeros(self.width, np.float32)
+        asked[: len(query)], asked[len(query)] = query, prior
         fetch, visits = min(k + min(len(exclude), k), self.size), 1
         while True:
-            rows, scores = self._search(query, fetch, visits)
+            rows, scores = self._search(asked, fetch, visits)
             allowed = left(rows, exclude) & (rows >= 0)
             if allowed.sum() >= k or fetch >= self.size:
                 return rows[allowed][:k], scores[allowed][:k]
@@ -88,18 +102,20 @@ class ItemIndex:
 
     def _search(self, query: Floats, fetch: int, visits: int) -> tuple[Ints, Floats]:
         """The best of the nearest lists; of all of them when everything is fetched."""
+        scores, rows = np.empty(fetch, np.float32), np.empty(fetch, np.int64)
         index, choice = self.faiss_index, None
-        if not fetch:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        if isinstance(index, faiss.IndexIVF):
+        if self.inverted is not None:
+            index = self.inverted
             if fetch >= self.size:  # the graph of centroids may not lead to each of them
                 scores, rows = scan(index, query, np.arange(index.nlist), fetch)
                 return rows, scores
             if visits > 1:
                 lists = min(index.nlist, index.nprobe * visits)
                 choice = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
-        scores, rows = index.search(query[None], fetch, params=choice)
-        return rows[0], scores[0]
+        if fetch:
+            given = faiss.swig_ptr(scores), faiss.swig_ptr(rows)
+            index.search_c(1, faiss.swig_ptr(query), fetch, *given, choice)
+        return rows, scores
 
 
 def build_index(
@@ -118,11 +134,11 @@ def build_index(
         The index, and that share as measured.
     """
     columns = np.column_stack([vectors, priors]).astype(np.float32)
-    flat = faiss.IndexIDMap(faiss.IndexFlatIP(columns.shape[1]))
+    flat: Any = faiss.IndexIDMap(faiss.IndexFlatIP(columns.shape[1]))
     flat.add_with_ids(columns, rows)
     if kind == "flat" or (kind == "auto" and len(rows) < FLAT_LIMIT):
         return ItemIndex(flat), 1.0
-    index = _inverted_file(rows, columns)
+    index = _inverted_file(rows, filled(vectors, priors), columns.shape[1])
     queries = _some(np.column_stack([vectors, np.ones(len(vectors), np.float32)]))
     wanted = flat.search(queries, DEPTH)[1]
 
@@ -130,18 +146,25 @@ def build_index(
         _visit(index, visits)
         return surely(_shares(index, queries, wanted), recall)
 
-    _visit(index, fewest(index.nlist, enough))
+    _visit(index, fewest(_inside(index).nlist, enough))
     return ItemIndex(index), float(_shares(index, queries, wanted).mean())
 
 
-def _inverted_file(rows: Ints, vectors: Floats) -> Any:
-    """Lists of some 64 vectors each."""
-    centroids = centroids_of(vectors, max(1, len(vectors) // PER_LIST))
-    shape = centroids.shape[1], len(centroids), faiss.METRIC_INNER_PRODUCT
-    index = faiss.IndexIVFFlat(_graph(centroids), *shape)
+def _inverted_file(rows: Ints, columns: Floats, given: int) -> Any:
+    """Lists of some 64 vectors each, behind what fills up vectors of so many given numbers."""
+    centroids = centroids_of(columns, max(1, len(columns) // PER_LIST))
+    kind = faiss.ScalarQuantizer.QT_fp16
+    shape = columns.shape[1], len(centroids), kind, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFScalarQuantizer(_graph(centroids), *shape, False)
     index.is_trained = True
-    index.add_with_ids(vectors, rows)
-    return index
+    index.add_with_ids(columns, rows)
+    widths: Any = given, columns.shape[1], False
+    fill = faiss.RemapDimensionsTransform(*widths)
+    return faiss.IndexPreTransform(fill, index)
+
+
+def _inside(index: Any) -> Any:
+    return faiss.extract_index_ivf(index)
 
 
 def _graph(centroids: Floats) -> Any:
@@ -157,8 +180,9 @@ def _graph(centroids: Floats) -> Any:
 
 def _visit(index: Any, visits: int) -> None:
     """Makes searches visit so many lists, the graph looking at twice as many."""
-    index.nprobe = visits
-    graph: Any = faiss.downcast_index(index.quantizer)
+    inverted = _inside(index)
+    inverted.nprobe = visits
+    graph: Any = faiss.downcast_index(inverted.quantizer)
     graph.hnsw.efSearch = 2 * visits
 
 

@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from data.contract.encode import Ints, Mask
     from serve.programs import Floats
 
+LANES = 16  # numbers of a vector that FAISS scans at once
 POINTS = 64  # vectors that each centroid is learnt from
 AT_ONCE = 256  # centroids that one k-means finds
+
+
+def filled(vectors: Floats, priors: Floats) -> Floats:
+    """Vectors [N, D], priors [N], zeros: f32[N, W], W the next multiple of 16 above D.
+
+    Of another width FAISS scans numbers of 8 or 16 bits four times slower.
+    """
+    count, dim = vectors.shape
+    columns = np.zeros((count, -(-(dim + 1) // LANES) * LANES), np.float32)
+    columns[:, :dim], columns[:, dim] = vectors, priors
+    return columns
 
 
 def centroids_of(vectors: Floats, count: int) -> Floats:

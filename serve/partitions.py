@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from data.contract.encode import FeatureTable, Ints
-from serve.lists import centroids_of, fewest, left, nearest, scan, surely
+from serve.lists import centroids_of, fewest, filled, left, nearest, scan, surely
 from serve.programs import Floats
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 LISTS_FILE, ARRAYS_FILE = "conditions.faiss", "conditions.npz"
 SCAN = 8_000  # below, one list is as fast as an inverted file
 PER_LIST = 128
-LANES = 16  # numbers of a vector that are scanned at once
 REFINE = 2  # candidates by 8 bits for each item asked for
 DEPTH, QUERIES = 100, 200
 TIES = 1e-5  # scores that differ by less are equal
@@ -194,7 +193,7 @@ def build_partitions(
     pairs = np.unique(np.stack([conditions, owners], 1), axis=0)
     of_pairs, rows_of_pairs = np.ascontiguousarray(pairs.T)
     keys, starts = np.unique(of_pairs, return_index=True)
-    columns = _columns_of(vectors, priors)
+    columns = filled(vectors, priors)
     members = np.split(rows_of_pairs, starts[1:])
     centroids = [_centroids(columns[rows]) for rows in members]
     first_list = np.concatenate([[0], np.cumsum([len(found) for found in centroids])])
@@ -212,14 +211,6 @@ def build_partitions(
         _add(built.lists, columns[rows], rows, first_list[at], centroids[at])
     probes = [_probes(built, at, columns[rows], recall) for at, rows in enumerate(members)]
     return replace(built, probes=np.array(probes))
-
-
-def _columns_of(vectors: Floats, priors: Floats) -> Floats:
-    """Vectors, priors, zeros: [rows, W]."""
-    count, dim = vectors.shape
-    columns = np.zeros((count, -(-(dim + 1) // LANES) * LANES), np.float32)
-    columns[:, :dim], columns[:, dim] = vectors, priors
-    return columns
 
 
 def _centroids(members: Floats) -> Floats:
@@ -255,7 +246,7 @@ def _probes(built: Partitions, at: int, members: Floats, recall: float) -> int:
         return 1
     asked = np.linspace(0, len(built.vectors) - 1, QUERIES).astype(np.int64)
     queries = built.vectors[asked]
-    columns = _columns_of(queries, np.ones(QUERIES, np.float32))
+    columns = filled(queries, np.ones(QUERIES, np.float32))
     wanted = faiss.knn(columns, members, DEPTH, faiss.METRIC_INNER_PRODUCT)[0]
 
     def enough(visits: int) -> bool:
