@@ -201,6 +201,23 @@ CLAIMS = (
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(
+        "index",
+        ("tests.benchmarks.bench_index", f"root={ROOTS}/default"),
+        (
+            ("recall@100 at least .95", lambda s: s["recall"] >= 0.95),
+            ("twice hnswlib's queries a second", lambda s: s["ratio_hnswlib"] >= 2),
+            ("ten times the exact index's", lambda s: s["ratio_flat"] >= 10),
+            (
+                "at least .99 under conditions of .1% to 50%",
+                lambda s: s["filtered_recall_min"] >= 0.99,
+            ),
+            ("ten times a bitmap's up to 10%", lambda s: s["filtered_ratio_bitmap"] >= 10),
+            ("four times an exact scan's from 10%", lambda s: s["filtered_ratio_exact"] >= 4),
+            ("at most twice the vectors' memory", lambda s: s["memory_ratio"] <= 2),
+        ),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
         "ml1m",
         table("ml-1m", "source.columns.position=seq_pos", "split.kind=leave_one_out", items=True),
         (

@@ -57,6 +57,36 @@ def test_inverted_lists_reach_the_recall_asked_for(tmp_path) -> None:
     assert (read.size, read.dim) == (3000, 16)
 
 
+def test_no_more_lists_are_visited_than_the_recall_asks_for() -> None:
+    vectors = unit_vectors(8000, 16)
+    rows = np.arange(8000)
+    visits = []
+    for recall in (0.5, 0.8, 0.99):
+        index, reached = build_index(rows, vectors, no_priors(vectors), "ivf", recall)
+        assert recall <= reached
+        visits.append(index.inverted.nprobe)
+    assert visits == sorted(set(visits))
+    assert visits[-1] < index.inverted.nlist
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.5])
+def test_inverted_lists_score_to_a_thousandth(weight: float) -> None:
+    vectors = unit_vectors(3000, 20)
+    priors = np.random.default_rng(1).random(3000).astype(np.float32)
+    index, _ = build_index(np.arange(3000), vectors, priors, "ivf", 0.9)
+    rows, scores = index.search(vectors[3], 50, np.zeros(0, np.int64), weight)
+    exact = vectors[rows] @ vectors[3] + weight * priors[rows]
+    np.testing.assert_allclose(scores, exact, atol=1e-3)
+
+
+def test_all_items_are_found_when_all_are_asked_for() -> None:
+    vectors = unit_vectors(3000, 8)
+    index, _ = build_index(np.arange(3000), vectors, no_priors(vectors), "ivf", 0.5)
+    exclude = np.arange(0, 3000, 2)
+    rows, _ = index.search(vectors[0], 3000, exclude)
+    assert sorted(rows.tolist()) == list(range(1, 3000, 2))
+
+
 def test_small_catalogues_are_searched_exactly() -> None:
     index, recall = build_index(np.arange(100), unit_vectors(100, 4), np.zeros(100), "auto", 0.5)
     assert recall == 1.0
