@@ -95,6 +95,8 @@ class ItemIndex:
         fetch, visits = min(k + min(len(exclude), k), self.size), 1
         while True:
             rows, scores = self._search(asked, fetch, visits)
+            if not len(exclude) and fetch and rows[-1] >= 0:
+                return rows, scores
             allowed = left(rows, exclude) & (rows >= 0)
             if allowed.sum() >= k or fetch >= self.size:
                 return rows[allowed][:k], scores[allowed][:k]
