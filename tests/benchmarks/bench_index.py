@@ -63,7 +63,7 @@ def trained(root: Path) -> Any:
     try:
         path = current(root, "bundles").path
     except UserError as error:
-        raise UserError(f"{error}: python -m ray_jobs.pipeline root={root}") from error
+        sys.exit(f"{error}: python -m ray_jobs.pipeline root={root}")
     return np.load(path / "item_embeddings.npy")[np.load(path / "live_items.npy")]
 
 
