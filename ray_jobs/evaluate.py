@@ -33,10 +33,11 @@ from ray_jobs.engine.evaluation import (
     without_nan,
 )
 from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
-from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
+from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.report import (
     Section,
     graph_section,

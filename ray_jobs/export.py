@@ -19,8 +19,9 @@ from data.dataset import Dataset, as_column
 from models.export import write_programs
 from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
-from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
+from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
 

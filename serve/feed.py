@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from serve.bundle import Bundle
+    from serve.query import Query
     from serve.settings import ServeSettings
-    from serve.sources import Query
 
 log = logging.getLogger(__name__)
 

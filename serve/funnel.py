@@ -25,9 +25,10 @@ from serve.candidates import Candidates, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
 from serve.programs import Floats
+from serve.query import RELATED, Query, check_context
 from serve.ranker import Ranker
 from serve.retrieval import UserTower
-from serve.sources import RELATED, Query, Source, check_context, open_sources
+from serve.sources import Source, open_sources
 from serve.users import User, Users
 
 if TYPE_CHECKING:

@@ -6,67 +6,28 @@ A source of one's own is a class like these, named in `serve.sources`.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pyarrow as pa
 
-from data.contract.encode import Ints, hash_values
 from data.contract.settings import UserError
 from serve.candidates import Found, in_turns, merge
-from serve.messages import Context
 from serve.partitions import carried
-from serve.retrieval import Answers, UserTower
-from serve.users import User
+from serve.query import RELATED, Query, context_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from data.contract.encode import Ints
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
+    from serve.messages import Context
     from serve.programs import Floats
 
-RELATED = "related"
 POOL = 1000  # items of a list of everybody's of which the nearest to a user are taken
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Query:
-    """What the sources are asked.
-
-    Attributes:
-        user: the user at the time of the request.
-        context: what the request said.
-        surface: where the feed is shown.
-        exclude: sorted rows that may not be shown.
-        tower: gives the user's vector.
-    """
-
-    user: User
-    context: Context
-    surface: str
-    exclude: Ints
-    tower: UserTower
-
-    @cached_property
-    def conditions(self) -> Ints:
-        """Hashes of the interests that the context names, ascending."""
-        return np.sort(hash_interests(self.context.interests or []))
-
-    @cached_property
-    def answers(self) -> Answers:
-        """What the user tower says, computed once for all sources."""
-        return self.tower(self.user, self.conditions)
-
-    @property
-    def user_vector(self) -> Floats:
-        """The user's vector, of all that they did."""
-        return self.answers.vector
 
 
 class Source(Protocol):
@@ -137,21 +98,6 @@ def unit(vector: Floats) -> Floats:
     return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))
 
 
-def context_row(catalogue: Catalogue, context: Context) -> Ints:
-    """Row of the context's item, [1] or [0]."""
-    return catalogue.rows_of([] if context.item_id is None else [context.item_id])
-
-
-def check_context(catalogue: Catalogue, context: Context, dim: int) -> None:
-    """Refuses a context that names no known item or a vector of another width."""
-    row = context_row(catalogue, context)
-    if not catalogue.is_known(row).all():
-        raise UserError(f"context.item_id {context.item_id!r} is no item here")
-    if context.query_vector is not None and len(context.query_vector) != dim:
-        width = len(context.query_vector)
-        raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
-
-
 class PinnerSage:
     """Items like those that stand for the clusters of the user's past, by their importance.
 
@@ -216,12 +162,6 @@ class Interests:
         end = np.searchsorted(self._values, wanted, side="right")
         places = [self._rows[a:b] for a, b in zip(start, end, strict=True)]
         return head(self.name, np.concatenate(places), limit)
-
-
-def hash_interests(interests: Sequence[int | str]) -> Ints:
-    """Hashes of interests as the item table encodes them."""
-    hashed = [np.asarray(hash_values(pa.array([value])), np.int64) for value in interests]
-    return np.concatenate([np.zeros(0, np.int64), *hashed])
 
 
 def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:

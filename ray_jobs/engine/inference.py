@@ -16,17 +16,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data.batching import Admission, Encoder, ranker_batch, tensors
+from data.batching import tensors
 from data.contract.encode import Events, Ints, encode_history
 from data.contract.schema import USER_COLUMN
 from data.contract.settings import build
 from data.dataset import Dataset
-from data.requests import Requests, UserEvents
 from data.trends import Trends, days_of
 from models.attention import token_of
 from models.dual_encoder import DualEncoder
 from models.id_embeddings import IdEmbeddingSettings, IdEncoder
-from models.ranker import Ranker, RankerSettings, build_ranker
 from models.towers import Answers, UserTower
 from models.two_tower import TwoTowerSettings, build_two_tower
 from models.user_encoder import UserEncoder, UserSettings
@@ -35,8 +33,6 @@ from ray_jobs.engine.turns import scores_in_turns
 from serve.candidates import shares_of_list
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from data.batching import Windows
     from data.contract.artifact import Artifact
     from data.contract.schema import Vocabulary
@@ -49,7 +45,6 @@ HEADROOM = 1.25
 CHUNK_ITEMS = 8192
 CHUNK_USERS = 512
 CHUNK_WINDOWS = 128
-CHUNK_REQUESTS = 256
 DualSettings = TwoTowerSettings | UserSettings | IdEmbeddingSettings
 DUAL_SETTINGS: dict[str, type[DualSettings]] = {
     "id": IdEmbeddingSettings,
@@ -119,7 +114,7 @@ class Retriever:
         if self.known_items is not None:
             return self.known_items
         rows = np.arange(self.dataset.item_ids.rows)
-        found = [self._encode_items(chunk) for chunk in _chunks(rows, CHUNK_ITEMS)]
+        found = [self._encode_items(chunk) for chunk in chunks_of(rows, CHUNK_ITEMS)]
         vectors = np.concatenate(found)
         vectors[: self.dataset.item_ids.first_row] = 0
         return vectors
@@ -128,7 +123,7 @@ class Retriever:
     def _encode_items(self, rows: Ints) -> Floats:
         inputs = tensors(self.dataset.items.gather(rows))
         inputs["item_id.rows"] = look_up(self.tables["item_id"], rows)
-        return _numpy(self.core.item_tower(inputs))
+        return as_numpy(self.core.item_tower(inputs))
 
     def user_vectors(
         self, histories: Events, users: Ints, moments_ms: Ints | None = None
@@ -144,7 +139,7 @@ class Retriever:
         Returns:
             float32[Q, D].
         """
-        chunks = _chunks(np.arange(len(users)), CHUNK_USERS)
+        chunks = chunks_of(np.arange(len(users)), CHUNK_USERS)
         found = [
             self._encode_users(
                 _cut(histories, at), users[at], None if moments_ms is None else moments_ms[at]
@@ -155,7 +150,7 @@ class Retriever:
 
     @torch.inference_mode()
     def _encode_users(self, histories: Events, users: Ints, moments_ms: Ints | None) -> Floats:
-        return _numpy(self.core.user_tower(self._asked(histories, users, moments_ms)))
+        return as_numpy(self.core.user_tower(self._asked(histories, users, moments_ms)))
 
     def _asked(self, histories: Events, users: Ints, moments_ms: Ints | None) -> dict[str, Tensor]:
         inputs = self._inputs(histories.newest(self.max_length), users)
@@ -184,7 +179,7 @@ class Retriever:
         nothing = torch.zeros(0, dtype=torch.int64)
         whole, interests, shares = self._answers(inputs, nothing, nothing)[:3]
         vectors = torch.cat([whole[:, None], interests], 1)
-        return _numpy(vectors), shares_of_list(_numpy(shares))
+        return as_numpy(vectors), shares_of_list(as_numpy(shares))
 
     @torch.inference_mode()
     def conditioned_vectors(
@@ -198,7 +193,7 @@ class Retriever:
         if not isinstance(tower, UserTower) or not tower.has_conditions:
             return self.user_vectors(histories, users, moments_ms)
         inputs = self._asked(histories, users, moments_ms)
-        return _numpy(
+        return as_numpy(
             self._answers(inputs, torch.from_numpy(conditions), torch.arange(len(users)))[-1]
         )
 
@@ -230,7 +225,7 @@ class Retriever:
         Returns:
             float32[T, D].
         """
-        chunks = _chunks(np.arange(len(windows)), CHUNK_WINDOWS)
+        chunks = chunks_of(np.arange(len(windows)), CHUNK_WINDOWS)
         found = [self._encode_states(windows.take(at), users[at]) for at in chunks]
         return np.concatenate([np.zeros((0, self.item_vectors.shape[1]), np.float32), *found])
 
@@ -240,7 +235,7 @@ class Retriever:
         states = self.core.user_tower.states(inputs)
         window, length = map(torch.from_numpy, (windows.target_window, windows.target_length))
         tokens = token_of(window, length, inputs["history.lengths"])
-        return _numpy(self.core.user_tower.project(states[tokens]))
+        return as_numpy(self.core.user_tower.project(states[tokens]))
 
     def scores(self, queries: Queries) -> Floats:
         """Full-catalogue scores of a chunk of queries, float32[b, rows].
@@ -271,7 +266,7 @@ class Retriever:
         rows = np.arange(self.dataset.item_ids.rows)
         if self.trends is None or self.core.prior is None:
             return np.zeros(len(rows), np.float32)
-        return _numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
+        return as_numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
 
 
 def _dual_encoder(settings: DualSettings, vocabulary: Vocabulary) -> DualEncoder:
@@ -282,68 +277,17 @@ def _dual_encoder(settings: DualSettings, vocabulary: Vocabulary) -> DualEncoder
     return build_two_tower(settings, vocabulary)
 
 
-@dataclass
-class RankingModel:
-    """The ranker with its tables."""
-
-    core: Ranker
-    tables: Mapping[str, Tensor]
-    dataset: Dataset
-    max_length: int
-    name: ClassVar[str] = "ranker"
-
-    @classmethod
-    def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
-        """Builds the ranker and fills it."""
-        core = build_ranker(settings, dataset.vocabulary)
-        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length)
-
-    @classmethod
-    def open(cls, artifact: Artifact, dataset: Dataset) -> RankingModel:
-        """Loads a ranker artefact."""
-        settings = build(RankerSettings, artifact.manifest.settings["ranker"])
-        return cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Every row looks up itself: rows without an embedding are zeros in the tables."""
-        data = self.dataset
-        everyone = Admission(np.ones(data.item_ids.rows, bool), np.ones(data.user_ids.rows, bool))
-        return Encoder(data.items, data.users, everyone, data.user_days)
-
-    def probabilities(self, impressions: pa.Table, events: UserEvents) -> Floats:
-        """Probability of each action at each impression.
-
-        Args:
-            impressions: encoded impressions, rows of a request contiguous, N in all.
-            events: what may be known of every user; cut to the moment of each request here.
-
-        Returns:
-            float32[N, actions].
-        """
-        actions = self.dataset.vocabulary.actions
-        requests = Requests.of(impressions, actions)
-        chunks = _chunks(np.arange(len(requests)), CHUNK_REQUESTS)
-        found = [self._rank(requests.take(at), events) for at in chunks]
-        return np.concatenate([np.zeros((0, len(actions)), np.float32), *found])
-
-    @torch.inference_mode()
-    def _rank(self, requests: Requests, events: UserEvents) -> Floats:
-        histories = events.histories(requests, self.max_length)
-        batch = ranker_batch(requests, histories, self.encoder, self.dataset.vocabulary.actions)
-        rows = {n: look_up(t, batch.ids[n].values.numpy()) for n, t in self.tables.items()}
-        return _numpy(torch.sigmoid(self.core.logits(rows, batch)))
-
-
 def _cut(events: Events, at: Ints) -> Events:
     return events.cut(events.offsets[at], events.lengths[at])
 
 
-def _chunks(rows: Ints, size: int) -> Iterator[Ints]:
+def chunks_of(rows: Ints, size: int) -> Iterator[Ints]:
+    """Runs of at most `size` of the rows, in order."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def _numpy(value: Tensor) -> Floats:
+def as_numpy(value: Tensor) -> Floats:
+    """A tensor of the CPU, without a copy."""
     array: Floats = value.numpy()
     return array

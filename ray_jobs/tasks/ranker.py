@@ -18,7 +18,7 @@ from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
-from ray_jobs.engine.inference import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.log_task import LogTask
 

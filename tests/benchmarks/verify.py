@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks.claims import CLAIMS, DATA, ROOTS, Claim, Summary, commit
+from tests.benchmarks.claim import DATA, ROOTS, Claim, Summary, commit
+from tests.benchmarks.claims import CLAIMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from torch import Tensor
 from data.contract.settings import UserError, build
 from models.attention import layout
 from models.batch import Batch
-from models.towers import Taste
+from models.taste import Taste
 from models.two_tower import NegativeSettings, TwoTower, TwoTowerSettings
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits

@@ -10,8 +10,9 @@ from ray_jobs.index import index
 from serve.bundle import Bundle
 from serve.feed import Feed
 from serve.messages import Context, Item, RecommendRequest
+from serve.query import hash_interests
 from serve.settings import ServeSettings
-from serve.sources import Interests, hash_interests
+from serve.sources import Interests
 from serve.stages import Trace
 from tests.tiny_export import job_of, publish_export
 from tests.tiny_root import NEWEST, TinyLog, publish_dataset, timelines

@@ -22,15 +22,16 @@ from models.ranker import Ranker, RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from models.user_encoder import UserEncoder, UserSettings
 from ray_jobs.embed import user_days
-from ray_jobs.engine.inference import RankingModel, Retriever
+from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import start
+from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.export import export
 from ray_jobs.index import index
 from serve.feed import Feed
 from serve.messages import Event, Item, RecommendRequest
+from serve.query import hash_interests
 from serve.settings import ServeSettings
 from serve.sources import TwoTower as TwoTowerSource
-from serve.sources import hash_interests
 from serve.stages import Trace
 from serve.users import User
 from tests.tiny_root import TinyLog, publish_dataset

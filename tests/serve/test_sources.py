@@ -11,7 +11,8 @@ import pytest
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.medoids import Medoids
-from serve.sources import RELATED, PinnerSage
+from serve.query import RELATED
+from serve.sources import PinnerSage
 
 NONE = np.zeros(0, np.int64)
 USER = 9

@@ -1,0 +1,86 @@
+"""What a request asks of the sources: for whom, where, about what, and what may not be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from data.contract.encode import Ints, hash_values
+from data.contract.settings import UserError
+from serve.messages import Context
+from serve.retrieval import Answers, UserTower
+from serve.users import User
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serve.catalogue import Catalogue
+    from serve.programs import Floats
+
+RELATED = "related"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the sources are asked.
+
+    Attributes:
+        user: the user at the time of the request.
+        context: what the request said.
+        surface: where the feed is shown.
+        exclude: sorted rows that may not be shown.
+        tower: gives the user's vectors.
+        lock: held while the tower is asked.
+        found: its answer, once it was.
+    """
+
+    user: User
+    context: Context
+    surface: str
+    exclude: Ints
+    tower: UserTower
+    lock: Lock = field(default_factory=Lock, repr=False)
+    found: list[Answers] = field(default_factory=list, repr=False)
+
+    @property
+    def conditions(self) -> Ints:
+        """Hashes of the interests that the context names, ascending."""
+        return np.sort(hash_interests(self.context.interests or []))
+
+    @property
+    def answers(self) -> Answers:
+        """What the user tower says, computed once for all sources, which ask side by side."""
+        with self.lock:
+            if not self.found:
+                self.found.append(self.tower(self.user, self.conditions))
+            return self.found[0]
+
+    @property
+    def user_vector(self) -> Floats:
+        """The user's vector, of all that they did."""
+        return self.answers.vector
+
+
+def context_row(catalogue: Catalogue, context: Context) -> Ints:
+    """Row of the context's item, [1] or [0]."""
+    return catalogue.rows_of([] if context.item_id is None else [context.item_id])
+
+
+def check_context(catalogue: Catalogue, context: Context, dim: int) -> None:
+    """Refuses a context that names no known item or a vector of another width."""
+    row = context_row(catalogue, context)
+    if not catalogue.is_known(row).all():
+        raise UserError(f"context.item_id {context.item_id!r} is no item here")
+    if context.query_vector is not None and len(context.query_vector) != dim:
+        width = len(context.query_vector)
+        raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
+
+
+def hash_interests(interests: Sequence[int | str]) -> Ints:
+    """Hashes of interests as the item table encodes them."""
+    hashed = [np.asarray(hash_values(pa.array([value])), np.int64) for value in interests]
+    return np.concatenate([np.zeros(0, np.int64), *hashed])
