@@ -188,14 +188,8 @@ def _visit(index: Any, visits: int) -> None:
     graph.hnsw.efSearch = 2 * visits
 
 
-def measure_recall(index: ItemIndex, exact: ItemIndex, queries: Floats) -> float:
-    """Share of the exact best 100 items found, over evenly spaced ones of `queries` [N, D + 1]."""
-    asked = _some(queries)
-    wanted = exact.faiss_index.search(asked, DEPTH)[1]
-    return float(_shares(index.faiss_index, asked, wanted).mean())
-
-
 def _some(queries: Floats) -> Floats:
+    """Evenly spaced ones."""
     at = np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).astype(np.int64)
     return queries[at]
 

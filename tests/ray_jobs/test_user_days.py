@@ -10,7 +10,7 @@ from data.batching import Encoder
 from data.contract.artifact import Artifact, current
 from data.contract.settings import UserError
 from data.dataset import Dataset
-from data.user_days import UserDays
+from data.user_days import DAY_BITS, UserDays
 from ray_jobs import user_days as making
 from ray_jobs.embed import as_read_by, user_days
 from ray_jobs.engine.inference import Retriever
@@ -126,6 +126,19 @@ def test_retriever_and_ranker_read_them(made: tuple[Job, Artifact]) -> None:
         assert read_with.user_vectors is not None
         assert read_with.user_vectors.manifest.details == {"model": model.version}
     assert current(job.root, "user").version == upstream(job, "user").version == model.version
+
+
+def test_where_windows_overlap_days_begin_where_their_readers_do(
+    made: tuple[Job, Artifact], words: list[str]
+) -> None:
+    _, model = made
+    job = start([*words, "windows.two_tower=[60, 152]", "windows.overlap=true"])
+    dataset, days = opened(job, model)
+    windows = log_of(job, dataset).windows
+    assert windows is not None
+    assert windows.two_tower[0] <= windows.user[1]
+    first = int((days.keys & ((1 << DAY_BITS) - 1)).min())
+    assert first == windows.two_tower[0] - 1
 
 
 def test_overlapping_windows_and_splits_without_days_are_refused(words: list[str]) -> None:
