@@ -25,6 +25,8 @@ from ray_jobs.simulate import latents_folder
 from serve.feed import Feed
 from serve.messages import RecommendRequest
 from serve.settings import ServeSettings
+from serve.sources import TwoTower
+from serve.stages import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,10 +71,11 @@ def utilities(feed: Feed, funnel: Funnel, state: WorldState, user_id: int) -> di
     utility = by_row(funnel, state, user_id)
     user = funnel.users.read(user_id, feed.store, funnel.clock.now_ms())
     fresh = np.setdiff1d(np.asarray(funnel.bundle.live_items), user.seen)
-    answer = feed.recommend(RecommendRequest(user_id=user_id, num_items=PLACES))
+    request = RecommendRequest(user_id=user_id, num_items=PLACES)
+    answer, query = feed.recommend(request), funnel.query(request, Trace())
     rows = {
         "served": funnel.catalogue.rows_of([item.item_id for item in answer.items]),
-        "retrieved": nearest(funnel, user),
+        "retrieved": TwoTower(funnel.catalogue)(query, PLACES).rows,
         "popular": unseen(funnel.bundle.popular, user),
         "oracle_truth": fresh[np.argsort(-utility[fresh])[:PLACES]],
         "random": np.random.default_rng(user_id).choice(fresh, PLACES),
@@ -89,13 +92,6 @@ def by_row(funnel: Funnel, state: WorldState, user_id: int) -> np.ndarray:
     utility = np.zeros(bundle.item_ids.rows)
     utility[live] = expected_utility(state, known_users(state, np.array([user_id])))[0, places]
     return utility
-
-
-def nearest(funnel: Funnel, user: User) -> Ints:
-    """The retriever's own first ten."""
-    vector = funnel._tower(user)
-    rows, _ = funnel.catalogue.nearest(vector, PLACES, user.seen, 1.0)
-    return rows
 
 
 def unseen(rows: Ints, user: User) -> Ints:
