@@ -5,7 +5,7 @@ Shapes: R requests, H events, C candidates, L longest history plus one, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.attention import layout, token_of
 from models.events import EventEncoder
-from models.features import FeatureEncoder, is_missing
+from models.features import FeatureEncoder, is_missing, segments
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from data.contract.schema import Vocabulary
 
+History = Literal["attention", "average", "none"]
 MASKED = -1e9
-LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 3, 4.0, 12.0, 0.8
+LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 4, 4.0, 12.0, 0.8
 
 
 class ReaderSettings(Protocol):
@@ -40,17 +41,22 @@ class ReaderSettings(Protocol):
     def sequence(self) -> SequenceSettings:
         """The encoder of histories."""
 
+    @property
+    def history(self) -> History:
+        """What is read of a history."""
+
 
 class Reading(NamedTuple):
     """What has been read of R users, each with L - 1 events at most, the start first.
 
     Attributes:
-        user: newest state, float32[R, D].
+        user: newest state, float32[R, D]; that before the first event, where order is not read.
         keys: all states, float32[R, L, D].
         mask: 0 or a large negative number where there is no state, float32[R, L].
         items: unit vectors of the events' items, zeros where there is none, float32[R, L, D].
         liked: weight of each event among the liked ones, float32[R, L].
         recent: the same, later ones weighing more.
+        ahead: unit vectors of what is expected next, float32[R, D].
     """
 
     user: Tensor
@@ -59,6 +65,7 @@ class Reading(NamedTuple):
     items: Tensor
     liked: Tensor
     recent: Tensor
+    ahead: Tensor
 
 
 class UserState(nn.Module):
@@ -74,10 +81,13 @@ class UserState(nn.Module):
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
         self.events = EventEncoder(dim, vocabulary, time="history.age_ms")
+        self.ahead = nn.Linear(dim, dim)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
         self.register_buffer("positive", positive)
+        self.reads_history = settings.history != "none"
+        self.reads_order = settings.history == "attention"
 
     def forward(self, inputs: Mapping[str, Tensor], items: Tensor, width: int) -> Reading:
         """Encodes R histories.
@@ -95,10 +105,11 @@ class UserState(nn.Module):
         tokens = self.sequence(events, start, places)
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         behind = lengths.unsqueeze(1) - columns
-        newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
+        users = torch.arange(lengths.shape[0], device=lengths.device)
+        newest = token_of(users, lengths, lengths) if self.reads_order else users
         known = torch.cat([torch.zeros_like(start), F.normalize(items, dim=-1)])
         action = torch.cat([torch.zeros_like(lengths), inputs["history.action"]])
-        liked = self.positive[action][places.rectangle] * (behind >= 0)
+        liked = self.positive[action][places.rectangle] * (behind >= 0) * self.reads_history
         return Reading(
             user=tokens[newest],
             keys=tokens[places.rectangle],
@@ -106,7 +117,27 @@ class UserState(nn.Module):
             items=known[places.rectangle],
             liked=normalised(liked),
             recent=normalised(liked * RECENCY ** behind.clamp(min=0)),
+            ahead=F.normalize(self.ahead(tokens[newest]), dim=-1),
         )
+
+    def before_liked(
+        self, read: Reading, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What was expected before each of T positive events.
+
+        Args:
+            read: of R users.
+            inputs: that it was read from.
+
+        Returns:
+            float32[T, D] unit vectors of the states before, int64[T] items, int64[T] users.
+        """
+        lengths, history = inputs["history.lengths"], inputs["history.item"]
+        columns = torch.arange(read.keys.shape[1], device=lengths.device)
+        states = read.keys[columns < lengths.unsqueeze(1)]
+        liked = self.positive[inputs["history.action"]] > 0
+        ahead = F.normalize(self.ahead(states[liked]), dim=-1)
+        return ahead, history[liked], segments(lengths, len(history))[liked]
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -115,7 +146,7 @@ def normalised(weights: Tensor) -> Tensor:
 
 
 def likeness(items: Tensor, read: Reading) -> Tensor:
-    """How near candidates are to what was liked: on average, at the nearest, lately.
+    """How near candidates are to what was liked: on average, at the nearest, lately; and ahead.
 
     Args:
         items: float32[R, C, D].
@@ -128,4 +159,5 @@ def likeness(items: Tensor, read: Reading) -> Tensor:
     liked, recent = read.liked.unsqueeze(1), read.recent.unsqueeze(1)
     nearest = torch.log((torch.exp(SHARPNESS * near) * liked).sum(-1).clamp(min=1.0)) / SHARPNESS
     average, lately = (near * liked).sum(-1), (near * recent).sum(-1)
-    return LIKENESS_SCALE * torch.stack([average, nearest, lately], -1)
+    ahead = (F.normalize(items, dim=-1) * read.ahead.unsqueeze(1)).sum(-1)
+    return LIKENESS_SCALE * torch.stack([average, nearest, lately, ahead], -1)

@@ -23,6 +23,7 @@ from data.trends import Trends
 from data.world.oracles import oracle_log
 from ray_jobs.embed import open_graph_model
 from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
+from ray_jobs.engine.calibration import Predicted, judge_calibration
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,
@@ -40,6 +41,7 @@ from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.report import (
     Section,
+    calibration_section,
     graph_section,
     ranking_section,
     retrieval_sections,
@@ -210,18 +212,23 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 def _ranking(subject: Subject) -> Tree:
     dataset, settings = subject.log.dataset, subject.job.settings.eval
     impressions = subject.impressions()
-    model = RankingModel.open(subject.models["ranker"], dataset)
+    ranker = subject.models["ranker"]
+    model = RankingModel.open(ranker, dataset, subject.calibration)
     # Candidates count the events they know, which are those of the earlier parts.
     parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
     histories = UserEvents.of(TrainingLog(subject.log, parts))
+    names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
+    segments = model.segments(impressions)
+    predicted = Predicted(model.uncalibrated(logits, segments), model.calibrators(logits, segments))
     actions = judge_ranking(
         impressions,
-        dataset.vocabulary.actions,
-        lambda table: model.probabilities(table, histories),
+        names,
+        lambda _: predicted.after,
         Popularity.fit(subject.log, TEST, settings.popularity_half_life_days),
         settings.calibration_bins,
     )
-    return {"impressions": impressions.num_rows, "actions": actions}
+    calibrated = judge_calibration(impressions, names, predicted, segments)
+    return {"impressions": impressions.num_rows, "actions": actions, "calibration": calibrated}
 
 
 def _summary(found: Tree) -> Tree:
@@ -238,6 +245,7 @@ def _summary(found: Tree) -> Tree:
     if found["ranking"]:
         summary["ranking"] = {
             action: {name: v for name, v in values.items() if name != "reliability"}
+            | {"uncalibrated": found["ranking"]["calibration"]["actions"][action]["before"]}
             for action, values in found["ranking"]["actions"].items()
         }
     return summary
@@ -254,6 +262,7 @@ def _sections(found: Tree, subject: Subject) -> list[Section]:
     if found["ranking"]:
         source = "the retriever's candidates" if subject.candidates else "the log"
         sections.append(ranking_section(found["ranking"], source))
+        sections.append(calibration_section(found["ranking"]["calibration"]))
     for kind, artifact in subject.models.items():
         sections.append(training_section(kind, artifact.manifest.details["phases"]))
     return sections

@@ -21,7 +21,7 @@ from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, calibration_of
 from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
 
@@ -37,7 +37,7 @@ Model = RankingModel | Retriever
 
 
 def export(job: Job, move_pointer: bool = True) -> Artifact:
-    """Exports the current retriever, and the current ranker if there is one."""
+    """Exports the current retriever, and the current ranker with its calibrators, if any."""
     plain = Dataset.open(job.root)
     kinds = [kind for kind in ("two_tower", "ranker") if has_current(job.root, kind)]
     artifacts = [current(job.root, kind) for kind in kinds]
@@ -47,19 +47,23 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     dataset = as_read_by(job, plain, artifacts[0], Cutoff.whole(plain, log_of(job, plain).windows))
     vectors = [found for found in (dataset.vectors, dataset.user_vectors) if found]
     upstream = [found for found in (graph, user_model) if found]
+    calibrations = [
+        c for a in artifacts if a.kind == "ranker" and (c := calibration_of(job.root, a))
+    ]
 
     def write(draft: Draft) -> None:
         for artifact in artifacts:
-            _write_model(draft.path, open_model(artifact, dataset), job.settings.export)
+            model = open_model(artifact, dataset, *calibrations)
+            _write_model(draft.path, model, job.settings.export)
         if graph is not None:
             _write_graph(draft.path, open_lone(graph, plain), dataset)
         _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
-            "details": _details(dataset, [*artifacts, *upstream]),
+            "details": _details(dataset, [*artifacts, *upstream], calibrations),
         }
 
-    parents = [plain.artifact, *artifacts, *vectors]
+    parents = [plain.artifact, *artifacts, *calibrations, *vectors]
     settings = {"export": to_tree(job.settings.export)}
     return job.make("export", parents, settings, write, move_pointer)
 
@@ -89,15 +93,17 @@ def check_same_rows(dataset: Artifact, model: Artifact) -> None:
             )
 
 
-def open_model(artifact: Artifact, dataset: Dataset) -> Model:
-    """Opens a trained model of either kind."""
+def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None) -> Model:
+    """Opens a trained model of either kind; a ranker with its calibrators."""
     if artifact.kind == "ranker":
-        return RankingModel.open(artifact, dataset)
+        return RankingModel.open(artifact, dataset, calibration)
     return Retriever.open(artifact, dataset, None)
 
 
 def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:
     write_programs(model.core.programs(), folder / "programs")
+    if isinstance(model, RankingModel):
+        model.calibrators.save(folder)
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, table in model.tables.items():
@@ -140,7 +146,9 @@ def _write_table(source: Path, added: dict[str, pa.Array], path: Path) -> None:
         writer.write_table(table)
 
 
-def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
+def _details(
+    dataset: Dataset, artifacts: list[Artifact], calibrations: list[Artifact]
+) -> dict[str, Any]:
     sequences = {a.kind: a.manifest.settings[a.kind].get("sequence") for a in artifacts}
     lengths = {kind: found["max_length"] for kind, found in sequences.items() if found}
     return {
@@ -148,7 +156,7 @@ def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
         "calendar": dataclasses.asdict(dataset.calendar) if dataset.calendar else None,
         "max_length": lengths,
         "trend_days": list(TREND_DAYS),
-        "versions": {a.kind: a.version for a in artifacts},
+        "versions": {a.kind: a.version for a in [*artifacts, *calibrations]},
         "store_sequence": dataset.details["store_sequence"],
     }
 

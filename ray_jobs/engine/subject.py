@@ -13,6 +13,7 @@ from data.queries import SplitLog
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.predictions import read_impressions
+from ray_jobs.engine.ranking_model import calibration_of
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.tasks.ranker import candidate_files
 
@@ -29,12 +30,14 @@ class Subject:
         log: the data set under its split.
         models: the trained artefacts by kind.
         candidates: the impressions that the ranker was trained on, when the log has none.
+        calibration: what calibrates the ranker, if it has been fitted.
     """
 
     job: Job
     log: SplitLog
     models: Mapping[str, Artifact]
     candidates: Artifact | None
+    calibration: Artifact | None
 
     @classmethod
     def open(cls, job: Job, kinds: Sequence[str], trained: Mapping[str, Artifact]) -> Subject:
@@ -58,12 +61,13 @@ class Subject:
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None
-        return cls(job, log, models, candidates)
+        calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
+        return cls(job, log, models, candidates, calibration)
 
     @property
     def parents(self) -> list[Artifact]:
         """What the evaluation is made from."""
-        made = [self.candidates] if self.candidates else []
+        made = [found for found in (self.candidates, self.calibration) if found]
         return [self.log.dataset.artifact, *self.models.values(), *made]
 
     @property

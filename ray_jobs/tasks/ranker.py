@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from data.contract.encode import Ints
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
 VALIDATION_ROWS = 40_000
+HOUR_MS = 3_600_000
 
 
 class RankerTask(LogTask):
@@ -75,11 +77,18 @@ class RankerTask(LogTask):
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches the requests of one block in random order."""
         actions = self.assignment.dataset.vocabulary.actions
-        requests = Requests.of(self._of_seen_users(self._closed(table)), actions)
+        rate, length = self.settings.negative_rate, self.settings.sequence.max_length
+        shown = thinned(self._of_seen_users(self._closed(table)), actions, rate, rng)
+        requests = Requests.of(shown, actions)
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
-            histories = self.histories.histories(part, self.settings.sequence.max_length)
+            histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
             yield ranker_batch(part, histories, self.encoder, actions)
+
+    def _hidden_ms(self, requests: int, rng: np.random.Generator) -> Ints:
+        """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""
+        most_ms = self.settings.time_mask_hours * HOUR_MS
+        return (rng.random(requests) * most_ms).astype(np.int64)
 
     def _closed(self, table: pa.Table) -> pa.Table:
         """Leaves out impressions whose labels were still open when the window closed."""
@@ -134,6 +143,16 @@ class RankerTask(LogTask):
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""
         return -metrics["log_loss"]
+
+
+def thinned(
+    table: pa.Table, actions: tuple[str, ...], rate: float, rng: np.random.Generator
+) -> pa.Table:
+    """Leaves out impressions without any action but for a share of them."""
+    if rate >= 1 or not table.num_rows:
+        return table
+    acted = np.any([table[f"label.{a}"].to_numpy() for a in actions], axis=0)
+    return table.filter(pa.array(acted | (rng.random(table.num_rows) < rate)))
 
 
 def first_rows(path: Path, count: int) -> pa.Table:

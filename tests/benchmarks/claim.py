@@ -21,7 +21,10 @@ RESULTS = ":!tests/benchmarks/results"
 
 def commit() -> str:
     """The commit that was measured, and whether its code was changed; results are no code."""
-    asked = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno", "--", ".", RESULTS])
+    asked = (
+        ["rev-parse", "--short", "HEAD"],
+        ["status", "--porcelain", "-uno", "--", ".", RESULTS],
+    )
     name, changes = (
         subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
         for words in asked
