@@ -69,6 +69,8 @@ class RankerSettings:
         sharing: of the experts: `gates` (MMoE), or `own`: one more for each head alone (PLE).
         dropout: in the over-arch.
         sequence: the encoder of histories.
+        user_vectors: whether users have the user model's embedding as of the midnight before as a
+            column; only where the split is by time.
         next_weight: weight of the loss by which the states of histories foretell what is liked
             next, beside that of the impressions.
         time_mask_hours: in training the events of the last hours before a request are hidden, up
@@ -95,6 +97,7 @@ class RankerSettings:
     sharing: Sharing = "gates"
     dropout: Dropout = 0.1
     sequence: SequenceSettings = field(default_factory=_sequence)
+    user_vectors: bool = False
     next_weight: Weight = 0.3
     time_mask_hours: Weight = 0.0
     negative_rate: Rate = 1.0

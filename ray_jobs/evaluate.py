@@ -130,7 +130,7 @@ def _retrieval(subject: Subject) -> Tree:
     trends = Trends.of(subject.log, (TRAIN, VALID))
     kind = next(kind for kind in RETRIEVERS if kind in subject.models)
     names = USUAL if kind == "two_tower" else BESIDE_USER
-    retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
+    retriever = Retriever.open(subject.models[kind], subject.datasets[kind], trends)
     found: Tree = {
         "retrieval": beside(
             judge_retrieval(held_out, {MODEL: retriever.scores}),
@@ -210,7 +210,7 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 
 def _ranking(subject: Subject) -> Tree:
-    dataset, settings = subject.log.dataset, subject.job.settings.eval
+    dataset, settings = subject.datasets["ranker"], subject.job.settings.eval
     impressions = subject.impressions()
     ranker = subject.models["ranker"]
     model = RankingModel.open(ranker, dataset, subject.calibration)

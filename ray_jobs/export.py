@@ -44,7 +44,9 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     for artifact in artifacts:
         check_same_rows(plain.artifact, artifact)
     graph, user_model = (same_upstream(job.root, artifacts, of) for of in (graph_of, user_model_of))
-    dataset = as_read_by(job, plain, artifacts[0], Cutoff.whole(plain, log_of(job, plain).windows))
+    cutoff = Cutoff.whole(plain, log_of(job, plain).windows)
+    datasets = [as_read_by(job, plain, artifact, cutoff) for artifact in artifacts]
+    dataset = with_all_columns(plain, datasets)
     vectors = [found for found in (dataset.vectors, dataset.user_vectors) if found]
     upstream = [found for found in (graph, user_model) if found]
     calibrations = [
@@ -52,8 +54,8 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     ]
 
     def write(draft: Draft) -> None:
-        for artifact in artifacts:
-            model = open_model(artifact, dataset, *calibrations)
+        for artifact, read_by in zip(artifacts, datasets, strict=True):
+            model = open_model(artifact, read_by, *calibrations)
             _write_model(draft.path, model, job.settings.export)
         if graph is not None:
             _write_graph(draft.path, open_lone(graph, plain), dataset)
@@ -68,18 +70,25 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     return job.make("export", parents, settings, write, move_pointer)
 
 
+def with_all_columns(plain: Dataset, datasets: list[Dataset]) -> Dataset:
+    """The data set with the embeddings that any of the models reads."""
+    items, users = (
+        next((found for found in tables if found is not None), None)
+        for tables in ([d.vectors for d in datasets], [d.user_vectors for d in datasets])
+    )
+    return plain.with_vectors(items, users)
+
+
 def same_upstream(
     root: Path, models: list[Artifact], upstream_of: Callable[[Path, Artifact], Artifact | None]
 ) -> Artifact | None:
-    """The model behind the columns of all models. Raises UserError when they differ."""
-    found = {model.manifest.name: upstream_of(root, model) for model in models}
-    versions = {one.version if one else None for one in found.values()}
-    if len(versions) > 1:
-        read = ", ".join(
-            f"{name} reads {f.manifest.name if f else 'none'}" for name, f in found.items()
-        )
+    """The model behind the columns of all that read any. Raises UserError when they differ."""
+    of_all = {model.manifest.name: upstream_of(root, model) for model in models}
+    found = {name: one for name, one in of_all.items() if one is not None}
+    if len({one.version for one in found.values()}) > 1:
+        read = ", ".join(f"{name} reads {one.manifest.name}" for name, one in found.items())
         raise UserError(f"models read embeddings of different models: {read}; train them again")
-    return next(iter(found.values()))
+    return next(iter(found.values()), None)
 
 
 def check_same_rows(dataset: Artifact, model: Artifact) -> None:

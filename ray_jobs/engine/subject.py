@@ -27,7 +27,8 @@ class Subject:
 
     Attributes:
         job: settings and root.
-        log: the data set under its split.
+        log: the data set under its split, read as the first model reads it.
+        datasets: the data set as each model reads it, by kind.
         models: the trained artefacts by kind.
         candidates: the impressions that the ranker was trained on, when the log has none.
         calibration: what calibrates the ranker, if it has been fitted.
@@ -35,6 +36,7 @@ class Subject:
 
     job: Job
     log: SplitLog
+    datasets: Mapping[str, Dataset]
     models: Mapping[str, Artifact]
     candidates: Artifact | None
     calibration: Artifact | None
@@ -54,15 +56,16 @@ class Subject:
         dataset = Dataset.open(job.root)
         log = log_of(job, dataset)
         models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
+        cutoff = Cutoff.before_test(log.windows)
         for artifact in models.values():
             _check_window(artifact, log)
-            known = as_read_by(job, log.dataset, artifact, Cutoff.before_test(log.windows))
-            log = replace(log, dataset=known)
+        datasets = {kind: as_read_by(job, dataset, of, cutoff) for kind, of in models.items()}
+        log = replace(log, dataset=next(iter(datasets.values())))
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None
         calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
-        return cls(job, log, models, candidates, calibration)
+        return cls(job, log, datasets, models, candidates, calibration)
 
     @property
     def parents(self) -> list[Artifact]:
