@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.interaction import Crossing, CrossingSettings
 from models.reading import LIKENESSES, History, Reading, likeness
+from models.trend_prior import WIDTH
 
 MAX_POSITION = 64
 Sharing = Literal["gates", "own"]
@@ -51,6 +52,10 @@ class OverSettings(Protocol):
         """K; 0 is a bottom that all heads share."""
 
     @property
+    def trends(self) -> bool:
+        """Whether candidates come with how they do."""
+
+    @property
     def sharing(self) -> Sharing:
         """What heads share of the experts."""
 
@@ -65,22 +70,25 @@ class OverArch(nn.Module):
         attends = settings.history == "attention"
         self.attention = HistoryAttention(dim, settings.num_heads) if attends else None
         self.user_part = nn.Linear(dim, hidden)
-        self.item_part = nn.Linear(4 * dim + LIKENESSES, hidden)
-        widths = [dim] * 5 + [LIKENESSES]
+        widths = [dim] * 4 + [LIKENESSES] + [WIDTH] * settings.trends
+        self.item_part = nn.Linear(sum(widths), hidden)
         layers = settings.crossing.layers
-        self.crossing = Crossing(widths, hidden, settings.crossing) if layers else None
+        self.crossing = Crossing([dim, *widths], hidden, settings.crossing) if layers else None
         self.dropout = nn.Dropout(settings.dropout)
         self.heads = _heads(settings, num_actions)
         self.position = nn.Embedding(MAX_POSITION, num_actions)
         nn.init.zeros_(self.position.weight)
 
-    def forward(self, read: Reading, items: Tensor, position: Tensor) -> Tensor:
+    def forward(
+        self, read: Reading, items: Tensor, position: Tensor, trend: Tensor | None
+    ) -> Tensor:
         """Logits of candidates in rectangles.
 
         Args:
             read: of R users.
             items: float32[R, C, D].
             position: int64[R, C].
+            trend: how the candidates do, float32[R, C, WIDTH], for a ranker that reads it.
 
         Returns:
             float32[R, C, A].
@@ -88,6 +96,7 @@ class OverArch(nn.Module):
         found = self._found(read, items)
         wide = read.user.unsqueeze(1)
         fields = [items, found, items * found, items * wide, likeness(items, read)]
+        fields += [] if trend is None else [trend]
         first = self.user_part(read.user).unsqueeze(1) + self.item_part(torch.cat(fields, -1))
         if self.crossing is not None:
             rows = [x.flatten(0, 1) for x in (wide.expand_as(items), *fields)]

@@ -17,7 +17,7 @@ longest history plus one, D width, A actions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -34,6 +34,7 @@ from models.next_positive import NextPositive
 from models.over_arch import OverArch, Sharing
 from models.reading import History, Reading, UserState
 from models.sequence_encoder import SequenceSettings
+from models.trend_prior import TrendEncoder, trend_example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,10 +70,12 @@ class RankerSettings:
         sharing: of the experts: `gates` (MMoE), or `own`: one more for each head alone (PLE).
         dropout: in the over-arch.
         sequence: the encoder of histories.
+        trends: whether candidates come with what was liked of them lately and their age, in a log
+            with a clock.
         user_vectors: whether users have the user model's embedding as of the midnight before as a
             column; only where the split is by time.
         next_weight: weight of the loss by which the states of histories foretell what is liked
-            next, beside that of the impressions.
+            next, and what at any later time, beside that of the impressions.
         time_mask_hours: in training the events of the last hours before a request are hidden, up
             to so many, drawn for each request: one recent action then moves a feed less.
         negative_rate: share of the impressions without any action that is trained on; calibrators
@@ -97,6 +100,7 @@ class RankerSettings:
     sharing: Sharing = "gates"
     dropout: Dropout = 0.1
     sequence: SequenceSettings = field(default_factory=_sequence)
+    trends: bool = True
     user_vectors: bool = False
     next_weight: Weight = 0.3
     time_mask_hours: Weight = 0.0
@@ -166,18 +170,18 @@ class RankerUser(nn.Module):
 class RankerItems(nn.Module):
     """The exported item side: one user's state and N candidates -> logits."""
 
-    def __init__(self, settings: RankerSettings, item: RankedItem, over: OverArch) -> None:
+    def __init__(self, ranker: Ranker) -> None:
         """Shares the parts of a ranker."""
         super().__init__()
-        self.settings = settings
-        self.item = item
-        self.over = over
+        self.settings = ranker.settings
+        self.item, self.trend, self.over = ranker.item, ranker.trend, ranker.over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A `Reading` of one user by field, `item_id.rows`, `item.*`, `position` -> [N, A]."""
+        """A `Reading` of one user, `item_id.rows`, `item.*`, `trend.*`, `position` -> [N, A]."""
         items = self.item(inputs).unsqueeze(0)
         read = Reading(*(inputs[name] for name in Reading._fields))
-        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0))
+        trend = None if self.trend is None else self.trend(inputs).unsqueeze(0)
+        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0), trend)
         return logits.squeeze(0)
 
     def program(self) -> Program:
@@ -189,12 +193,12 @@ class RankerItems(nn.Module):
             "keys": torch.zeros(1, length, settings.dim),
             "items": torch.zeros(1, length, settings.dim),
             **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent")},
-            "ahead": torch.zeros(1, settings.dim),
+            **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later")},
         }
         items = {
             "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
             "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
-        }
+        } | (trend_example() if self.trend is not None else {})
         return Program(
             module=self,
             inputs=user | items | features.example(NUM_ITEMS),
@@ -221,7 +225,9 @@ class Ranker(nn.Module):
         self.drop = RowDropout(settings.id_dropout)
         self.item = RankedItem(settings, vocabulary)
         self.user = UserState(settings, vocabulary)
-        self.over = OverArch(settings, len(vocabulary.actions))
+        trends = settings.trends and vocabulary.order == "clock"
+        self.trend = TrendEncoder() if trends else None
+        self.over = OverArch(replace(settings, trends=trends), len(vocabulary.actions))
         foretells = settings.next_weight > 0 and settings.history == "attention"
         self.foretell = NextPositive() if foretells else None
         self.register_buffer("action_weight", action_weights(settings, vocabulary.actions))
@@ -240,7 +246,7 @@ class Ranker(nn.Module):
     @property
     def items_program(self) -> RankerItems:
         """The item side as it is served, over the same weights."""
-        return RankerItems(self.settings, self.item, self.over)
+        return RankerItems(self)
 
     def programs(self) -> dict[str, Program]:
         """What serving runs: the user side once a request, the item side over its candidates."""
@@ -257,7 +263,8 @@ class Ranker(nn.Module):
             batch: `item.<feature>` of the U items, `user.<feature>` of the R requests,
                 `history.item` int64[H] (into U), `history.action|surface|age_ms` [H],
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
-                `candidate.position` [N]; labels `label.<action>` float32[N].
+                `candidate.position` [N], `candidate.trend.counts` [N, S] and
+                `candidate.trend.age_ms` [N] where read; labels `label.<action>` float32[N].
 
         Returns:
             Loss and what to log.
@@ -270,10 +277,12 @@ class Ranker(nn.Module):
         loss = weighted_mean(losses, weight)
         if self.foretell is None:
             return loss, {"loss": loss.detach()}
-        ahead, liked, users = self.user.before_liked(read, batch.inputs)
-        foretold = self.foretell(ahead, items, liked, batch.weight[users])
-        logs = {"loss": loss.detach(), "next": foretold.detach()}
-        return loss + self.settings.next_weight * foretold, logs
+        found = self.user.foretold(read, batch.inputs)
+        weight = batch.weight[found.user]
+        ahead = self.foretell(found.ahead, items, found.item, weight)
+        later = self.foretell(found.later, items, found.item, weight)
+        logs = {"loss": loss.detach(), "next": ahead.detach(), "later": later.detach()}
+        return loss + self.settings.next_weight * (ahead + later), logs
 
     def logits(self, rows: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Logits of all candidates, float32[N, A]; see `forward` for the inputs."""
@@ -294,7 +303,10 @@ class Ranker(nn.Module):
         candidates = items.index_select(0, inputs["candidate.item"])
         wide = spread(candidates, place, shape)
         position = spread(inputs["candidate.position"], place, shape)
-        logits: Tensor = self.over(read, wide, position)
+        trend = None
+        if self.trend is not None:
+            trend = spread(self.trend(inputs, "candidate."), place, shape)
+        logits: Tensor = self.over(read, wide, position, trend)
         return read, items, logits.flatten(0, 1).index_select(0, place)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 History = Literal["attention", "average", "none"]
 MASKED = -1e9
-LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 4, 4.0, 12.0, 0.8
+LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 5, 4.0, 12.0, 0.8
 
 
 class ReaderSettings(Protocol):
@@ -57,6 +57,7 @@ class Reading(NamedTuple):
         liked: weight of each event among the liked ones, float32[R, L].
         recent: the same, later ones weighing more.
         ahead: unit vectors of what is expected next, float32[R, D].
+        later: unit vectors of what is expected at any time to come, float32[R, D].
     """
 
     user: Tensor
@@ -66,6 +67,7 @@ class Reading(NamedTuple):
     liked: Tensor
     recent: Tensor
     ahead: Tensor
+    later: Tensor
 
 
 class UserState(nn.Module):
@@ -81,7 +83,8 @@ class UserState(nn.Module):
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
         self.events = EventEncoder(dim, vocabulary, time="history.age_ms")
-        self.ahead = nn.Linear(dim, dim)
+        self.ahead = Ahead(dim)
+        self.later = Ahead(dim)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
@@ -117,27 +120,56 @@ class UserState(nn.Module):
             items=known[places.rectangle],
             liked=normalised(liked),
             recent=normalised(liked * RECENCY ** behind.clamp(min=0)),
-            ahead=F.normalize(self.ahead(tokens[newest]), dim=-1),
+            ahead=self.ahead(tokens[newest]),
+            later=self.later(tokens[newest]),
         )
 
-    def before_liked(
-        self, read: Reading, inputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What was expected before each of T positive events.
+    def foretold(self, read: Reading, inputs: Mapping[str, Tensor]) -> Foretold:
+        """What was expected before each positive event, and at a random time before.
 
         Args:
             read: of R users.
             inputs: that it was read from.
-
-        Returns:
-            float32[T, D] unit vectors of the states before, int64[T] items, int64[T] users.
         """
         lengths, history = inputs["history.lengths"], inputs["history.item"]
-        columns = torch.arange(read.keys.shape[1], device=lengths.device)
-        states = read.keys[columns < lengths.unsqueeze(1)]
+        users = segments(lengths, len(history))
+        events = torch.arange(len(history), device=lengths.device)
+        column = events - (torch.cumsum(lengths, 0) - lengths)[users]
+        earlier = (torch.rand(len(history), device=lengths.device) * (column + 1)).long()
         liked = self.positive[inputs["history.action"]] > 0
-        ahead = F.normalize(self.ahead(states[liked]), dim=-1)
-        return ahead, history[liked], segments(lengths, len(history))[liked]
+        users, column, earlier = users[liked], column[liked], earlier[liked]
+        ahead = self.ahead(read.keys[users, column])
+        later = self.later(read.keys[users, earlier])
+        return Foretold(ahead, later, history[liked], users)
+
+
+class Foretold(NamedTuple):
+    """What T positive events were expected to be.
+
+    Attributes:
+        ahead: by the state right before, unit vectors float32[T, D].
+        later: by a state at a random time before, the same.
+        item: what they were, int64[T].
+        user: whose, int64[T].
+    """
+
+    ahead: Tensor
+    later: Tensor
+    item: Tensor
+    user: Tensor
+
+
+class Ahead(nn.Module):
+    """A state -> the unit vector of items that it expects."""
+
+    def __init__(self, dim: int) -> None:
+        """Builds a linear map."""
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """float32[..., D] -> the same."""
+        return F.normalize(self.map(states), dim=-1)
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -146,18 +178,21 @@ def normalised(weights: Tensor) -> Tensor:
 
 
 def likeness(items: Tensor, read: Reading) -> Tensor:
-    """How near candidates are to what was liked: on average, at the nearest, lately; and ahead.
+    """How near candidates are to what was liked, and to what is expected.
+
+    Liked on average, at the nearest, lately; expected next, later.
 
     Args:
         items: float32[R, C, D].
         read: of R users.
 
     Returns:
-        float32[R, C, LIKENESSES]; the nearest as a soft maximum of the cosines.
+        float32[R, C, LIKENESSES], in that order; the nearest as a soft maximum of the cosines.
     """
     near = F.normalize(items, dim=-1) @ read.items.transpose(1, 2)
     liked, recent = read.liked.unsqueeze(1), read.recent.unsqueeze(1)
     nearest = torch.log((torch.exp(SHARPNESS * near) * liked).sum(-1).clamp(min=1.0)) / SHARPNESS
     average, lately = (near * liked).sum(-1), (near * recent).sum(-1)
-    ahead = (F.normalize(items, dim=-1) * read.ahead.unsqueeze(1)).sum(-1)
-    return LIKENESS_SCALE * torch.stack([average, nearest, lately, ahead], -1)
+    expected = F.normalize(items, dim=-1) @ torch.stack([read.ahead, read.later], -1)
+    past = torch.stack([average, nearest, lately], -1)
+    return LIKENESS_SCALE * torch.cat([past, expected], -1)

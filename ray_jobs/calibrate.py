@@ -21,6 +21,7 @@ from data.dataset import Dataset
 from data.requests import UserEvents
 from data.splits import TRAIN
 from data.training_log import TrainingLog
+from data.trends import Trends
 from models.metrics import calibration, expected_calibration_error
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job, run
@@ -55,12 +56,13 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
 
 def _fitted(job: Job, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:
     log = log_of(job, _dataset_of(job, ranker))
-    model = RankingModel.open(ranker, log.dataset)
+    parts = (TRAIN,)
+    model = RankingModel.open(ranker, log.dataset, Trends.of(log, parts))
     files = _files(job.root, ranker, log)
     if not files:
         return model.calibrators, {"impressions": 0}
     impressions = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
-    logits = model.logits(impressions, UserEvents.of(TrainingLog(log, (TRAIN,))))
+    logits = model.logits(impressions, UserEvents.of(TrainingLog(log, parts)))
     actions = log.dataset.vocabulary.actions
     labels = np.stack([np.asarray(impressions[f"label.{a}"]).astype(bool) for a in actions], 1)
     segments = model.segments(impressions)

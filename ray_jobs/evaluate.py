@@ -212,10 +212,10 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 def _ranking(subject: Subject) -> Tree:
     dataset, settings = subject.datasets["ranker"], subject.job.settings.eval
     impressions = subject.impressions()
-    ranker = subject.models["ranker"]
-    model = RankingModel.open(ranker, dataset, subject.calibration)
     # Candidates count the events they know, which are those of the earlier parts.
     parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
+    trends = Trends.of(subject.log, parts)
+    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
     histories = UserEvents.of(TrainingLog(subject.log, parts))
     names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
     segments = model.segments(impressions)

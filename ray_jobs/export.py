@@ -105,7 +105,7 @@ def check_same_rows(dataset: Artifact, model: Artifact) -> None:
 def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None) -> Model:
     """Opens a trained model of either kind; a ranker with its calibrators."""
     if artifact.kind == "ranker":
-        return RankingModel.open(artifact, dataset, calibration)
+        return RankingModel.open(artifact, dataset, None, calibration)
     return Retriever.open(artifact, dataset, None)
 
 

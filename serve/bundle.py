@@ -8,6 +8,7 @@ Files under `<root>/bundles/<version>/`:
     tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
+    trend.counts.npy, trend.age_ms.npy  how items do on the day after the log [rows], if it has days
     index.faiss               over both, of the items that may be served
     similar.faiss             over the same items' graph embeddings, where they have any
     live_items.npy            rows that may be served: the corpus, one item of each image
@@ -68,6 +69,7 @@ class Bundle:
     tables: dict[str, Table]
     item_embeddings: Floats
     item_priors: Floats
+    trends: dict[str, Ints]
     live_items: Ints
     blocked_ids: Keys
     popular: Ints
@@ -158,6 +160,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
         item_embeddings=item_embeddings,
         item_priors=item_priors,
+        trends={f.stem: _map(f) for f in sorted(path.glob("trend.*.npy"))},
         live_items=_map(path / "live_items.npy"),
         blocked_ids=_open_blocked(path / BLOCKED_FILE),
         popular=_map(path / "popular.npy"),

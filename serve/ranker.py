@@ -39,7 +39,8 @@ class Ranker:
             f32[N, T].
         """
         state = self._user_program(self.user_inputs(user))
-        candidates = self._item_inputs(rows) | {"position": np.zeros(len(rows), np.int64)}
+        candidates = self._item_inputs(rows) | self._catalogue.trends(rows)
+        candidates["position"] = np.zeros(len(rows), np.int64)
         outputs = self._items_program({**state, **candidates})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
         return self._bundle.calibrators(logits, self._segments(user, candidates["item_id.rows"]))

@@ -18,6 +18,7 @@ from data.contract.calibration import Calibrators
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
+from data.trends import Trends
 from models.ranker import Ranker, RankerSettings, build_ranker
 from ray_jobs.engine.inference import Floats, as_numpy, chunks_of, filled, look_up
 
@@ -43,22 +44,35 @@ class RankingModel:
     dataset: Dataset
     max_length: int
     calibrators: Calibrators
+    trends: Trends | None
     name: ClassVar[str] = "ranker"
 
     @classmethod
-    def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
-        """Builds the ranker and fills it."""
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: RankerSettings,
+        snapshot: Snapshot,
+        trends: Trends | None,
+    ) -> RankingModel:
+        """Builds the ranker and fills it; `trends` holds what requests may know."""
         core = build_ranker(settings, dataset.vocabulary)
         plain = Calibrators.identity(dataset.vocabulary.actions, settings.negative_rate)
-        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length, plain)
+        length = settings.sequence.max_length
+        return cls(core, filled(core, snapshot), dataset, length, plain, trends)
 
     @classmethod
     def open(
-        cls, artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None
+        cls,
+        artifact: Artifact,
+        dataset: Dataset,
+        trends: Trends | None,
+        calibration: Artifact | None = None,
     ) -> RankingModel:
         """Loads a ranker artefact, and its calibrators if they have been fitted."""
         settings = build(RankerSettings, artifact.manifest.settings["ranker"])
-        model = cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
+        weights = load_file(artifact.path / "model.safetensors")
+        model = cls.of(dataset, settings, weights, trends)
         if calibration is not None:
             model.calibrators = Calibrators.load(calibration.path)
         return model
@@ -108,7 +122,8 @@ class RankingModel:
     @torch.inference_mode()
     def _rank(self, requests: Requests, events: UserEvents) -> Floats:
         histories = events.histories(requests, self.max_length)
-        batch = ranker_batch(requests, histories, self.encoder, self.dataset.vocabulary.actions)
+        actions = self.dataset.vocabulary.actions
+        batch = ranker_batch(requests, histories, self.encoder, actions, self.trends)
         rows = {n: look_up(t, batch.ids[n].values.numpy()) for n, t in self.tables.items()}
         return as_numpy(self.core.logits(rows, batch))
 

@@ -16,6 +16,7 @@ from data.blocks import row_groups
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
 from ray_jobs.engine.ranking_model import RankingModel
@@ -55,6 +56,11 @@ class RankerTask(LogTask):
         """What was known of every user."""
         return UserEvents.of(self.log)
 
+    @cached_property
+    def trends(self) -> Trends | None:
+        """What was popular when."""
+        return Trends.of(self.assignment.log, self.assignment.parts)
+
     @property
     def files(self) -> list[Path]:
         """Impressions to learn from."""
@@ -83,7 +89,7 @@ class RankerTask(LogTask):
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
             histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
-            yield ranker_batch(part, histories, self.encoder, actions)
+            yield ranker_batch(part, histories, self.encoder, actions, self.trends)
 
     def _hidden_ms(self, requests: int, rng: np.random.Generator) -> Ints:
         """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""
@@ -114,7 +120,8 @@ class RankerTask(LogTask):
         if table is None or not table.num_rows:
             return {}
         data = self.assignment.dataset
-        model = RankingModel.of(data, self.settings, snapshot)
+        trends = Trends.of(self.assignment.log, self._known_parts)
+        model = RankingModel.of(data, self.settings, snapshot, trends)
         probabilities = model.probabilities(table, self._validation_events())
         labels = Requests.of(table, data.vocabulary.actions).labels
         metrics = [
@@ -136,9 +143,12 @@ class RankerTask(LogTask):
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
+        return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts))
+
+    @property
+    def _known_parts(self) -> tuple[int, ...]:
         logged = self.assignment.candidates_version is None
-        parts = (TRAIN, VALID) if logged else (TRAIN,)
-        return UserEvents.of(TrainingLog(self.assignment.log, parts))
+        return (TRAIN, VALID) if logged else (TRAIN,)
 
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""

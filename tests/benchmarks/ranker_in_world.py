@@ -28,6 +28,7 @@ from data.dataset import Dataset
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from data.world.oracles import action_rates, known_users
 from data.world.population import IdIndex, IdKind
 from data.world.settings import ACTIONS
@@ -64,6 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "saves alone": ALONE,
     "time mask of a day": {"ranker.time_mask_hours": 24.0},
     "without what comes next": {"ranker.next_weight": 0.0},
+    "without trends": {"ranker.trends": False},
     "four experts": {"ranker.experts": 4},
     "crossed fields": {"ranker.crossing.layers": ["mlp+masks"]},
 }
@@ -129,7 +131,8 @@ class Judge:
         """The world's rows of what may be served and the user has not touched."""
         user = self.funnel.users.read(user_id, None, self.funnel.clock.now_ms())
         rows = np.setdiff1d(np.asarray(self.funnel.bundle.live_items), user.seen)
-        return self.items.rows(np.asarray(self.funnel.bundle.item_ids.external(rows)))
+        places = self.items.rows(np.asarray(self.funnel.bundle.item_ids.external(rows)))
+        return places.astype(np.int64)
 
     def _after_one_more(self, user_id: int, shown: list[int]) -> list[int]:
         """The feed after its fifth item was clicked; without that item."""
@@ -192,8 +195,10 @@ def random_auc(job: Job) -> dict[str, float]:
     files = dataset.impression_files(*windows.test)
     shown = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
     drawn = shown.filter(pa.array(np.asarray(shown["source"].to_pylist()) == "uniform"))
-    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
-    known = UserEvents.of(TrainingLog(subject.log, (TRAIN, VALID, TEST)))
+    parts = (TRAIN, VALID, TEST)
+    trends = Trends.of(subject.log, parts)
+    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
+    known = UserEvents.of(TrainingLog(subject.log, parts))
     found, actions = model.probabilities(drawn, known), dataset.vocabulary.actions
     return {
         action: auc(np.asarray(drawn[f"label.{action}"]).astype(bool), found[:, at])

@@ -244,6 +244,7 @@ def ranker_batch(made: Sequence[Visit]) -> Batch:
             "candidate.lengths": torch.tensor([len(v.asked) for v in made]),
             "candidate.position": at,
         }
+        | {f"candidate.{name}": array for name, array in trends(item, torch.tensor(3)).items()}
     )
     batch.labels.update(
         {

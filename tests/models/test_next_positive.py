@@ -30,12 +30,16 @@ def test_states_before_positive_events_foretell_them_and_no_others() -> None:
     items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
     read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, 3)
-    ahead, liked, users = core.user.before_liked(read, batch.inputs)
-    assert users.tolist() == [0, 0, 2]
-    named = batch.ids["item_id"].values[liked]
-    assert named.tolist() == [3, 9, 15]
+    found = core.user.foretold(read, batch.inputs)
+    assert found.user.tolist() == [0, 0, 2]
+    assert batch.ids["item_id"].values[found.item].tolist() == [3, 9, 15]
     before = torch.stack([read.keys[0, 0], read.keys[0, 2], read.keys[2, 1]])
-    assert torch.allclose(ahead, F.normalize(core.user.ahead(before), dim=-1), atol=1e-6)
+    assert torch.allclose(found.ahead, core.user.ahead(before), atol=1e-6)
+    earlier = core.user.later(read.keys)
+    at_first = torch.allclose(found.later[0], earlier[0, 0], atol=1e-6)
+    distances = (found.later[1] - earlier[0, :3]).abs().amax(-1)
+    assert at_first
+    assert distances.min() < 1e-6
 
 
 def test_filler_requests_teach_nothing() -> None:

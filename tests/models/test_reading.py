@@ -15,7 +15,7 @@ def reading(liked: list[float], recent: list[float]) -> Reading:
     weights = (normalised(torch.tensor([w])) for w in (liked, recent))
     ahead = torch.tensor([[0.0, 0, 1]])
     states = torch.zeros(1, 3), torch.zeros(1, 4, 3), torch.zeros(1, 4)
-    return Reading(*states, items, *weights, ahead)
+    return Reading(*states, items, *weights, ahead, -ahead)
 
 
 def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -> None:
@@ -23,8 +23,8 @@ def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -
     candidates = torch.tensor([[[2.0, 0, 0], [0, 0, 5.0]]])
     near, far = likeness(candidates, read)[0] / LIKENESS_SCALE
     nearest = math.log((math.exp(SHARPNESS) + 1) / 2) / SHARPNESS
-    assert torch.allclose(near, torch.tensor([0.5, nearest, 0.25, 0]), atol=1e-5)
-    assert torch.allclose(far, torch.tensor([0, 0, 0, 1.0]), atol=1e-5)
+    assert torch.allclose(near, torch.tensor([0.5, nearest, 0.25, 0, 0]), atol=1e-5)
+    assert torch.allclose(far, torch.tensor([0, 0, 0, 1.0, -1.0]), atol=1e-5)
 
 
 def test_who_has_liked_nothing_is_near_to_nothing() -> None:
