@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Tree = dict[str, Any]
 
 PLACES = (0, 1, 4, 10)  # first position of each group
-LEAST_ROWS = 500  # of a segment that is reported
+LEAST_ROWS = 100  # of a segment that is reported
 
 
 class Predicted(NamedTuple):
