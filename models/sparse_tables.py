@@ -12,12 +12,12 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 class SparseTables(nn.Module):
-    """A table of rows a name; state-dict keys are those of torchrec's `EmbeddingCollection`."""
+    """A table of rows a name; state-dict keys are those of torchrec's `EmbeddingBagCollection`."""
 
     def __init__(self, shapes: Shapes, device: torch.device | None = None) -> None:
         """Builds tables of `shapes[name] = (num_embeddings, dim)`."""
         super().__init__()
-        self.embeddings = nn.ModuleDict(
+        self.embedding_bags = nn.ModuleDict(
             {
                 name: nn.Embedding(rows, dim, sparse=True, device=device)
                 for name, (rows, dim) in shapes.items()
@@ -26,7 +26,7 @@ class SparseTables(nn.Module):
 
     def forward(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Looks up `ids[name]` int64[n] -> float32[n, dim]."""
-        return {name: table(ids[name]) for name, table in self.embeddings.items()}
+        return {name: table(ids[name]) for name, table in self.embedding_bags.items()}
 
 
 class RowWiseAdagrad:
@@ -41,7 +41,7 @@ class RowWiseAdagrad:
         self.param_groups = [{"lr": learning_rate}]
         self.eps = eps
         self.sums: dict[str, Tensor] = {}
-        for name, table in tables.embeddings.items():
+        for name, table in tables.embedding_bags.items():
             assert isinstance(table, nn.Embedding)
             self.sums[name] = table.weight.new_zeros(table.num_embeddings)
             table.weight.register_post_accumulate_grad_hook(self._hook(name))

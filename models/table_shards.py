@@ -121,5 +121,5 @@ def _is_plain(weight: Any) -> bool:
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for key, value in module.state_dict().items():
-        if ".embeddings." in key:
-            yield key.split(".embeddings.")[1].removesuffix(".weight"), value
+        if ".embedding_bags." in key:
+            yield key.split(".embedding_bags.")[1].removesuffix(".weight"), value

@@ -217,7 +217,7 @@ def test_rows_of_a_collection_in_plain_use_follow_the_order_of_ids() -> None:
         "user_id": Jagged(torch.tensor([4, 0]), torch.tensor([1, 1])),
     }
     rows = tables(ids)
-    weight = dict(tables.named_parameters())["collection.embeddings.item_id.weight"]
+    weight = dict(tables.named_parameters())["collection.embedding_bags.item_id.weight"]
     assert torch.equal(rows["item_id"], weight[[7, 3, 9]])
     assert not rows["user_id"][1].any()
 

@@ -24,11 +24,11 @@ def tables() -> SparseTables:
 def test_rows_move_by_their_gradient_over_the_root_of_their_sum() -> None:
     sparse = tables()
     RowWiseAdagrad(sparse, learning_rate=0.1)
-    before = sparse.embeddings["item_id"].weight.detach().clone()
+    before = sparse.embedding_bags["item_id"].weight.detach().clone()
     gradient = torch.tensor([3.0, 1.0])
     for _ in range(2):
         (sparse({"item_id": torch.tensor([2])})["item_id"] * gradient).sum().backward()
-    moved = before - sparse.embeddings["item_id"].weight.detach()
+    moved = before - sparse.embedding_bags["item_id"].weight.detach()
     mean_square = 5.0
     expected = 0.1 * gradient * (mean_square**-0.5 + (2 * mean_square) ** -0.5)
     assert torch.allclose(moved[2], expected, atol=1e-6)
@@ -40,7 +40,7 @@ def test_a_row_that_is_looked_up_twice_moves_once_by_the_sum() -> None:
     for sparse, rows, scale in ((twice, [2, 2], 1.0), (once, [2], 2.0)):
         RowWiseAdagrad(sparse, learning_rate=0.1)
         (scale * sparse({"item_id": torch.tensor(rows)})["item_id"]).sum().backward()
-    weights = [sparse.embeddings["item_id"].weight for sparse in (twice, once)]
+    weights = [sparse.embedding_bags["item_id"].weight for sparse in (twice, once)]
     assert torch.allclose(*weights)
 
 
@@ -58,7 +58,7 @@ def test_the_same_training_as_with_torchrec(monkeypatch: pytest.MonkeyPatch) -> 
     losses = train(with_torchrec, range(5), range(2))
     expected = full_tables(with_torchrec.module)
     dist.destroy_process_group()
-    monkeypatch.setattr(embeddings, "EmbeddingCollection", None)
+    monkeypatch.setattr(embeddings, "EmbeddingBagCollection", None)
     plain = embeddings.shard(Rating(), TABLES, learning_rate=0.5, seed=7)
     assert train(plain, range(5), range(2)) == pytest.approx(losses, abs=1e-5)
     for name, table in full_tables(plain.module).items():
@@ -66,7 +66,7 @@ def test_the_same_training_as_with_torchrec(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_several_workers_without_torchrec_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "EmbeddingCollection", None)
+    monkeypatch.setattr(embeddings, "EmbeddingBagCollection", None)
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match=r"install them, or set train.num_workers=0"):
