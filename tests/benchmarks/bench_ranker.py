@@ -1,0 +1,253 @@
+"""Latency of ranking: `python -m tests.benchmarks.bench_ranker [root=...] [ranker.hidden=...]`.
+
+One user with 100 actions and 500 candidates through the ranker as it is served: exported programs in
+ONNX Runtime, the user side once, one thread. Of a root's bundle, or of fresh weights for the
+default world's columns and the settings given. Arms take turns in each of the rounds; times are
+wall time, medians over all calls. The last line is one JSON object:
+
+- `p50_ms`, `p99_ms`: both programs on arrays that are ready; `user_ms`, `items_ms`: each;
+- `gathered_p50_ms`: with the look-ups of the request's rows and features, as a server does it;
+- `busy_p50_ms`, `busy_p99_ms`: the same as the first beside a process that multiplies matrices;
+- `int8_p50_ms`: with 8-bit products in the item side (`export.ranker=int8`), whose probabilities
+  differ from the others by `int8_largest` at most and by `int8_mean` on average;
+- `ratio_replicated`: the user side for each candidate, over ours (the item side counted as ours);
+- `ratio_eager`: the modules by torch, one thread, over ours;
+- `ratio_bound`: what the products of matrices would take at the rate of the largest one alone
+  in the same runtime (`gemm_gflops`), over ours; `mflops` is their work;
+- `parameters`: outside of embedding tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.contract.settings import load
+from ray_jobs.engine.quantisation import to_int8
+from ray_jobs.engine.quiet import quiet_libraries
+from ray_jobs.settings import Settings
+from serve.programs import Program
+from serve.ranker import sigmoid
+from tests.benchmarks.ranker_request import CANDIDATES, HISTORY, made_up, of_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from serve.ranker import Ranker
+    from tests.benchmarks.ranker_request import Request
+
+    Call = Callable[[], Any]
+
+ROUNDS, CALLS = 20, 25
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+BUSY = "import numpy as np\na = np.ones((1024, 1024), np.float32)\nwhile True:\n    a @ a"
+
+
+class Ready:
+    """A ranker and the arrays of one request, gathered."""
+
+    def __init__(self, request: Request, ranker: Ranker) -> None:
+        self.user = ranker.user_inputs(request.user)
+        self.items = ranker._item_inputs(request.rows)
+        self.items |= {"position": np.zeros(len(request.rows), np.int64)}
+        self._programs = ranker._user_program, ranker._items_program
+        self.state = self._programs[0](self.user)
+
+    def __call__(self) -> Any:
+        """Probabilities of the candidates."""
+        state = self._programs[0](self.user)
+        (logits,) = self._programs[1]({**state, **self.items}).values()
+        return sigmoid(logits)
+
+    def user_side(self, times: int = 1) -> Any:
+        """States of the user, so many times over."""
+        return self._programs[0](replicated(self.user, times))
+
+    def item_side(self) -> Any:
+        """Logits of the candidates."""
+        return self._programs[1]({**self.state, **self.items})
+
+
+def replicated(arrays: dict[str, Any], times: int) -> dict[str, Any]:
+    """Named arrays of a user, laid end to end as those of so many users."""
+    if times == 1:
+        return arrays
+    return {name: np.concatenate([array] * times) for name, array in arrays.items()}
+
+
+class Eager:
+    """The same by torch's modules."""
+
+    def __init__(self, request: Request, ready: Ready) -> None:
+        model = request.model.eval()
+        self.sides = model.user_program, model.items_program
+        self.fields = model.programs()["ranker_user"].outputs
+        self.user, self.items = tensors(ready.user), tensors(ready.items)
+
+    @torch.inference_mode()
+    def __call__(self) -> Any:
+        """Probabilities of the candidates."""
+        state = dict(zip(self.fields, self.sides[0](self.user), strict=True))
+        return torch.sigmoid(self.sides[1](state | self.items)).numpy()
+
+    def flops(self) -> int:
+        """Operations of the products of matrices."""
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            self()
+        return int(counter.get_total_flops())
+
+
+def tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers that are learnt outside of embedding tables."""
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    return sum(p.numel() for p in model.parameters()) - sum(t.weight.numel() for t in tables)
+
+
+def largest_product(model: nn.Module) -> tuple[int, int]:
+    """Rows and columns of the widest linear map."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    widest = max(layers, key=lambda layer: layer.weight.numel())
+    return widest.in_features, widest.out_features
+
+
+def one_product(shape: tuple[int, int], folder: Path) -> Program:
+    """A program of one product of float32[candidates, K] with a constant of `shape`."""
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
+        for name, size in zip(("x", "y"), shape, strict=True)
+    ]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    constant = numpy_helper.from_array(weight, "w")
+    graph = helper.make_graph([node], "product", sides[:1], sides[1:], [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "product.onnx")
+    return Program(folder / "product.onnx")
+
+
+def milliseconds(arms: dict[str, tuple[Call, int]], rounds: int = ROUNDS) -> dict[str, Any]:
+    """Wall times of all calls by arm; each arm has its turn of so many calls in each round."""
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, (call, calls) in arms.items():
+            call()
+            for _ in range(calls):
+                began = time.perf_counter()
+                call()
+                found[name].append(1000 * (time.perf_counter() - began))
+    return {name: np.array(times) for name, times in found.items()}
+
+
+@contextmanager
+def a_busy_process() -> Iterator[None]:
+    """Another process that keeps a core busy meanwhile."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY], env=os.environ | ONE_THREAD)
+    try:
+        time.sleep(1.0)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measure(request: Request, folder: Path) -> dict[str, Any]:
+    """The figures of the last line."""
+    to_int8(request.programs / "ranker_items.onnx", folder / "ranker_items.onnx")
+    whole = request.ranker()
+    int8 = request.ranker(ranker_items=Program(folder / "ranker_items.onnx"))
+    ours, small = Ready(request, whole), Ready(request, int8)
+    eager, shape = Eager(request, ours), largest_product(request.model)
+    product, x = one_product(shape, folder), np.ones((CANDIDATES, shape[0]), np.float32)
+    difference = np.abs(ours() - small())
+    alone = milliseconds(
+        {
+            "ours": (ours, CALLS),
+            "user": (ours.user_side, CALLS),
+            "items": (ours.item_side, CALLS),
+            "int8": (small, CALLS),
+            "gathered": (lambda: whole(request.user, request.rows), CALLS),
+            "int8_gathered": (lambda: int8(request.user, request.rows), CALLS),
+            "eager": (eager, 5),
+            "product": (lambda: product({"x": x}), CALLS),
+        }
+    )
+    replicas = milliseconds({"user": (lambda: ours.user_side(CANDIDATES), 1)}, rounds=5)
+    with a_busy_process():
+        busy = milliseconds({"ours": (ours, CALLS)})
+    p50 = {name: float(np.median(times)) for name, times in alone.items()}
+    flops = eager.flops()
+    rate = 2 * CANDIDATES * shape[0] * shape[1] / p50["product"]
+    return {
+        "p50_ms": p50["ours"],
+        "p99_ms": float(np.quantile(alone["ours"], 0.99)),
+        **{f"{side}_ms": p50[side] for side in ("user", "items")},
+        "gathered_p50_ms": p50["gathered"],
+        "busy_p50_ms": float(np.median(busy["ours"])),
+        "busy_p99_ms": float(np.quantile(busy["ours"], 0.99)),
+        "int8_p50_ms": p50["int8"],
+        "int8_gathered_p50_ms": p50["int8_gathered"],
+        "int8_largest": float(difference.max()),
+        "int8_mean": float(difference.mean()),
+        "eager_p50_ms": p50["eager"],
+        "ratio_replicated": (float(np.median(replicas["user"])) + p50["items"]) / p50["ours"],
+        "ratio_eager": p50["eager"] / p50["ours"],
+        "ratio_bound": flops / rate / p50["ours"],
+        "gemm_gflops": rate / 1e6,
+        "mflops": flops / 1e6,
+        "eager_difference": float(np.abs(ours() - eager()).max()),
+    }
+
+
+def main() -> None:
+    """Runs and prints."""
+    words = sys.argv[1:]
+    quiet_libraries()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    roots = [Path(word[5:]) for word in words if word.startswith("root=")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        request = (
+            of_root(roots[0]) if roots else made_up(load(Settings, words).ranker, folder / "full")
+        )
+        found = measure(request, folder)
+    settings = request.model.settings
+    line = {
+        "name": "ranker",
+        "params": {"candidates": CANDIDATES, "history": HISTORY, "threads": 1}
+        | {name: getattr(settings, name) for name in ("dim", "hidden")},
+        "parameters": parameters(request.model),
+        "heads": settings.num_heads,
+        **found,
+        "load": os.getloadavg()[0],
+        "machine": platform.processor() or platform.machine(),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    if ONE_THREAD.items() <= os.environ.items():
+        main()
+    else:
+        again = [sys.executable, "-m", "tests.benchmarks.bench_ranker", *sys.argv[1:]]
+        os.execve(sys.executable, again, os.environ | ONE_THREAD)
