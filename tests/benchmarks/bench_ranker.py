@@ -1,7 +1,7 @@
 """Latency of ranking: `python -m tests.benchmarks.bench_ranker [root=...] [ranker.hidden=...]`.
 
-One user with 100 actions and 500 candidates through the ranker as it is served: exported programs in
-ONNX Runtime, the user side once, one thread. Of a root's bundle, or of fresh weights for the
+One user with 100 actions and 500 candidates through the ranker as it is served: exported programs
+in ONNX Runtime, the user side once, one thread. Of a root's bundle, or of fresh weights for the
 default world's columns and the settings given. Arms take turns in each of the rounds; times are
 wall time, medians over all calls. The last line is one JSON object:
 

@@ -160,7 +160,9 @@ def of_lists(forms: Forms, users: Sequence[User]) -> dict[str, Any]:
     """How each form orders what the index finds for users."""
     tower = UserTower(forms.bundle, forms.catalogue)
     weights = utility_weights(forms.bundle.vocabulary, {})
-    rows = [forms.catalogue.nearest(tower(user).vector, CANDIDATES, NOTHING, 1.0)[0] for user in users]
+    rows = [
+        forms.catalogue.nearest(tower(user).vector, CANDIDATES, NOTHING, 1.0)[0] for user in users
+    ]
     found = [forms(user, each) for user, each in zip(users, rows, strict=True)]
     ndcg = np.array([orders(each @ weights) for each in found])
     return {

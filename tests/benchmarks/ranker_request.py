@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +28,6 @@ from serve.programs import gather_rows, open_programs
 from serve.ranker import Ranker
 from serve.users import User
 from tests.benchmarks.ranker_columns import WORLD
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CANDIDATES, HISTORY = 500, 100
 ITEMS, USERS = 20_000, 1_000
@@ -83,9 +81,7 @@ def of_root(root: Path) -> Request:
     user = User(row, row, True, events, int(events.timestamp.max()) + 3_600_000, clocked)
     rows = np.random.default_rng(0).permutation(np.asarray(bundle.live_items))[:CANDIDATES]
     model = trained(root / "ranker" / bundle.versions["ranker"], bundle.vocabulary)
-    return Request(
-        bundle, Catalogue(bundle), model, user, rows, bundle.artifact.path / "programs"
-    )
+    return Request(bundle, Catalogue(bundle), model, user, rows, bundle.artifact.path / "programs")
 
 
 def trained(path: Path, vocabulary: Vocabulary) -> RankerModel:
