@@ -6,7 +6,8 @@ default world's columns and the settings given. Arms take turns in each of the r
 wall time, medians over all calls. The last line is one JSON object:
 
 - `p50_ms`, `p99_ms`: both programs on arrays that are ready; `user_ms`, `items_ms`: each;
-- `gathered_p50_ms`: with the look-ups of the request's rows and features, as a server does it;
+- `gathered_p50_ms`: with the look-ups of the request's rows and features, as a server does it
+  (`int8_gathered_p50_ms` likewise);
 - `busy_p50_ms`, `busy_p99_ms`: the same as the first beside a process that multiplies matrices;
 - `int8_p50_ms`: with 8-bit products in the item side (`export.ranker=int8`), whose probabilities
   differ from the others by `int8_largest` at most and by `int8_mean` on average;
@@ -34,7 +35,6 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,6 +45,7 @@ from ray_jobs.settings import Settings
 from serve.programs import Program
 from serve.ranker import sigmoid
 from tests.benchmarks.ranker_request import CANDIDATES, HISTORY, made_up, of_root
+from tests.benchmarks.ranker_size import largest_product, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,19 +118,6 @@ def tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 
-def parameters(model: nn.Module) -> int:
-    """Numbers that are learnt outside of embedding tables."""
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    return sum(p.numel() for p in model.parameters()) - sum(t.weight.numel() for t in tables)
-
-
-def largest_product(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of the widest linear map."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    widest = max(layers, key=lambda layer: layer.weight.numel())
-    return widest.in_features, widest.out_features
-
-
 def one_product(shape: tuple[int, int], folder: Path) -> Program:
     """A program of one product of float32[candidates, K] with a constant of `shape`."""
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -170,51 +158,67 @@ def a_busy_process() -> Iterator[None]:
         process.wait()
 
 
-def measure(request: Request, folder: Path) -> dict[str, Any]:
-    """The figures of the last line."""
-    to_int8(request.programs / "ranker_items.onnx", folder / "ranker_items.onnx")
-    whole = request.ranker()
-    int8 = request.ranker(ranker_items=Program(folder / "ranker_items.onnx"))
-    ours, small = Ready(request, whole), Ready(request, int8)
-    eager, shape = Eager(request, ours), largest_product(request.model)
-    product, x = one_product(shape, folder), np.ones((CANDIDATES, shape[0]), np.float32)
-    difference = np.abs(ours() - small())
-    alone = milliseconds(
-        {
-            "ours": (ours, CALLS),
-            "user": (ours.user_side, CALLS),
-            "items": (ours.item_side, CALLS),
-            "int8": (small, CALLS),
-            "gathered": (lambda: whole(request.user, request.rows), CALLS),
-            "int8_gathered": (lambda: int8(request.user, request.rows), CALLS),
-            "eager": (eager, 5),
-            "product": (lambda: product({"x": x}), CALLS),
+class Arms:
+    """All that is timed, for one request."""
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        to_int8(request.programs / "ranker_items.onnx", folder / "ranker_items.onnx")
+        self.whole = request.ranker()
+        self.whole8 = request.ranker(ranker_items=Program(folder / "ranker_items.onnx"))
+        self.ours, self.int8 = Ready(request, self.whole), Ready(request, self.whole8)
+        self.eager = Eager(request, self.ours)
+        self.shape = largest_product(request.model)
+        self.product = one_product(self.shape, folder)
+        self.request = request
+
+    def calls(self) -> dict[str, tuple[Call, int]]:
+        """Each with how often a turn calls it."""
+        user, rows = self.request.user, self.request.rows
+        x = np.ones((CANDIDATES, self.shape[0]), np.float32)
+        often: dict[str, Call] = {
+            "ours": self.ours,
+            "user": self.ours.user_side,
+            "items": self.ours.item_side,
+            "int8": self.int8,
+            "gathered": lambda: self.whole(user, rows),
+            "int8_gathered": lambda: self.whole8(user, rows),
+            "product": lambda: self.product({"x": x}),
         }
-    )
-    replicas = milliseconds({"user": (lambda: ours.user_side(CANDIDATES), 1)}, rounds=5)
+        return {name: (call, CALLS) for name, call in often.items()} | {"eager": (self.eager, 5)}
+
+    def differences(self) -> dict[str, float]:
+        """Of the others' probabilities to ours."""
+        ours = self.ours()
+        int8 = np.abs(self.int8() - ours)
+        return {
+            "int8_largest": float(int8.max()),
+            "int8_mean": float(int8.mean()),
+            "eager_largest": float(np.abs(self.eager() - ours).max()),
+        }
+
+
+def measure(arms: Arms) -> dict[str, Any]:
+    """The figures of the last line."""
+    alone = milliseconds(arms.calls())
+    replicas = milliseconds({"user": (lambda: arms.ours.user_side(CANDIDATES), 1)}, rounds=5)
     with a_busy_process():
-        busy = milliseconds({"ours": (ours, CALLS)})
+        busy = milliseconds({"ours": (arms.ours, CALLS)})["ours"]
     p50 = {name: float(np.median(times)) for name, times in alone.items()}
-    flops = eager.flops()
-    rate = 2 * CANDIDATES * shape[0] * shape[1] / p50["product"]
+    ours = p50["ours"]
+    flops, rate = arms.eager.flops(), 2 * CANDIDATES * np.prod(arms.shape) / p50["product"]
     return {
-        "p50_ms": p50["ours"],
+        "p50_ms": ours,
         "p99_ms": float(np.quantile(alone["ours"], 0.99)),
         **{f"{side}_ms": p50[side] for side in ("user", "items")},
-        "gathered_p50_ms": p50["gathered"],
-        "busy_p50_ms": float(np.median(busy["ours"])),
-        "busy_p99_ms": float(np.quantile(busy["ours"], 0.99)),
-        "int8_p50_ms": p50["int8"],
-        "int8_gathered_p50_ms": p50["int8_gathered"],
-        "int8_largest": float(difference.max()),
-        "int8_mean": float(difference.mean()),
-        "eager_p50_ms": p50["eager"],
-        "ratio_replicated": (float(np.median(replicas["user"])) + p50["items"]) / p50["ours"],
-        "ratio_eager": p50["eager"] / p50["ours"],
-        "ratio_bound": flops / rate / p50["ours"],
-        "gemm_gflops": rate / 1e6,
+        "busy_p50_ms": float(np.median(busy)),
+        "busy_p99_ms": float(np.quantile(busy, 0.99)),
+        **{f"{arm}_p50_ms": p50[arm] for arm in ("gathered", "int8", "int8_gathered", "eager")},
+        "ratio_replicated": (float(np.median(replicas["user"])) + p50["items"]) / ours,
+        "ratio_eager": p50["eager"] / ours,
+        "ratio_bound": float(flops / rate / ours),
+        "gemm_gflops": float(rate / 1e6),
         "mflops": flops / 1e6,
-        "eager_difference": float(np.abs(ours() - eager()).max()),
+        **arms.differences(),
     }
 
 
@@ -230,7 +234,7 @@ def main() -> None:
         request = (
             of_root(roots[0]) if roots else made_up(load(Settings, words).ranker, folder / "full")
         )
-        found = measure(request, folder)
+        found = measure(Arms(request, folder))
     settings = request.model.settings
     line = {
         "name": "ranker",
