@@ -2,12 +2,12 @@
 
 One user with 100 actions and 500 candidates through the ranker as it is served: exported programs
 in ONNX Runtime, the user side once, one thread. Of a root's bundle, or of fresh weights for the
-default world's columns and the settings given. Arms take turns in each of the rounds; times are
-wall time, medians over all calls. The last line is one JSON object:
+default world's columns and the settings given. Arms take turns in each of the rounds. Figures named
+p50 and p99 are wall time over all calls; ratios are of medians of processor time, which other
+processes disturb least. The last line is one JSON object:
 
-- `p50_ms`, `p99_ms`: both programs on arrays that are ready; `user_ms`, `items_ms`: each;
-- `gathered_p50_ms`: with the look-ups of the request's rows and features, as a server does it
-  (`int8_gathered_p50_ms` likewise);
+- `p50_ms`, `p99_ms`: both programs on arrays that are ready;
+- `gathered_p50_ms`: with the look-ups of the request's rows and features, as a server does it;
 - `busy_p50_ms`, `busy_p99_ms`: the same as the first beside a process that multiplies matrices;
 - `int8_p50_ms`: with 8-bit products in the item side (`export.ranker=int8`), whose probabilities
   differ from the others by `int8_largest` at most and by `int8_mean` on average;
@@ -15,6 +15,7 @@ wall time, medians over all calls. The last line is one JSON object:
 - `ratio_eager`: the modules by torch, one thread, over ours;
 - `ratio_bound`: what the products of matrices would take at the rate of the largest one alone
   in the same runtime (`gemm_gflops`), over ours; `mflops` is their work;
+- `processor_ms`: of each arm, also of the `user` and `items` sides alone;
 - `parameters`: outside of embedding tables.
 """
 
@@ -29,7 +30,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -133,17 +134,30 @@ def one_product(shape: tuple[int, int], folder: Path) -> Program:
     return Program(folder / "product.onnx")
 
 
-def milliseconds(arms: dict[str, tuple[Call, int]], rounds: int = ROUNDS) -> dict[str, Any]:
-    """Wall times of all calls by arm; each arm has its turn of so many calls in each round."""
-    found: dict[str, list[float]] = {name: [] for name in arms}
+class Times(NamedTuple):
+    """Milliseconds of each call of an arm: on the wall, and of its thread on a processor."""
+
+    wall: Any
+    processor: Any
+
+    def summary(self, name: str = "") -> dict[str, float]:
+        """The wall's median and 99th percentile."""
+        p50, p99 = np.quantile(self.wall, [0.5, 0.99])
+        return {f"{name}p50_ms": float(p50), f"{name}p99_ms": float(p99)}
+
+
+def times_of(arms: dict[str, tuple[Call, int]], rounds: int = ROUNDS) -> dict[str, Times]:
+    """Times of all calls by arm; each arm has its turn of so many calls in each round."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, (call, calls) in arms.items():
             call()
             for _ in range(calls):
-                began = time.perf_counter()
+                began = time.perf_counter(), time.thread_time()
                 call()
-                found[name].append(1000 * (time.perf_counter() - began))
-    return {name: np.array(times) for name, times in found.items()}
+                ended = time.perf_counter(), time.thread_time()
+                found[name].append((ended[0] - began[0], ended[1] - began[1]))
+    return {name: Times(*(1000 * np.array(times).T)) for name, times in found.items()}
 
 
 @contextmanager
@@ -199,23 +213,20 @@ class Arms:
 
 def measure(arms: Arms) -> dict[str, Any]:
     """The figures of the last line."""
-    alone = milliseconds(arms.calls())
-    replicas = milliseconds({"user": (lambda: arms.ours.user_side(CANDIDATES), 1)}, rounds=5)
+    alone = times_of(arms.calls())
+    replicas = times_of({"user": (lambda: arms.ours.user_side(CANDIDATES), 1)}, rounds=5)["user"]
     with a_busy_process():
-        busy = milliseconds({"ours": (arms.ours, CALLS)})["ours"]
-    p50 = {name: float(np.median(times)) for name, times in alone.items()}
-    ours = p50["ours"]
-    flops, rate = arms.eager.flops(), 2 * CANDIDATES * np.prod(arms.shape) / p50["product"]
+        busy = times_of({"ours": (arms.ours, CALLS)})["ours"]
+    ms = {name: float(np.median(times.processor)) for name, times in alone.items()}
+    flops, rate = arms.eager.flops(), 2 * CANDIDATES * np.prod(arms.shape) / ms["product"]
     return {
-        "p50_ms": ours,
-        "p99_ms": float(np.quantile(alone["ours"], 0.99)),
-        **{f"{side}_ms": p50[side] for side in ("user", "items")},
-        "busy_p50_ms": float(np.median(busy)),
-        "busy_p99_ms": float(np.quantile(busy, 0.99)),
-        **{f"{arm}_p50_ms": p50[arm] for arm in ("gathered", "int8", "int8_gathered", "eager")},
-        "ratio_replicated": (float(np.median(replicas["user"])) + p50["items"]) / ours,
-        "ratio_eager": p50["eager"] / ours,
-        "ratio_bound": float(flops / rate / ours),
+        **alone["ours"].summary(),
+        **busy.summary("busy_"),
+        **{f"{arm}_p50_ms": alone[arm].summary()["p50_ms"] for arm in ("int8", "gathered")},
+        "ratio_replicated": (float(np.median(replicas.processor)) + ms["items"]) / ms["ours"],
+        "ratio_eager": ms["eager"] / ms["ours"],
+        "ratio_bound": float(flops / rate / ms["ours"]),
+        "processor_ms": ms,
         "gemm_gflops": float(rate / 1e6),
         "mflops": flops / 1e6,
         **arms.differences(),
