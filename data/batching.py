@@ -303,7 +303,11 @@ def known_pairs(
 
 
 def ranker_batch(
-    requests: Requests, histories: Events, encoder: Encoder, actions: tuple[str, ...]
+    requests: Requests,
+    histories: Events,
+    encoder: Encoder,
+    actions: tuple[str, ...],
+    trends: Trends | None,
 ) -> Batch:
     """One batch of the ranker.
 
@@ -312,6 +316,7 @@ def ranker_batch(
         histories: what was known of each user before the request, [R] cut to the model's length.
         encoder: features and ids.
         actions: names of the label columns.
+        trends: what was popular when, in a log with a clock.
     """
     wanted = np.concatenate([histories.item, requests.item])
     items, index = np.unique(wanted, return_inverse=True)
@@ -323,6 +328,10 @@ def ranker_batch(
         "candidate.position": requests.position,
     }
     arrays |= encoder.long_term("user", requests.user, requests.timestamp)
+    if trends is not None:
+        day = np.repeat(days_of(trends.calendar, requests.timestamp), np.diff(requests.offsets))
+        found = trends.before(day, requests.item)
+        arrays |= {f"candidate.{name}": array for name, array in found.items()}
     ids, features = encoder.inputs(items, requests.user)
     labels = {f"label.{a}": torch.from_numpy(requests.labels[:, i]) for i, a in enumerate(actions)}
     return Batch(

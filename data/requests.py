@@ -100,12 +100,24 @@ class UserEvents:
         starts[users] = joined.offsets[:-1]
         return cls(joined.cut(starts, lengths))
 
-    def histories(self, requests: Requests, max_length: int) -> Events:
-        """The newest events that each request may know, [R] of at most `max_length`."""
+    def histories(
+        self, requests: Requests, max_length: int, hidden_ms: Ints | None = None
+    ) -> Events:
+        """The newest events that each request may know.
+
+        Args:
+            requests: R requests.
+            max_length: most events of each.
+            hidden_ms: time before each request whose events are left out, where there is a clock.
+
+        Returns:
+            Events of [R].
+        """
         events, users = self.events, requests.user
         ends = events.offsets[users] + requests.known
+        moments = requests.timestamp if hidden_ms is None else requests.timestamp - hidden_ms
         timed = requests.known == NOT_COUNTED
-        ends[timed] = events.positions_before(users[timed], requests.timestamp[timed])
+        ends[timed] = events.positions_before(users[timed], moments[timed])
         lengths = np.minimum(ends - events.offsets[users], max_length)
         return events.cut(ends - lengths, lengths)
 

@@ -101,16 +101,25 @@ def max_margin(positive: Tensor, negatives: Tensor, known: Tensor, margin: float
     return each.sum(1) / (~known).sum(1).clamp(min=1)
 
 
-def multi_task_bce(logits: Tensor, labels: Tensor, task_weight: Tensor) -> Tensor:
+def multi_task_bce(
+    logits: Tensor, labels: Tensor, task_weight: Tensor, label_weight: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy summed over heads: `Σ_h w_h [−y_h ln f_h − (1 − y_h) ln(1 − f_h)]`.
+
+    `w_h = w'_h Π_a M[h, a]^{y_a}`: a row with an action weighs more or less at the heads, such as a
+    hidden one at the head of saves. (TransAct, KDD'23, eq. 6 has sums, and rows without any action
+    weigh nothing.)
 
     Args:
         logits: float32[N, A].
         labels: float32[N, A] in 0..1.
-        task_weight: float32[A] `w_h` (TransAct, KDD'23, eq. 6 with a diagonal weight matrix).
+        task_weight: float32[A] `w'_h`.
+        label_weight: float32[A, A] M; all 1 if not given.
 
     Returns:
         float32[N].
     """
-    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (each * task_weight).sum(-1)
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * task_weight
+    if label_weight is not None:
+        each = each * torch.where(labels.unsqueeze(-2) > 0, label_weight, 1.0).prod(-1)
+    return each.sum(-1)

@@ -6,6 +6,8 @@ Notable here:
   their number;
 - how near a candidate is to what was liked stands beside what attention finds: from the first step
   the ranker knows what looks alike;
+- impressions are few and events many: beside them the states of histories learn to foretell what
+  was liked next;
 - the first layer of the over-arch is split: its user part is computed once a request;
 - position enters as an additive bias that is zero at position 0, where serving ranks.
 
@@ -15,22 +17,24 @@ longest history plus one, D width, A actions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from data.contract.settings import Count, Dropout, Positive, load_class
+from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError, load_class
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness, segments
+from models.interaction import CrossingSettings
 from models.losses import multi_task_bce, weighted_mean
-from models.reading import LIKENESSES, Reading, UserState, likeness
-from models.sequence_encoder import (
-    SequenceSettings,
-)
+from models.next_positive import NextPositive
+from models.over_arch import OverArch, Sharing
+from models.reading import History, Reading, UserState
+from models.sequence_encoder import SequenceSettings
+from models.trend_prior import TrendEncoder, trend_example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +42,13 @@ if TYPE_CHECKING:
     from data.contract.schema import Vocabulary
     from models.batch import Batch
 
-MAX_POSITION = 64
-
 
 def _sequence() -> SequenceSettings:
     return SequenceSettings(max_length=100, num_layers=1)
+
+
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +61,27 @@ class RankerSettings:
         id_dim: width of ID rows.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the over-arch's first layer; the second has half of it.
+        history: how candidates read the history: by attention; its average by recency alone; not
+            at all.
         num_heads: heads of the attention of candidates over the history.
+        crossing: of the fields of a candidate and its user, beside the first layer.
+        experts: experts behind the first layer, mixed for each head by its gate; 0: all heads
+            share one layer.
+        sharing: of the experts: `gates` (MMoE), or `own`: one more for each head alone (PLE).
         dropout: in the over-arch.
         sequence: the encoder of histories.
+        trends: whether candidates come with what was liked of them lately and their age, in a log
+            with a clock.
+        user_vectors: whether users have the user model's embedding as of the midnight before as a
+            column; only where the split is by time.
+        next_weight: weight of the loss by which the states of histories foretell what is liked
+            next, and what at any later time, beside that of the impressions.
+        time_mask_hours: in training the events of the last hours before a request are hidden, up
+            to so many, drawn for each request: one recent action then moves a feed less.
+        negative_rate: share of the impressions without any action that is trained on; calibrators
+            correct for it.
         action_weights: action -> weight of its loss; 1 for the others.
+        label_weights: head -> action -> weight of a row at that head if it has that action.
         batch_size: requests a step on each worker.
         max_steps: optimiser steps, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the dense part.
@@ -70,10 +93,20 @@ class RankerSettings:
     id_dim: Count = 32
     id_dropout: Dropout = 0.5
     hidden: Count = 256
+    history: History = "attention"
     num_heads: Count = 4
+    crossing: CrossingSettings = field(default_factory=CrossingSettings)
+    experts: NonNegative = 0
+    sharing: Sharing = "gates"
     dropout: Dropout = 0.1
     sequence: SequenceSettings = field(default_factory=_sequence)
-    action_weights: dict[str, Positive] = field(default_factory=dict)
+    trends: bool = True
+    user_vectors: bool = False
+    next_weight: Weight = 0.3
+    time_mask_hours: Weight = 0.0
+    negative_rate: Rate = 1.0
+    action_weights: dict[str, Weight] = field(default_factory=dict)
+    label_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
     batch_size: Count = 64
     max_steps: Count = 600
     learning_rate: Positive = 2e-3
@@ -99,55 +132,6 @@ class RankedItem(nn.Module):
         known = torch.cat([rows, is_missing(rows), *self.features(inputs, prefix)], 1)
         vectors: Tensor = self.direct(known) + self.out(self.mix(known))
         return vectors
-
-
-class OverArch(nn.Module):
-    """Candidates against a user's state -> logits of the actions."""
-
-    def __init__(self, settings: RankerSettings, num_actions: int) -> None:
-        """Builds attention, interactions and heads."""
-        super().__init__()
-        self.settings = settings
-        dim, hidden = settings.dim, settings.hidden
-        self.num_heads = settings.num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.user_part = nn.Linear(dim, hidden)
-        self.item_part = nn.Linear(4 * dim + LIKENESSES, hidden)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.top = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden // 2), nn.GELU())
-        self.heads = nn.Linear(hidden // 2, num_actions)
-        self.position = nn.Embedding(MAX_POSITION, num_actions)
-        nn.init.zeros_(self.position.weight)
-
-    def forward(self, read: Reading, items: Tensor, position: Tensor) -> Tensor:
-        """Logits of candidates in rectangles.
-
-        Args:
-            read: of R users.
-            items: float32[R, C, D].
-            position: int64[R, C].
-
-        Returns:
-            float32[R, C, A].
-        """
-        found = self._attend(items, read.keys, read.mask)
-        wide = read.user.unsqueeze(1)
-        crossed = torch.cat([items, found, items * found, items * wide, likeness(items, read)], -1)
-        first = self.user_part(read.user).unsqueeze(1) + self.item_part(crossed)
-        logits: Tensor = self.heads(self.top(self.dropout(first)))
-        bias: Tensor = self.position(position.clamp(max=MAX_POSITION - 1))
-        return logits + bias - self.position.weight[0]
-
-    def _attend(self, items: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """What each candidate finds in the history, float32[R, C, D]."""
-        query, key, value = self.query(items), self.key(states), self.value(states)
-        q, k, v = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
-        )
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        return found.transpose(1, 2).flatten(2)
 
 
 class RankerUser(nn.Module):
@@ -186,33 +170,35 @@ class RankerUser(nn.Module):
 class RankerItems(nn.Module):
     """The exported item side: one user's state and N candidates -> logits."""
 
-    def __init__(self, item: RankedItem, over: OverArch) -> None:
+    def __init__(self, ranker: Ranker) -> None:
         """Shares the parts of a ranker."""
         super().__init__()
-        self.item = item
-        self.over = over
+        self.settings = ranker.settings
+        self.item, self.trend, self.over = ranker.item, ranker.trend, ranker.over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A `Reading` of one user by field, `item_id.rows`, `item.*`, `position` -> [N, A]."""
+        """A `Reading` of one user, `item_id.rows`, `item.*`, `trend.*`, `position` -> [N, A]."""
         items = self.item(inputs).unsqueeze(0)
         read = Reading(*(inputs[name] for name in Reading._fields))
-        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0))
+        trend = None if self.trend is None else self.trend(inputs).unsqueeze(0)
+        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0), trend)
         return logits.squeeze(0)
 
     def program(self) -> Program:
         """What is exported; sizes: items, and the values of each list column."""
-        settings, features = self.over.settings, self.item.features
+        settings, features = self.settings, self.item.features
         length = settings.sequence.max_length + 1
         user = {
             "user": torch.zeros(1, settings.dim),
             "keys": torch.zeros(1, length, settings.dim),
             "items": torch.zeros(1, length, settings.dim),
             **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent")},
+            **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later")},
         }
         items = {
             "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
             "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
-        }
+        } | (trend_example() if self.trend is not None else {})
         return Program(
             module=self,
             inputs=user | items | features.example(NUM_ITEMS),
@@ -225,18 +211,27 @@ class Ranker(nn.Module):
     """The ranking model and its loss."""
 
     action_weight: Tensor
+    label_weight: Tensor
 
     def __init__(self, settings: RankerSettings, vocabulary: Vocabulary) -> None:
-        """Builds the model for the data set's columns, actions and surfaces."""
+        """Builds the model for the data set's columns, actions and surfaces.
+
+        Raises:
+            UserError: weights of an action that there is not.
+        """
         super().__init__()
         self.settings = settings
         self.actions = vocabulary.actions
         self.drop = RowDropout(settings.id_dropout)
         self.item = RankedItem(settings, vocabulary)
         self.user = UserState(settings, vocabulary)
-        self.over = OverArch(settings, len(vocabulary.actions))
-        weights = [settings.action_weights.get(action, 1.0) for action in vocabulary.actions]
-        self.register_buffer("action_weight", torch.tensor(weights))
+        trends = settings.trends and vocabulary.order == "clock"
+        self.trend = TrendEncoder() if trends else None
+        self.over = OverArch(replace(settings, trends=trends), len(vocabulary.actions))
+        foretells = settings.next_weight > 0 and settings.history == "attention"
+        self.foretell = NextPositive() if foretells else None
+        self.register_buffer("action_weight", action_weights(settings, vocabulary.actions))
+        self.register_buffer("label_weight", label_weights(settings, vocabulary.actions))
 
     def tables(self, num_items: int, num_users: int) -> list[Table]:
         """ID tables for id spaces of so many rows."""
@@ -251,7 +246,7 @@ class Ranker(nn.Module):
     @property
     def items_program(self) -> RankerItems:
         """The item side as it is served, over the same weights."""
-        return RankerItems(self.item, self.over)
+        return RankerItems(self)
 
     def programs(self) -> dict[str, Program]:
         """What serving runs: the user side once a request, the item side over its candidates."""
@@ -261,28 +256,40 @@ class Ranker(nn.Module):
         }
 
     def forward(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy of all heads over the candidates.
+        """Weighted cross-entropy of all heads over the candidates, and of what is liked next.
 
         Args:
             rows: `item_id` float32[U, id_dim] of the distinct items, `user_id` [R, id_dim].
             batch: `item.<feature>` of the U items, `user.<feature>` of the R requests,
                 `history.item` int64[H] (into U), `history.action|surface|age_ms` [H],
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
-                `candidate.position` [N]; labels `label.<action>` float32[N].
+                `candidate.position` [N], `candidate.trend.counts` [N, S] and
+                `candidate.trend.age_ms` [N] where read; labels `label.<action>` float32[N].
 
         Returns:
             Loss and what to log.
         """
-        logits = self.logits({name: self.drop(r) for name, r in rows.items()}, batch)
+        read, items, logits = self._ranked({n: self.drop(r) for n, r in rows.items()}, batch)
         labels = torch.stack([batch.labels[f"label.{a}"] for a in self.actions], 1)
         lengths = batch.inputs["candidate.lengths"]
         weight = batch.weight[segments(lengths, len(labels))]
-        losses = multi_task_bce(logits, labels, self.action_weight)
+        losses = multi_task_bce(logits, labels, self.action_weight, self.label_weight)
         loss = weighted_mean(losses, weight)
-        return loss, {"loss": loss.detach()}
+        if self.foretell is None:
+            return loss, {"loss": loss.detach()}
+        found = self.user.foretold(read, batch.inputs)
+        weight = batch.weight[found.user]
+        ahead = self.foretell(found.ahead, items, found.item, weight)
+        later = self.foretell(found.later, items, found.item, weight)
+        logs = {"loss": loss.detach(), "next": ahead.detach(), "later": later.detach()}
+        return loss + self.settings.next_weight * (ahead + later), logs
 
     def logits(self, rows: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Logits of all candidates, float32[N, A]; see `forward` for the inputs."""
+        return self._ranked(rows, batch)[2]
+
+    def _ranked(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Reading, Tensor, Tensor]:
+        """What was read of the users, vectors of the distinct items, logits of the candidates."""
         inputs = batch.inputs
         items = self.item({**inputs, "item_id.rows": rows["item_id"]})
         known = {**inputs, "user_id.rows": rows["user_id"]}
@@ -296,8 +303,39 @@ class Ranker(nn.Module):
         candidates = items.index_select(0, inputs["candidate.item"])
         wide = spread(candidates, place, shape)
         position = spread(inputs["candidate.position"], place, shape)
-        logits: Tensor = self.over(read, wide, position)
-        return logits.flatten(0, 1).index_select(0, place)
+        trend = None
+        if self.trend is not None:
+            trend = spread(self.trend(inputs, "candidate."), place, shape)
+        logits: Tensor = self.over(read, wide, position, trend)
+        return read, items, logits.flatten(0, 1).index_select(0, place)
+
+
+def action_weights(settings: RankerSettings, actions: tuple[str, ...]) -> Tensor:
+    """Weight of each head, float32[A]. Raises UserError for an action that there is not."""
+    refuse_unknown(settings.action_weights, actions, "ranker.action_weights")
+    return torch.tensor([settings.action_weights.get(action, 1.0) for action in actions])
+
+
+def label_weights(settings: RankerSettings, actions: tuple[str, ...]) -> Tensor:
+    """Weight of a row at each head by its label, 1 where not named: float32[A, A].
+
+    Raises:
+        UserError: an action that there is not.
+    """
+    refuse_unknown(settings.label_weights, actions, "ranker.label_weights")
+    matrix = torch.ones(len(actions), len(actions))
+    for head, row in settings.label_weights.items():
+        refuse_unknown(row, actions, f"ranker.label_weights.{head}")
+        for action, weight in row.items():
+            matrix[actions.index(head), actions.index(action)] = weight
+    return matrix
+
+
+def refuse_unknown(named: Mapping[str, object], actions: tuple[str, ...], key: str) -> None:
+    """Raises UserError when `key` names actions that there are not."""
+    unknown = sorted(set(named) - set(actions))
+    if unknown:
+        raise UserError(f"{key} names {', '.join(unknown)}; the actions are {', '.join(actions)}")
 
 
 def build_ranker(settings: RankerSettings, vocabulary: Vocabulary) -> Ranker:

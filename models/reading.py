@@ -5,7 +5,7 @@ Shapes: R requests, H events, C candidates, L longest history plus one, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.attention import layout, token_of
 from models.events import EventEncoder
-from models.features import FeatureEncoder, is_missing
+from models.features import FeatureEncoder, is_missing, segments
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from data.contract.schema import Vocabulary
 
+History = Literal["attention", "average", "none"]
 MASKED = -1e9
-LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 3, 4.0, 12.0, 0.8
+LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 5, 4.0, 12.0, 0.8
 
 
 class ReaderSettings(Protocol):
@@ -40,17 +41,23 @@ class ReaderSettings(Protocol):
     def sequence(self) -> SequenceSettings:
         """The encoder of histories."""
 
+    @property
+    def history(self) -> History:
+        """What is read of a history."""
+
 
 class Reading(NamedTuple):
     """What has been read of R users, each with L - 1 events at most, the start first.
 
     Attributes:
-        user: newest state, float32[R, D].
+        user: newest state, float32[R, D]; that before the first event, where order is not read.
         keys: all states, float32[R, L, D].
         mask: 0 or a large negative number where there is no state, float32[R, L].
         items: unit vectors of the events' items, zeros where there is none, float32[R, L, D].
         liked: weight of each event among the liked ones, float32[R, L].
         recent: the same, later ones weighing more.
+        ahead: unit vectors of what is expected next, float32[R, D].
+        later: unit vectors of what is expected at any time to come, float32[R, D].
     """
 
     user: Tensor
@@ -59,6 +66,8 @@ class Reading(NamedTuple):
     items: Tensor
     liked: Tensor
     recent: Tensor
+    ahead: Tensor
+    later: Tensor
 
 
 class UserState(nn.Module):
@@ -74,10 +83,14 @@ class UserState(nn.Module):
         self.features = FeatureEncoder(vocabulary.user_features, "user")
         self.start = nn.Linear(settings.id_dim + 1 + self.features.width, dim)
         self.events = EventEncoder(dim, vocabulary, time="history.age_ms")
+        self.ahead = Ahead(dim)
+        self.later = Ahead(dim)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
         self.register_buffer("positive", positive)
+        self.reads_history = settings.history != "none"
+        self.reads_order = settings.history == "attention"
 
     def forward(self, inputs: Mapping[str, Tensor], items: Tensor, width: int) -> Reading:
         """Encodes R histories.
@@ -95,10 +108,11 @@ class UserState(nn.Module):
         tokens = self.sequence(events, start, places)
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         behind = lengths.unsqueeze(1) - columns
-        newest = token_of(torch.arange(lengths.shape[0], device=lengths.device), lengths, lengths)
+        users = torch.arange(lengths.shape[0], device=lengths.device)
+        newest = token_of(users, lengths, lengths) if self.reads_order else users
         known = torch.cat([torch.zeros_like(start), F.normalize(items, dim=-1)])
         action = torch.cat([torch.zeros_like(lengths), inputs["history.action"]])
-        liked = self.positive[action][places.rectangle] * (behind >= 0)
+        liked = self.positive[action][places.rectangle] * (behind >= 0) * self.reads_history
         return Reading(
             user=tokens[newest],
             keys=tokens[places.rectangle],
@@ -106,7 +120,56 @@ class UserState(nn.Module):
             items=known[places.rectangle],
             liked=normalised(liked),
             recent=normalised(liked * RECENCY ** behind.clamp(min=0)),
+            ahead=self.ahead(tokens[newest]),
+            later=self.later(tokens[newest]),
         )
+
+    def foretold(self, read: Reading, inputs: Mapping[str, Tensor]) -> Foretold:
+        """What was expected before each positive event, and at a random time before.
+
+        Args:
+            read: of R users.
+            inputs: that it was read from.
+        """
+        lengths, history = inputs["history.lengths"], inputs["history.item"]
+        users = segments(lengths, len(history))
+        events = torch.arange(len(history), device=lengths.device)
+        column = events - (torch.cumsum(lengths, 0) - lengths)[users]
+        earlier = (torch.rand(len(history), device=lengths.device) * (column + 1)).long()
+        liked = self.positive[inputs["history.action"]] > 0
+        users, column, earlier = users[liked], column[liked], earlier[liked]
+        ahead = self.ahead(read.keys[users, column])
+        later = self.later(read.keys[users, earlier])
+        return Foretold(ahead, later, history[liked], users)
+
+
+class Foretold(NamedTuple):
+    """What T positive events were expected to be.
+
+    Attributes:
+        ahead: by the state right before, unit vectors float32[T, D].
+        later: by a state at a random time before, the same.
+        item: what they were, int64[T].
+        user: whose, int64[T].
+    """
+
+    ahead: Tensor
+    later: Tensor
+    item: Tensor
+    user: Tensor
+
+
+class Ahead(nn.Module):
+    """A state -> the unit vector of items that it expects."""
+
+    def __init__(self, dim: int) -> None:
+        """Builds a linear map."""
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """float32[..., D] -> the same."""
+        return F.normalize(self.map(states), dim=-1)
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -115,17 +178,21 @@ def normalised(weights: Tensor) -> Tensor:
 
 
 def likeness(items: Tensor, read: Reading) -> Tensor:
-    """How near candidates are to what was liked: on average, at the nearest, lately.
+    """How near candidates are to what was liked, and to what is expected.
+
+    Liked on average, at the nearest, lately; expected next, later.
 
     Args:
         items: float32[R, C, D].
         read: of R users.
 
     Returns:
-        float32[R, C, LIKENESSES]; the nearest as a soft maximum of the cosines.
+        float32[R, C, LIKENESSES], in that order; the nearest as a soft maximum of the cosines.
     """
     near = F.normalize(items, dim=-1) @ read.items.transpose(1, 2)
     liked, recent = read.liked.unsqueeze(1), read.recent.unsqueeze(1)
     nearest = torch.log((torch.exp(SHARPNESS * near) * liked).sum(-1).clamp(min=1.0)) / SHARPNESS
     average, lately = (near * liked).sum(-1), (near * recent).sum(-1)
-    return LIKENESS_SCALE * torch.stack([average, nearest, lately], -1)
+    expected = F.normalize(items, dim=-1) @ torch.stack([read.ahead, read.later], -1)
+    past = torch.stack([average, nearest, lately], -1)
+    return LIKENESS_SCALE * torch.cat([past, expected], -1)

@@ -1,4 +1,4 @@
-"""How likely an item is whoever asks: what was liked lately, and what is new."""
+"""What is known of an item whoever asks: what was liked lately, and what is new."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WIDTH = 16
+TRENDS = len(TREND_DAYS) + 2
 
 
 class TrendPrior(nn.Module):
@@ -26,30 +27,56 @@ class TrendPrior(nn.Module):
     def __init__(self) -> None:
         """Builds the perceptron over the logarithms."""
         super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(len(TREND_DAYS) + 2, WIDTH), nn.GELU())
+        self.hidden = nn.Sequential(nn.Linear(TRENDS, WIDTH), nn.GELU())
         self.out = nn.Linear(WIDTH, 1, bias=False)  # what all items gain orders nothing
         nn.init.normal_(self.out.weight, std=0.01)
         self.register_load_state_dict_pre_hook(_without_bias)  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`trend.counts` int64[..., S] and `trend.age_ms` int64[...] -> float32[...]."""
-        age = inputs["trend.age_ms"].unsqueeze(-1)
-        known = (age >= 0).float()
-        days = age.clamp(min=0).float() / DAY_MS
-        counts = torch.log1p(inputs["trend.counts"].float())
-        read = torch.cat([counts, torch.log1p(days) * known, 1 - known], -1)
-        prior: Tensor = self.out(self.hidden(read)).squeeze(-1)
+        prior: Tensor = self.out(self.hidden(read_trends(inputs))).squeeze(-1)
         return prior
 
     def program(self) -> Program:
         """What is exported; sizes: items."""
-        inputs = {
-            "trend.counts": torch.zeros(NUM_ITEMS, len(TREND_DAYS), dtype=torch.int64),
-            "trend.age_ms": torch.zeros(NUM_ITEMS, dtype=torch.int64),
-        }
+        inputs = trend_example()
         return Program(
             module=self, inputs=inputs, dynamic=dict.fromkeys(inputs, "items"), outputs=("prior",)
         )
+
+
+class TrendEncoder(nn.Module):
+    """Counts of the days before and age -> WIDTH numbers for a ranker."""
+
+    def __init__(self) -> None:
+        """Builds one layer over the logarithms."""
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(TRENDS, WIDTH), nn.GELU())
+
+    def forward(self, inputs: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+        """`<prefix>trend.counts` int64[N, S], `<prefix>trend.age_ms` [N] -> float32[N, WIDTH]."""
+        encoded: Tensor = self.layer(read_trends(inputs, prefix))
+        return encoded
+
+
+def read_trends(inputs: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+    """Logarithms of counts and of the age in days, and whether that is unknown.
+
+    `<prefix>trend.counts` int64[..., S], `<prefix>trend.age_ms` int64[...] -> [..., TRENDS].
+    """
+    age = inputs[f"{prefix}trend.age_ms"].unsqueeze(-1)
+    known = (age >= 0).float()
+    days = age.clamp(min=0).float() / DAY_MS
+    counts = torch.log1p(inputs[f"{prefix}trend.counts"].float())
+    return torch.cat([counts, torch.log1p(days) * known, 1 - known], -1)
+
+
+def trend_example() -> dict[str, Tensor]:
+    """What `read_trends` reads of some items, for an export."""
+    return {
+        "trend.counts": torch.zeros(NUM_ITEMS, len(TREND_DAYS), dtype=torch.int64),
+        "trend.age_ms": torch.zeros(NUM_ITEMS, dtype=torch.int64),
+    }
 
 
 def _without_bias(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: Any) -> None:

@@ -49,8 +49,8 @@ class TwoTowerSettings:
             interests, where items declare a list of them: what a request that names some is
             answered by.
         interests: several embeddings of a user.
-        user_vectors: whether users, for the ranker too, have the user model's embedding as of the
-            midnight before as a column; only where the split is by time.
+        user_vectors: whether users have the user model's embedding as of the midnight before as a
+            column; only where the split is by time.
         horizon_days: how far ahead half of the targets are predicted, in a log with a clock; by
             default as many days as the reported part of a time split has, else none: the next
             positive alone.

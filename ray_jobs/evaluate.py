@@ -23,6 +23,7 @@ from data.trends import Trends
 from data.world.oracles import oracle_log
 from ray_jobs.embed import open_graph_model
 from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
+from ray_jobs.engine.calibration import Predicted, judge_calibration
 from ray_jobs.engine.evaluation import (
     MODEL,
     EvaluationSet,
@@ -40,6 +41,7 @@ from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.report import (
     Section,
+    calibration_section,
     graph_section,
     ranking_section,
     retrieval_sections,
@@ -128,7 +130,7 @@ def _retrieval(subject: Subject) -> Tree:
     trends = Trends.of(subject.log, (TRAIN, VALID))
     kind = next(kind for kind in RETRIEVERS if kind in subject.models)
     names = USUAL if kind == "two_tower" else BESIDE_USER
-    retriever = Retriever.open(subject.models[kind], subject.log.dataset, trends)
+    retriever = Retriever.open(subject.models[kind], subject.datasets[kind], trends)
     found: Tree = {
         "retrieval": beside(
             judge_retrieval(held_out, {MODEL: retriever.scores}),
@@ -208,20 +210,25 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 
 def _ranking(subject: Subject) -> Tree:
-    dataset, settings = subject.log.dataset, subject.job.settings.eval
+    dataset, settings = subject.datasets["ranker"], subject.job.settings.eval
     impressions = subject.impressions()
-    model = RankingModel.open(subject.models["ranker"], dataset)
     # Candidates count the events they know, which are those of the earlier parts.
     parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
+    trends = Trends.of(subject.log, parts)
+    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
     histories = UserEvents.of(TrainingLog(subject.log, parts))
+    names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
+    segments = model.segments(impressions)
+    predicted = Predicted(model.uncalibrated(logits, segments), model.calibrators(logits, segments))
     actions = judge_ranking(
         impressions,
-        dataset.vocabulary.actions,
-        lambda table: model.probabilities(table, histories),
+        names,
+        lambda _: predicted.after,
         Popularity.fit(subject.log, TEST, settings.popularity_half_life_days),
         settings.calibration_bins,
     )
-    return {"impressions": impressions.num_rows, "actions": actions}
+    calibrated = judge_calibration(impressions, names, predicted, segments)
+    return {"impressions": impressions.num_rows, "actions": actions, "calibration": calibrated}
 
 
 def _summary(found: Tree) -> Tree:
@@ -238,6 +245,7 @@ def _summary(found: Tree) -> Tree:
     if found["ranking"]:
         summary["ranking"] = {
             action: {name: v for name, v in values.items() if name != "reliability"}
+            | {"uncalibrated": found["ranking"]["calibration"]["actions"][action]["before"]}
             for action, values in found["ranking"]["actions"].items()
         }
     return summary
@@ -254,6 +262,7 @@ def _sections(found: Tree, subject: Subject) -> list[Section]:
     if found["ranking"]:
         source = "the retriever's candidates" if subject.candidates else "the log"
         sections.append(ranking_section(found["ranking"], source))
+        sections.append(calibration_section(found["ranking"]["calibration"]))
     for kind, artifact in subject.models.items():
         sections.append(training_section(kind, artifact.manifest.details["phases"]))
     return sections

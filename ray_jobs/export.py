@@ -22,7 +22,7 @@ from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
 from ray_jobs.engine.quantisation import to_int8
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, calibration_of
 from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
 
@@ -38,46 +38,59 @@ Model = RankingModel | Retriever
 
 
 def export(job: Job, move_pointer: bool = True) -> Artifact:
-    """Exports the current retriever, and the current ranker if there is one."""
+    """Exports the current retriever, and the current ranker with its calibrators, if any."""
     plain = Dataset.open(job.root)
     kinds = [kind for kind in ("two_tower", "ranker") if has_current(job.root, kind)]
     artifacts = [current(job.root, kind) for kind in kinds]
     for artifact in artifacts:
         check_same_rows(plain.artifact, artifact)
     graph, user_model = (same_upstream(job.root, artifacts, of) for of in (graph_of, user_model_of))
-    dataset = as_read_by(job, plain, artifacts[0], Cutoff.whole(plain, log_of(job, plain).windows))
+    cutoff = Cutoff.whole(plain, log_of(job, plain).windows)
+    datasets = [as_read_by(job, plain, artifact, cutoff) for artifact in artifacts]
+    dataset = with_all_columns(plain, datasets)
     vectors = [found for found in (dataset.vectors, dataset.user_vectors) if found]
     upstream = [found for found in (graph, user_model) if found]
+    calibrations = [
+        c for a in artifacts if a.kind == "ranker" and (c := calibration_of(job.root, a))
+    ]
 
     def write(draft: Draft) -> None:
-        for artifact in artifacts:
-            _write_model(draft.path, open_model(artifact, dataset), job.settings.export)
+        for artifact, read_by in zip(artifacts, datasets, strict=True):
+            model = open_model(artifact, read_by, *calibrations)
+            _write_model(draft.path, model, job.settings.export)
         if graph is not None:
             _write_graph(draft.path, open_lone(graph, plain), dataset)
         _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
-            "details": _details(dataset, [*artifacts, *upstream])
+            "details": _details(dataset, [*artifacts, *upstream], calibrations)
             | {"ranker_arithmetic": job.settings.export.ranker},
         }
 
-    parents = [plain.artifact, *artifacts, *vectors]
+    parents = [plain.artifact, *artifacts, *calibrations, *vectors]
     settings = {"export": to_tree(job.settings.export)}
     return job.make("export", parents, settings, write, move_pointer)
+
+
+def with_all_columns(plain: Dataset, datasets: list[Dataset]) -> Dataset:
+    """The data set with the embeddings that any of the models reads."""
+    items, users = (
+        next((found for found in tables if found is not None), None)
+        for tables in ([d.vectors for d in datasets], [d.user_vectors for d in datasets])
+    )
+    return plain.with_vectors(items, users)
 
 
 def same_upstream(
     root: Path, models: list[Artifact], upstream_of: Callable[[Path, Artifact], Artifact | None]
 ) -> Artifact | None:
-    """The model behind the columns of all models. Raises UserError when they differ."""
-    found = {model.manifest.name: upstream_of(root, model) for model in models}
-    versions = {one.version if one else None for one in found.values()}
-    if len(versions) > 1:
-        read = ", ".join(
-            f"{name} reads {f.manifest.name if f else 'none'}" for name, f in found.items()
-        )
+    """The model behind the columns of all that read any. Raises UserError when they differ."""
+    of_all = {model.manifest.name: upstream_of(root, model) for model in models}
+    found = {name: one for name, one in of_all.items() if one is not None}
+    if len({one.version for one in found.values()}) > 1:
+        read = ", ".join(f"{name} reads {one.manifest.name}" for name, one in found.items())
         raise UserError(f"models read embeddings of different models: {read}; train them again")
-    return next(iter(found.values()))
+    return next(iter(found.values()), None)
 
 
 def check_same_rows(dataset: Artifact, model: Artifact) -> None:
@@ -91,18 +104,20 @@ def check_same_rows(dataset: Artifact, model: Artifact) -> None:
             )
 
 
-def open_model(artifact: Artifact, dataset: Dataset) -> Model:
-    """Opens a trained model of either kind."""
+def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None) -> Model:
+    """Opens a trained model of either kind; a ranker with its calibrators."""
     if artifact.kind == "ranker":
-        return RankingModel.open(artifact, dataset)
+        return RankingModel.open(artifact, dataset, None, calibration)
     return Retriever.open(artifact, dataset, None)
 
 
 def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:
     programs = folder / "programs"
     write_programs(model.core.programs(), programs)
-    if model.name == "ranker" and settings.ranker == "int8":
-        to_int8(programs / "ranker_items.onnx", programs / "ranker_items.onnx")
+    if isinstance(model, RankingModel):
+        model.calibrators.save(folder)
+        if settings.ranker == "int8":
+            to_int8(programs / "ranker_items.onnx", programs / "ranker_items.onnx")
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, table in model.tables.items():
@@ -145,7 +160,9 @@ def _write_table(source: Path, added: dict[str, pa.Array], path: Path) -> None:
         writer.write_table(table)
 
 
-def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
+def _details(
+    dataset: Dataset, artifacts: list[Artifact], calibrations: list[Artifact]
+) -> dict[str, Any]:
     sequences = {a.kind: a.manifest.settings[a.kind].get("sequence") for a in artifacts}
     lengths = {kind: found["max_length"] for kind, found in sequences.items() if found}
     return {
@@ -153,7 +170,7 @@ def _details(dataset: Dataset, artifacts: list[Artifact]) -> dict[str, Any]:
         "calendar": dataclasses.asdict(dataset.calendar) if dataset.calendar else None,
         "max_length": lengths,
         "trend_days": list(TREND_DAYS),
-        "versions": {a.kind: a.version for a in artifacts},
+        "versions": {a.kind: a.version for a in [*artifacts, *calibrations]},
         "store_sequence": dataset.details["store_sequence"],
     }
 

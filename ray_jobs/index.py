@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from data.contract.artifact import current, read
 from data.contract.encode import (
     HISTORY_COLUMNS,
+    Arrays,
     Events,
     FeatureTable,
     Ints,
@@ -110,7 +111,7 @@ def _write_items(
     """
     live = corpus.rows
     vectors = embed_all(folder, items, dataset.item_ids)
-    priors = all_priors(folder, dataset)
+    priors = all_priors(folder, write_trends(folder, dataset), len(vectors))
     built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
     built.save(folder / "index.faiss")
     write_conditions(folder, items, live, vectors, priors)
@@ -171,14 +172,23 @@ def embed_all(folder: Path, items: FeatureTable, space: IdSpace) -> Floats:
     return vectors
 
 
-def all_priors(folder: Path, dataset: Dataset) -> Floats:
+def write_trends(folder: Path, dataset: Dataset) -> Arrays | None:
+    """How every row does as of the day after the log (serve.bundle); None without a clock."""
+    trends, rows = Trends.of_all(dataset), np.arange(dataset.item_ids.rows)
+    if trends is None:
+        return None
+    found = trends.before(np.array(trends.calendar.num_days + 1), rows)
+    for name, array in found.items():
+        np.save(folder / f"{name}.npy", array)
+    return found
+
+
+def all_priors(folder: Path, trends: Arrays | None, rows: int) -> Floats:
     """What every row gains on the day after the log, f32[rows]; 0 without a clock."""
-    trends, rows = Trends.of_all(dataset), dataset.item_ids.rows
     program = folder / "programs" / "item_prior.onnx"
     if trends is None or not program.is_file():
         return np.zeros(rows, np.float32)
-    tomorrow = np.array(trends.calendar.num_days + 1)
-    return prior_of({"item_prior": Program(program)}, trends.before(tomorrow, np.arange(rows)))
+    return prior_of({"item_prior": Program(program)}, trends)
 
 
 def write_histories(folder: Path, dataset: Dataset) -> None:

@@ -18,6 +18,7 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
+from ray_jobs.calibrate import calibrate
 from ray_jobs.deploy import check_served
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.corpus import check_corpus
@@ -124,6 +125,9 @@ def main(job: Job) -> dict[str, Any]:
         with job.stage(f"train {model}"):
             before = yesterday.artifact(job.root, model) if yesterday else None
             train(job, model, start_from=before, alone=model in UPSTREAM)
+    if "ranker" in chosen:
+        with job.stage("calibrate"):
+            calibrate(job)
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}

@@ -108,7 +108,10 @@ def user_vectors(job: Job, dataset: Dataset) -> Artifact:
     """
     windows = log_of(job, dataset).windows
     if windows is None:
-        raise UserError("two_tower.user_vectors needs days to tell windows apart: split.kind=time")
+        raise UserError(
+            "two_tower.user_vectors and ranker.user_vectors need days to tell windows apart: "
+            "split.kind=time"
+        )
     refuse_overlap(job.settings.windows, windows, "user")
     return user_days(job, dataset, upstream(job, "user"))
 

@@ -4,9 +4,11 @@ Files under `<root>/bundles/<version>/`:
     programs/<name>.onnx      item_tower, user_tower; item_prior in a log with a clock; ranker_user
                               and ranker_items unless there is no ranker: then the retrieval score
                               ranks; graph_item where items have graph embeddings
+    calibrators.json          what turns the ranker's logits into probabilities
     tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
+    trend.counts.npy, trend.age_ms.npy  how items do on the day after the log [rows], if it has days
     index.faiss               over both, of the items that may be served
     similar.faiss             over the same items' graph embeddings, where they have any
     live_items.npy            rows that may be served: the corpus, one item of each image
@@ -29,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.artifact import Artifact, read
+from data.contract.calibration import FILE, Calibrators
 from data.contract.encode import HISTORY_COLUMNS, Arrays, Events, FeatureTable, Ints
 from data.contract.idspace import IdSpace, Keys
 from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
@@ -66,6 +69,7 @@ class Bundle:
     tables: dict[str, Table]
     item_embeddings: Floats
     item_priors: Floats
+    trends: dict[str, Ints]
     live_items: Ints
     blocked_ids: Keys
     popular: Ints
@@ -75,6 +79,7 @@ class Bundle:
     similar: ItemIndex | None = None
     medoids: Medoids | None = None
     partitions: Partitions | None = None
+    calibrators: Calibrators
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -155,6 +160,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
         item_embeddings=item_embeddings,
         item_priors=item_priors,
+        trends={f.stem: _map(f) for f in sorted(path.glob("trend.*.npy"))},
         live_items=_map(path / "live_items.npy"),
         blocked_ids=_open_blocked(path / BLOCKED_FILE),
         popular=_map(path / "popular.npy"),
@@ -164,6 +170,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
         medoids=Medoids.open(path),
         partitions=Partitions.open(path, item_embeddings, item_priors),
+        calibrators=_open_calibrators(path, vocabulary.actions),
     )
 
 
@@ -175,6 +182,13 @@ def _open_blocked(path: Path) -> Keys:
     """None in bundles of earlier releases."""
     found: Keys = _map(path) if path.is_file() else np.zeros(0, np.uint64)
     return found
+
+
+def _open_calibrators(path: Path, actions: tuple[str, ...]) -> Calibrators:
+    """Those that change nothing in bundles without a ranker, or of earlier releases."""
+    if (path / FILE).is_file():
+        return Calibrators.load(path)
+    return Calibrators.identity(actions)
 
 
 def open_histories(folder: Path) -> Events:

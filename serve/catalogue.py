@@ -16,7 +16,7 @@ from data.contract.encode import Arrays, FeatureTable, Ints, ragged_positions
 from data.contract.schema import GRAPH_COLUMN
 from data.contract.signatures import SIGNATURE_COLUMN, image_keys
 from serve.bundle import Bundle, embed_items
-from serve.delta import Delta
+from serve.delta import UNSEEN, Delta
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.partitions import NONE, carried
 from serve.posted_items import encode_items
@@ -137,6 +137,14 @@ class Catalogue:
         stored = self._bundle.item_priors
         known: Floats = stored[np.minimum(rows, len(stored) - 1)]
         return np.where(rows < self.first_posted_row, known, np.float32(self._delta.prior))
+
+    def trends(self, rows: Ints) -> Arrays:
+        """How items do (`encode_trends`), by name, [N]; nothing where the log has no clock."""
+        stored, posted = self._bundle.trends, rows >= self.first_posted_row
+        known: Arrays = {name: a[np.where(posted, 0, rows)] for name, a in stored.items()}
+        for name, array in known.items():
+            array[posted] = UNSEEN[name][0]
+        return known
 
     def features(self, rows: Ints) -> Arrays:
         """Named arrays of the declared columns of `rows` [N]."""

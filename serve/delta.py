@@ -16,6 +16,9 @@ from serve.ids import Mask
 from serve.programs import Floats
 from serve.store import ExternalId
 
+# How an item does that was posted a moment ago.
+UNSEEN = encode_trends(np.zeros((1, len(TREND_DAYS)), np.int64), np.ones(1, np.int64), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -46,8 +49,7 @@ class Delta:
         """No item."""
         columns = {name: column.slice(0, 0) for name, column in bundle.items.columns.items()}
         features = FeatureTable("item", bundle.items.features, columns)
-        unseen = encode_trends(np.zeros((1, len(TREND_DAYS)), np.int64), np.ones(1, np.int64), 1)
-        prior = float(prior_of(bundle.programs, unseen)[0])
+        prior = float(prior_of(bundle.programs, UNSEEN)[0])
         vectors = np.zeros((0, bundle.dim), np.float32)
         return cls([], features, vectors, prior, Corpus.of(bundle), bundle.item_ids.rows)
 

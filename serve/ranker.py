@@ -1,12 +1,13 @@
-"""Probabilities of each action, for one user and many candidates: the user side runs once."""
+"""Calibrated probabilities of each action, for one user and many candidates."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from data.contract.encode import Arrays, Ints, encode_history
+from data.contract.encode import Arrays, Ints, Mask, encode_history
 
 if TYPE_CHECKING:
     from serve.bundle import Bundle
@@ -38,9 +39,19 @@ class Ranker:
             f32[N, T].
         """
         state = self._user_program(self.user_inputs(user))
-        candidates = self._item_inputs(rows) | {"position": np.zeros(len(rows), np.int64)}
+        candidates = self._item_inputs(rows) | self._catalogue.trends(rows)
+        candidates["position"] = np.zeros(len(rows), np.int64)
         outputs = self._items_program({**state, **candidates})
-        return sigmoid(np.asarray(outputs[self._items_program.outputs[0]], np.float32))
+        logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
+        return self._bundle.calibrators(logits, self._segments(user, candidates["item_id.rows"]))
+
+    def _segments(self, user: User, item_rows: npt.NDArray[Any]) -> Mask:
+        """Where there was no ID row to go by, bool[N, 2] (`calibration.SEGMENTS`)."""
+        user_row = self._bundle.id_rows(MODEL, "user", np.array([user.row]))
+        unknown = np.zeros((len(item_rows), 2), bool)
+        unknown[:, 0] = ~np.any(item_rows, axis=1)
+        unknown[:, 1] = not np.any(user_row)
+        return unknown
 
     def user_inputs(self, user: User) -> Arrays:
         """Named arrays of the user side."""
@@ -61,9 +72,3 @@ class Ranker:
             "item_id.rows": self._catalogue.id_rows(MODEL, rows),
             **self._catalogue.features(rows),
         }
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + e^-x) without overflow."""
-    probabilities: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
-    return probabilities

@@ -31,7 +31,9 @@ def reads_graph(settings: Settings, model: Model) -> bool:
 
 def reads_users(settings: Settings, model: Model) -> bool:
     """Whether a model reads the long-term embeddings of users."""
-    return model in BUILT and settings.two_tower.user_vectors
+    if model == "two_tower":
+        return settings.two_tower.user_vectors
+    return model == "ranker" and settings.ranker.user_vectors
 
 
 def reads_ids(settings: Settings, model: Model) -> bool:

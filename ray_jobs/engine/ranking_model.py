@@ -13,42 +13,69 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.batching import Admission, Encoder, ranker_batch
+from data.contract.artifact import current, has_current
+from data.contract.calibration import Calibrators
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
+from data.trends import Trends
 from models.ranker import Ranker, RankerSettings, build_ranker
 from ray_jobs.engine.inference import Floats, as_numpy, chunks_of, filled, look_up
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
     from data.contract.artifact import Artifact
+    from data.contract.encode import Ints, Mask
     from ray_jobs.engine.loop import Snapshot
 
 CHUNK_REQUESTS = 256
+CALIBRATION = "calibration"
 
 
 @dataclass
 class RankingModel:
-    """The ranker with its tables."""
+    """The ranker with its tables, and what turns its logits into probabilities."""
 
     core: Ranker
     tables: Mapping[str, Tensor]
     dataset: Dataset
     max_length: int
+    calibrators: Calibrators
+    trends: Trends | None
     name: ClassVar[str] = "ranker"
 
     @classmethod
-    def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
-        """Builds the ranker and fills it."""
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: RankerSettings,
+        snapshot: Snapshot,
+        trends: Trends | None,
+    ) -> RankingModel:
+        """Builds the ranker and fills it; `trends` holds what requests may know."""
         core = build_ranker(settings, dataset.vocabulary)
-        return cls(core, filled(core, snapshot), dataset, settings.sequence.max_length)
+        plain = Calibrators.identity(dataset.vocabulary.actions, settings.negative_rate)
+        length = settings.sequence.max_length
+        return cls(core, filled(core, snapshot), dataset, length, plain, trends)
 
     @classmethod
-    def open(cls, artifact: Artifact, dataset: Dataset) -> RankingModel:
-        """Loads a ranker artefact."""
+    def open(
+        cls,
+        artifact: Artifact,
+        dataset: Dataset,
+        trends: Trends | None,
+        calibration: Artifact | None = None,
+    ) -> RankingModel:
+        """Loads a ranker artefact, and its calibrators if they have been fitted."""
         settings = build(RankerSettings, artifact.manifest.settings["ranker"])
-        return cls.of(dataset, settings, load_file(artifact.path / "model.safetensors"))
+        weights = load_file(artifact.path / "model.safetensors")
+        model = cls.of(dataset, settings, weights, trends)
+        if calibration is not None:
+            model.calibrators = Calibrators.load(calibration.path)
+        return model
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -58,7 +85,26 @@ class RankingModel:
         return Encoder(data.items, data.users, everyone, data.user_days)
 
     def probabilities(self, impressions: pa.Table, events: UserEvents) -> Floats:
-        """Probability of each action at each impression.
+        """Probability of each action at each impression; see `logits`. float32[N, actions]."""
+        segments = self.segments(impressions)
+        return self.calibrators(self.logits(impressions, events), segments)
+
+    def uncalibrated(self, logits: Floats, segments: Mask) -> Floats:
+        """Probabilities as they were before any calibrator was fitted, float32[N, actions]."""
+        rate = self.core.settings.negative_rate
+        return Calibrators.identity(self.calibrators.actions, rate)(logits, segments)
+
+    def segments(self, impressions: pa.Table) -> Mask:
+        """Where the ranker had no ID row to go by, bool[N, 2] (`calibration.SEGMENTS`)."""
+        rows = {"item_id": impressions["item"], "user_id": impressions["user"]}
+        known = [
+            has_row(self.tables[name], column.to_numpy().astype(np.int64))
+            for name, column in rows.items()
+        ]
+        return ~np.stack(known, axis=1)
+
+    def logits(self, impressions: pa.Table, events: UserEvents) -> Floats:
+        """What the heads give at each impression.
 
         Args:
             impressions: encoded impressions, rows of a request contiguous, N in all.
@@ -76,6 +122,22 @@ class RankingModel:
     @torch.inference_mode()
     def _rank(self, requests: Requests, events: UserEvents) -> Floats:
         histories = events.histories(requests, self.max_length)
-        batch = ranker_batch(requests, histories, self.encoder, self.dataset.vocabulary.actions)
+        actions = self.dataset.vocabulary.actions
+        batch = ranker_batch(requests, histories, self.encoder, actions, self.trends)
         rows = {n: look_up(t, batch.ids[n].values.numpy()) for n, t in self.tables.items()}
-        return as_numpy(torch.sigmoid(self.core.logits(rows, batch)))
+        return as_numpy(self.core.logits(rows, batch))
+
+
+def calibration_of(root: Path, ranker: Artifact) -> Artifact | None:
+    """The current calibrators, if they were fitted for this ranker."""
+    if not has_current(root, CALIBRATION):
+        return None
+    found = current(root, CALIBRATION)
+    return found if ranker.reference() in found.manifest.parents else None
+
+
+def has_row(table: Tensor, rows: Ints) -> Mask:
+    """Which rows have an ID embedding that is not all zeros, bool[N]."""
+    distinct, at = np.unique(rows, return_inverse=True)
+    found: Mask = np.any(as_numpy(look_up(table, distinct)), axis=1)
+    return found[at]

@@ -19,6 +19,7 @@ Tree = Mapping[str, Any]
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LOG_WIDTH = 120
+WHEN = ("before", "after")
 RANKING_COLUMNS = ("auc", "log_loss", "calibration", "ece", "positive_rate")
 
 
@@ -170,6 +171,35 @@ def ranking_section(ranking: Tree, made_from: str) -> Section:
         note=f"{ranking['impressions']} impressions of the reported part, from {made_from}.",
         tables=[Table(title="Ranking", columns=columns, rows=rows)],
         plots=[partial(plots.calibration_curves, ranking["actions"])],
+    )
+
+
+def calibration_section(calibration: Tree) -> Section:
+    """What the calibrators do, from `judge_calibration`."""
+    actions = [
+        [action, *(number(found[name][key]) for key in ("ece", "calibration") for name in found)]
+        for action, found in calibration["actions"].items()
+    ]
+    names = list(calibration["actions"])
+    segments = [
+        [group["name"], group["label"], str(group["impressions"])]
+        + [number(group["calibration"][action][when]) for action in names for when in WHEN]
+        for group in calibration["segments"]
+    ]
+    columns = ["segment", "", "impressions", *(f"{a} {when}" for a in names for when in WHEN)]
+    return Section(
+        title="Calibration",
+        note="Before: the ranker's own probabilities; after: calibrated on days of their own. "
+        "Calibration is the sum of the probabilities / the number of actions: 1 is right.",
+        tables=[
+            Table(
+                title="Calibration",
+                columns=["action", *(f"{key} {when}" for key in ("ECE", "ratio") for when in WHEN)],
+                rows=actions,
+            ),
+            Table(title="Calibration by segment", columns=columns, rows=segments),
+        ],
+        printed=False,
     )
 
 

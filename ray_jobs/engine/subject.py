@@ -13,6 +13,7 @@ from data.queries import SplitLog
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.predictions import read_impressions
+from ray_jobs.engine.ranking_model import calibration_of
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.tasks.ranker import candidate_files
 
@@ -26,15 +27,19 @@ class Subject:
 
     Attributes:
         job: settings and root.
-        log: the data set under its split.
+        log: the data set under its split, read as the first model reads it.
+        datasets: the data set as each model reads it, by kind.
         models: the trained artefacts by kind.
         candidates: the impressions that the ranker was trained on, when the log has none.
+        calibration: what calibrates the ranker, if it has been fitted.
     """
 
     job: Job
     log: SplitLog
+    datasets: Mapping[str, Dataset]
     models: Mapping[str, Artifact]
     candidates: Artifact | None
+    calibration: Artifact | None
 
     @classmethod
     def open(cls, job: Job, kinds: Sequence[str], trained: Mapping[str, Artifact]) -> Subject:
@@ -51,19 +56,21 @@ class Subject:
         dataset = Dataset.open(job.root)
         log = log_of(job, dataset)
         models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
+        cutoff = Cutoff.before_test(log.windows)
         for artifact in models.values():
             _check_window(artifact, log)
-            known = as_read_by(job, log.dataset, artifact, Cutoff.before_test(log.windows))
-            log = replace(log, dataset=known)
+        datasets = {kind: as_read_by(job, dataset, of, cutoff) for kind, of in models.items()}
+        log = replace(log, dataset=next(iter(datasets.values())))
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None
-        return cls(job, log, models, candidates)
+        calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
+        return cls(job, log, datasets, models, candidates, calibration)
 
     @property
     def parents(self) -> list[Artifact]:
         """What the evaluation is made from."""
-        made = [self.candidates] if self.candidates else []
+        made = [found for found in (self.candidates, self.calibration) if found]
         return [self.log.dataset.artifact, *self.models.values(), *made]
 
     @property

@@ -16,6 +16,7 @@ from data.blocks import row_groups
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
 from ray_jobs.engine.ranking_model import RankingModel
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from data.contract.encode import Ints
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot
 
 VALIDATION_ROWS = 40_000
+HOUR_MS = 3_600_000
 
 
 class RankerTask(LogTask):
@@ -52,6 +55,11 @@ class RankerTask(LogTask):
     def histories(self) -> UserEvents:
         """What was known of every user."""
         return UserEvents.of(self.log)
+
+    @cached_property
+    def trends(self) -> Trends | None:
+        """What was popular when."""
+        return Trends.of(self.assignment.log, self.assignment.parts)
 
     @property
     def files(self) -> list[Path]:
@@ -75,11 +83,18 @@ class RankerTask(LogTask):
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches the requests of one block in random order."""
         actions = self.assignment.dataset.vocabulary.actions
-        requests = Requests.of(self._of_seen_users(self._closed(table)), actions)
+        rate, length = self.settings.negative_rate, self.settings.sequence.max_length
+        shown = thinned(self._of_seen_users(self._closed(table)), actions, rate, rng)
+        requests = Requests.of(shown, actions)
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
-            histories = self.histories.histories(part, self.settings.sequence.max_length)
-            yield ranker_batch(part, histories, self.encoder, actions)
+            histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
+            yield ranker_batch(part, histories, self.encoder, actions, self.trends)
+
+    def _hidden_ms(self, requests: int, rng: np.random.Generator) -> Ints:
+        """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""
+        most_ms = self.settings.time_mask_hours * HOUR_MS
+        return (rng.random(requests) * most_ms).astype(np.int64)
 
     def _closed(self, table: pa.Table) -> pa.Table:
         """Leaves out impressions whose labels were still open when the window closed."""
@@ -105,7 +120,8 @@ class RankerTask(LogTask):
         if table is None or not table.num_rows:
             return {}
         data = self.assignment.dataset
-        model = RankingModel.of(data, self.settings, snapshot)
+        trends = Trends.of(self.assignment.log, self._known_parts)
+        model = RankingModel.of(data, self.settings, snapshot, trends)
         probabilities = model.probabilities(table, self._validation_events())
         labels = Requests.of(table, data.vocabulary.actions).labels
         metrics = [
@@ -127,13 +143,26 @@ class RankerTask(LogTask):
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
+        return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts))
+
+    @property
+    def _known_parts(self) -> tuple[int, ...]:
         logged = self.assignment.candidates_version is None
-        parts = (TRAIN, VALID) if logged else (TRAIN,)
-        return UserEvents.of(TrainingLog(self.assignment.log, parts))
+        return (TRAIN, VALID) if logged else (TRAIN,)
 
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""
         return -metrics["log_loss"]
+
+
+def thinned(
+    table: pa.Table, actions: tuple[str, ...], rate: float, rng: np.random.Generator
+) -> pa.Table:
+    """Leaves out impressions without any action but for a share of them."""
+    if rate >= 1 or not table.num_rows:
+        return table
+    acted = np.any([table[f"label.{a}"].to_numpy() for a in actions], axis=0)
+    return table.filter(pa.array(acted | (rng.random(table.num_rows) < rate)))
 
 
 def first_rows(path: Path, count: int) -> pa.Table:

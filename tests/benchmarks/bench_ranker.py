@@ -44,7 +44,6 @@ from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 from serve.programs import Program
-from serve.ranker import sigmoid
 from tests.benchmarks.ranker_request import CANDIDATES, HISTORY, made_up, of_root
 from tests.benchmarks.ranker_size import largest_product, parameters
 
@@ -66,16 +65,22 @@ class Ready:
 
     def __init__(self, request: Request, ranker: Ranker) -> None:
         self.user = ranker.user_inputs(request.user)
-        self.items = ranker._item_inputs(request.rows)
+        self.items = ranker._item_inputs(request.rows) | request.catalogue.trends(request.rows)
         self.items |= {"position": np.zeros(len(request.rows), np.int64)}
         self._programs = ranker._user_program, ranker._items_program
+        self._calibrators = request.bundle.calibrators
+        self._segments = ranker._segments(request.user, self.items["item_id.rows"])
         self.state = self._programs[0](self.user)
 
     def __call__(self) -> Any:
         """Probabilities of the candidates."""
         state = self._programs[0](self.user)
         (logits,) = self._programs[1]({**state, **self.items}).values()
-        return sigmoid(logits)
+        return self.probabilities(logits)
+
+    def probabilities(self, logits: Any) -> Any:
+        """Calibrated, of logits [N, actions]."""
+        return self._calibrators(logits, self._segments)
 
     def user_side(self, times: int = 1) -> Any:
         """States of the user, so many times over."""
@@ -101,12 +106,13 @@ class Eager:
         self.sides = model.user_program, model.items_program
         self.fields = model.programs()["ranker_user"].outputs
         self.user, self.items = tensors(ready.user), tensors(ready.items)
+        self._probabilities = ready.probabilities
 
     @torch.inference_mode()
     def __call__(self) -> Any:
         """Probabilities of the candidates."""
         state = dict(zip(self.fields, self.sides[0](self.user), strict=True))
-        return torch.sigmoid(self.sides[1](state | self.items)).numpy()
+        return self._probabilities(self.sides[1](state | self.items).numpy())
 
     def flops(self) -> int:
         """Operations of the products of matrices."""

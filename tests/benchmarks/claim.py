@@ -16,12 +16,20 @@ Summary = dict[str, Any]
 Check = tuple[str, Callable[[Summary], bool]]
 
 
+RESULTS = ":!tests/benchmarks/results"
+
+
 def commit() -> str:
-    """The commit that was measured."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    """The commit that was measured, and whether its code was changed; results are no code."""
+    asked = (
+        ["rev-parse", "--short", "HEAD"],
+        ["status", "--porcelain", "-uno", "--", ".", RESULTS],
     )
-    return git.stdout.strip()
+    name, changes = (
+        subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in asked
+    )
+    return f"{name}-dirty" if changes else name
 
 
 # In a root of other code all would be found up to date, for the settings are the same.

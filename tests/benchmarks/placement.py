@@ -12,12 +12,21 @@ from models.features import FeatureEncoder
 from tests.benchmarks.ranker_store import CANDIDATES, HISTORY, Inputs, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from models.ranker import Ranker
 
 ALIGNED = 16
+SIDES = ("item", "user", "trend")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class EncodedTrends(nn.Module):
+    """Stands for the encoder of how candidates do."""
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """`trend.encoded` float32[N, ...], as it is."""
+        return inputs["trend.encoded"]
 
 
 class Encoded(nn.Module):
@@ -43,14 +52,18 @@ def after_encoding(model: Ranker) -> Ranker:
     for name, encoder in encoders(model).items():
         parent, _, own = name.rpartition(".")
         setattr(rest.get_submodule(parent), own, Encoded(encoder))
+    if rest.trend is not None:
+        rest.trend = EncodedTrends()
     return rest
 
 
-def encode(found: Sequence[FeatureEncoder], inputs: Inputs) -> Inputs:
+def encode(model: Ranker, inputs: Inputs) -> Inputs:
     """Named arrays with one vector a row in place of its columns."""
-    sides = {encoder.side: torch.cat(encoder(inputs), 1) for encoder in found}
-    kept = {n: a for n, a in inputs.items() if n.split(".")[0] not in sides}
-    return kept | {f"{side}.encoded": encoded for side, encoded in sides.items()}
+    found = {one.side: torch.cat(one(inputs), 1) for one in encoders(model).values()}
+    if model.trend is not None:
+        found["trend"] = model.trend(inputs)
+    kept = {name: array for name, array in inputs.items() if name.split(".")[0] not in SIDES}
+    return kept | {f"{side}.encoded": encoded for side, encoded in found.items()}
 
 
 def rank(model: Ranker, inputs: Inputs) -> Tensor:
@@ -60,8 +73,9 @@ def rank(model: Ranker, inputs: Inputs) -> Tensor:
     events = count * HISTORY
     read = model.user(inputs, items[:events], HISTORY)
     shape = (count, CANDIDATES)
-    candidates = items[events:].unflatten(0, shape)
-    return torch.sigmoid(model.over(read, candidates, inputs["candidate.position"].view(shape)))
+    candidates, position = items[events:].unflatten(0, shape), inputs["candidate.position"]
+    trend = None if model.trend is None else model.trend(inputs).unflatten(0, shape)
+    return torch.sigmoid(model.over(read, candidates, position.view(shape), trend))
 
 
 class OneCopy:
@@ -134,8 +148,7 @@ class Placement:
         self.prepare: Callable[[Inputs], Inputs] = lambda request: request
         self.travel: Callable[[Inputs], Inputs] = lambda inputs: inputs
         if where == "mixed":
-            found = [*encoders(model).values()]
-            self.prepare = lambda request: encode(found, store.look_up(request))
+            self.prepare = lambda request: encode(model, store.look_up(request))
             moved = after_encoding(model).to(DEVICE)
             self.run = lambda inputs: rank(moved, inputs)
             self.travel = OneCopy(self.prepare(example))

@@ -16,8 +16,9 @@ import pyarrow as pa
 from safetensors.torch import load_file
 
 from data.contract.artifact import current, read
-from data.contract.encode import Events, FeatureTable
-from data.contract.schema import DAY_MS, Feature, Vocabulary
+from data.contract.calibration import Calibrators
+from data.contract.encode import Events, FeatureTable, encode_trends
+from data.contract.schema import DAY_MS, TREND_DAYS, Feature, Vocabulary
 from data.contract.settings import build
 from models.export import write_programs
 from models.ranker import Ranker as RankerModel
@@ -110,13 +111,23 @@ def made_up(settings: RankerSettings, folder: Path) -> Request:
         users=made_up_table("user", vocabulary.user_features, USERS, rng),
         id_rows=lambda _, side, rows: gather_rows(tables[side], rows),
         max_length=lambda _: settings.sequence.max_length,
+        calibrators=Calibrators.identity(vocabulary.actions),
     )
+    trends = made_up_trends(rng)
     catalogue = SimpleNamespace(
-        id_rows=lambda _, rows: gather_rows(tables["item"], rows), features=items.gather
+        id_rows=lambda _, rows: gather_rows(tables["item"], rows),
+        features=items.gather,
+        trends=lambda rows: {name: array[rows] for name, array in trends.items()},
     )
     user = User(17, 17, True, made_up_events(vocabulary, rng), NOW_MS, True)
     rows = rng.choice(ITEMS, CANDIDATES, replace=False)
     return Request(bundle, catalogue, model, user, rows, folder)
+
+
+def made_up_trends(rng: np.random.Generator) -> dict[str, Any]:
+    """How items do: few have been liked much."""
+    counts = rng.geometric(0.1, (ITEMS, len(TREND_DAYS))).cumsum(1)
+    return encode_trends(counts, NOW_MS - rng.integers(0, 180 * DAY_MS, ITEMS), NOW_MS)
 
 
 def made_up_events(vocabulary: Vocabulary, rng: np.random.Generator) -> Events:

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from data.contract.schema import DAY_MS, TREND_DAYS
 from tests.benchmarks.ranker_columns import WORLD, Column
 
 HISTORY, CANDIDATES = 100, 500
@@ -16,7 +17,7 @@ Inputs = dict[str, Tensor]
 
 
 class Store:
-    """Columns and ID rows of all items and users by row, on one device."""
+    """Columns and ID rows of all items and users, and how items do, by row, on one device."""
 
     def __init__(self, id_dim: int) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -25,6 +26,10 @@ class Store:
             side: {f.name: made_up(f, rows, draw) for f in features}
             | {"rows": 0.1 * torch.randn(rows, id_dim, generator=draw)}
             for side, features, rows in sides
+        }
+        self.columns["trend"] = {
+            "counts": torch.randint(0, 99, (ITEMS, len(TREND_DAYS)), generator=draw),
+            "age_ms": torch.randint(0, 180 * DAY_MS, (ITEMS,), generator=draw),
         }
         self.lists = {f.name for f in WORLD.item_features if f.kind == "multi"}
 
@@ -67,19 +72,24 @@ def made_up(column: Column, rows: int, draw: torch.Generator) -> Tensor:
 
 
 def requests(count: int, seed: int) -> Inputs:
-    """Row numbers and actions of a batch; items of all histories first, then all candidates."""
+    """Row numbers and actions of a batch; items of all histories first, then all candidates.
+
+    The candidates' rows stand for themselves again where it is asked how they do.
+    """
     draw = torch.Generator().manual_seed(seed)
     events = count * HISTORY
 
     def codes(size: int, high: int) -> Tensor:
         return torch.randint(1, high, (size,), generator=draw)
 
+    items = codes(events + count * CANDIDATES, ITEMS)
     return {
-        "item": codes(events + count * CANDIDATES, ITEMS),
+        "item": items,
+        "trend": items[events:],
         "user": codes(count, USERS),
         "history.action": codes(events, len(WORLD.actions) + 1),
         "history.surface": codes(events, len(WORLD.surfaces) + 1),
-        "history.age_ms": codes(events, 30 * 86_400_000),
+        "history.age_ms": codes(events, 30 * DAY_MS),
         "history.lengths": torch.full((count,), HISTORY),
         "candidate.position": torch.zeros(count * CANDIDATES, dtype=torch.int64),
     }

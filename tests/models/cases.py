@@ -29,7 +29,9 @@ FOCUSED = replace(
     TWO_TOWER, condition_share=0.3, interests=InterestSettings(num=3, history=5, share=0.4)
 )
 USER = UserSettings(dim=16, id_dim=16, id_dropout=0.2, hidden=32, sequence=SEQUENCE)
-RANKER = RankerSettings(dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE)
+RANKER = RankerSettings(
+    dim=16, id_dim=16, hidden=32, num_heads=2, sequence=SEQUENCE, next_weight=0.0
+)
 GRAPH = GraphModelSettings(dim=16, hidden=32, num_heads=2, id_rows=True, id_dropout=0.2)
 ITEM_FEATURES = (
     Feature(name="age", kind="numeric", mean=1, std=2, low=0, high=9),
@@ -242,6 +244,7 @@ def ranker_batch(made: Sequence[Visit]) -> Batch:
             "candidate.lengths": torch.tensor([len(v.asked) for v in made]),
             "candidate.position": at,
         }
+        | {f"candidate.{name}": array for name, array in trends(item, torch.tensor(3)).items()}
     )
     batch.labels.update(
         {

@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from models.batch import Batch
 from models.ranker import rectangle, spread
 from models.reading import Reading
+from models.trend_prior import WIDTH
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -77,6 +78,7 @@ def programs_answer(made: list[Visit], index: int, at: int) -> Tensor:
         "item_id.rows": of["item_id"][asked],
         "position": torch.full_like(asked, at),
         **cases.columns(cases.ITEM_FEATURES, "item", asked),
+        **cases.trends(asked, torch.tensor(3)),
     }
     return core.items_program({**state, **items})
 
@@ -102,11 +104,12 @@ def test_what_lies_past_a_history_does_not_matter() -> None:
     assert (read.mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
     candidates = items[:8].expand(len(made), -1, -1)
     position = torch.zeros(len(made), 8, dtype=torch.int64)
-    before = core.over(read, candidates, position)
+    trend = torch.randn(len(made), 8, WIDTH)
+    before = core.over(read, candidates, position, trend)
     past = (read.mask < 0).unsqueeze(-1)
     keys, known = (x + torch.randn(x.shape) * past for x in (read.keys, read.items))
     noisy = read._replace(keys=keys, items=known)
-    assert torch.equal(core.over(noisy, candidates, position), before)
+    assert torch.equal(core.over(noisy, candidates, position, trend), before)
 
 
 def test_position_is_a_bias_that_is_zero_where_serving_ranks() -> None:

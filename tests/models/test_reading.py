@@ -13,20 +13,22 @@ def reading(liked: list[float], recent: list[float]) -> Reading:
     """One user with three events whose items point along the axes, behind an empty start."""
     items = torch.cat([torch.zeros(1, 3), torch.eye(3)]).unsqueeze(0)
     weights = (normalised(torch.tensor([w])) for w in (liked, recent))
-    return Reading(torch.zeros(1, 3), torch.zeros(1, 4, 3), torch.zeros(1, 4), items, *weights)
+    ahead = torch.tensor([[0.0, 0, 1]])
+    states = torch.zeros(1, 3), torch.zeros(1, 4, 3), torch.zeros(1, 4)
+    return Reading(*states, items, *weights, ahead, -ahead)
 
 
-def test_likeness_is_the_average_the_nearest_and_the_latest() -> None:
+def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -> None:
     read = reading([0, 1, 1, 0], [0, 0.25, 0.75, 0])
     candidates = torch.tensor([[[2.0, 0, 0], [0, 0, 5.0]]])
     near, far = likeness(candidates, read)[0] / LIKENESS_SCALE
     nearest = math.log((math.exp(SHARPNESS) + 1) / 2) / SHARPNESS
-    assert torch.allclose(near, torch.tensor([0.5, nearest, 0.25]), atol=1e-5)
-    assert torch.allclose(far, torch.zeros(3), atol=1e-5)
+    assert torch.allclose(near, torch.tensor([0.5, nearest, 0.25, 0, 0]), atol=1e-5)
+    assert torch.allclose(far, torch.tensor([0, 0, 0, 1.0, -1.0]), atol=1e-5)
 
 
 def test_who_has_liked_nothing_is_near_to_nothing() -> None:
-    assert not likeness(torch.ones(1, 2, 3), reading([0] * 4, [0] * 4)).any()
+    assert not likeness(torch.ones(1, 2, 3), reading([0] * 4, [0] * 4))[..., :3].any()
 
 
 def test_liked_are_the_positive_events_and_recent_ones_weigh_more() -> None:

@@ -7,11 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.artifact import publish, read
+from data.contract.calibration import Calibrators
 from data.contract.settings import UserError
 from data.queries import build_queries
 from data.sources import locate
 from data.splits import TEST
+from ray_jobs import calibrate as calibrate_job
 from ray_jobs import evaluate as evaluate_job
+from ray_jobs.calibrate import calibrate
 from ray_jobs.engine.job import start
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
@@ -32,14 +35,30 @@ class NewestFirst:
 
 
 class Informed:
-    """A ranker that has seen the labels, and says half of them."""
+    """A ranker that has seen the labels, and says half of them; calibrated, all of them."""
 
     def __init__(self, actions):
         self.actions = actions
+        self.plain = Calibrators.identity(actions)
+        self.core = SimpleNamespace(settings=SimpleNamespace(negative_rate=1.0))
+        self.calibrators = Calibrators.identity(actions)
 
-    def probabilities(self, impressions, histories):
+    def logits(self, impressions, histories):
         labels = [impressions[f"label.{action}"].to_numpy() for action in self.actions]
-        return (0.5 * np.stack(labels, axis=1)).astype(np.float32)
+        return np.where(np.stack(labels, axis=1), 0.0, -30.0).astype(np.float32)
+
+    def segments(self, impressions):
+        return np.zeros((impressions.num_rows, 2), bool)
+
+    def uncalibrated(self, logits, segments):
+        return self.plain(logits, segments)
+
+
+def informed(artifact, dataset, trends, calibration=None):
+    model = Informed(dataset.vocabulary.actions)
+    if calibration is not None:
+        model.calibrators = Calibrators.load(calibration.path)
+    return model
 
 
 @pytest.fixture
@@ -53,7 +72,7 @@ def job(world_words, publish_model, monkeypatch):
     monkeypatch.setattr(
         evaluate_job,
         "RankingModel",
-        SimpleNamespace(open=lambda artifact, dataset: Informed(dataset.vocabulary.actions)),
+        SimpleNamespace(open=informed),
     )
     job = start(world_words, EvaluateArguments)
     publish_model(job, "two_tower")
@@ -78,6 +97,26 @@ def test_ranking_is_judged_on_impressions_of_the_reported_days(job):
     assert set(ranking) == {"save", "click", "closeup", "hide"}
     assert ranking["save"]["auc"] == 1.0
     assert ranking["save"]["calibration"] == pytest.approx(0.5)
+    assert ranking["save"]["uncalibrated"]["calibration"] == pytest.approx(0.5)
+
+
+def test_calibrators_are_fitted_on_days_of_their_own_and_judged_on_the_reported_ones(
+    job, monkeypatch
+):
+    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
+    before = evaluate(job, ("ranker",))
+    made = calibrate(job)
+    assert made.manifest.details["impressions"] > 0
+    assert calibrate(job).version == made.version
+    after = evaluate(job, ("ranker",))
+    assert after.version != before.version
+    ranking = after.manifest.metrics["ranking"]
+    assert 0.55 < ranking["save"]["calibration"] < 1  # of few rows, identity still weighs
+    assert ranking["save"]["uncalibrated"]["calibration"] == pytest.approx(0.5)
+    segments = json.loads((after.path / "metrics.json").read_text())["ranking"]["calibration"]
+    assert {"position", "item", "user"} <= {group["name"] for group in segments["segments"]}
+    html = (after.path / "report.html").read_text()
+    assert "Calibration by segment" in html
     assert 0 < ranking["click"]["positive_rate"] < 0.3
 
 

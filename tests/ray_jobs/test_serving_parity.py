@@ -93,7 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         retriever=Retriever.open(
             artifact.current(root, "two_tower"), dataset, Trends.of_all(dataset)
         ),
-        ranker=RankingModel.open(artifact.current(root, "ranker"), dataset),
+        ranker=RankingModel.open(artifact.current(root, "ranker"), dataset, Trends.of_all(dataset)),
     )
     feed.close()
 

@@ -1,0 +1,180 @@
+"""Where candidates meet a user: attention, products, crossing, experts, one head an action.
+
+The first layer is split: its user part is computed once a request. Shapes: R requests, C most
+candidates of a request, L longest history plus one, D width, A actions, K experts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.interaction import Crossing, CrossingSettings
+from models.reading import LIKENESSES, History, Reading, likeness
+from models.trend_prior import WIDTH
+
+MAX_POSITION = 64
+Sharing = Literal["gates", "own"]
+
+
+class OverSettings(Protocol):
+    """The settings of a ranker that its over-arch needs; see `models.ranker.RankerSettings`."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the first layer; the second has half of it."""
+
+    @property
+    def num_heads(self) -> int:
+        """Of the attention over the history."""
+
+    @property
+    def dropout(self) -> float:
+        """After the first layer."""
+
+    @property
+    def history(self) -> History:
+        """How candidates read the history."""
+
+    @property
+    def crossing(self) -> CrossingSettings:
+        """Of the fields."""
+
+    @property
+    def experts(self) -> int:
+        """K; 0 is a bottom that all heads share."""
+
+    @property
+    def trends(self) -> bool:
+        """Whether candidates come with how they do."""
+
+    @property
+    def sharing(self) -> Sharing:
+        """What heads share of the experts."""
+
+
+class OverArch(nn.Module):
+    """Candidates against a user's state -> logits of the actions."""
+
+    def __init__(self, settings: OverSettings, num_actions: int) -> None:
+        """Builds attention, interactions and heads."""
+        super().__init__()
+        dim, hidden = settings.dim, settings.hidden
+        attends = settings.history == "attention"
+        self.attention = HistoryAttention(dim, settings.num_heads) if attends else None
+        self.user_part = nn.Linear(dim, hidden)
+        widths = [dim] * 4 + [LIKENESSES] + [WIDTH] * settings.trends
+        self.item_part = nn.Linear(sum(widths), hidden)
+        layers = settings.crossing.layers
+        self.crossing = Crossing([dim, *widths], hidden, settings.crossing) if layers else None
+        self.dropout = nn.Dropout(settings.dropout)
+        self.heads = _heads(settings, num_actions)
+        self.position = nn.Embedding(MAX_POSITION, num_actions)
+        nn.init.zeros_(self.position.weight)
+
+    def forward(
+        self, read: Reading, items: Tensor, position: Tensor, trend: Tensor | None
+    ) -> Tensor:
+        """Logits of candidates in rectangles.
+
+        Args:
+            read: of R users.
+            items: float32[R, C, D].
+            position: int64[R, C].
+            trend: how the candidates do, float32[R, C, WIDTH], for a ranker that reads it.
+
+        Returns:
+            float32[R, C, A].
+        """
+        found = self._found(read, items)
+        wide = read.user.unsqueeze(1)
+        fields = [items, found, items * found, items * wide, likeness(items, read)]
+        fields += [] if trend is None else [trend]
+        first = self.user_part(read.user).unsqueeze(1) + self.item_part(torch.cat(fields, -1))
+        if self.crossing is not None:
+            rows = [x.flatten(0, 1) for x in (wide.expand_as(items), *fields)]
+            first = first + self.crossing(rows).view_as(first)
+        logits: Tensor = self.heads(self.dropout(F.gelu(first)))
+        bias: Tensor = self.position(position.clamp(max=MAX_POSITION - 1))
+        return logits + bias - self.position.weight[0]
+
+    def _found(self, read: Reading, items: Tensor) -> Tensor:
+        """What each candidate finds in the history, float32[R, C, D]."""
+        if self.attention is not None:
+            found: Tensor = self.attention(items, read.keys, read.mask)
+            return found
+        average = read.recent.unsqueeze(1) @ read.items
+        return average.expand_as(items)
+
+
+class HistoryAttention(nn.Module):
+    """Candidates ask the states of a history what they need of it."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        """Builds it for states and candidates of width `dim`."""
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+
+    def forward(self, items: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """float32[R, C, D], [R, L, D], [R, L] (0, or very negative) -> float32[R, C, D]."""
+        query, key, value = self.query(items), self.key(states), self.value(states)
+        q, k, v = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
+        )
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return found.transpose(1, 2).flatten(2)
+
+
+def _heads(settings: OverSettings, num_actions: int) -> nn.Module:
+    """From the first layer to logits: a bottom shared by all heads, or experts."""
+    hidden, half = settings.hidden, settings.hidden // 2
+    if settings.experts:
+        return Experts(hidden, half, settings.experts, num_actions, settings.sharing)
+    return nn.Sequential(nn.Linear(hidden, half), nn.GELU(), nn.Linear(half, num_actions))
+
+
+class Experts(nn.Module):
+    """A mixture of experts for each head (MMoE; Ma et al., KDD'18, eqs. 6-7).
+
+    `f_a = Σ_k softmax(W_a x)_k E_k(x)`. Where heads have experts of their `own` (PLE's customised
+    gate; Tang et al., RecSys'20), K are shared and one more is seen by its head alone.
+    """
+
+    unseen: Tensor
+
+    def __init__(
+        self, width: int, out: int, experts: int, num_actions: int, sharing: Sharing
+    ) -> None:
+        """Builds `experts` of `out` numbers that read `width`, and a gate a head."""
+        super().__init__()
+        own = num_actions if sharing == "own" else 0
+        self.count = experts + own
+        self.experts = nn.Linear(width, self.count * out)
+        self.gates = nn.Linear(width, num_actions * self.count)
+        self.out = nn.Parameter(torch.empty(num_actions, out))
+        self.bias = nn.Parameter(torch.zeros(num_actions))
+        nn.init.normal_(self.out, std=out**-0.5)
+        unseen = torch.zeros(num_actions, self.count, dtype=torch.bool)
+        if own:
+            unseen[:, experts:] = ~torch.eye(num_actions, dtype=torch.bool)
+        self.register_buffer("unseen", unseen, persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """float32[..., width] -> logits float32[..., A]."""
+        mixed = F.gelu(self.experts(rows)).unflatten(-1, (self.count, -1))
+        gates = self.gates(rows).unflatten(-1, (-1, self.count))
+        gates = gates.masked_fill(self.unseen, float("-inf")).softmax(-1)
+        # Heads are linear in the mixture: each expert's answer to each head first, then the gate.
+        answers = mixed @ self.out.T
+        logits: Tensor = (gates * answers.transpose(-1, -2)).sum(-1) + self.bias
+        return logits

@@ -1,0 +1,56 @@
+"""What a request may know of its user."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.contract.encode import Events
+from data.requests import NOT_COUNTED, Requests, UserEvents
+
+USERS = 3
+moments = st.lists(st.integers(0, 60), max_size=12)
+
+
+def events_of(times: list[list[int]]) -> UserEvents:
+    lengths = [len(of) for of in times]
+    flat = np.concatenate([np.sort(np.array(of, np.int64)) for of in times])
+    count = len(flat)
+    item, ones = np.arange(count), np.ones(count, np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return UserEvents(Events(offsets, item, ones, ones, flat, np.zeros(count, np.float32)))
+
+
+def requests_at(times: list[int]) -> Requests:
+    count = len(times)
+    none = np.zeros(count, np.int64)
+    return Requests(
+        user=np.arange(count) % USERS,
+        timestamp=np.array(times),
+        known=np.full(count, NOT_COUNTED),
+        offsets=np.arange(count + 1),
+        item=none,
+        position=none,
+        labels=np.zeros((count, 1), np.float32),
+    )
+
+
+@given(
+    st.lists(moments, min_size=USERS, max_size=USERS),
+    st.lists(st.integers(0, 60), min_size=1, max_size=6),
+    st.integers(1, 5),
+    st.integers(0, 30),
+)
+def test_a_request_knows_the_newest_events_before_it_but_for_those_hidden(
+    times, asked, most, hidden
+):
+    events, requests = events_of(times), requests_at(asked)
+    found = events.histories(requests, most, np.full(len(asked), hidden))
+    for at, moment in enumerate(asked):
+        own = found.timestamp[found.offsets[at] : found.offsets[at + 1]].tolist()
+        known = sorted(t for t in times[at % USERS] if t < moment - hidden)
+        assert own == known[len(known) - min(most, len(known)) :]
+
+
+def test_nothing_is_hidden_unless_asked():
+    events, requests = events_of([[1, 5, 9], [], [2]]), requests_at([9, 9, 9])
+    assert events.histories(requests, 5).timestamp.tolist() == [1, 5, 2]
