@@ -16,9 +16,12 @@ class ExportSettings:
 
     Attributes:
         table_dtype: number format of ID tables; float32 serves scores equal to training's.
+        ranker: arithmetic of the ranker over its candidates; full gives training's scores, int8
+            multiplies integers of 8 bits where that saves time, which rounds them.
     """
 
     table_dtype: Literal["float32", "float16"] = "float32"
+    ranker: Literal["full", "int8"] = "full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
+from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.engine.ranking_model import RankingModel, calibration_of
 from ray_jobs.sample import Cutoff, log_of
 from serve.bundle import SIMILAR_FILE
@@ -62,7 +63,8 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         _write_lookups(dataset, draft.path)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
-            "details": _details(dataset, [*artifacts, *upstream], calibrations),
+            "details": _details(dataset, [*artifacts, *upstream], calibrations)
+            | {"ranker_arithmetic": job.settings.export.ranker},
         }
 
     parents = [plain.artifact, *artifacts, *calibrations, *vectors]
@@ -110,9 +112,12 @@ def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | Non
 
 
 def _write_model(folder: Path, model: Model, settings: ExportSettings) -> None:
-    write_programs(model.core.programs(), folder / "programs")
+    programs = folder / "programs"
+    write_programs(model.core.programs(), programs)
     if isinstance(model, RankingModel):
         model.calibrators.save(folder)
+        if settings.ranker == "int8":
+            to_int8(programs / "ranker_items.onnx", programs / "ranker_items.onnx")
     tables = folder / "tables"
     tables.mkdir(exist_ok=True)
     for name, table in model.tables.items():

@@ -292,7 +292,9 @@ def _gather(name: str, feature: Feature, column: pa.Array, rows: Ints) -> Arrays
         return _gather_lists(name, column, rows)
     if feature.kind == "vector":
         return {name: _vectors(column, feature.dim)[rows].astype(np.float32)}
-    return {name: column.to_numpy(zero_copy_only=False)[rows]}
+    if column.null_count:  # numbers, some unknown: as an array all rows would be copied
+        return {name: column.take(pa.array(rows)).to_numpy(zero_copy_only=False)}
+    return {name: column.to_numpy()[rows]}
 
 
 def _gather_lists(name: str, column: pa.Array, rows: Ints) -> Arrays:

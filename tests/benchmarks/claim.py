@@ -171,6 +171,32 @@ ORDERINGS: tuple[Check, ...] = (
     ),
 )
 
+# Of one user with 100 actions and 500 candidates, on one thread.
+LATENCY: tuple[Check, ...] = (
+    ("500 candidates in 10 ms", lambda s: s["p50_ms"] <= 10),
+    ("in 3 ms", lambda s: s["p50_ms"] <= 3),
+    ("beside a busy process too in 10 ms", lambda s: s["busy_p50_ms"] <= 10),
+    ("at least a million dense parameters", lambda s: s["parameters"] >= 1e6),
+    ("at least four heads", lambda s: s["heads"] >= 4),
+    ("three tenths of the bound of its products", lambda s: s["ratio_bound"] >= 0.3),
+    (
+        "ten times the user side for each candidate",
+        lambda s: s["ratio_replicated"] >= 10,
+    ),
+)
+PRECISION: tuple[Check, ...] = (
+    (
+        "by integers and bfloat16 nDCG@50 at least .995",
+        lambda s: min(s["lists"]["ndcg@50"].values()) >= 0.995,
+    ),
+    (
+        "no AUC falls by more than .001",
+        lambda s: all(
+            of_form["full"] - min(of_form.values()) <= 0.001 for of_form in s["auc"].values()
+        ),
+    ),
+)
+
 
 def arms_of_user(name: str, preset: str, arms: Iterable[str], checks: tuple[Check, ...]) -> Claim:
     """Some arms of the user model in a world; those of one world share a root."""

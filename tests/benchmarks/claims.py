@@ -7,7 +7,9 @@ from pathlib import Path
 
 from tests.benchmarks.claim import (
     DATA,
+    LATENCY,
     ORDERINGS,
+    PRECISION,
     ROOTS,
     Claim,
     above,
@@ -285,6 +287,18 @@ CLAIMS = (
         "tables",
         ("tests.benchmarks.bench_tables",),
         (("3 times EmbeddingBag with Adagrad", lambda s: s["ratio_embedding_bag"] >= 3),),
+    ),
+    Claim(
+        "ranker_latency",
+        ("tests.benchmarks.bench_ranker", f"root={ROOTS}/default"),
+        LATENCY,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "ranker_precision",
+        ("tests.benchmarks.ranker_precision", f"root={ROOTS}/default"),
+        PRECISION,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(
         "user_table",

@@ -23,13 +23,16 @@ from models.two_tower import TwoTower, TwoTowerSettings
 from models.user_encoder import UserEncoder, UserSettings
 from ray_jobs.embed import user_days
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.job import start
+from ray_jobs.engine.job import Job, start
 from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.export import export
 from ray_jobs.index import index
+from serve.bundle import Bundle
+from serve.catalogue import Catalogue
 from serve.feed import Feed
 from serve.messages import Event, Item, RecommendRequest
 from serve.query import hash_interests
+from serve.ranker import Ranker as ServedRanker
 from serve.settings import ServeSettings
 from serve.sources import TwoTower as TwoTowerSource
 from serve.stages import Trace
@@ -58,13 +61,17 @@ def publish_model(root: Path, kind: str, core: Any, settings: Any, dataset: Data
     artifact.point(root, artifact.read(root / kind / "m1"))
 
 
+def job_of(root: Path, *words: str) -> Job:
+    return start([f"root={root}", "windows.graph=[1, 90]", "windows.user=[1, 60]", *words])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("root")
     artifact.point(root, publish_dataset(root, TinyLog()))
     dataset = Dataset.open(root)
-    job = start([f"root={root}", "windows.graph=[1, 90]", "windows.user=[1, 60]"])
+    job = job_of(root)
     user = UserSettings(dim=12, id_dim=8)
     user = replace(user, sequence=replace(user.sequence, max_length=9))
     publish_model(root, "user", UserEncoder(user, dataset.vocabulary), user, dataset)
@@ -80,6 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     index(job, export(job))
     feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
     yield SimpleNamespace(
+        root=root,
         feed=feed,
         dataset=dataset,
         retriever=Retriever.open(
@@ -202,6 +210,20 @@ def test_served_predictions_are_those_of_training(made: SimpleNamespace, user_id
         impressions(user, rows), UserEvents(funnel.bundle.histories)
     )
     np.testing.assert_allclose(funnel.ranker(user, rows), expected, atol=1e-5)
+
+
+def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
+    made: SimpleNamespace,
+) -> None:
+    job = job_of(made.root, "export.ranker=int8")
+    bundle = Bundle.open(index(job, export(job, move_pointer=False), move_pointer=False).path)
+    user, rows = user_of(made, 3), np.asarray(bundle.live_items[:150])
+    expected = made.ranker.probabilities(impressions(user, rows), UserEvents(bundle.histories))
+    given = ServedRanker(bundle, Catalogue(bundle))(user, rows)
+    np.testing.assert_allclose(given, expected, atol=0.02)
+    assert not np.allclose(given, expected, atol=1e-5)
+    assert bundle.details["ranker_arithmetic"] == "int8"
+    assert made.feed._switch.funnel.bundle.details["ranker_arithmetic"] == "full"
 
 
 def test_a_user_without_events_is_served_what_training_says(made: SimpleNamespace) -> None:
