@@ -1,0 +1,154 @@
+"""Logged requests scored once, so that any weights of the parties re-rank them at once.
+
+Cost: the ranker runs once over the impressions; a ranking by other weights is one pass over
+8 x (2 + P) bytes an impression. Shapes: R requests, S candidates of the longest one, P parties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data.contract.encode import Ints, Mask
+from data.contract.settings import UserError
+from data.requests import Requests, UserEvents
+from data.splits import TEST, TRAIN, VALID
+from data.training_log import TrainingLog
+from ray_jobs.engine.ranking_model import RankingModel
+
+if TYPE_CHECKING:
+    from ray_jobs.engine.subject import HeldOut, Subject
+    from serve.utility import Utility
+
+Floats = npt.NDArray[np.float64]
+
+GATED = -1e9  # below whatever is within the gates, above filler
+OWN_BEST = 1e6  # a weight beside which the user's score only breaks ties
+RESAMPLES = 1000
+PARTS = {"valid": (TRAIN, VALID), "test": (TRAIN, VALID, TEST)}
+
+
+@dataclass(frozen=True, slots=True)
+class Slates:
+    """Candidates of requests with what each is worth.
+
+    Attributes:
+        users: user row of each request, [R].
+        shown: items of each request that are shown, [R].
+        worth: to the user, then to each party, 0 for filler, [R, S, 1 + P].
+        offset: 0, GATED above a gate, -inf for filler, [R, S].
+        top: most items shown.
+    """
+
+    users: Ints
+    shown: Ints
+    worth: Floats
+    offset: Floats
+    top: int
+
+    @classmethod
+    def of(cls, requests: Requests, worth: Floats, above: Mask, top: int) -> Slates:
+        """Lays the candidates of requests side by side.
+
+        Args:
+            requests: R of them, with N candidates in all.
+            worth: of each candidate to the user and to each party, [N, 1 + P].
+            above: whether a candidate is above a gate, [N].
+            top: items shown.
+
+        Raises:
+            UserError: no request has more candidates than are shown, so that nothing can move.
+        """
+        lengths = np.diff(requests.offsets)
+        longest = int(lengths.max(initial=0))
+        if longest <= top:
+            raise UserError(f"requests have at most {longest} items, and top={top}; lower top")
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(len(row)) - requests.offsets[:-1][row]
+        wide = np.zeros((len(lengths), longest, worth.shape[1]))
+        wide[row, place] = worth
+        offset = np.full(wide.shape[:2], -np.inf)
+        offset[row, place] = np.where(above, GATED, 0.0)
+        return cls(requests.user, np.minimum(lengths, top), wide, offset, top)
+
+    def ranked_by(self, weights: Floats) -> Floats:
+        """What the best items of each request are worth under weights of the parties.
+
+        Args:
+            weights: of each party beside the user's score, [P].
+
+        Returns:
+            Mean over the items shown, to the user and to each party, [R, 1 + P].
+        """
+        total = self.worth[..., 0] + self.worth[..., 1:] @ weights + self.offset
+        first = total.shape[1] - self.top
+        best = np.argpartition(total, first, axis=1)[:, first:]
+        shown = np.take_along_axis(self.worth, best[..., None], axis=1)
+        means: Floats = shown.sum(axis=1) / self.shown[:, None]
+        return means
+
+    def at_own_best(self, party: int) -> Floats:
+        """The same where the number-th party alone decides, and the user between equals."""
+        weights = np.zeros(self.worth.shape[2] - 1)
+        weights[party] = OWN_BEST
+        return self.ranked_by(weights)
+
+    def spread(self) -> Floats:
+        """Standard deviation of what candidates are worth to each, [1 + P]."""
+        return np.asarray(self.worth[np.isfinite(self.offset)].std(axis=0))
+
+
+def open_slates(subject: Subject, utility: Utility, part: HeldOut, top: int) -> Slates:
+    """Scores the requests of a part by the current ranker, every item as if it stood on top.
+
+    Args:
+        subject: the ranker and the log.
+        utility: what items are worth, to whom.
+        part: of the log.
+        top: items shown.
+    """
+    dataset = subject.log.dataset
+    impressions = _on_top(subject.impressions(part))
+    # Candidates count the events they know, which are those of the earlier parts.
+    parts = PARTS[part][:-1] if subject.candidates else PARTS[part]
+    events = UserEvents.of(TrainingLog(subject.log, parts))
+    model = RankingModel.open(subject.models["ranker"], dataset)
+    probabilities = model.probabilities(impressions, events)
+    requests = Requests.of(impressions, dataset.vocabulary.actions)
+    items = dataset.items.only(utility.columns).gather(requests.item)
+    of_parties = utility.of_parties(probabilities, items)
+    worth = np.column_stack([utility.user(probabilities), of_parties]).astype(np.float64)
+    return Slates.of(requests, worth, utility.above_gates(probabilities), top)
+
+
+def _on_top(impressions: pa.Table) -> pa.Table:
+    at = impressions.schema.get_field_index("position")
+    zeros = pa.array(np.zeros(impressions.num_rows, np.int16))
+    return impressions.set_column(at, "position", zeros)
+
+
+def ratio_interval(
+    users: Ints, numerator: Floats, denominator: Floats, seed: int
+) -> tuple[float, float, float]:
+    """Ratio of two means over requests, with a paired 95% bootstrap that draws whole users.
+
+    Args:
+        users: of each request, [R].
+        numerator: [R].
+        denominator: [R]; ones for the mean of the numerator.
+        seed: of the resampling.
+
+    Returns:
+        Ratio, low, high.
+    """
+    _, owner = np.unique(users, return_inverse=True)
+    sums = np.stack([np.bincount(owner, part) for part in (numerator, denominator)], axis=1)
+    count = len(sums)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    above, below = (draws @ sums).T
+    low, high = np.quantile(above / below, [0.025, 0.975])
+    return float(numerator.sum() / denominator.sum()), float(low), float(high)

@@ -1,0 +1,148 @@
+"""What the user gives up for what other parties get: weights tried, the best of them, the front.
+
+Optuna's NSGA-II proposes weights; a trial is one ranking of all slates. The first trial is the
+user's own best. Trials that keep every floor are preferred, so that the search ends near them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.progress import track
+
+from data.contract.settings import UserError
+from ray_jobs.engine.slates import Floats, Slates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data.contract.encode import Mask
+
+MOST = 0.98  # of the score may be a party's
+POPULATION = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Weights and what they come to.
+
+    Attributes:
+        weights: of each party, [P].
+        worth: mean over requests and shown items, to the user and to each party, [1 + P].
+    """
+
+    weights: Floats
+    worth: Floats
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """The slates of some requests, and the least that some parties must get of them.
+
+    Attributes:
+        slates: scored candidates.
+        names: of the parties, P.
+        fixed: weights of the parties in force, [P]; those with a floor are searched.
+        floors: least share of what a party gets at its own best, by name.
+    """
+
+    slates: Slates
+    names: tuple[str, ...]
+    fixed: Floats
+    floors: dict[str, float]
+
+    def __post_init__(self) -> None:
+        for name in self.floors:
+            if self.own_best[name] <= 0:
+                raise UserError(
+                    f"{name} gains nothing even at its own best, so there is no share to keep; "
+                    f"check serve.utility.parties.{name}"
+                )
+
+    def point(self, weights: Floats) -> Point:
+        """What weights come to."""
+        return Point(weights, self.slates.ranked_by(weights).mean(axis=0))
+
+    @cached_property
+    def own_best(self) -> dict[str, float]:
+        """What each party with a floor gets where it alone decides."""
+        places = {name: self.names.index(name) for name in self.floors}
+        return {n: float(self.slates.at_own_best(i)[:, 1 + i].mean()) for n, i in places.items()}
+
+    def share(self, point: Point, name: str) -> float:
+        """What a party gets, as a share of its own best."""
+        return float(point.worth[1 + self.names.index(name)]) / self.own_best[name]
+
+    def search(self, trials: int, seed: int) -> list[Point]:
+        """Tries weights; the first are those of the user's own best."""
+        sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        directions = [optuna.study.StudyDirection.MAXIMIZE] * (1 + len(self.floors))
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(directions=directions, sampler=sampler)
+        study.enqueue_trial(dict.fromkeys(self.floors, 0.0))
+        space = {n: optuna.distributions.FloatDistribution(0, MOST) for n in self.floors}
+        scale, points = self._scale(), []
+        for _ in track(range(trials), "balancing", console=Console(stderr=True)):
+            trial = study.ask(space)  # type: ignore[arg-type]
+            found = self.point(self._weights(trial.params, scale))
+            shares = {name: self.share(found, name) for name in self.floors}
+            for name, floor in self.floors.items():
+                trial.set_constraint(name, floor - shares[name])
+            study.tell(trial, [float(found.worth[0]), *shares.values()])
+            points.append(found)
+        return points
+
+    def _scale(self) -> Floats:
+        """Weight of each party at which its scores vary as the user's do, [P]."""
+        user, *parties = self.slates.spread()
+        return np.array([user / max(party, 1e-12) for party in parties])
+
+    def _weights(self, shares: dict[str, float], scale: Floats) -> Floats:
+        """Weights by which a party has a share of the score."""
+        weights = self.fixed.copy()
+        for name, share in shares.items():
+            place = self.names.index(name)
+            weights[place] = scale[place] * share / (1 - share)
+        return weights
+
+    def best(self, points: Sequence[Point]) -> Point:
+        """Of the points that keep every floor the one that is worth most to the user.
+
+        Raises:
+            UserError: none keeps all of them; the nearest is named.
+        """
+        kept = [self._kept(point) for point in points]
+        if max(kept) < 1:
+            nearest = points[int(np.argmax(kept))]
+            got = {name: round(self.share(nearest, name), 4) for name in self.floors}
+            raise UserError(
+                f"none of {len(points)} trials keeps the floors {self.floors}; the nearest gives "
+                f"{got} of what each would get at its own best: lower a floor or raise trials"
+            )
+        feasible = [point for point, share in zip(points, kept, strict=True) if share >= 1]
+        return max(feasible, key=lambda point: float(point.worth[0]))
+
+    def _kept(self, point: Point) -> float:
+        """Part of its floor that the worst served party gets."""
+        return min(
+            self.share(point, name) / floor if floor else np.inf
+            for name, floor in self.floors.items()
+        )
+
+    def front(self, points: Sequence[Point]) -> list[Point]:
+        """Points that no other betters for all at once, the user's best first."""
+        places = [0, *(1 + self.names.index(name) for name in self.floors)]
+        worth, firsts = np.unique([p.worth[places] for p in points], axis=0, return_index=True)
+        found = [points[i] for i in firsts[efficient(worth)]]
+        return sorted(found, key=lambda point: -float(point.worth[0]))
+
+
+def efficient(worth: Floats) -> Mask:
+    """Which of distinct rows no other row reaches in every column, [N]."""
+    reached = np.all(worth[:, None] <= worth[None], axis=2)
+    return np.asarray(reached.sum(axis=1) == 1)  # by itself alone
