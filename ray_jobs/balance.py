@@ -6,8 +6,9 @@
 Finds the weights of parties that are worth most to the user while each party with a floor gets at
 least that share of what it would get at its own best, where it alone decided. A share needs no
 unit, and keeps its meaning when a model or the probabilities change. The requests of the validation
-days are ranked again by the current ranker's probabilities; then the floors are checked on the
-reported days, which had no part in the choice. Labels have none either: all are expectations.
+days are ranked again by the current ranker's probabilities, and a floor is aimed at with the margin
+that its interval over users asks for; then the floors are checked on the reported days, which had
+no part in the choice. Labels have none either: all are expectations.
 
 Starts from the settings under `<root>/utility.json`, as a server does. Leaves `balance/<version>`:
 report.html, front.png, trials.csv, balance.json. Cost: the ranker once over at most twice
@@ -62,7 +63,7 @@ class BalanceArguments:
     """
 
     floors: dict[str, Floor] = field(default_factory=dict)
-    top: Count = 10
+    top: Count = 5
     trials: Count = 200
     apply: bool = False
 
@@ -105,8 +106,9 @@ def _balance(subject: Subject, utility: Utility, words: BalanceArguments) -> Tre
     valid = open_slates(subject, utility, "valid", words.top)
     tradeoff = Tradeoff(valid, names, fixed, dict(words.floors))
     points = tradeoff.search(words.trials, seed)
+    chosen = tradeoff.best_with_margin(points, seed)
+    points.append(chosen)
     front = {id(point) for point in tradeoff.front(points)}
-    chosen = tradeoff.best(points)
     test = open_slates(subject, utility, "test", words.top)
     return {
         "utility": to_tree(utility.settings),
@@ -143,23 +145,24 @@ def held_out(test: Slates, tradeoff: Tradeoff, chosen: Point, seed: int) -> Tree
         floors: party -> floor, share of its own best, low, high (paired, 95%), verdict; user:
         before, after, difference, low, high.
     """
-    after, before = test.ranked_by(chosen.weights), test.ranked_by(tradeoff.fixed)
-    floors = {}
-    for name, floor in tradeoff.floors.items():
-        place = tradeoff.names.index(name)
-        own_best = test.at_own_best(place)
-        gained = (after[:, 1 + place], own_best[:, 1 + place])
-        share, low, high = ratio_interval(test.users, *gained, seed)
-        told = {"floor": floor, "share": share, "low": low, "high": high}
-        floors[name] = told | {"verdict": verdict(floor, low, high)}
-    change = after[:, 0] - before[:, 0]
-    mean, low, high = ratio_interval(test.users, change, np.ones_like(change), seed)
-    means = {"before": float(before[:, 0].mean()), "after": float(after[:, 0].mean())}
-    return {"floors": floors, USER: means | {"difference": mean, "low": low, "high": high}}
+    shares = tradeoff.shares_on(test, chosen, seed)
+    floors = {
+        name: {"floor": floor} | _told(shares[name]) | {"verdict": verdict(floor, shares[name])}
+        for name, floor in tradeoff.floors.items()
+    }
+    after, before = (test.ranked_by(weights)[:, 0] for weights in (chosen.weights, tradeoff.fixed))
+    mean, low, high = ratio_interval(test.users, after - before, np.ones_like(after), seed)
+    user = {"before": float(before.mean()), "after": float(after.mean()), "difference": mean}
+    return {"floors": floors, USER: user | {"low": low, "high": high}}
 
 
-def verdict(floor: float, low: float, high: float) -> str:
-    """What an interval of a share says of its floor."""
+def _told(interval: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("share", "low", "high"), interval, strict=True))
+
+
+def verdict(floor: float, share: tuple[float, float, float]) -> str:
+    """What a share and its interval say of a floor."""
+    _, low, high = share
     if low >= floor:
         return "holds"
     return "broken" if high < floor else "holds within noise"
@@ -197,9 +200,9 @@ def main(job: Job) -> dict[str, Any]:
     metrics = artifact.manifest.metrics
     chosen = build(UtilitySettings, artifact.manifest.settings["utility"])
     chosen = replace(chosen, party_weights=metrics["chosen"]["weights"])
-    applied = (
-        apply(job.root, chosen, metrics["held_out"]["floors"]) if job.arguments.apply else None
-    )
+    applied = None
+    if job.arguments.apply:
+        applied = str(apply(job.root, chosen, metrics["held_out"]["floors"]))
     return {
         "version": artifact.version,
         "utility": chosen.version,

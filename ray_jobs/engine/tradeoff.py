@@ -6,7 +6,7 @@ user's own best. Trials that keep every floor are preferred, so that the search 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,16 @@ from rich.console import Console
 from rich.progress import track
 
 from data.contract.settings import UserError
-from ray_jobs.engine.slates import Floats, Slates
+from ray_jobs.engine.slates import Floats, Slates, ratio_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from data.contract.encode import Mask
 
 MOST = 0.98  # of the score may be a party's
 POPULATION = 20
+HALVINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Tradeoff:
         return weights
 
     def best(self, points: Sequence[Point]) -> Point:
-        """Of the points that keep every floor the one that is worth most to the user.
+        """Of the points that keep every floor the one that is worth most to the user, tightened.
 
         Raises:
             UserError: none keeps all of them; the nearest is named.
@@ -119,13 +120,51 @@ class Tradeoff:
         kept = [self._kept(point) for point in points]
         if max(kept) < 1:
             nearest = points[int(np.argmax(kept))]
-            got = {name: round(self.share(nearest, name), 4) for name in self.floors}
+            got = {name: self.share(nearest, name) for name in self.floors}
             raise UserError(
-                f"none of {len(points)} trials keeps the floors {self.floors}; the nearest gives "
-                f"{got} of what each would get at its own best: lower a floor or raise trials"
+                f"none of {len(points)} trials keeps the floors {rounded(self.floors)}, margins "
+                f"included; the nearest gives {rounded(got)} of what each would get at its own "
+                "best: lower a floor or raise trials"
             )
         feasible = [point for point, share in zip(points, kept, strict=True) if share >= 1]
-        return max(feasible, key=lambda point: float(point.worth[0]))
+        return self._tightened(max(feasible, key=lambda point: float(point.worth[0])))
+
+    def best_with_margin(self, points: Sequence[Point], seed: int) -> Point:
+        """The best point where each floor is raised by what its 95% interval leaves open below.
+
+        A floor met exactly on these requests would be missed on every second set of others.
+
+        Raises:
+            UserError: as `best`, for the raised floors.
+        """
+        told = self.shares_on(self.slates, self.best(points), seed)
+        raised = {n: floor + told[n][0] - told[n][1] for n, floor in self.floors.items()}
+        return replace(self, floors=raised).best(points)
+
+    def shares_on(
+        self, slates: Slates, point: Point, seed: int
+    ) -> dict[str, tuple[float, float, float]]:
+        """What parties get of their own best on any slates: share, low, high (95%, by user)."""
+        worth, found = slates.ranked_by(point.weights), {}
+        for name in self.floors:
+            place = self.names.index(name)
+            own_best = slates.at_own_best(place)[:, 1 + place]
+            found[name] = ratio_interval(slates.users, worth[:, 1 + place], own_best, seed)
+        return found
+
+    def _tightened(self, point: Point) -> Point:
+        """The point with each weight as low as the floors allow, one after the other."""
+        for name in self.floors:
+            place = self.names.index(name)
+            too_low, tried = 0.0, 0.0  # a weight that nothing asks for is none
+            for _ in range(HALVINGS):
+                lower = self.point(replaced(point.weights, place, tried))
+                if self._kept(lower) >= 1 and lower.worth[0] >= point.worth[0]:
+                    point = lower
+                else:
+                    too_low = tried
+                tried = (too_low + float(point.weights[place])) / 2
+        return point
 
     def _kept(self, point: Point) -> float:
         """Part of its floor that the worst served party gets."""
@@ -140,6 +179,18 @@ class Tradeoff:
         worth, firsts = np.unique([p.worth[places] for p in points], axis=0, return_index=True)
         found = [points[i] for i in firsts[efficient(worth)]]
         return sorted(found, key=lambda point: -float(point.worth[0]))
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Four digits of each."""
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def replaced(weights: Floats, place: int, weight: float) -> Floats:
+    """The weights with another one at a place."""
+    others = weights.copy()
+    others[place] = weight
+    return others
 
 
 def efficient(worth: Floats) -> Mask:

@@ -146,6 +146,12 @@ def content_finds_more(summary: Summary) -> bool:
     return all(with_vectors[name] > columns[name] for name in names)
 
 
+def floors_hold(summary: Summary) -> bool:
+    """Whether no party gets less than its floor on days that had no part in the choice."""
+    floors: dict[str, dict[str, Any]] = summary["logged"]["held_out"]["floors"]
+    return all(told["verdict"] != "broken" for told in floors.values())
+
+
 def gain(summary: Summary, arm: str) -> bool:
     """Whether the default's recall is above an arm's, the interval over users too."""
     return bool(summary["arms"][arm]["difference"]["high"] < 0)
