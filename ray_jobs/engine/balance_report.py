@@ -25,7 +25,7 @@ def _choice(found: Tree) -> Section:
     note = (
         f"Mean worth of the {found['top']} items shown, expected by the ranker, over "
         f"{found['requests']['valid']} requests of the validation days. "
-        f"{len(found['trials'])} points: weights tried, and the best of them, tightened."
+        f"{len(found['trials'])} points: weights tried, and the best of them, refined."
     )
     table = Table(title="Balance", columns=["", *_columns(found["chosen"])], rows=rows)
     draw = [partial(plots.trade_off, found, party) for party in found["floors"]]

@@ -39,7 +39,7 @@ class Slates:
     Attributes:
         users: user row of each request, [R].
         shown: items of each request that are shown, [R].
-        worth: to the user, then to each party, 0 for filler, [R, S, 1 + P].
+        worth: to the user, then to each party, 0 for filler, [1 + P, R, S].
         offset: 0, GATED above a gate, -inf for filler, [R, S].
         top: most items shown.
     """
@@ -69,9 +69,9 @@ class Slates:
             raise UserError(f"requests have at most {longest} items, and top={top}; lower top")
         row = np.repeat(np.arange(len(lengths)), lengths)
         place = np.arange(len(row)) - requests.offsets[:-1][row]
-        wide = np.zeros((len(lengths), longest, worth.shape[1]))
-        wide[row, place] = worth
-        offset = np.full(wide.shape[:2], -np.inf)
+        wide = np.zeros((worth.shape[1], len(lengths), longest))
+        wide[:, row, place] = worth.T
+        offset = np.full(wide.shape[1:], -np.inf)
         offset[row, place] = np.where(above, GATED, 0.0)
         return cls(requests.user, np.minimum(lengths, top), wide, offset, top)
 
@@ -84,22 +84,23 @@ class Slates:
         Returns:
             Mean over the items shown, to the user and to each party, [R, 1 + P].
         """
-        total = self.worth[..., 0] + self.worth[..., 1:] @ weights + self.offset
+        total = np.tensordot(weights, self.worth[1:], axes=1)
+        total += self.worth[0]
+        total += self.offset
         first = total.shape[1] - self.top
         best = np.argpartition(total, first, axis=1)[:, first:]
-        shown = np.take_along_axis(self.worth, best[..., None], axis=1)
-        means: Floats = shown.sum(axis=1) / self.shown[:, None]
-        return means
+        sums = [np.take_along_axis(one, best, axis=1).sum(axis=1) for one in self.worth]
+        return np.stack(sums, axis=1) / self.shown[:, None]
 
     def at_own_best(self, party: int) -> Floats:
         """The same where the number-th party alone decides, and the user between equals."""
-        weights = np.zeros(self.worth.shape[2] - 1)
+        weights = np.zeros(len(self.worth) - 1)
         weights[party] = OWN_BEST
         return self.ranked_by(weights)
 
     def spread(self) -> Floats:
         """Standard deviation of what candidates are worth to each, [1 + P]."""
-        return np.asarray(self.worth[np.isfinite(self.offset)].std(axis=0))
+        return np.asarray(self.worth[:, np.isfinite(self.offset)].std(axis=1))
 
 
 def open_slates(subject: Subject, utility: Utility, part: HeldOut, top: int) -> Slates:

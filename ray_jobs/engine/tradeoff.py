@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MOST = 0.98  # of the score may be a party's
 POPULATION = 20
-HALVINGS = 12
+ROUNDS, HALVINGS = 4, 14
+SLACK = 3e-4  # of a floor, so that moving one weight does not break the floor of another
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Tradeoff:
         return weights
 
     def best(self, points: Sequence[Point]) -> Point:
-        """Of the points that keep every floor the one that is worth most to the user, tightened.
+        """Of the points that keep every floor the one that is worth most to the user, refined.
 
         Raises:
             UserError: none keeps all of them; the nearest is named.
@@ -127,7 +128,7 @@ class Tradeoff:
                 "best: lower a floor or raise trials"
             )
         feasible = [point for point, share in zip(points, kept, strict=True) if share >= 1]
-        return self._tightened(max(feasible, key=lambda point: float(point.worth[0])))
+        return self._refined(max(feasible, key=lambda point: float(point.worth[0])))
 
     def best_with_margin(self, points: Sequence[Point], seed: int) -> Point:
         """The best point where each floor is raised by what its 95% interval leaves open below.
@@ -152,18 +153,37 @@ class Tradeoff:
             found[name] = ratio_interval(slates.users, worth[:, 1 + place], own_best, seed)
         return found
 
-    def _tightened(self, point: Point) -> Point:
-        """The point with each weight as low as the floors allow, one after the other."""
-        for name in self.floors:
-            place = self.names.index(name)
-            too_low, tried = 0.0, 0.0  # a weight that nothing asks for is none
-            for _ in range(HALVINGS):
-                lower = self.point(replaced(point.weights, place, tried))
-                if self._kept(lower) >= 1 and lower.worth[0] >= point.worth[0]:
-                    point = lower
-                else:
-                    too_low = tried
-                tried = (too_low + float(point.weights[place])) / 2
+    def _refined(self, point: Point) -> Point:
+        """A point near by that is worth more to the user and keeps every floor too.
+
+        Ranking by user + Σ weight x party maximises the Lagrangian of the floors, so the best
+        weights are the multipliers: none for a floor that is kept anyway, else the lowest that
+        keeps it. That is a convex problem, solved a weight at a time.
+        """
+        tried = point
+        for _ in range(ROUNDS):
+            for name in self.floors:
+                tried = self._lowest(tried, name)
+                if self._kept(tried) >= 1 and tried.worth[0] >= point.worth[0]:
+                    point = tried
+        return point
+
+    def _lowest(self, point: Point, name: str) -> Point:
+        """The point with the lowest weight of one party that keeps its floor, others as they are.
+
+        What a party gets never falls as its weight rises, hence bisection.
+        """
+        place, aim = self.names.index(name), self.floors[name] * (1 + SLACK)
+        without = self.point(replaced(point.weights, place, 0.0))
+        if self.share(without, name) >= aim:
+            return without
+        low, high = 0.0, 2 * float(point.weights[place])
+        for _ in range(HALVINGS):
+            middle = self.point(replaced(point.weights, place, (low + high) / 2))
+            if self.share(middle, name) >= aim:
+                high, point = float(middle.weights[place]), middle
+            else:
+                low = float(middle.weights[place])
         return point
 
     def _kept(self, point: Point) -> float:
