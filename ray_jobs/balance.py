@@ -5,10 +5,10 @@
 
 Finds the weights of parties that are worth most to the user while each party with a floor gets at
 least that share of what it would get at its own best, where it alone decided. A share needs no
-unit, and keeps its meaning when a model or the probabilities change. The requests of the validation
-days are ranked again by the current ranker's probabilities, and a floor is aimed at with the margin
-that its interval over users asks for; then the floors are checked on the reported days, which had
-no part in the choice. Labels have none either: all are expectations.
+unit, and keeps its meaning when a model or the probabilities change. What the retriever offers to
+users of the validation days is ranked again by the current ranker's probabilities, and a floor is
+aimed at with the margin that its interval over users asks for; then the floors are checked on the
+reported days, which had no part in the choice. Labels have none either: all are expectations.
 
 Starts from the settings under `<root>/utility.json`, as a server does. Leaves `balance/<version>`:
 report.html, front.png, trials.csv, balance.json. Cost: the ranker once over at most twice
@@ -33,7 +33,7 @@ from ray_jobs.engine import plots
 from ray_jobs.engine.balance_report import USER, Tree, between, sections
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.report import show, write_report
-from ray_jobs.engine.slates import Slates, open_slates, ratio_interval
+from ray_jobs.engine.slates import Slates, Source, open_slates, ratio_interval
 from ray_jobs.engine.subject import Subject
 from ray_jobs.engine.tradeoff import Point, Tradeoff
 from serve import utility_file
@@ -56,6 +56,8 @@ class BalanceArguments:
     Attributes:
         floors: party -> share of what it gets at its own best that it must get at least; the
             weights of these parties are searched, the others keep theirs.
+        requests: what is ranked again: `retrieved`, the first `serve.candidates` of the retriever
+            for users of the held-out days, or `logged`, what was shown in those days.
         top: items of a request that are shown.
         trials: weights tried.
         apply: write what was found to `<root>/utility.json`, which running servers take up; not
@@ -63,7 +65,8 @@ class BalanceArguments:
     """
 
     floors: dict[str, Floor] = field(default_factory=dict)
-    top: Count = 5
+    requests: Source = "retrieved"
+    top: Count = 10
     trials: Count = 200
     apply: bool = False
 
@@ -77,8 +80,11 @@ def balance(job: Job) -> Artifact:
     settings = utility_file.in_force(job.root, job.settings.serve.utility)
     utility = Utility.of(settings, Dataset.open(job.root).vocabulary)
     _check_floors(job.arguments.floors, settings)
-    subject = Subject.open(job, ("ranker",), {})
-    words = {name: getattr(job.arguments, name) for name in ("floors", "top", "trials")}
+    retrieved = job.arguments.requests == "retrieved"
+    subject = Subject.open(job, ("two_tower", "ranker") if retrieved else ("ranker",), {})
+    names = ("floors", "requests", "top", "trials")
+    words = {name: getattr(job.arguments, name) for name in names}
+    words["candidates"] = job.settings.serve.candidates
 
     def write(draft: Draft) -> None:
         found = _balance(subject, utility, job.arguments)
@@ -103,13 +109,13 @@ def _balance(subject: Subject, utility: Utility, words: BalanceArguments) -> Tre
     """The content of `balance.json`."""
     names, seed = tuple(utility.parties), subject.job.settings.seed
     fixed = utility.party_weights.astype(np.float64)
-    valid = open_slates(subject, utility, "valid", words.top)
+    valid = open_slates(subject, utility, "valid", words)
     tradeoff = Tradeoff(valid, names, fixed, dict(words.floors))
     points = tradeoff.search(words.trials, seed)
     chosen = tradeoff.best_with_margin(points, seed)
     points.append(chosen)
     front = {id(point) for point in tradeoff.front(points)}
-    test = open_slates(subject, utility, "test", words.top)
+    test = open_slates(subject, utility, "test", words)
     return {
         "utility": to_tree(utility.settings),
         "floors": dict(words.floors),

@@ -7,7 +7,7 @@ Cost: the ranker runs once over the impressions; a ranking by other weights is o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from data.contract.settings import UserError
 from data.requests import Requests, UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
+from ray_jobs.engine.offers import KNOWN, offers
 from ray_jobs.engine.ranking_model import RankingModel
 
 if TYPE_CHECKING:
@@ -26,10 +27,24 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+Source = Literal["retrieved", "logged"]
+
 GATED = -1e9  # below whatever is within the gates, above filler
 OWN_BEST = 1e6  # a weight beside which the user's score only breaks ties
 RESAMPLES = 1000
 PARTS = {"valid": (TRAIN, VALID), "test": (TRAIN, VALID, TEST)}
+
+
+class Chosen(Protocol):
+    """Which requests are ranked again."""
+
+    @property
+    def requests(self) -> Source:
+        """The retriever's candidates, or what was shown."""
+
+    @property
+    def top(self) -> int:
+        """Items of a request that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +118,34 @@ class Slates:
         return np.asarray(self.worth[:, np.isfinite(self.offset)].std(axis=1))
 
 
-def open_slates(subject: Subject, utility: Utility, part: HeldOut, top: int) -> Slates:
+def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen) -> Slates:
     """Scores the requests of a part by the current ranker, every item as if it stood on top.
 
     Args:
-        subject: the ranker and the log.
+        subject: the ranker and the log, the retriever too for its candidates.
         utility: what items are worth, to whom.
         part: of the log.
-        top: items shown.
+        words: what is ranked again, and how many of it are shown.
+
+    Raises:
+        UserError: there are no such requests, or too few items in each.
     """
     dataset = subject.log.dataset
-    impressions = _on_top(subject.impressions(part))
-    # Candidates count the events they know, which are those of the earlier parts.
-    parts = PARTS[part][:-1] if subject.candidates else PARTS[part]
-    events = UserEvents.of(TrainingLog(subject.log, parts))
+    retrieved = words.requests == "retrieved"
+    if retrieved:
+        impressions = offers(subject, part, subject.job.settings.serve.candidates)
+    else:
+        impressions = _on_top(subject.impressions(part))
+    # What counts the events it knows counts those of the earlier parts.
+    counted = retrieved or subject.candidates
+    events = UserEvents.of(TrainingLog(subject.log, KNOWN[part] if counted else PARTS[part]))
     model = RankingModel.open(subject.models["ranker"], dataset)
     probabilities = model.probabilities(impressions, events)
     requests = Requests.of(impressions, dataset.vocabulary.actions)
     items = dataset.items.only(utility.columns).gather(requests.item)
     of_parties = utility.of_parties(probabilities, items)
     worth = np.column_stack([utility.user(probabilities), of_parties]).astype(np.float64)
-    return Slates.of(requests, worth, utility.above_gates(probabilities), top)
+    return Slates.of(requests, worth, utility.above_gates(probabilities), words.top)
 
 
 def _on_top(impressions: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
 """What balancing does to feeds that a bundle serves, told by the world itself.
 
-    python -m tests.benchmarks.balance_in_world root=runs/default [users=200] [floors.ad=.97 ...]
+    python -m tests.benchmarks.balance_in_world root=runs/default [users=400] [floors.ad=.3 ...]
 
 Parties of the built-in world: an ad, whose items belong to a campaign and count clicks, and a
 merchant, whose items are articles and count clicks and saves. `balance` finds their weights on the
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 AD = {"weights": {"click": 1.0}, "column": "campaign_id"}
 MERCHANT = {"weights": {"click": 1.0, "save": 1.0}, "column": "format", "values": ["article"]}
 PARTIES = {"ad": AD, "merchant": MERCHANT}
-FLOORS = ("floors.ad=.95", "floors.merchant=.9")
+FLOORS = ("floors.ad=.2", "floors.merchant=.4")
 
 
 def main(words: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> None:
     assert calendar is not None
     state = WorldState.load(latents_folder(job), calendar.num_days)
     served = {
-        name: served_worth(job.root, settings, state, users[0] if users else 200)
+        name: served_worth(job.root, settings, state, users[0] if users else 400)
         for name, settings in arms(job.settings.serve.utility, found["party_weights"]).items()
     }
     print(json.dumps({"name": "balance_in_world", **told(found, served)}))

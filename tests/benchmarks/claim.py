@@ -152,6 +152,13 @@ def floors_hold(summary: Summary) -> bool:
     return all(told["verdict"] != "broken" for told in floors.values())
 
 
+def floors_hold_served(summary: Summary) -> bool:
+    """Whether each party gets its floor of what it could get of served feeds, less a tenth."""
+    shares = summary["shares"]["after"]
+    floors: dict[str, dict[str, Any]] = summary["logged"]["held_out"]["floors"]
+    return all(shares[name] >= 0.9 * told["floor"] for name, told in floors.items())
+
+
 def gain(summary: Summary, arm: str) -> bool:
     """Whether the default's recall is above an arm's, the interval over users too."""
     return bool(summary["arms"][arm]["difference"]["high"] < 0)

@@ -16,6 +16,7 @@ from tests.benchmarks.claim import (
     beats,
     content_finds_more,
     floors_hold,
+    floors_hold_served,
     gain,
     gains,
     log_of,
@@ -57,6 +58,7 @@ CLAIMS = (
         ("tests.benchmarks.balance_in_world", f"root={ROOTS}/default"),
         (
             ("no floor is broken on held-out days", floors_hold),
+            ("nor by more than a tenth in served feeds", floors_hold_served),
             (
                 "each party gets more of served feeds, intervals above 0",
                 lambda s: all(s["difference"][n]["low"] > 0 for n in s["weights"]),

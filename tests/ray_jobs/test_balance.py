@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from data.contract.settings import UserError
+from data.dataset import Dataset
 from ray_jobs.balance import BalanceArguments, apply, main
-from ray_jobs.engine import slates
+from ray_jobs.engine import offers, slates
 from ray_jobs.engine.job import help_text, start
 from serve import utility_file
 from serve.utility import UtilitySettings
@@ -17,32 +18,47 @@ PARTIES = (
     "serve.utility.parties.video.values=[video]",
     "serve.utility.parties.creator.weights.closeup=1",
 )
-WORDS = (*PARTIES, "floors.video=.9", "top=3", "trials=40")
+WORDS = (*PARTIES, "requests=logged", "floors.video=.9", "top=3", "trials=40")
+RETRIEVED = (*PARTIES, "serve.candidates=60", "floors.video=.4", "top=5", "trials=40")
 
 
 class Fixed:
     """A ranker whose probabilities hang on user and item alone."""
 
-    asked = 0
+    asked, last = 0, None
 
     def __init__(self, actions):
         self.actions = actions
 
     def probabilities(self, impressions, histories):
         Fixed.asked += 1
+        Fixed.last = impressions
         assert not impressions["position"].to_numpy().any(), "as if each stood on top"
         user, item = (impressions[n].to_numpy().astype(float) for n in ("user", "item"))
         drawn = [np.sin(user * 12.9898 + item * (78.233 + a)) * 43758.5453 for a in range(4)]
         return (0.1 * np.mod(drawn, 1)).T.astype(np.float32)
 
 
+class NewestFirst:
+    """A retriever that has learnt nothing: the highest row wins."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def scores(self, queries):
+        return np.tile(np.arange(self.rows, dtype=np.float32), (len(queries), 1))
+
+
 @pytest.fixture
 def root(shared_root, publish_model, monkeypatch):
-    """Words of a root with a ranker that no one trained."""
+    """Words of a root with a retriever and a ranker that no one trained."""
     opened = SimpleNamespace(open=lambda _, dataset: Fixed(dataset.vocabulary.actions))
     monkeypatch.setattr(slates, "RankingModel", opened)
+    newest = SimpleNamespace(open=lambda _, dataset, trends: NewestFirst(dataset.item_ids.rows))
+    monkeypatch.setattr(offers, "Retriever", newest)
     words = shared_root("balance")
-    publish_model(start(words), "ranker", window=[1, 40])
+    for kind in ("two_tower", "ranker"):
+        publish_model(start(words), kind, window=[1, 40])
     return words
 
 
@@ -62,6 +78,24 @@ def test_a_floor_is_bought_from_the_user_and_checked_on_other_days(root):
     assert summary["party_weights"]["video"] > 0
     assert summary["party_weights"]["creator"] == 0, "it has no floor"
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_what_the_retriever_offers_is_ranked_again_by_default(root):
+    summary = run(root, *RETRIEVED)
+    asked = Fixed.last
+    assert summary["requests"]["test"] == len(np.unique(asked["user"].to_numpy()))
+    assert len(asked) == 60 * summary["requests"]["test"]
+    job = start(root)
+    dataset = Dataset.open(job.root)
+    user = int(asked["user"][0].as_py())
+    touched = dataset.events_of(np.array([user]))
+    before = touched.item[touched.timestamp < asked["timestamp"][0].as_py()]
+    assert not set(before.tolist()) & set(asked["item"].to_numpy()[:60].tolist())
+    assert asked["known"][0].as_py() == len(before)
+    assert 0.4 < summary["chosen"]["shares"]["video"] < 0.55
+    assert summary["held_out"]["floors"]["video"]["verdict"] != "broken"
+    fewer = run(root, *RETRIEVED, "eval.max_impressions=600")
+    assert fewer["requests"] == {"valid": 10, "test": 10}
 
 
 def test_the_artefact_holds_report_plot_and_all_trials(root):
@@ -97,7 +131,7 @@ def test_what_is_applied_is_what_a_server_takes_up(root):
 def test_the_file_of_the_root_is_what_is_balanced(root):
     tree = {"weights": {"hide": -20.0}, "parties": {"shop": {"weights": {"click": 1.0}}}}
     (start(root).root / "utility.json").write_text(json.dumps(tree))
-    summary = run(root, "floors.shop=.6", "top=3", "trials=5")
+    summary = run(root, "requests=logged", "floors.shop=.6", "top=3", "trials=5")
     assert summary["party_weights"].keys() == {"shop"}
     (start(root).root / "utility.json").write_text("{")
     with pytest.raises(UserError, match=r"utility\.json: not valid JSON"):
@@ -133,9 +167,11 @@ def test_what_cannot_be_balanced_is_refused_with_the_reason(root, words, reason)
         run(root, *words)
 
 
-def test_without_a_ranker_the_job_names_what_is_missing(shared_root):
+def test_without_models_the_job_names_what_is_missing(shared_root):
     with pytest.raises(UserError, match="has no ranker yet"):
         run(shared_root("bare"), *WORDS)
+    with pytest.raises(UserError, match="has no two_tower yet"):
+        run(shared_root("bare"), *RETRIEVED)
 
 
 def test_help_names_every_word_and_how_a_party_is_declared():
