@@ -113,10 +113,6 @@ class Slates:
         weights[party] = OWN_BEST
         return self.ranked_by(weights)
 
-    def spread(self) -> Floats:
-        """Standard deviation of what candidates are worth to each, [1 + P]."""
-        return np.asarray(self.worth[:, np.isfinite(self.offset)].std(axis=1))
-
 
 def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen) -> Slates:
     """Scores the requests of a part by the current ranker, every item as if it stood on top.

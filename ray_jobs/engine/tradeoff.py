@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from data.contract.encode import Mask
 
-MOST = 0.98  # of the score may be a party's
+MOST = 0.95  # of the score may be a party's
 POPULATION = 20
 ROUNDS, HALVINGS = 4, 14
 SLACK = 3e-4  # of a floor, so that moving one weight does not break the floor of another
@@ -88,10 +88,10 @@ class Tradeoff:
         study = optuna.create_study(directions=directions, sampler=sampler)
         study.enqueue_trial(dict.fromkeys(self.floors, 0.0))
         space = {n: optuna.distributions.FloatDistribution(0, MOST) for n in self.floors}
-        scale, points = self._scale(), []
+        rates, points = self._rates(), []
         for _ in track(range(trials), "balancing", console=Console(stderr=True)):
             trial = study.ask(space)  # type: ignore[arg-type]
-            found = self.point(self._weights(trial.params, scale))
+            found = self.point(self._weights(trial.params, rates))
             shares = {name: self.share(found, name) for name in self.floors}
             for name, floor in self.floors.items():
                 trial.set_constraint(name, floor - shares[name])
@@ -99,17 +99,22 @@ class Tradeoff:
             points.append(found)
         return points
 
-    def _scale(self) -> Floats:
-        """Weight of each party at which its scores vary as the user's do, [P]."""
-        user, *parties = self.slates.spread()
-        return np.array([user / max(party, 1e-12) for party in parties])
+    def _rates(self) -> dict[str, float]:
+        """Weight of each party at the mean rate of exchange from the user's best to its own."""
+        start = self.point(self._weights(dict.fromkeys(self.floors, 0.0), self.own_best)).worth
+        rates = {}
+        for name in self.floors:
+            place = self.names.index(name)
+            end = self.slates.at_own_best(place).mean(axis=0)
+            lost, gained = start[0] - end[0], end[1 + place] - start[1 + place]
+            rates[name] = float(lost / gained) if min(lost, gained) > 0 else 1.0
+        return rates
 
-    def _weights(self, shares: dict[str, float], scale: Floats) -> Floats:
-        """Weights by which a party has a share of the score."""
+    def _weights(self, shares: dict[str, float], rates: dict[str, float]) -> Floats:
+        """Weights by which parties have shares of the score, at some rates of exchange."""
         weights = self.fixed.copy()
         for name, share in shares.items():
-            place = self.names.index(name)
-            weights[place] = scale[place] * share / (1 - share)
+            weights[self.names.index(name)] = rates[name] * share / (1 - share)
         return weights
 
     def best(self, points: Sequence[Point]) -> Point:

@@ -60,11 +60,6 @@ def test_a_higher_weight_never_costs_its_party(seed, weight, more):
     assert (high[:, 1] >= low[:, 1] - 1e-9).all()
 
 
-def test_filler_does_not_count_in_the_spread():
-    worth = np.array([[1.0], [3.0], [1.0], [3.0], [1.0], [3.0]])
-    assert slates_of([4, 2], worth, top=3).spread().tolist() == [1.0]
-
-
 def test_the_interval_of_a_ratio_draws_whole_users():
     rng = np.random.default_rng(0)
     each = rng.normal(1, 0.5, 200)
