@@ -1,4 +1,4 @@
-"""From probabilities to the order of a feed: utility, a cap by creator, a least share by source."""
+"""From scores to the order of a feed: gates, a cap by creator, a least share by source."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from data.contract.encode import Ints
-    from data.contract.schema import Vocabulary
-    from serve.programs import Floats
+    from data.contract.encode import Ints, Mask
 
     Draws = npt.NDArray[np.float64]
 
 
-def utility_weights(vocabulary: Vocabulary, overrides: Mapping[str, float]) -> Floats:
-    """Weight of each action, [T]. Raises UserError for an action that there is not."""
-    return np.array(vocabulary.weights(overrides, "serve.utility"), np.float32)
+def within_gates(order: Ints, above: Mask, num_items: int) -> Ints:
+    """Leaves out candidates above a gate; the best of them come last where too few are left.
+
+    Args:
+        order: candidates, best first, [N].
+        above: whether a candidate is above a gate, by its number, [N].
+        num_items: how many the feed needs.
+
+    Returns:
+        At least `num_items` of `order`, or as many as there are.
+    """
+    beyond = above[order]
+    within = order[~beyond]
+    return np.concatenate([within, order[beyond][: max(num_items - len(within), 0)]])
 
 
 def cap_per_creator(order: Ints, creators: Ints | None, cap: int) -> Ints:

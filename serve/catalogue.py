@@ -146,14 +146,15 @@ class Catalogue:
             array[posted] = UNSEEN[name][0]
         return known
 
-    def features(self, rows: Ints) -> Arrays:
-        """Named arrays of the declared columns of `rows` [N]."""
-        arrays = self._bundle.items.gather(rows)
+    def features(self, rows: Ints, names: Sequence[str] | None = None) -> Arrays:
+        """Named arrays of the declared columns of `rows` [N], or of some of the columns."""
+        known, own = self._bundle.items, self._delta.features
+        if names is not None:
+            known, own = known.only(names), own.only(names)
+        arrays = known.gather(rows)
         posted = rows >= self.first_posted_row
         if posted.any():
-            _overlay(
-                arrays, self._delta.features.gather(rows[posted] - self.first_posted_row), posted
-            )
+            _overlay(arrays, own.gather(rows[posted] - self.first_posted_row), posted)
         return arrays
 
     def column(self, name: str, rows: Ints) -> Ints | None:

@@ -35,6 +35,7 @@ from serve.stages import Trace
 from serve.store import FOLDER as STORE
 from serve.store import Store
 from serve.switch import Switch
+from serve.utility_file import UtilityFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +51,13 @@ log = logging.getLogger(__name__)
 class Feed:
     """Serves the bundle that `<root>/bundles/CURRENT` names, and whichever it names later.
 
+    `<root>/utility.json` overrides what orders feeds, and is followed alike.
+
     Args:
         root: the root of the pipeline.
         settings: of serving.
-        background: whether a thread follows the pointer, takes in items that other replicas were
-            posted, and writes the request log. Without it, call `tick`.
+        background: whether a thread follows the pointer and the file, takes in items that other
+            replicas were posted, and writes the request log. Without it, call `tick`.
 
     Raises:
         UserError: there is no bundle that can serve.
@@ -66,7 +69,9 @@ class Feed:
         self.metrics = Metrics()
         self.store = Store(root / STORE, settings.max_actions, settings.store_gib)
         self._fanout = Fanout(settings.threads, settings.queue)
+        self._utility = UtilityFile(root, settings.utility)
         self._switch = Switch(root, self._build)
+        self._follow_utility()
         self._shown = Shown(settings.seen_hours)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
         self._request_ids = RequestIds()
@@ -78,7 +83,8 @@ class Feed:
             self._thread.start()
 
     def _build(self, bundle: Bundle) -> Funnel:
-        funnel = Funnel(bundle, self.store, self._fanout, self.settings)
+        utility = self._utility.of(bundle.vocabulary)
+        funnel = Funnel(bundle, self.store, self._fanout, self.settings, utility)
         self.store.skip_to(bundle.store_sequence)
         funnel.catalogue.take_posted(self.store)
         return funnel
@@ -101,6 +107,7 @@ class Feed:
 
     def tick(self) -> None:
         """One round of background work."""
+        self._follow_utility()
         if self._switch.follow():
             self._note_bundle()
         self.metrics.refused.set(self._switch.refused is not None)
@@ -108,6 +115,12 @@ class Feed:
         if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
             self._logged_ms = wall_ms()
             self._log.write()
+
+    def _follow_utility(self) -> None:
+        utility = self._utility.follow(self._switch.funnel.bundle.vocabulary)
+        if utility is not None:
+            self._switch.use(utility)
+        self.metrics.utility_refused.set(self._utility.refused is not None)
 
     def _note_bundle(self) -> None:
         self.metrics.bundle.clear()
@@ -125,12 +138,12 @@ class Feed:
             item_ids = funnel.catalogue.external(slate.rows)
         request_id = self._request_ids.next()
         if query is not None:
-            self._remember(request_id, query, slate, item_ids, funnel.bundle)
+            self._remember(request_id, query, slate, item_ids, funnel)
         self.metrics.observe(trace, slate.sources)
         return RecommendResponse(
             request_id=request_id,
             items=_items(item_ids, slate, funnel.bundle.vocabulary.actions),
-            versions=funnel.bundle.versions,
+            versions=funnel.versions,
             fallback=trace.fallback,
             timings_ms=trace.timings_ms,
             debug=trace.funnel if request.debug else None,
@@ -160,12 +173,12 @@ class Feed:
         return funnel.catalogue.rows_of(items) if items else NO_ROWS
 
     def _remember(
-        self, request_id: int, query: Query, slate: Slate, item_ids: list[int | str], bundle: Bundle
+        self, request_id: int, query: Query, slate: Slate, item_ids: list[int | str], funnel: Funnel
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
         if self.settings.log_requests:
-            served = Served(request_id, query.user, query.surface, item_ids, slate, bundle.versions)
-            self._log.add(served, bundle.vocabulary.actions)
+            served = Served(request_id, query.user, query.surface, item_ids, slate, funnel.versions)
+            self._log.add(served, funnel.bundle.vocabulary.actions)
 
     def post_events(self, events: Sequence[Event]) -> EventsAccepted:
         """Appends events; they are on disk when this returns. Raises UserError."""
@@ -193,14 +206,15 @@ class Feed:
         )
 
     def models(self) -> dict[str, Any]:
-        """What serves, what it was made from, and which bundle is refused, if any."""
+        """What serves, what it was made from, and which bundle or utility is refused, if any."""
         bundle = self._switch.funnel.bundle
         manifest = bundle.artifact.manifest
         refused = self._switch.refused
         return {
             "root": str(self._root.resolve()),
             "bundle": bundle.version,
-            "versions": bundle.versions,
+            "versions": self._switch.funnel.versions,
+            "utility": self._utility.describe(),
             "created": manifest.created,
             "parents": manifest.parents,
             "id_space": manifest.id_space,

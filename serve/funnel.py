@@ -4,13 +4,14 @@
 2. sources: candidate sources side by side, each with a deadline
 3. merge: shares, exclusion, what is in the corpus, one item of each image
 4. rank: probabilities of all actions, the user side computed once
-5. blend: utility, a cap for each creator, a least share for each source
+5. blend: utility, gates, a cap for each creator, a least share for each source
 
 Whatever fails or is late is left out, and the answer says so: `partial`, `unranked`, `popular`.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ import numpy as np
 
 from data.contract.encode import Ints
 from data.contract.settings import UserError
-from serve.blend import cap_per_creator, least_items, utility_weights, with_least_share
+from serve.blend import cap_per_creator, least_items, with_least_share, within_gates
 from serve.candidates import Candidates, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from serve.settings import ServeSettings
     from serve.stages import Trace
     from serve.store import Store
+    from serve.utility import Utility
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +71,16 @@ class Funnel:
         store: posted events and items.
         fanout: the pool in which sources run.
         settings: of serving.
+        utility: what orders the candidates.
     """
 
     def __init__(
-        self, bundle: Bundle, store: Store, fanout: Fanout, settings: ServeSettings
+        self,
+        bundle: Bundle,
+        store: Store,
+        fanout: Fanout,
+        settings: ServeSettings,
+        utility: Utility,
     ) -> None:
         self.bundle = bundle
         self.catalogue = Catalogue(bundle)
@@ -81,10 +89,21 @@ class Funnel:
         self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings.sources)
         self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
         self._tower = UserTower(bundle, self.catalogue)
-        self._weights = utility_weights(bundle.vocabulary, settings.utility)
+        self.utility = utility
         self._store = store
         self._fanout = fanout
         self._settings = settings
+
+    def with_utility(self, utility: Utility) -> Funnel:
+        """The same funnel, ordered by another utility; requests under way keep this one."""
+        other = copy.copy(self)
+        other.utility = utility
+        return other
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions that answers carry: the bundle, its models, the utility."""
+        return {**self.bundle.versions, "utility": self.utility.version}
 
     def query(self, request: RecommendRequest, trace: Trace, shown: Ints = NO_ROWS) -> Query:
         """Reads the user and what may not be shown.
@@ -123,7 +142,8 @@ class Funnel:
         with trace.stage("rank"):
             predictions, scores = self._rank(query, candidates, trace)
         with trace.stage("blend"):
-            best = self._blend(query, candidates, scores, num_items)
+            order = self._order(predictions, scores, num_items, trace)
+            best = self._blend(query, candidates, order, num_items)
         trace.funnel |= {"excluded": len(query.exclude), "candidates": len(candidates.rows)}
         names = [candidates.names[at] for at in candidates.source[best]]
         return Slate(candidates.rows[best], scores[best], predictions[best], names)
@@ -157,7 +177,8 @@ class Funnel:
                 log.exception("the ranker failed; the retrieval score ranks")
                 trace.fallbacks.add("unranked")
             else:
-                return predictions, predictions @ self._weights
+                items = self.catalogue.features(candidates.rows, self.utility.columns)
+                return predictions, self.utility(predictions, items)
         return np.zeros((len(candidates.rows), 0), np.float32), self._light(
             query, candidates, trace
         )
@@ -177,8 +198,16 @@ class Funnel:
             return in_order
         return scores
 
-    def _blend(self, query: Query, candidates: Candidates, scores: Floats, num_items: int) -> Ints:
+    def _order(self, predictions: Floats, scores: Floats, num_items: int, trace: Trace) -> Ints:
+        """Candidates best first, without those above a gate; the trace counts these."""
         order = np.argsort(-scores, kind="stable")
+        kept = order
+        if predictions.size:
+            kept = within_gates(order, self.utility.above_gates(predictions), num_items)
+        trace.funnel["gated"] = len(order) - len(kept)
+        return kept
+
+    def _blend(self, query: Query, candidates: Candidates, order: Ints, num_items: int) -> Ints:
         creators = self.catalogue.column("creator_id", candidates.rows)
         order = cap_per_creator(order, creators, self._settings.max_per_creator)
         if query.surface == RELATED:

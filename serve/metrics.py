@@ -59,6 +59,12 @@ class Metrics:
         self.refused = Gauge(
             "homefeed_bundle_refused", "1 while the newest bundle is refused", registry=registry
         )
+        self.utility_refused = Gauge(
+            "homefeed_utility_refused", "1 while utility.json is refused", registry=registry
+        )
+        self.gated = Counter(
+            "homefeed_gated_items", "Candidates dropped by a gate", registry=registry
+        )
 
     def observe(self, trace: Trace, sources: list[str]) -> None:
         """Counts an answered request for a feed."""
@@ -66,6 +72,7 @@ class Metrics:
             self.stages.labels(stage).observe(milliseconds / 1000)
         for kind in trace.fallbacks:
             self.fallbacks.labels(kind).inc()
+        self.gated.inc(trace.funnel.get("gated", 0))
         for source in trace.funnel.get("failures", {}):
             self.failures.labels(source).inc()
         for source in sources:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from data.contract.settings import Count, NonNegative, Positive, Share
+from serve.utility import UtilitySettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 NonNegativeHours = Annotated[float, Field(ge=0)]
@@ -40,12 +41,11 @@ class ServeSettings:
         seen_hours: hours for which an item that was shown is not shown again; 0 shows it again.
         max_actions: newest posted actions kept at hand for a user.
         store_gib: most disk space that the store may take.
-        utility: action -> weight of its probability in the utility; the others count +1 when
-            positive, -1 when negative.
+        utility: what an item is worth by the probabilities of actions on it.
         max_per_creator: items of one creator in a feed while there are others.
         clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
             `log` when the log ended over a week before its bundle was made.
-        poll_seconds: time between looks at the pointer to the bundle.
+        poll_seconds: time between looks at the pointer to the bundle, and at `utility.json`.
         log_requests: whether shown items and the features used are logged.
         log_seconds: time between writes of the request log.
         log_rows: shown items that may wait for a write; more are lost, and counted.
@@ -65,7 +65,7 @@ class ServeSettings:
     seen_hours: NonNegativeHours = 0.0
     max_actions: Count = 1000
     store_gib: Count = 16
-    utility: dict[str, float] = field(default_factory=dict)
+    utility: UtilitySettings = field(default_factory=UtilitySettings)
     max_per_creator: Count = 3
     clock: Literal["auto", "wall", "log"] = "auto"
     poll_seconds: Positive = 0.5

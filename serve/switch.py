@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from serve.programs import Floats
+    from serve.utility import Utility
 
 log = logging.getLogger(__name__)
 
 TRIED = 50
 UNKNOWN = "-1"  # reads as an id of either type
+
+NOWHERE = ("", 0)
 
 Build = Callable[[Bundle], Funnel]
 
@@ -73,6 +76,13 @@ class Switch:
                 return False
             self._pointed = pointed
             return self._switch(pointed[0])
+
+    def use(self, utility: Utility) -> None:
+        """Lets another utility order feeds; a bundle that was refused is tried with it."""
+        with self._lock:
+            self.funnel = self.funnel.with_utility(utility)
+            if self.refused is not None:
+                self._pointed = NOWHERE
 
     def _switch(self, version: str) -> bool:
         if version == self.funnel.bundle.version:

@@ -270,6 +270,11 @@ class FeatureTable:
         columns = {f.name: table[f.name].combine_chunks() for f in features}
         return cls(side, tuple(features), columns)
 
+    def only(self, names: Sequence[str]) -> FeatureTable:
+        """Some of the columns."""
+        chosen = tuple(f for f in self.features if f.name in names)
+        return FeatureTable(self.side, chosen, {f.name: self.columns[f.name] for f in chosen})
+
     def hashes(self, name: str) -> Ints | None:
         """A categorical column [rows], 0 where unknown; None where there is no such column."""
         if not any(f.name == name and f.kind == "categorical" for f in self.features):

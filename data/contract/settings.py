@@ -123,16 +123,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 def check_keys(cls: type[Any], tree: Mapping[str, Any], prefix: str = "") -> None:
     """Refuses keys that `cls` does not have. Raises UserError with the nearest right name."""
-    groups = _groups(cls)
+    groups, entries = _groups(cls), _entries(cls)
     for key, value in tree.items():
         if key not in groups:
             raise UserError(_unknown(prefix + str(key), [prefix + name for name in groups]))
-        group = groups[key]
-        if group is None:
-            continue
-        if not isinstance(value, Mapping):
-            raise UserError(f"{prefix}{key} is a group of settings; set {prefix}{key}.<name>=...")
-        check_keys(group, value, f"{prefix}{key}.")
+        if (group := groups[key]) is not None:
+            _check_group(group, value, prefix + key)
+        elif key in entries and isinstance(value, Mapping):
+            for name, entry in value.items():
+                _check_group(entries[key], entry, f"{prefix}{key}.{name}")
+
+
+def _check_group(group: type[Any], value: Any, key: str) -> None:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key} is a group of settings; set {key}.<name>=...")
+    check_keys(group, value, f"{key}.")
 
 
 def _unknown(key: str, known: list[str]) -> str:
@@ -152,6 +157,13 @@ def _group(hint: Any) -> type[Any] | None:
         found = [g for g in map(_group, typing.get_args(hint)) if g is not None]
         return found[0] if len(found) == 1 else None
     return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
+def _entries(cls: type[Any]) -> dict[str, type[Any]]:
+    """Field name -> the dataclass of its entries, where the field is a map of groups."""
+    hints = typing.get_type_hints(cls)
+    maps = {n: typing.get_args(h)[1] for n, h in hints.items() if typing.get_origin(h) is dict}
+    return {name: kind for name, kind in maps.items() if _group(kind) is not None}
 
 
 def _lines(error: ValidationError) -> Iterator[str]:
@@ -189,11 +201,13 @@ def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str
     """Yields (key, type with bounds, default, help) for every setting below `cls`."""
     hints = typing.get_type_hints(cls, include_extras=True)
     texts = attribute_help(cls)
-    groups = _groups(cls)
+    groups, entries = _groups(cls), _entries(cls)
     for field in dataclasses.fields(cls):
         key, group = prefix + field.name, groups[field.name]
         if group is not None:
             yield from help_lines(group, f"{key}.")
+        elif field.name in entries:
+            yield from help_lines(entries[field.name], f"{key}.<name>.")
         else:
             kind = type_text(hints[field.name])
             yield key, kind, _default_text(field), texts.get(field.name, "")

@@ -102,6 +102,17 @@ def expected_utility(state: WorldState, users: Rows) -> Floats:
     return utility
 
 
+def expected_actions(state: WorldState, users: Rows) -> Floats:
+    """Probability of each of `ACTIONS` on every item on top of a slate, [A, N, I]."""
+    items, weights = state.population.items, state.population.users.weights[users]
+    expected = np.zeros((len(state.world.actions), len(users), len(items)), np.float32)
+    for slot, affinity in enumerate(affinity_by_interest(state, users)):
+        for place, action in enumerate(state.world.actions):
+            probability = action_probability(action, item_logit(action, items), affinity)
+            expected[place] += weights[:, slot, None] * probability
+    return expected
+
+
 class Outlook:
     """What the policy is expected to show and people to do, per slot, over a horizon.
 

@@ -1,4 +1,4 @@
-"""Plots of the reports, as SVG text: recall curves, slices, calibration, training."""
+"""Plots of the reports, as SVG text: recall curves, slices, calibration, training, trade-offs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
 
 Tree = Mapping[str, Any]
@@ -126,6 +128,37 @@ def intervals(labels: Sequence[str], rows: Sequence[Tree], metric: str) -> str:
         axes.set(xlabel=metric, ylim=(len(labels) - 0.5, -0.5))
 
     return _svg(draw, (8, 1 + 0.35 * len(labels)))
+
+
+def trade_off(found: Tree, party: str) -> str:
+    """What the user gives up for a party: all trials, the front, the floor, what was chosen."""
+    return _svg(lambda axes: _trade_off(axes, found, party), (6, 3.6))
+
+
+def write_trade_offs(path: Path, found: Tree) -> None:
+    """The same of every party with a floor, side by side in one PNG file."""
+    parties = list(found["floors"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5 * len(parties), 3.6), layout="constrained", dpi=120)
+        panels = figure.subplots(1, len(parties), squeeze=False)[0]
+        for axes, party in zip(panels, parties, strict=True):
+            _trade_off(axes, found, party)
+        figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _trade_off(axes: Axes, found: Tree, party: str) -> None:
+    rows, chosen = found["trials"], found["chosen"]
+    axes.plot(*_against(rows, party), ".", color="#9ca3af", markersize=3, label="tried")
+    front = [row for row in rows if row["front"]]
+    axes.plot(*_against(front, party), "o", color="#2563eb", markersize=4, label="front")
+    axes.plot(*_against([chosen], party), "*", color="#d97706", markersize=12, label="chosen")
+    axes.axvline(found["floors"][party], color="#111827", linestyle=":", label="floor")
+    axes.set(xlabel=f"{party}, share of its own best", ylabel="worth to the user")
+    axes.legend()
+
+
+def _against(rows: Sequence[Tree], party: str) -> tuple[list[float], list[float]]:
+    return [row["shares"][party] for row in rows], [row["worth"]["user"] for row in rows]
 
 
 def _svg(draw: Any, size: tuple[float, float]) -> str:

@@ -36,7 +36,9 @@ def read_impressions(files: Sequence[Path], most: int, seed: int) -> pa.Table:
     """
     total = sum(pq.read_metadata(file).num_rows for file in files)
     if total == 0:
-        raise UserError("the reported part holds no impressions; check windows.test")
+        raise UserError(
+            "the days asked for hold no impressions; check windows.valid and windows.test"
+        )
     tables = (pq.ParquetFile(file).read() for file in files)
     if total <= most:
         return pa.concat_tables(tables)

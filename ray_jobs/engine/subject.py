@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import UserError, to_tree
@@ -19,6 +19,8 @@ from ray_jobs.tasks.ranker import candidate_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+HeldOut = Literal["valid", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,14 @@ class Subject:
             facts["reported days"] = f"{windows.test[0]}-{windows.test[1]}"
         return facts | {artifact.kind: artifact.version for artifact in self.parents}
 
-    def impressions(self) -> pa.Table:
-        """Impressions of the reported part. Raises UserError when there are none."""
+    def impressions(self, part: HeldOut = "test") -> pa.Table:
+        """Impressions of the reported part, or of validation. UserError when there are none."""
         log, settings = self.log, self.job.settings
         if self.candidates:
-            files = candidate_files(self.job.root, self.candidates.version, ("test",))
+            files = candidate_files(self.job.root, self.candidates.version, (part,))
         else:
-            files = log.dataset.impression_files(*log.windows.test) if log.windows else []
+            days = getattr(log.windows, part) if log.windows else None
+            files = log.dataset.impression_files(*days) if days else []
         return read_impressions(files, settings.eval.max_impressions, settings.seed)
 
 

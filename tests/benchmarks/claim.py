@@ -154,6 +154,19 @@ def content_finds_more(summary: Summary) -> bool:
     return all(with_vectors[name] > columns[name] for name in names)
 
 
+def floors_hold(summary: Summary) -> bool:
+    """Whether no party gets less than its floor on days that had no part in the choice."""
+    floors: dict[str, dict[str, Any]] = summary["logged"]["held_out"]["floors"]
+    return all(told["verdict"] != "broken" for told in floors.values())
+
+
+def floors_hold_served(summary: Summary) -> bool:
+    """Whether each party gets its floor of what it could get of served feeds, less a tenth."""
+    shares = summary["shares"]["after"]
+    floors: dict[str, dict[str, Any]] = summary["logged"]["held_out"]["floors"]
+    return all(shares[name] >= 0.9 * told["floor"] for name, told in floors.items())
+
+
 def gain(summary: Summary, arm: str) -> bool:
     """Whether the default's recall is above an arm's, the interval over users too."""
     return bool(summary["arms"][arm]["difference"]["high"] < 0)

@@ -17,6 +17,8 @@ from tests.benchmarks.claim import (
     arms_of_user,
     beats,
     content_finds_more,
+    floors_hold,
+    floors_hold_served,
     gain,
     gains,
     log_of,
@@ -50,6 +52,23 @@ CLAIMS = (
                 lambda s: s["served"] > s["popular"],
             ),
             ("no less than 80% of retrieved ones", lambda s: s["served"] >= 0.8 * s["retrieved"]),
+        ),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "balance_in_world",
+        ("tests.benchmarks.balance_in_world", f"root={ROOTS}/default"),
+        (
+            ("no floor is broken on held-out days", floors_hold),
+            ("nor by more than a tenth in served feeds", floors_hold_served),
+            (
+                "each party gets more of served feeds, intervals above 0",
+                lambda s: all(s["difference"][n]["low"] > 0 for n in s["weights"]),
+            ),
+            (
+                "users keep 95% of what feeds are worth",
+                lambda s: s["worth"]["after"]["user"] >= 0.95 * s["worth"]["before"]["user"],
+            ),
         ),
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),

@@ -36,7 +36,8 @@ def test_the_bundle_serves(made: SimpleNamespace) -> None:
     feed.close()
     assert answer.fallback is False
     assert len(answer.items) == 10
-    assert answer.versions == {"bundle": made.bundle.version, "two_tower": "t1", "ranker": "r1"}
+    models = {"two_tower": "t1", "ranker": "r1", "utility": settings.utility.version}
+    assert answer.versions == {"bundle": made.bundle.version, **models}
 
 
 def test_histories_are_the_timelines_in_row_order(made: SimpleNamespace) -> None:

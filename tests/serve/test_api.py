@@ -209,7 +209,8 @@ def test_status_tells_what_serves(client: Client) -> None:
     assert client("GET", "/healthz").json() == {"status": "ok"}
     assert client("GET", "/readyz").json() == {"ready": True, "bundle": "v1", "refused": None}
     models = client("GET", "/v1/models").json()
-    assert models["versions"] == {"bundle": "v1", "two_tower": "tt1", "ranker": "r1"}
+    utility = {"utility": models["utility"]["version"]}
+    assert models["versions"] == {"bundle": "v1", "two_tower": "tt1", "ranker": "r1"} | utility
     assert models["actions"] == ["save", "click", "hide"]
 
 

@@ -3,26 +3,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.contract.schema import Vocabulary
-from data.contract.settings import UserError
 from serve.blend import (
     cap_per_creator,
     least_items,
     occurrence,
-    utility_weights,
     with_least_share,
-)
-
-VOCABULARY = Vocabulary(
-    order="clock", actions=("save", "hide", "view"), polarity=("positive", "negative", "neutral")
+    within_gates,
 )
 
 
-def test_utility_counts_positive_and_negative_actions_unless_told_otherwise() -> None:
-    assert utility_weights(VOCABULARY, {}).tolist() == [1.0, -1.0, 0.0]
-    assert utility_weights(VOCABULARY, {"view": 0.5, "hide": -9}).tolist() == [1.0, -9.0, 0.5]
-    with pytest.raises(UserError, match="names no action; known are save, hide, view"):
-        utility_weights(VOCABULARY, {"like": 1.0})
+@given(st.lists(st.booleans(), max_size=30), st.integers(1, 12))
+def test_gates_leave_out_what_is_above_them_and_never_let_a_feed_run_short(
+    above: list[bool], num_items: int
+) -> None:
+    order = np.random.default_rng(len(above)).permutation(len(above))
+    kept = within_gates(order, np.array(above, bool), num_items).tolist()
+    within = [at for at in order.tolist() if not above[at]]
+    beyond = [at for at in order.tolist() if above[at]]
+    assert kept[: len(within)] == within
+    assert kept[len(within) :] == beyond[: len(kept) - len(within)]
+    assert len(kept) == max(len(within), min(num_items, len(above)))
 
 
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 4), st.randoms())

@@ -14,6 +14,7 @@ from data.contract.settings import UserError
 from serve.feed import Feed, RequestIds
 from serve.messages import Context, Event, Item, RecommendRequest, RecommendResponse
 from serve.settings import ServeSettings
+from serve.utility import UtilitySettings
 
 FRESH_NOW = 1_767_225_600_000 + 10 * 86_400_000
 ACTION_WEIGHTS = np.array([4.0, 2.0, -3.0], np.float32)
@@ -134,7 +135,7 @@ def test_excluded_items_are_never_shown(feed: Feed) -> None:
 
 
 def test_a_negative_action_lowers_what_is_alike(feed: Feed, settings: ServeSettings) -> None:
-    weights = feed._switch.funnel._weights
+    weights = feed._switch.funnel.utility.weights
     assert weights.tolist() == [1.0, 1.0, -1.0]
 
 
@@ -460,8 +461,9 @@ def test_a_source_of_ones_own_joins_by_its_path(
 
 
 def test_an_unknown_action_in_the_utility_is_refused(root: Path) -> None:
-    with pytest.raises(UserError, match=r"serve\.utility\.zap"):
-        Feed(root, ServeSettings(utility={"zap": 1.0}), background=False)
+    settings = ServeSettings(utility=UtilitySettings(weights={"zap": 1.0}))
+    with pytest.raises(UserError, match=r"serve\.utility\.weights\.zap"):
+        Feed(root, settings, background=False)
 
 
 def test_string_ids_work_throughout(

@@ -131,3 +131,32 @@ class Longer(Sequence):
 def test_inherited_fields_are_explained_by_the_class_that_has_them() -> None:
     assert set(attribute_help(Longer)) == {"max_length", "dropout", "overlap"}
     assert all(text for *_, text in help_lines(Longer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shop:
+    """Shops.
+
+    Attributes:
+        models: model by name.
+    """
+
+    models: dict[str, Sequence] = field(default_factory=dict)
+
+
+def test_entries_of_a_map_are_groups_of_settings() -> None:
+    found = load(Shop, ["models.a.max_length=7", "models.b.dropout=.5"])
+    assert found.models == {"a": Sequence(max_length=7), "b": Sequence(dropout=0.5)}
+    assert build(Shop, to_tree(found)) == found
+    with pytest.raises(
+        UserError, match=r"models\.a\.max_lengt; did you mean models\.a\.max_length"
+    ):
+        load(Shop, ["models.a.max_lengt=7"])
+    with pytest.raises(UserError, match=r"models\.a is a group of settings"):
+        load(Shop, ["models.a=7"])
+    with pytest.raises(UserError, match=r"models\.a\.max_length: .* greater than or equal to 1"):
+        load(Shop, ["models.a.max_length=0"])
+    with pytest.raises(UserError, match="models: Input should be a map"):
+        load(Shop, ["models=7"])
+    keys = [key for key, *_ in help_lines(Shop)]
+    assert keys == ["models.<name>.max_length", "models.<name>.dropout"]

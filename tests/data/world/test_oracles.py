@@ -10,7 +10,14 @@ import scipy.sparse as sp
 from data.contract.settings import UserError
 from data.world import WorldSettings, resolve
 from data.world.generation import begin, record
-from data.world.oracles import NEVER, Outlook, oracle_log, oracle_truth
+from data.world.oracles import (
+    NEVER,
+    Outlook,
+    expected_actions,
+    expected_utility,
+    oracle_log,
+    oracle_truth,
+)
 from data.world.population import IdKind, day_start_ms, external_ids
 from data.world.simulation import Simulator
 from data.world.state import WorldState
@@ -188,6 +195,15 @@ def test_nothing_pleases_people_more_than_the_slates_of_the_true_oracle(judged: 
     utilities = {name: utility(judged, slate) for name, slate in slates.items()}
     for name in ("logged", "popularity"):
         assert utilities["truth"].mean() > utilities[name].mean() + 0.02, name
+
+
+def test_utility_is_what_the_expected_actions_are_worth(judged: Judged) -> None:
+    users = np.arange(5)
+    expected = expected_actions(judged.state, users)
+    worth = [action.utility for action in judged.state.world.actions]
+    utility = np.tensordot(worth, expected, axes=1)
+    np.testing.assert_allclose(utility, expected_utility(judged.state, users), atol=1e-5)
+    assert ((expected > 0) & (expected < 1)).all()
 
 
 def fresh(judged: Judged, scores: np.ndarray) -> np.ndarray:

@@ -118,6 +118,9 @@ def test_the_terminal_shows_the_headlines(capsys):
     assert "item age" not in shown.err
 
 
+POINT = {"shares": {"ad": 0.5}, "worth": {"user": 0.1, "ad": 0.2}, "front": False}
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -126,6 +129,10 @@ def test_the_terminal_shows_the_headlines(capsys):
         lambda: plots.calibration_curves(RANKING["actions"]),
         lambda: plots.training_curve(PHASES["choose"]),
         lambda: plots.training_curve(PHASES["choose"] | {"validations": []}),
+        lambda: plots.trade_off(
+            {"trials": [POINT, POINT | {"front": True}], "chosen": POINT, "floors": {"ad": 0.4}},
+            "ad",
+        ),
         lambda: plots.intervals(
             ["a=1", "a=2"],
             [{"metrics": {"m": {"mean": 0.1, "half_width": None}}}, {"metrics": {}}],
