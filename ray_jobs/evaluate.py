@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.baselines import Popularity
 from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError
 from data.requests import UserEvents
-from data.splits import TEST, TRAIN, VALID
+from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
@@ -37,6 +36,7 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
+from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
 from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.report import (
     Section,
@@ -208,20 +208,19 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 
 def _ranking(subject: Subject) -> Tree:
-    dataset, settings = subject.log.dataset, subject.job.settings.eval
-    impressions = subject.impressions()
+    """Predictions on impressions of the reported part, beside those of the baselines."""
+    dataset, impressions = subject.log.dataset, subject.impressions()
     model = RankingModel.open(subject.models["ranker"], dataset)
-    # Candidates count the events they know, which are those of the earlier parts.
-    parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
-    histories = UserEvents.of(TrainingLog(subject.log, parts))
-    actions = judge_ranking(
-        impressions,
-        dataset.vocabulary.actions,
-        lambda table: model.probabilities(table, histories),
-        Popularity.fit(subject.log, TEST, settings.popularity_half_life_days),
-        settings.calibration_bins,
-    )
-    return {"impressions": impressions.num_rows, "actions": actions}
+    histories = UserEvents.of(TrainingLog(subject.log, known_parts(subject)))
+    predicted = model.probabilities(impressions, histories)
+    bins = subject.job.settings.eval.calibration_bins
+    actions = judge_ranking(impressions, dataset.vocabulary.actions, predicted, bins)
+    others = ranking_baselines(subject, impressions)
+    return {
+        "impressions": impressions.num_rows,
+        "baselines_rows": others["rows"],
+        "actions": {action: found | others["actions"][action] for action, found in actions.items()},
+    }
 
 
 def _summary(found: Tree) -> Tree:
