@@ -268,6 +268,21 @@ CLAIMS = (
         (DATA / "ml-1m" / "items_content.parquet",),
     ),
     Claim(
+        "open_bandit",
+        ("tests.benchmarks.open_bandit", f"data={DATA}", f"root={ROOTS}/open_bandit"),
+        (
+            (
+                "every estimate within 1.96 standard errors of the known value",
+                lambda s: all(abs(e["apart"]) < 1.96 for e in s["estimates"]),
+            ),
+            (
+                "weights average 1 within a tenth",
+                lambda s: all(abs(e["mean_weight"] - 1) < 0.1 for e in s["estimates"]),
+            ),
+        ),
+        (DATA / "open-bandit" / "random_all.parquet",),
+    ),
+    Claim(
         "gowalla_two_tower",
         table(
             "gowalla",

@@ -52,7 +52,9 @@ def test_what_was_shown_is_one_more_count_and_what_rates_are_of(log_of, tmp_path
     import pyarrow.parquet as pq
 
     log = log_of([(1, 4, SAVE, 10, 0)])
-    shown = pa.table({"user": [1] * 8, "item": [4] * 4 + [5] * 4, "timestamp": [START + DAY_MS] * 8})
+    shown = pa.table(
+        {"user": [1] * 8, "item": [4] * 4 + [5] * 4, "timestamp": [START + DAY_MS] * 8}
+    )
     pq.write_table(shown, tmp_path / "shown.parquet")
     log.dataset.counts = {"impressions": 8}
     log.dataset.impression_files = lambda first, last: [tmp_path / "shown.parquet"]
