@@ -76,7 +76,7 @@ class EvalSettings:
     popularity_half_life_days: Positive = 7.0
     max_impressions: Count = 200_000
     ranking_baselines: tuple[RankingBaseline, ...] = ("popularity", "logistic", "trees")
-    ranking_rows: Count = 100_000
+    ranking_rows: Count = 60_000
     calibration_bins: Annotated[int, Field(ge=2)] = 10
 
     def __post_init__(self) -> None:

@@ -35,7 +35,6 @@ Tree = dict[str, Any]
 Floats = npt.NDArray[np.float32]
 
 METRICS = "metrics.json"
-USUAL: tuple[RankingBaseline, ...] = ("popularity", "logistic", "trees")
 ONLY_ORDERS = ("auc", "auc_of_touched")
 TREES_SEED = 0x7EE5
 
@@ -101,6 +100,8 @@ def ranking_baselines(subject: Subject, impressions: pa.Table) -> Tree:
         rows (that they have learnt from), actions: action -> baseline -> metric -> value.
     """
     names = subject.job.settings.eval.ranking_baselines
+    if not names:
+        return {"rows": 0, "actions": {a: {} for a in subject.log.dataset.vocabulary.actions}}
     settings = subject.settings | {"ranking": list(names)}
 
     def write(draft: Draft) -> None:

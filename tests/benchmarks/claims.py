@@ -20,6 +20,7 @@ from tests.benchmarks.claim import (
     log_of,
     near,
     not_better,
+    orders,
     retrieval,
     rises,
     served,
@@ -265,6 +266,19 @@ CLAIMS = (
         "cold_items",
         ("tests.benchmarks.cold_items", f"data={DATA}", f"root={ROOTS}/cold_items"),
         (("sentence vectors find new movies better", content_finds_more),),
+        (DATA / "ml-1m" / "items_content.parquet",),
+    ),
+    Claim(
+        "ranker_ml1m",
+        ("tests.benchmarks.ranker_ml1m", f"data={DATA}", f"root={ROOTS}/ranker_ml1m"),
+        (
+            *(
+                (f"{head} within users' ratings above {other}'s", partial(orders, head, other))
+                for head in ("like", "dislike")
+                for other in ("popularity", "logistic", "trees")
+            ),
+            ("at most 25 minutes", lambda s: sum(s["seconds"].values()) <= 25 * 60),
+        ),
         (DATA / "ml-1m" / "items_content.parquet",),
     ),
     Claim(

@@ -102,6 +102,9 @@ def test_only_the_baselines_asked_for_stand_beside_the_ranker(job, world_words):
     ranking = evaluate(other, ("ranker",), move_pointer=False).manifest.metrics["ranking"]
     assert "logistic" in ranking["save"]
     assert not {"popularity", "trees"} & set(ranking["save"])
+    alone = start([*world_words, "eval.ranking_baselines=[]"], EvaluateArguments)
+    ranking = evaluate(alone, ("ranker",), move_pointer=False).manifest.metrics["ranking"]
+    assert "logistic" not in ranking["save"]
 
 
 def test_report_and_metrics_lie_in_the_artefact(job):
