@@ -19,10 +19,15 @@ Tree = Mapping[str, Any]
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LOG_WIDTH = 120
-RANKING_COLUMNS = (
-    *("auc", "auc_of_touched", "log_loss", "normalized_entropy", "calibration", "ece"),
-    "positive_rate",
-)
+RANKING_COLUMNS = {
+    "auc": "auc",
+    "auc_of_touched": "of touched",
+    "log_loss": "log loss",
+    "normalized_entropy": "NE",
+    "calibration": "calibration",
+    "ece": "ece",
+    "positive_rate": "positive rate",
+}
 RANKING_BASELINES = ("popularity", "logistic", "trees")
 
 
@@ -167,9 +172,10 @@ def ranking_section(ranking: Tree, made_from: str) -> Section:
     note = (
         f"{ranking['impressions']} impressions of the reported part, from {made_from}; the "
         f"baselines have learnt from {ranking.get('baselines_rows', 0)} of the ranker's. "
-        "auc_of_touched: among impressions that any action followed."
+        "NE: log loss over that of the share of positives; of touched: AUC among impressions that "
+        "any action followed."
     )
-    columns = ["action", "by", *RANKING_COLUMNS]
+    columns = ["action", "by", *RANKING_COLUMNS.values()]
     return Section(
         title="Ranking",
         note=note,
