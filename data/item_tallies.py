@@ -33,7 +33,7 @@ PRIOR_STRENGTH = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Touches:
-    """What happened to items, H times; memory is 28 bytes each.
+    """What happened to items, H times; memory is 32 bytes each.
 
     Attributes:
         user: user rows, [H].

@@ -43,9 +43,7 @@ class ItemColumns:
         for feature in items.features:
             name = f"item.{feature.name}"
             if feature.kind == "categorical":
-                codes[feature.name] = np.unique(np.append(arrays[name], 0), return_inverse=True)[1][
-                    :-1
-                ]
+                codes[feature.name] = _codes(arrays[name])
                 values[feature.name] = _one_hot(arrays[name], np.ones(rows, np.int64))
             elif feature.kind == "multi":
                 lengths = arrays[f"{name}.lengths"].astype(np.int64)
@@ -53,6 +51,12 @@ class ItemColumns:
             elif feature.kind == "vector":
                 vectors[feature.name] = _unit(arrays[name].astype(np.float32))
         return cls(values, codes, vectors)
+
+
+def _codes(values: npt.NDArray[np.generic]) -> Ints:
+    """Places of hashes among the distinct ones; that of no value, 0, is 0."""
+    codes: Ints = np.unique(np.append(values, 0), return_inverse=True)[1][:-1]
+    return codes
 
 
 def _one_hot(values: npt.NDArray[np.generic], lengths: Ints) -> sp.csr_array:
