@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from data.graph.example_rows import Examples
     from data.graph.interactions import Interactions
     from data.negatives import Pool, PoolSampler
-    from data.requests import Requests
 
 Mask = npt.NDArray[np.bool_]
 
@@ -300,47 +299,6 @@ def known_pairs(
         "known.pool": pairs % max(pool_size, 1),
         "known.after": after[there][first],
     }
-
-
-def ranker_batch(
-    requests: Requests,
-    histories: Events,
-    encoder: Encoder,
-    actions: tuple[str, ...],
-    trends: Trends | None,
-) -> Batch:
-    """One batch of the ranker.
-
-    Args:
-        requests: R requests.
-        histories: what was known of each user before the request, [R] cut to the model's length.
-        encoder: features and ids.
-        actions: names of the label columns.
-        trends: what was popular when, in a log with a clock.
-    """
-    wanted = np.concatenate([histories.item, requests.item])
-    items, index = np.unique(wanted, return_inverse=True)
-    arrays = encode_history(histories, requests.timestamp)
-    arrays |= {
-        "history.item": index[: len(histories.item)],
-        "candidate.item": index[len(histories.item) :],
-        "candidate.lengths": np.diff(requests.offsets),
-        "candidate.position": requests.position,
-    }
-    arrays |= encoder.long_term("user", requests.user, requests.timestamp)
-    if trends is not None:
-        day = np.repeat(days_of(trends.calendar, requests.timestamp), np.diff(requests.offsets))
-        found = trends.before(day, requests.item)
-        arrays |= {f"candidate.{name}": array for name, array in found.items()}
-    ids, features = encoder.inputs(items, requests.user)
-    labels = {f"label.{a}": torch.from_numpy(requests.labels[:, i]) for i, a in enumerate(actions)}
-    return Batch(
-        ids=ids,
-        inputs=tensors(arrays | features),
-        labels=labels,
-        weight=torch.ones(len(requests)),
-        objective="impressions",
-    )
 
 
 def graph_batch(

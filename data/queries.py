@@ -168,7 +168,9 @@ class SplitEvents:
         return self.events.chosen(chosen)
 
 
-def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
+def build_queries(
+    log: SplitLog, part: int, max_users: int, codes: Sequence[int] | None = None
+) -> Queries:
     """Draws evaluation users and gathers what they knew and what they did.
 
     Cost: one pass over the timelines; memory holds at most three times the drawn users.
@@ -177,6 +179,7 @@ def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
         log: the data set under its split.
         part: VALID or TEST; the history is everything of earlier parts.
         max_users: users with at least one positive, drawn by `log.seed`.
+        codes: of the actions that make an item a positive; the positive ones by default.
 
     Returns:
         Queries by ascending user row; none when no user has a positive in the part.
@@ -186,7 +189,7 @@ def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
     pending: list[Queries] = []
     limit = np.inf
     for block in log.blocks():
-        found = queries_of(block, part, log)
+        found = queries_of(block, part, log, codes)
         pending.append(found.take(np.flatnonzero(draws[found.users] <= limit)))
         if sum(map(len, pending)) > 2 * max_users:
             pending = [_first(concatenated(pending), draws, max_users)]
@@ -195,10 +198,12 @@ def build_queries(log: SplitLog, part: int, max_users: int) -> Queries:
     return merged.take(np.argsort(merged.users))
 
 
-def queries_of(block: SplitEvents, part: int, log: SplitLog) -> Queries:
+def queries_of(
+    block: SplitEvents, part: int, log: SplitLog, codes: Sequence[int] | None = None
+) -> Queries:
     """The queries of a block of users: one for each user with a positive in the part."""
     known = block.known_before(part, log.split.kind)
-    owner, item = _positives(block, known, part, log.positive_codes)
+    owner, item = _positives(block, known, part, codes or log.positive_codes)
     counts = np.bincount(owner, minlength=len(block.users))
     moments = _moments(block, known, part, log)
     asked = counts > 0

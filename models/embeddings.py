@@ -2,8 +2,8 @@
 
 Notable here:
 - row 0 is unknown: it looks up as zeros and gets no gradient;
-- look-ups are bags of one id: fbgemm's kernels for bags are several times faster on a CPU than those
-  for single rows;
+- look-ups are bags of one id: on a CPU fbgemm's kernels for bags are several times faster than
+  those for single rows;
 - tables are built on the meta device, each rank fills only its shards, by a seed for each block of
   rows: the same table comes out whatever the sharding;
 - one path for one rank and for many: `DistributedModelParallel` over the process group;
@@ -247,7 +247,7 @@ def _planned(
     return ShardedModel(module, core, module.fused_optimizer, str(plan))
 
 
-class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+class Sharder(EmbeddingBagCollectionSharder):
     """The stock sharder, which refuses row-wise tables on a CPU though gloo runs them."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:

@@ -170,6 +170,19 @@ def log_loss(labels: Bools, probabilities: Numbers) -> float:
     return float(-np.where(labels, np.log(p), np.log1p(-p)).mean()) if len(p) else float("nan")
 
 
+def normalized_entropy(labels: Bools, probabilities: Numbers) -> float:
+    """Log loss / that of always predicting the share of positives: below 1 is better than that.
+
+    He et al., "Practical lessons from predicting clicks on ads at Facebook", ADKDD 2014, eq. 1.
+    NaN for one class.
+    """
+    share = float(np.mean(labels)) if len(labels) else 0.0
+    if not 0 < share < 1:
+        return float("nan")
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    return float(log_loss(labels, probabilities) / entropy)
+
+
 def calibration(labels: Bools, probabilities: Numbers) -> float:
     """Sum of predictions / number of positives: 1 is right, above 1 promises too much."""
     positives = int(np.count_nonzero(labels))
@@ -222,6 +235,7 @@ def ranking_metrics(labels: Bools, probabilities: Numbers) -> dict[str, float]:
     return {
         "auc": auc(labels, probabilities),
         "log_loss": log_loss(labels, probabilities),
+        "normalized_entropy": normalized_entropy(labels, probabilities),
         "calibration": calibration(labels, probabilities),
         "ece": expected_calibration_error(labels, probabilities),
         "positive_rate": float(np.mean(labels)) if len(labels) else float("nan"),

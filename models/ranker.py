@@ -18,13 +18,21 @@ longest history plus one, D width, A actions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from data.contract.settings import Count, Dropout, NonNegative, Positive, UserError, load_class
+from data.contract.settings import (
+    Count,
+    Dropout,
+    NonNegative,
+    Positive,
+    Rate,
+    UserError,
+    Weight,
+    load_class,
+)
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness, segments
@@ -45,10 +53,6 @@ if TYPE_CHECKING:
 
 def _sequence() -> SequenceSettings:
     return SequenceSettings(max_length=100, num_layers=1)
-
-
-Weight = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.baselines import Popularity
 from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError
 from data.requests import UserEvents
-from data.splits import TEST, TRAIN, VALID
+from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
@@ -38,6 +37,7 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
+from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
 from ray_jobs.engine.ranking_model import RankingModel
 from ray_jobs.engine.report import (
     Section,
@@ -210,25 +210,24 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 
 def _ranking(subject: Subject) -> Tree:
-    dataset, settings = subject.datasets["ranker"], subject.job.settings.eval
-    impressions = subject.impressions()
-    # Candidates count the events they know, which are those of the earlier parts.
-    parts = (TRAIN, VALID) if subject.candidates else (TRAIN, VALID, TEST)
+    """Predictions on impressions of the reported part, beside those of the baselines."""
+    dataset, impressions = subject.datasets["ranker"], subject.impressions()
+    parts = known_parts(subject)
     trends = Trends.of(subject.log, parts)
     model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
     histories = UserEvents.of(TrainingLog(subject.log, parts))
     names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
     segments = model.segments(impressions)
     predicted = Predicted(model.uncalibrated(logits, segments), model.calibrators(logits, segments))
-    actions = judge_ranking(
-        impressions,
-        names,
-        lambda _: predicted.after,
-        Popularity.fit(subject.log, TEST, settings.popularity_half_life_days),
-        settings.calibration_bins,
-    )
-    calibrated = judge_calibration(impressions, names, predicted, segments)
-    return {"impressions": impressions.num_rows, "actions": actions, "calibration": calibrated}
+    bins = subject.job.settings.eval.calibration_bins
+    actions = judge_ranking(impressions, names, predicted.after, bins)
+    others = ranking_baselines(subject, impressions)
+    return {
+        "impressions": impressions.num_rows,
+        "baselines_rows": others["rows"],
+        "actions": {action: found | others["actions"][action] for action, found in actions.items()},
+        "calibration": judge_calibration(impressions, names, predicted, segments),
+    }
 
 
 def _summary(found: Tree) -> Tree:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from data.contract.artifact import Artifact, has_current, point, publish, read, 
 from data.contract.settings import Count, UserError, build, merge, nest, to_tree
 from data.dataset import Dataset
 from ray_jobs.engine import plots
+from ray_jobs.engine.evaluation import Baseline, RankingBaseline
 from ray_jobs.engine.grid import Choice, Trial, best, choices, table
 from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.model_kinds import UPSTREAM, Model
@@ -205,8 +206,8 @@ def _table(title: str, rows: Sequence[Row], shown: Sequence[str], part: str) -> 
 def _shown(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
     """Metrics of the model, also of each of its actions, whose name is asked for."""
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    baselines = ("popularity", "item_knn", "bpr", "gf_cf", "last_item", "oracle_log")
-    own = [name for name in names if not set(name.split(".")[:-1]) & set(baselines)]
+    others = {*get_args(Baseline), *get_args(RankingBaseline), "last_item", "oracle_log"}
+    own = [name for name in names if not set(name.split(".")[:-1]) & others]
     return [name for name in own if name.split(".")[-1] in wanted]
 
 

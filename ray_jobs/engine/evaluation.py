@@ -41,6 +41,7 @@ Tree = dict[str, Any]
 MODEL = "model"
 
 Baseline = Literal["popularity", "item_knn", "bpr", "gf_cf", "pinnersage_5", "pinnersage_20"]
+RankingBaseline = Literal["popularity", "logistic", "trees"]
 USERS_OF_FEED, USERS_ALONE = 2000, 100_000
 
 
@@ -60,6 +61,10 @@ class EvalSettings:
         popularity_half_life_days: age at which an event counts half in the popularity baseline
             (where the split has a clock).
         max_impressions: most impressions that a ranker is judged on, drawn by whole requests.
+        ranking_baselines: what stands beside the ranker: popularity, logistic regression, boosted
+            trees below one; [] for nothing.
+        ranking_rows: about how many impressions these learn from, whole requests drawn by `seed`
+            among those that the ranker learns from.
         calibration_bins: bins of equal mass in the calibration plot and error.
     """
 
@@ -70,6 +75,8 @@ class EvalSettings:
     neighbors: Count = 100
     popularity_half_life_days: Positive = 7.0
     max_impressions: Count = 200_000
+    ranking_baselines: tuple[RankingBaseline, ...] = ("popularity", "logistic", "trees")
+    ranking_rows: Count = 60_000
     calibration_bins: Annotated[int, Field(ge=2)] = 10
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from data.contract.settings import UserError
 from models.metrics import auc, ranking_metrics, reliability
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from data.baselines import Popularity
-
 Tree = dict[str, Any]
-Probabilities = Callable[[pa.Table], npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float32]
 
 
 def read_impressions(files: Sequence[Path], most: int, seed: int) -> pa.Table:
@@ -43,47 +41,59 @@ def read_impressions(files: Sequence[Path], most: int, seed: int) -> pa.Table:
     if total <= most:
         return pa.concat_tables(tables)
     limit = np.uint64(most / total * 2.0**64)
-    return pa.concat_tables(table.filter(pa.array(_draws(table, seed) < limit)) for table in tables)
+    return pa.concat_tables(table.filter(pa.array(draws(table, seed) < limit)) for table in tables)
 
 
-def _draws(table: pa.Table, seed: int) -> npt.NDArray[np.uint64]:
+def draws(table: pa.Table, seed: int) -> npt.NDArray[np.uint64]:
+    """A uniform number for each row, the same for all of a request. [N]."""
     salt = hash_ids(pa.array([seed], pa.int64())).view(np.int64)[0]
     return hash_ids(pa.array(table["request_id"].to_numpy() ^ salt))
 
 
 def judge_ranking(
-    impressions: pa.Table,
-    actions: Sequence[str],
-    probabilities: Probabilities,
-    popularity: Popularity,
-    bins: int,
+    impressions: pa.Table, actions: Sequence[str], predicted: Floats, bins: int
 ) -> Tree:
     """Predictions on impressions, one entry an action.
 
     Args:
-        impressions: with a column `label.<action>` each.
+        impressions: N, with a column `label.<action>` each.
         actions: names, in the order of the model's outputs.
-        probabilities: gives float32[N, actions].
-        popularity: whose ranking of the same impressions stands beside.
+        predicted: float32[N, actions].
         bins: of the reliability diagram.
 
     Returns:
-        action -> auc, log_loss, calibration, ece, positive_rate (None where undefined),
-        popularity: {auc}, reliability: {predicted, actual, count}.
+        action -> the metrics of `judge`, reliability: {predicted, actual, count}.
     """
-    predicted = probabilities(impressions)
-    counts = popularity.counts[impressions["item"].to_numpy()]
-    found: Tree = {}
+    found = judge(impressions, actions, predicted)
     for column, action in enumerate(actions):
-        labels = np.asarray(impressions[f"label.{action}"]).astype(bool)
-        curve = reliability(labels, predicted[:, column], bins)
-        found[action] = {
-            **ranking_metrics(labels, predicted[:, column]),
-            "popularity": {"auc": auc(labels, counts)},
-            "reliability": {
-                "predicted": curve.predicted.tolist(),
-                "actual": curve.actual.tolist(),
-                "count": curve.count.tolist(),
-            },
+        curve = reliability(_labels(impressions, action), predicted[:, column], bins)
+        found[action]["reliability"] = {
+            "predicted": curve.predicted.tolist(),
+            "actual": curve.actual.tolist(),
+            "count": curve.count.tolist(),
         }
     return found
+
+
+def judge(impressions: pa.Table, actions: Sequence[str], predicted: Floats) -> Tree:
+    """Metrics of each action (`models.metrics.ranking_metrics`; None where undefined).
+
+    `auc_of_touched` is the AUC among impressions that any action followed: whether what was saved
+    ranks above what was hidden, whatever nobody touched.
+
+    Args:
+        impressions: N of them.
+        actions: names of their labels.
+        predicted: float32[N, actions].
+    """
+    labels = [_labels(impressions, action) for action in actions]
+    touched = np.logical_or.reduce(labels)
+    return {
+        action: ranking_metrics(of_action, predicted[:, column])
+        | {"auc_of_touched": auc(of_action[touched], predicted[touched, column])}
+        for column, (action, of_action) in enumerate(zip(actions, labels, strict=True))
+    }
+
+
+def _labels(impressions: pa.Table, action: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(impressions[f"label.{action}"]).astype(bool)

@@ -20,7 +20,16 @@ Tree = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LOG_WIDTH = 120
 WHEN = ("before", "after")
-RANKING_COLUMNS = ("auc", "log_loss", "calibration", "ece", "positive_rate")
+RANKING_COLUMNS = {
+    "auc": "auc",
+    "auc_of_touched": "of touched",
+    "log_loss": "log loss",
+    "normalized_entropy": "NE",
+    "calibration": "calibration",
+    "ece": "ece",
+    "positive_rate": "positive rate",
+}
+RANKING_BASELINES = ("popularity", "logistic", "trees")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,16 +169,18 @@ def _slice_table(group: Tree) -> Table:
 
 
 def ranking_section(ranking: Tree, made_from: str) -> Section:
-    """Predictions on impressions, from `judge_ranking`."""
-    columns = ["action", *RANKING_COLUMNS, "AUC of popularity"]
-    rows = [
-        [action, *(number(v[c]) for c in RANKING_COLUMNS), number(v["popularity"]["auc"])]
-        for action, v in ranking["actions"].items()
-    ]
+    """Predictions on impressions beside those of the baselines, from `evaluate`."""
+    note = (
+        f"{ranking['impressions']} impressions of the reported part, from {made_from}; the "
+        f"baselines have learnt from {ranking.get('baselines_rows', 0)} of the ranker's. "
+        "NE: log loss over that of the share of positives; of touched: AUC among impressions that "
+        "any action followed."
+    )
+    columns = ["action", "by", *RANKING_COLUMNS.values()]
     return Section(
         title="Ranking",
-        note=f"{ranking['impressions']} impressions of the reported part, from {made_from}.",
-        tables=[Table(title="Ranking", columns=columns, rows=rows)],
+        note=note,
+        tables=[Table(title="Ranking", columns=columns, rows=_ranking_rows(ranking["actions"]))],
         plots=[partial(plots.calibration_curves, ranking["actions"])],
     )
 
@@ -201,6 +212,17 @@ def calibration_section(calibration: Tree) -> Section:
         ],
         printed=False,
     )
+
+
+def _ranking_rows(actions: Tree) -> list[list[str]]:
+    return [
+        [action, by, *(number(metrics.get(column)) for column in RANKING_COLUMNS)]
+        for action, found in actions.items()
+        for by, metrics in [
+            ("model", found),
+            *((name, found[name]) for name in RANKING_BASELINES if name in found),
+        ]
+    ]
 
 
 def graph_section(graph: Tree) -> Section:

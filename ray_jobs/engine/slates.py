@@ -18,6 +18,7 @@ from data.contract.settings import UserError
 from data.requests import Requests, UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
+from data.trends import Trends
 from ray_jobs.engine.offers import KNOWN, offers
 from ray_jobs.engine.ranking_model import RankingModel
 
@@ -126,7 +127,7 @@ def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen
     Raises:
         UserError: there are no such requests, or too few items in each.
     """
-    dataset = subject.log.dataset
+    dataset = subject.datasets["ranker"]
     retrieved = words.requests == "retrieved"
     if retrieved:
         impressions = offers(subject, part, subject.job.settings.serve.candidates)
@@ -134,8 +135,10 @@ def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen
         impressions = _on_top(subject.impressions(part))
     # What counts the events it knows counts those of the earlier parts.
     counted = retrieved or subject.candidates
-    events = UserEvents.of(TrainingLog(subject.log, KNOWN[part] if counted else PARTS[part]))
-    model = RankingModel.open(subject.models["ranker"], dataset)
+    parts = KNOWN[part] if counted else PARTS[part]
+    events = UserEvents.of(TrainingLog(subject.log, parts))
+    trends = Trends.of(subject.log, parts)
+    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
     probabilities = model.probabilities(impressions, events)
     requests = Requests.of(impressions, dataset.vocabulary.actions)
     items = dataset.items.only(utility.columns).gather(requests.item)

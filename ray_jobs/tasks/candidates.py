@@ -1,8 +1,10 @@
-"""Impressions for logs that have none: positives among the retriever's own candidates.
+"""Impressions for logs that have none: what was touched, among the retriever's own candidates.
 
 A ranker learns from what was shown and what came of it. Where a log only says what was done, each
-sampled positive is set beside items that the retriever would have offered at that moment; the
-manifest says so, and metrics on them are metrics on such rows.
+sampled item that a user touched, liked or not, is set beside items that the retriever would have
+offered at that moment; its labels are all that the user did to it. The manifest says so, and
+metrics on such rows are metrics on such rows: what tells a touched item from candidates tells
+little of whether it was liked (`auc_of_touched` does).
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract.artifact import Artifact, Draft, current
-from data.contract.encode import Events, Ints
+from data.contract.encode import Ints
 from data.contract.settings import to_tree
 from data.dataset import Dataset
-from data.queries import Queries, SplitLog, build_queries
+from data.queries import Queries, SplitLog, build_queries, concatenated
 from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog, span_of
@@ -28,29 +31,34 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.sample import Cutoff, log_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data.training_log import Lesson
     from ray_jobs.engine.job import Job
 
 TRAIN_REQUESTS = 20_000
 HELD_OUT_REQUESTS = 4_000
 NEGATIVES = 20
 RANKED = 500
+Bools = npt.NDArray[np.bool_]
+
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Positives to rank: who, after how many known events, and which action followed.
+    """Touched items to rank: who, after how many known events, and which actions followed.
 
     Attributes:
-        queries: one for each moment, with exactly one positive.
-        action: code of the positive's action, [Q].
-        liked: (user row << 32 | item row) of pairs that are positives at another moment of the
+        queries: one for each moment, whose one positive is the touched item.
+        labels: which actions followed, [Q, actions].
+        touched: (user row << 32 | item row) of pairs that are touched at another moment of the
             same part, hence no negatives; sorted.
     """
 
     queries: Queries
-    action: Ints
-    liked: Ints
+    labels: Bools
+    touched: Ints
 
 
 def candidates(job: Job, move_pointer: bool = True) -> Artifact:
@@ -77,7 +85,9 @@ def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever)
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 0xCA, part]))
         days = log.windows.ranker if log.windows else None
         moments = (
-            _training_moments(log, days, rng) if part == TRAIN else _held_out_moments(log, part)
+            _training_moments(log, days, rng)
+            if part == TRAIN
+            else _held_out_moments(log, part, rng.spawn(1)[0])
         )
         known = Trends.of(log, range(TRAIN, max(part, TRAIN + 1)))
         table = _impressions(moments, replace(retriever, trends=known), dataset, rng)
@@ -91,81 +101,101 @@ def _write_parts(job: Job, draft: Draft, dataset: Dataset, retriever: Retriever)
 def _training_moments(
     log: SplitLog, days: tuple[int, int] | None, rng: np.random.Generator
 ) -> Moments:
-    """A sample of the training labels, those of `days` in a time split, with the events before."""
-    lessons = list(TrainingLog(log, (TRAIN,), span_of(log, days)).lessons())
+    """A sample of first touches, those of `days` in a time split, with the events before each."""
+    every = _every_code(log)
+    lessons = list(TrainingLog(log, (TRAIN,), span_of(log, days), every).lessons())
     total = sum(int(lesson.labels.sum()) for lesson in lessons)
     share = min(1.0, TRAIN_REQUESTS / max(1, total))
-    found, liked = [], []
-    for lesson in lessons:
-        owners = np.repeat(lesson.users, lesson.events.lengths)[lesson.labels]
-        liked.append((owners << 32) | lesson.events.item[lesson.labels].astype(np.int64))
-        at = np.flatnonzero(lesson.labels & (rng.random(len(lesson.labels)) < share))
-        owner = np.searchsorted(lesson.events.offsets, at, side="right") - 1
-        starts = lesson.events.offsets[owner]
-        history = lesson.events.cut(starts, at - starts)
-        found.append((lesson.users[owner], history, at, lesson.events))
-    return _joined(found, np.sort(np.concatenate(liked)))
+    found = [_drawn(lesson, rng.random(len(lesson.labels)) < share, every) for lesson in lessons]
+    queries = concatenated([moments.queries for moments in found])
+    labels = np.concatenate([moments.labels for moments in found])
+    return Moments(queries, labels, np.sort(np.concatenate([m.touched for m in found])))
 
 
-def _joined(found: list[tuple[Ints, Events, Ints, Events]], liked: Ints) -> Moments:
-    item, action, time = (
-        np.concatenate([getattr(events, n)[at] for _, _, at, events in found]).astype(np.int64)
-        for n in ("item", "action", "timestamp")
-    )
+def _drawn(lesson: Lesson, drawn: Bools, codes: tuple[int, ...]) -> Moments:
+    """The moments of a block of users before some of their first touches."""
+    events, at = lesson.events, np.flatnonzero(lesson.labels & drawn)
+    owners = np.repeat(np.arange(len(lesson.users)), events.lengths)
+    pairs = pairs_of(lesson.users[owners], events.item)
+    starts = events.offsets[owners[at]]
     queries = Queries(
-        np.concatenate([users for users, _, _, _ in found]),
-        Events.join([history for _, history, _, _ in found]),
-        item,
-        np.ones(len(item), np.int64),
-        time,
+        lesson.users[owners[at]],
+        events.cut(starts, at - starts),
+        events.item[at].astype(np.int64),
+        np.ones(len(at), np.int64),
+        events.timestamp[at].astype(np.int64),
     )
-    return Moments(queries, action, liked)
+    labels = labels_of(pairs[at], pairs, events.action, codes)
+    return Moments(queries, labels, pairs[lesson.labels])
 
 
-def _held_out_moments(log: SplitLog, part: int) -> Moments:
-    """One positive of each held-out query, with the action that it was."""
-    queries = build_queries(log, part, HELD_OUT_REQUESTS)
+def _held_out_moments(log: SplitLog, part: int, rng: np.random.Generator) -> Moments:
+    """One touched item of each held-out query, with the actions that it had."""
+    every = _every_code(log)
+    queries = build_queries(log, part, HELD_OUT_REQUESTS, every)
     first = np.cumsum(queries.num_positives) - queries.num_positives
-    item = queries.positives[first]
+    item = queries.positives[first + rng.integers(0, queries.num_positives)]
     events = log.dataset.events_of(queries.users)
-    owner = np.repeat(np.arange(len(queries)), events.lengths)
-    codes = np.isin(events.action, log.positive_codes)
-    matches = np.flatnonzero((events.item == item[owner]) & codes)
-    action = np.zeros(len(queries), np.int64)
-    action[owner[matches[::-1]]] = events.action[matches[::-1]]
+    did = pairs_of(np.repeat(queries.users, events.lengths), events.item)
+    labels = labels_of(pairs_of(queries.users, item), did, events.action, every)
     one = np.ones(len(item), np.int64)
     asked = Queries(queries.users, queries.history, item, one, queries.now_ms)
     owners = np.repeat(queries.users, queries.num_positives)
-    return Moments(asked, action, np.sort((owners << 32) | queries.positives))
+    return Moments(asked, labels, np.sort(pairs_of(owners, queries.positives)))
+
+
+def _every_code(log: SplitLog) -> tuple[int, ...]:
+    return tuple(range(1, len(log.dataset.vocabulary.actions) + 1))
+
+
+def pairs_of(users: Ints, items: Ints) -> Ints:
+    """One number for a user row and an item row."""
+    pairs: Ints = (users << 32) | items.astype(np.int64)
+    return pairs
+
+
+def labels_of(asked: Ints, did: Ints, actions: Ints, codes: Sequence[int]) -> Bools:
+    """Which actions pairs of user and item had.
+
+    Args:
+        asked: pairs, [Q].
+        did: pair of each event, [H].
+        actions: code of each event, [H].
+        codes: A actions.
+
+    Returns:
+        bool[Q, A].
+    """
+    return np.stack([np.isin(asked, did[actions == code]) for code in codes], axis=1)
 
 
 def _found(moments: Moments, retriever: Retriever, dataset: Dataset) -> tuple[Moments, Ints]:
-    """Moments whose positive is among the highest ranked, and their items, [Q, RANKED].
+    """Moments whose item is among the highest ranked, and these, [Q, RANKED].
 
-    A positive that is not retrieved is never ranked; set among the nearest items it would teach
-    that what lies far from the user is liked.
+    An item that is not retrieved is never ranked; set among the nearest items it would teach that
+    what lies far from the user is liked.
     """
     ranking = rank(retriever.scores, moments.queries, Catalogue.of(dataset), RANKED)
     found = np.flatnonzero(ranking.hits.any(axis=1))
-    kept = replace(moments, queries=moments.queries.take(found), action=moments.action[found])
+    kept = replace(moments, queries=moments.queries.take(found), labels=moments.labels[found])
     return kept, ranking.items[found]
 
 
 def _impressions(
     moments: Moments, retriever: Retriever, dataset: Dataset, rng: np.random.Generator
 ) -> pa.Table:
-    """Each positive that the retriever finds, beside `NEGATIVES` others that it does."""
+    """Each touched item that the retriever finds, beside `NEGATIVES` others that it does."""
     moments, ranking = _found(moments, retriever, dataset)
     queries = moments.queries
-    pairs = (queries.users[:, None] << 32) | ranking
-    offered = np.where(np.isin(pairs, moments.liked), -1, ranking)
+    pairs = pairs_of(queries.users[:, None], ranking)
+    offered = np.where(np.isin(pairs, moments.touched), -1, ranking)
     order = np.argsort(rng.random(offered.shape) + (offered < 0), axis=1)[:, :NEGATIVES]
     negatives = np.take_along_axis(offered, order, axis=1)
     items = np.concatenate([queries.positives[:, None], negatives], axis=1)
     request, column = np.nonzero(items >= 0)
     labels = {
-        f"label.{name}": (column == 0) & (moments.action[request] == code)
-        for code, name in enumerate(dataset.vocabulary.actions, start=1)
+        f"label.{name}": (column == 0) & moments.labels[request, place]
+        for place, name in enumerate(dataset.vocabulary.actions)
     }
     times = queries.now_ms if queries.now_ms is not None else np.zeros(len(queries), np.int64)
     shown = {

@@ -92,6 +92,12 @@ def told_apart(foretold: dict[str, float]) -> bool:
     )
 
 
+def orders(head: str, other: str, summary: Summary) -> bool:
+    """Whether the ranker orders a user's held-out ratings better than a baseline, by one head."""
+    found = summary["among rated"]["auc"]
+    return bool(found["ranker"][head]["within"] > found[other][head]["within"])
+
+
 def near(summary: Summary, expected: tuple[float, float]) -> bool:
     """Whether GF-CF's recall@20 and ndcg@20 are not more than 3% below what was verified."""
     found = retrieval(summary)["gf_cf"]

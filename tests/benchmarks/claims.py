@@ -24,6 +24,7 @@ from tests.benchmarks.claim import (
     log_of,
     near,
     not_better,
+    orders,
     retrieval,
     rises,
     served,
@@ -287,6 +288,34 @@ CLAIMS = (
         ("tests.benchmarks.cold_items", f"data={DATA}", f"root={ROOTS}/cold_items"),
         (("sentence vectors find new movies better", content_finds_more),),
         (DATA / "ml-1m" / "items_content.parquet",),
+    ),
+    Claim(
+        "ranker_ml1m",
+        ("tests.benchmarks.ranker_ml1m", f"data={DATA}", f"root={ROOTS}/ranker_ml1m"),
+        (
+            *(
+                (f"{head} within users' ratings above {other}'s", partial(orders, head, other))
+                for head in ("like", "dislike")
+                for other in ("popularity", "logistic", "trees")
+            ),
+            ("at most 25 minutes", lambda s: sum(s["seconds"].values()) <= 25 * 60),
+        ),
+        (DATA / "ml-1m" / "items_content.parquet",),
+    ),
+    Claim(
+        "open_bandit",
+        ("tests.benchmarks.open_bandit", f"data={DATA}", f"root={ROOTS}/open_bandit"),
+        (
+            (
+                "every estimate within 1.96 standard errors of the known value",
+                lambda s: all(abs(e["apart"]) < 1.96 for e in s["estimates"]),
+            ),
+            (
+                "weights average 1 within a tenth",
+                lambda s: all(abs(e["mean_weight"] - 1) < 0.1 for e in s["estimates"]),
+            ),
+        ),
+        (DATA / "open-bandit" / "random_all.parquet",),
     ),
     Claim(
         "gowalla_two_tower",

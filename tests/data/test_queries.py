@@ -6,7 +6,7 @@ from data.contract.schema import DAY_MS
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST, VALID
-from tests.data.rows import NUM_USERS, SAVE, START, rows_of_a_log
+from tests.data.rows import HIDE, NUM_USERS, SAVE, START, rows_of_a_log
 
 
 def as_sets(queries):
@@ -95,6 +95,15 @@ def test_a_query_moment_is_the_held_out_event_when_there_is_a_clock(log_of):
     rows = [(1, 1, SAVE, 3, 0), (1, 2, SAVE, 5, 0), (1, 3, SAVE, 9, 0)]
     queries = build_queries(log_of(rows, "leave_one_out"), TEST, 5)
     assert (queries.now_ms - START) // DAY_MS + 1 == [9]
+
+
+def test_what_was_hidden_can_be_asked_for_too(log_of):
+    rows = [(1, 1, SAVE, 3, 0), (1, 2, HIDE, 170, 0), (1, 3, SAVE, 171, 0), (2, 4, HIDE, 171, 0)]
+    log = log_of(rows)
+    assert as_sets(build_queries(log, TEST, 5)).keys() == {1}
+    asked = build_queries(log, TEST, 5, (SAVE, HIDE))
+    assert asked.users.tolist() == [1, 2]
+    assert asked.positives.tolist() == [2, 3, 4]
 
 
 def test_a_log_outside_its_windows_gives_no_queries(log_of):

@@ -109,6 +109,14 @@ def test_reliability_bins_hold_every_prediction_once(rows, bins):
     assert (np.diff(found.predicted) >= -1e-12).all()
 
 
+def test_normalized_entropy_is_one_for_who_knows_the_share_alone():
+    labels = np.arange(100) < 30
+    assert metrics.normalized_entropy(labels, np.full(100, 0.3)) == pytest.approx(1)
+    assert metrics.normalized_entropy(labels, np.where(labels, 0.9, 0.1)) < 0.2
+    assert metrics.normalized_entropy(labels, np.full(100, 0.9)) > 1
+    assert math.isnan(metrics.normalized_entropy(np.ones(5, bool), np.ones(5)))
+
+
 def test_ece_is_zero_for_rates_that_come_true_and_the_gap_otherwise():
     labels = np.array([True, False, False, False] * 5 + [True, True, True, False] * 5)
     right = np.repeat([0.25, 0.75], 20)

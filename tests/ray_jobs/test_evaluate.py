@@ -16,6 +16,7 @@ from ray_jobs import calibrate as calibrate_job
 from ray_jobs import evaluate as evaluate_job
 from ray_jobs.calibrate import calibrate
 from ray_jobs.engine.job import start
+from ray_jobs.engine.ranking_baselines import RankingBaselines
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
 from ray_jobs.prepare import prepare
@@ -118,6 +119,31 @@ def test_calibrators_are_fitted_on_days_of_their_own_and_judged_on_the_reported_
     html = (after.path / "report.html").read_text()
     assert "Calibration by segment" in html
     assert 0 < ranking["click"]["positive_rate"] < 0.3
+
+
+def test_the_ranker_stands_beside_models_that_learn_from_its_impressions(job):
+    ranking = evaluate(job, ("ranker",)).manifest.metrics["ranking"]
+    assert set(ranking["save"]["popularity"]) == {"auc", "auc_of_touched"}
+    for name in ("logistic", "trees"):
+        assert 0.5 < ranking["closeup"][name]["auc"] < 1, name
+        assert ranking["closeup"][name]["normalized_entropy"] < 1.1, name
+
+
+def test_baselines_of_ranking_are_fitted_once_for_all_rankers(job, publish_model, monkeypatch):
+    first = evaluate(job, ("ranker",)).manifest.metrics["ranking"]
+    monkeypatch.setattr(RankingBaselines, "fit", None)
+    publish_model(job, "ranker", "another")
+    assert evaluate(job, ("ranker",)).manifest.metrics["ranking"] == first
+
+
+def test_only_the_baselines_asked_for_stand_beside_the_ranker(job, world_words):
+    other = start([*world_words, "eval.ranking_baselines=[logistic]"], EvaluateArguments)
+    ranking = evaluate(other, ("ranker",), move_pointer=False).manifest.metrics["ranking"]
+    assert "logistic" in ranking["save"]
+    assert not {"popularity", "trees"} & set(ranking["save"])
+    alone = start([*world_words, "eval.ranking_baselines=[]"], EvaluateArguments)
+    ranking = evaluate(alone, ("ranker",), move_pointer=False).manifest.metrics["ranking"]
+    assert "logistic" not in ranking["save"]
 
 
 def test_report_and_metrics_lie_in_the_artefact(job):

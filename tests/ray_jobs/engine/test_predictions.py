@@ -3,9 +3,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.baselines import Popularity
 from data.contract.settings import UserError
-from ray_jobs.engine.predictions import judge_ranking, read_impressions
+from ray_jobs.engine.predictions import judge, judge_ranking, read_impressions
 
 
 @pytest.fixture
@@ -42,13 +41,23 @@ def test_each_action_is_judged_by_its_own_column():
     click = np.full(4000, 0.25)
     labels = {"save": rng.random(4000) < save, "click": rng.random(4000) < click}
     table = pa.table({"item": np.arange(4000) % 5} | {f"label.{a}": v for a, v in labels.items()})
-    counts = Popularity(np.arange(5, dtype=np.float32))
     predicted = np.stack([save, 2 * click], axis=1).astype(np.float32)
-    found = judge_ranking(table, ("save", "click"), lambda _: predicted, counts, bins=5)
+    found = judge_ranking(table, ("save", "click"), predicted, bins=5)
     assert found["save"]["auc"] > 0.8
     assert found["save"]["calibration"] == pytest.approx(1, abs=0.05)
     assert found["click"]["auc"] == 0.5
     assert found["click"]["calibration"] == pytest.approx(2, abs=0.15)
-    assert found["save"]["popularity"]["auc"] == pytest.approx(0.5, abs=0.03)
     assert sum(found["click"]["reliability"]["count"]) == 4000
     assert found["click"]["ece"] == pytest.approx(0.25, abs=0.03)
+
+
+def test_among_touched_impressions_what_nobody_touched_does_not_count():
+    touched = np.arange(200) < 40
+    save, hide = touched & (np.arange(200) % 2 == 0), touched & (np.arange(200) % 2 == 1)
+    table = pa.table({"label.save": save, "label.hide": hide})
+    was_touched = np.stack([touched, touched], axis=1).astype(np.float32)
+    found = judge(table, ("save", "hide"), was_touched)
+    assert found["save"]["auc"] > 0.9, "saved items are touched items"
+    assert found["save"]["auc_of_touched"] == 0.5, "which says nothing of saving"
+    knows = np.stack([save, ~save], axis=1).astype(np.float32)
+    assert judge(table, ("save", "hide"), knows)["hide"]["auc_of_touched"] == 1.0

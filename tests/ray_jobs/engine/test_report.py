@@ -40,6 +40,7 @@ RANKING = {
             "ece": 0.003,
             "positive_rate": None,
             "popularity": {"auc": 0.6},
+            "trees": {"auc": 0.725, "log_loss": 0.105, "normalized_entropy": 0.875},
             "reliability": {"predicted": [0.01, 0.1], "actual": [0.02, 0.09], "count": [500, 500]},
         }
     },
@@ -92,6 +93,17 @@ def test_the_page_is_whole_and_says_what_was_measured(page):
     said = set(parser.text)
     assert {"0.2500", "0.2400 to 0.2600", "0.0500", "save", "1.0200", "old <1 & 2>", "–"} <= said
     assert "Evaluation of <root>" in said
+
+
+def test_baselines_stand_below_the_ranker_by_action():
+    table = report.ranking_section(RANKING, "the log").tables[0]
+    assert [row[:3] for row in table.rows] == [
+        ["save", "model", "0.7100"],
+        ["save", "popularity", "0.6000"],
+        ["save", "trees", "0.7250"],
+    ]
+    assert table.rows[2][5] == "0.8750"
+    assert table.rows[1][5] == "–", "popularity foretells nothing"
 
 
 def test_the_page_needs_nothing_else(page):
