@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.batching import Windows
 from data.contract.encode import Events, Ints, Mask, ragged_positions
 from data.contract.schema import Calendar, UserObjective
+from data.sequence_windows import Windows
 from data.trends import days_of
 
 SHARED = 0.75

@@ -33,10 +33,10 @@ from ray_jobs.engine.turns import scores_in_turns
 from serve.candidates import shares_of_list
 
 if TYPE_CHECKING:
-    from data.batching import Windows
     from data.contract.artifact import Artifact
     from data.contract.schema import Vocabulary
     from data.queries import Queries
+    from data.sequence_windows import Windows
     from ray_jobs.engine.loop import Snapshot
 
 Floats = npt.NDArray[np.float32]

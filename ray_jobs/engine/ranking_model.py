@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.batching import Admission, Encoder
+from data.batching import Admission, Encoder, ranker_batch
 from data.contract.artifact import current, has_current
 from data.contract.calibration import Calibrators
 from data.contract.settings import build
 from data.dataset import Dataset
-from data.request_batches import ranker_batch
 from data.requests import Requests, UserEvents
 from data.trends import Trends
 from models.ranker import Ranker, RankerSettings, build_ranker

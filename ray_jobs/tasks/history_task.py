@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from data.batching import even_chunks, shuffle_within_users, window_batch
+from data.batching import even_chunks, window_batch
 from data.negatives import PoolSampler
+from data.sequence_windows import shuffle_within_users
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.log_task import ModelSettings
 from ray_jobs.tasks.retrieval_task import RetrievalTask
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from data.batching import Windows
     from data.contract.encode import Events, Mask
+    from data.sequence_windows import Windows
     from data.trends import Trends
     from models.batch import Batch
     from models.dual_encoder import NegativeSettings

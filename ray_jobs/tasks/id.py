@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.batching import Admission, Windows
+from data.batching import Admission
 from data.negatives import PoolSampler
+from data.sequence_windows import Windows
 from models.id_embeddings import IdEncoder
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.tasks.history_task import HistoryTask

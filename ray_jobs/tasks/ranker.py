@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.batching import even_chunks
+from data.batching import even_chunks, ranker_batch
 from data.blocks import row_groups
-from data.request_batches import ranker_batch
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.batching import Admission, cut_windows, draw_moments
+from data.batching import Admission
 from data.contract.schema import DAY_MS
+from data.sequence_windows import cut_windows, draw_moments
 from data.trends import Trends
 from models.two_tower import build_two_tower
 from ray_jobs.engine.inference import Retriever
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from data.batching import Windows
     from data.contract.encode import Events, Mask
     from data.ranking import Scorer
+    from data.sequence_windows import Windows
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot

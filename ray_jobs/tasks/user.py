@@ -17,10 +17,10 @@ from ray_jobs.tasks.retrieval_task import LONG_RUN_USERS
 if TYPE_CHECKING:
     from torch import nn
 
-    from data.batching import Windows
     from data.contract.encode import Events, Ints, Mask
     from data.contract.schema import UserObjective
     from data.ranking import Scorer
+    from data.sequence_windows import Windows
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Snapshot

@@ -7,15 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batching import (
-    cut_windows,
-    draw_moments,
-    even_chunks,
-    known_pairs,
-    shuffle_within_users,
-)
+from data.batching import even_chunks, known_pairs
 from data.contract.encode import Events
 from data.negatives import PoolSampler
+from data.sequence_windows import cut_windows, draw_moments, shuffle_within_users
 
 
 def events_of(lengths: list[int]) -> Events:
