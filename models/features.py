@@ -74,6 +74,12 @@ class FeatureEncoder(nn.Module):
         parts += [encode(inputs[at + name]) for name, encode in self.vectors.items()]
         return parts
 
+    def codes(self, inputs: Mapping[str, Tensor], rows: Tensor, prefix: str = "") -> Tensor:
+        """Hashes of the K categorical columns side by side, int64[N, K]; `rows` has N lines."""
+        columns = [inputs[f"{prefix}{self.side}.{name}"] for name in self.categories]
+        none = torch.zeros(rows.shape[0], 0, dtype=torch.int64, device=rows.device)
+        return torch.stack(columns, 1) if columns else none
+
     def vector_columns(self) -> list[int]:
         """Where the VECTOR_DIM columns of each vector begin among the D."""
         first = self.width - (VECTOR_DIM + 1) * len(self.vectors)

@@ -6,14 +6,14 @@ candidates of a request, L longest history plus one, D width, A actions, K exper
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.interaction import Crossing, CrossingSettings
-from models.reading import LIKENESSES, History, Reading, likeness
+from models.reading import LIKENESSES, History, Reading, likeness, matches
 from models.trend_prior import WIDTH
 
 MAX_POSITION = 64
@@ -60,17 +60,29 @@ class OverSettings(Protocol):
         """What heads share of the experts."""
 
 
+class Candidates(NamedTuple):
+    """Items that are asked about.
+
+    Attributes:
+        items: vectors, float32[R, C, D].
+        codes: hashes of their K categorical columns, int64[R, C, K].
+    """
+
+    items: Tensor
+    codes: Tensor
+
+
 class OverArch(nn.Module):
     """Candidates against a user's state -> logits of the actions."""
 
-    def __init__(self, settings: OverSettings, num_actions: int) -> None:
-        """Builds attention, interactions and heads."""
+    def __init__(self, settings: OverSettings, num_actions: int, categories: int) -> None:
+        """Builds attention, interactions and heads for items of so many categorical columns."""
         super().__init__()
         dim, hidden = settings.dim, settings.hidden
         attends = settings.history == "attention"
         self.attention = HistoryAttention(dim, settings.num_heads) if attends else None
         self.user_part = nn.Linear(dim, hidden)
-        widths = [dim] * 4 + [LIKENESSES] + [WIDTH] * settings.trends
+        widths = [dim] * 4 + [LIKENESSES + 2 * categories] + [WIDTH] * settings.trends
         self.item_part = nn.Linear(sum(widths), hidden)
         layers = settings.crossing.layers
         self.crossing = Crossing([dim, *widths], hidden, settings.crossing) if layers else None
@@ -80,22 +92,24 @@ class OverArch(nn.Module):
         nn.init.zeros_(self.position.weight)
 
     def forward(
-        self, read: Reading, items: Tensor, position: Tensor, trend: Tensor | None
+        self, read: Reading, asked: Candidates, position: Tensor, trend: Tensor | None
     ) -> Tensor:
         """Logits of candidates in rectangles.
 
         Args:
             read: of R users.
-            items: float32[R, C, D].
+            asked: C candidates of each.
             position: int64[R, C].
             trend: how the candidates do, float32[R, C, WIDTH], for a ranker that reads it.
 
         Returns:
             float32[R, C, A].
         """
+        items = asked.items
         found = self._found(read, items)
         wide = read.user.unsqueeze(1)
-        fields = [items, found, items * found, items * wide, likeness(items, read)]
+        near = torch.cat([likeness(items, read), matches(asked.codes, read)], -1)
+        fields = [items, found, items * found, items * wide, near]
         fields += [] if trend is None else [trend]
         first = self.user_part(read.user).unsqueeze(1) + self.item_part(torch.cat(fields, -1))
         if self.crossing is not None:

@@ -39,7 +39,7 @@ from models.features import FeatureEncoder, RowDropout, is_missing, keep_likenes
 from models.interaction import CrossingSettings
 from models.losses import multi_task_bce, weighted_mean
 from models.next_positive import NextPositive
-from models.over_arch import OverArch, Sharing
+from models.over_arch import Candidates, OverArch, Sharing
 from models.reading import History, Reading, UserState
 from models.sequence_encoder import SequenceSettings
 from models.trend_prior import TrendEncoder, trend_example
@@ -150,7 +150,9 @@ class RankerUser(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """`user_id.rows`, `user.*`, `history.*` -> the fields of a `Reading` of B users."""
         width = self.user.settings.sequence.max_length
-        return tuple(self.user(inputs, self.item(inputs, "history."), width))
+        items = self.item(inputs, "history.")
+        codes = self.item.features.codes(inputs, items, "history.")
+        return tuple(self.user(inputs, items, codes, width))
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
@@ -182,10 +184,12 @@ class RankerItems(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """A `Reading` of one user, `item_id.rows`, `item.*`, `trend.*`, `position` -> [N, A]."""
-        items = self.item(inputs).unsqueeze(0)
+        items = self.item(inputs)
+        codes = self.item.features.codes(inputs, items)
+        asked = Candidates(items.unsqueeze(0), codes.unsqueeze(0))
         read = Reading(*(inputs[name] for name in Reading._fields))
         trend = None if self.trend is None else self.trend(inputs).unsqueeze(0)
-        logits: Tensor = self.over(read, items, inputs["position"].unsqueeze(0), trend)
+        logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), trend)
         return logits.squeeze(0)
 
     def program(self) -> Program:
@@ -196,7 +200,8 @@ class RankerItems(nn.Module):
             "user": torch.zeros(1, settings.dim),
             "keys": torch.zeros(1, length, settings.dim),
             "items": torch.zeros(1, length, settings.dim),
-            **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent")},
+            **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent", "hidden")},
+            "codes": torch.zeros(1, length, len(features.categories), dtype=torch.int64),
             **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later")},
         }
         items = {
@@ -231,7 +236,8 @@ class Ranker(nn.Module):
         self.user = UserState(settings, vocabulary)
         trends = settings.trends and vocabulary.order == "clock"
         self.trend = TrendEncoder() if trends else None
-        self.over = OverArch(replace(settings, trends=trends), len(vocabulary.actions))
+        categories = len(self.item.features.categories)
+        self.over = OverArch(replace(settings, trends=trends), len(vocabulary.actions), categories)
         foretells = settings.next_weight > 0 and settings.history == "attention"
         self.foretell = NextPositive() if foretells else None
         self.register_buffer("action_weight", action_weights(settings, vocabulary.actions))
@@ -297,20 +303,18 @@ class Ranker(nn.Module):
         inputs = batch.inputs
         items = self.item({**inputs, "item_id.rows": rows["item_id"]})
         known = {**inputs, "user_id.rows": rows["user_id"]}
-        history, width = (
-            items.index_select(0, inputs["history.item"]),
-            int(known["history.lengths"].max()),
-        )
-        read = self.user(known, history, width)
+        codes, past = self.item.features.codes(inputs, items), inputs["history.item"]
+        width = int(known["history.lengths"].max())
+        read = self.user(known, items.index_select(0, past), codes.index_select(0, past), width)
         lengths = inputs["candidate.lengths"]
         place, shape = rectangle(lengths, len(inputs["candidate.item"]))
-        candidates = items.index_select(0, inputs["candidate.item"])
-        wide = spread(candidates, place, shape)
+        at = inputs["candidate.item"]
+        asked = Candidates(*(spread(x.index_select(0, at), place, shape) for x in (items, codes)))
         position = spread(inputs["candidate.position"], place, shape)
         trend = None
         if self.trend is not None:
             trend = spread(self.trend(inputs, "candidate."), place, shape)
-        logits: Tensor = self.over(read, wide, position, trend)
+        logits: Tensor = self.over(read, asked, position, trend)
         return read, items, logits.flatten(0, 1).index_select(0, place)
 
 

@@ -58,6 +58,9 @@ class Reading(NamedTuple):
         recent: the same, later ones weighing more.
         ahead: unit vectors of what is expected next, float32[R, D].
         later: unit vectors of what is expected at any time to come, float32[R, D].
+        codes: hashes of the events' categorical item columns, 0 where there is none,
+            int64[R, L, K].
+        hidden: weight of each event among the negative ones, float32[R, L].
     """
 
     user: Tensor
@@ -68,12 +71,15 @@ class Reading(NamedTuple):
     recent: Tensor
     ahead: Tensor
     later: Tensor
+    codes: Tensor
+    hidden: Tensor
 
 
 class UserState(nn.Module):
     """The user side: features and encoded history, once a request."""
 
     positive: Tensor
+    negative: Tensor
 
     def __init__(self, settings: ReaderSettings, vocabulary: Vocabulary) -> None:
         """Builds the encoder for the declared user columns, actions and surfaces."""
@@ -89,16 +95,22 @@ class UserState(nn.Module):
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
         self.register_buffer("positive", positive)
+        negative = torch.zeros_like(positive)
+        negative[vocabulary.codes("negative")] = 1.0
+        self.register_buffer("negative", negative)
         self.reads_history = settings.history != "none"
         self.reads_order = settings.history == "attention"
 
-    def forward(self, inputs: Mapping[str, Tensor], items: Tensor, width: int) -> Reading:
+    def forward(
+        self, inputs: Mapping[str, Tensor], items: Tensor, codes: Tensor, width: int
+    ) -> Reading:
         """Encodes R histories.
 
         Args:
             inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
                 int64[H], `history.lengths` int64[R].
             items: float32[H, D] vectors of the history's items.
+            codes: int64[H, K] hashes of their categorical columns.
             width: events that there is room for, L - 1.
         """
         rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
@@ -112,7 +124,9 @@ class UserState(nn.Module):
         newest = token_of(users, lengths, lengths) if self.reads_order else users
         known = torch.cat([torch.zeros_like(start), F.normalize(items, dim=-1)])
         action = torch.cat([torch.zeros_like(lengths), inputs["history.action"]])
-        liked = self.positive[action][places.rectangle] * (behind >= 0) * self.reads_history
+        there = (behind >= 0) * self.reads_history
+        liked = self.positive[action][places.rectangle] * there
+        coded = torch.cat([codes.new_zeros(start.shape[0], codes.shape[1]), codes])
         return Reading(
             user=tokens[newest],
             keys=tokens[places.rectangle],
@@ -122,6 +136,8 @@ class UserState(nn.Module):
             recent=normalised(liked * RECENCY ** behind.clamp(min=0)),
             ahead=self.ahead(tokens[newest]),
             later=self.later(tokens[newest]),
+            codes=coded[places.rectangle],
+            hidden=normalised(self.negative[action][places.rectangle] * there),
         )
 
     def foretold(self, read: Reading, inputs: Mapping[str, Tensor]) -> Foretold:
@@ -170,6 +186,25 @@ class Ahead(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """float32[..., D] -> the same."""
         return F.normalize(self.map(states), dim=-1)
+
+
+def matches(codes: Tensor, read: Reading) -> Tensor:
+    """Share of what was liked, and of what was hidden, that has a candidate's category.
+
+    Args:
+        codes: int64[R, C, K] hashes of the candidates' categorical columns, 0 missing.
+        read: of R users.
+
+    Returns:
+        float32[R, C, 2 K].
+    """
+    weights = torch.stack([read.liked, read.hidden], -1)
+    shares = []
+    for column in range(codes.shape[-1]):
+        own = codes[..., column].unsqueeze(2)
+        same = (own == read.codes[..., column].unsqueeze(1)) & (own != 0)
+        shares.append(same.float() @ weights)
+    return torch.cat(shares, -1) if shares else read.liked.new_zeros(*codes.shape[:2], 0)
 
 
 def normalised(weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.features import FeatureEncoder
+from models.over_arch import Candidates
 from tests.benchmarks.ranker_store import CANDIDATES, HISTORY, Inputs, Store
 
 if TYPE_CHECKING:
@@ -63,17 +64,20 @@ def encode(model: Ranker, inputs: Inputs) -> Inputs:
     if model.trend is not None:
         found["trend"] = model.trend(inputs)
     kept = {name: array for name, array in inputs.items() if name.split(".")[0] not in SIDES}
-    return kept | {f"{side}.encoded": encoded for side, encoded in found.items()}
+    codes = {"codes": model.item.features.codes(inputs, found["item"])}
+    return kept | codes | {f"{side}.encoded": encoded for side, encoded in found.items()}
 
 
 def rank(model: Ranker, inputs: Inputs) -> Tensor:
     """Probabilities of all candidates of a batch, float32[R, C, A]."""
     count = len(inputs["history.lengths"])
     items = model.item(inputs)
+    codes = inputs["codes"] if "codes" in inputs else model.item.features.codes(inputs, items)
     events = count * HISTORY
-    read = model.user(inputs, items[:events], HISTORY)
+    read = model.user(inputs, items[:events], codes[:events], HISTORY)
     shape = (count, CANDIDATES)
-    candidates, position = items[events:].unflatten(0, shape), inputs["candidate.position"]
+    candidates = Candidates(*(x[events:].unflatten(0, shape) for x in (items, codes)))
+    position = inputs["candidate.position"]
     trend = None if model.trend is None else model.trend(inputs).unflatten(0, shape)
     return torch.sigmoid(model.over(read, candidates, position.view(shape), trend))
 

@@ -29,7 +29,8 @@ def test_states_before_positive_events_foretell_them_and_no_others() -> None:
     rows = rows_of(batch, tables())
     items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
-    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, 3)
+    codes = core.item.features.codes(batch.inputs, items)[batch.inputs["history.item"]]
+    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, codes, 3)
     found = core.user.foretold(read, batch.inputs)
     assert found.user.tolist() == [0, 0, 2]
     assert batch.ids["item_id"].values[found.item].tolist() == [3, 9, 15]

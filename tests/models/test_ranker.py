@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from models.batch import Batch
+from models.over_arch import Candidates
 from models.ranker import rectangle, spread
 from models.reading import Reading
 from models.trend_prior import WIDTH
@@ -100,9 +101,11 @@ def test_what_lies_past_a_history_does_not_matter() -> None:
     items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
     inputs = {**batch.inputs, "user_id.rows": rows["user_id"]}
-    read = core.user(inputs, history, cases.SEQUENCE.max_length)
+    codes = core.item.features.codes(inputs, items)
+    past = codes[inputs["history.item"]]
+    read = core.user(inputs, history, past, cases.SEQUENCE.max_length)
     assert (read.mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
-    candidates = items[:8].expand(len(made), -1, -1)
+    candidates = Candidates(*(x[:8].expand(len(made), -1, -1) for x in (items, codes)))
     position = torch.zeros(len(made), 8, dtype=torch.int64)
     trend = torch.randn(len(made), 8, WIDTH)
     before = core.over(read, candidates, position, trend)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from models.reading import LIKENESS_SCALE, SHARPNESS, Reading, likeness, normalised
+from models.reading import LIKENESS_SCALE, SHARPNESS, Reading, likeness, matches, normalised
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables
 
@@ -15,7 +15,9 @@ def reading(liked: list[float], recent: list[float]) -> Reading:
     weights = (normalised(torch.tensor([w])) for w in (liked, recent))
     ahead = torch.tensor([[0.0, 0, 1]])
     states = torch.zeros(1, 3), torch.zeros(1, 4, 3), torch.zeros(1, 4)
-    return Reading(*states, items, *weights, ahead, -ahead)
+    codes = torch.tensor([[[0, 0], [5, 7], [5, 0], [6, 7]]])
+    hidden = normalised(torch.tensor([[0.0, 1, 0, 1]]))
+    return Reading(*states, items, *weights, ahead, -ahead, codes, hidden)
 
 
 def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -> None:
@@ -25,6 +27,14 @@ def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -
     nearest = math.log((math.exp(SHARPNESS) + 1) / 2) / SHARPNESS
     assert torch.allclose(near, torch.tensor([0.5, nearest, 0.25, 0, 0]), atol=1e-5)
     assert torch.allclose(far, torch.tensor([0, 0, 0, 1.0, -1.0]), atol=1e-5)
+
+
+def test_matches_are_shares_of_what_was_liked_and_hidden_with_a_category() -> None:
+    read = reading([0, 1, 1, 2], [0] * 4)
+    found = matches(torch.tensor([[[5, 7], [6, 0], [9, 9]]]), read)
+    assert torch.allclose(found[0, 0], torch.tensor([0.5, 0.5, 0.75, 1.0]))
+    assert torch.allclose(found[0, 1], torch.tensor([0.5, 0.5, 0, 0]))
+    assert not found[0, 2].any()
 
 
 def test_who_has_liked_nothing_is_near_to_nothing() -> None:
@@ -38,8 +48,11 @@ def test_liked_are_the_positive_events_and_recent_ones_weigh_more() -> None:
     rows = rows_of(batch, tables())
     items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
     history = items[batch.inputs["history.item"]]
-    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, 6)
+    codes = core.item.features.codes(batch.inputs, items)[batch.inputs["history.item"]]
+    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, codes, 6)
     assert torch.allclose(read.liked, torch.tensor([[0, 1, 0, 1, 1, 0, 0]]) / 3)
     assert read.recent[0, 4] > read.recent[0, 3] > read.recent[0, 1] > 0
     assert not read.recent[0, [0, 2, 5, 6]].any()
+    assert read.hidden[0].tolist() == [0, 0, 1, 0, 0, 0, 0]
+    assert read.codes[0, :, 0].tolist() == [0, *codes[:, 0].tolist(), 0, 0]
     assert torch.allclose(read.items[0, 1:5].norm(dim=-1), torch.ones(4), atol=1e-5)
