@@ -93,10 +93,10 @@ class RankerSettings:
     """
 
     kind: str = "models.ranker:Ranker"
-    dim: Count = 64
+    dim: Count = 128
     id_dim: Count = 32
     id_dropout: Dropout = 0.5
-    hidden: Count = 256
+    hidden: Count = 640
     history: History = "attention"
     num_heads: Count = 4
     crossing: CrossingSettings = field(default_factory=CrossingSettings)
@@ -106,13 +106,13 @@ class RankerSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     trends: bool = True
     user_vectors: bool = False
-    next_weight: Weight = 0.3
+    next_weight: Weight = 1.0
     time_mask_hours: Weight = 0.0
     negative_rate: Rate = 1.0
     action_weights: dict[str, Weight] = field(default_factory=dict)
     label_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
     batch_size: Count = 64
-    max_steps: Count = 600
+    max_steps: Count = 700
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 0.02
 

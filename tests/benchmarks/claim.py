@@ -190,7 +190,20 @@ ORDERINGS: tuple[Check, ...] = (
     ),
 )
 
+
 # Of one user with 100 actions and 500 candidates, on one thread.
+def lower(arm: str, key: str) -> Callable[[Summary], bool]:
+    """Whether served feeds have less of something than the default's, beyond the interval."""
+    return lambda summary: bool(summary["arms"][arm][key]["difference"]["high"] < 0)
+
+
+SERVED_RANKER: tuple[Check, ...] = (
+    ("an average of the history is worth less", lower("average of the history", "utility")),
+    ("no history is worth less", lower("no history", "utility")),
+    ("without trends it is worth less", lower("without trends", "utility")),
+    ("without what comes next it is worth less", lower("without what comes next", "utility")),
+    ("a time mask moves a feed less", lower("time mask of a day", "changed")),
+)
 LATENCY: tuple[Check, ...] = (
     ("500 candidates in 10 ms", lambda s: s["p50_ms"] <= 10),
     ("in 3 ms", lambda s: s["p50_ms"] <= 3),

@@ -11,6 +11,7 @@ from tests.benchmarks.claim import (
     ORDERINGS,
     PRECISION,
     ROOTS,
+    SERVED_RANKER,
     Claim,
     above,
     arms_of_retriever,
@@ -340,6 +341,12 @@ CLAIMS = (
         "ranker_latency",
         ("tests.benchmarks.bench_ranker", f"root={ROOTS}/default"),
         LATENCY,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "ranker_in_world",
+        ("tests.benchmarks.ranker_in_world", f"root={ROOTS}/default"),
+        SERVED_RANKER,
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(
