@@ -112,7 +112,7 @@ class RankerSettings:
     action_weights: dict[str, Weight] = field(default_factory=dict)
     label_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
     batch_size: Count = 64
-    max_steps: Count = 700
+    max_steps: Count = 900
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 0.02
 
