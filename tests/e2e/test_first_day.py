@@ -24,6 +24,7 @@ STAGES = {
     "train graph",
     "train two_tower",
     "train ranker",
+    "calibrate",
     "evaluate",
     "export",
     "index",
