@@ -29,7 +29,7 @@ class Subject:
 
     Attributes:
         job: settings and root.
-        log: the data set under its split, read as the first model reads it.
+        log: the data set under its split, read as the first model reads it, if there is one.
         datasets: the data set as each model reads it, by kind.
         models: the trained artefacts by kind.
         candidates: the impressions that the ranker was trained on, when the log has none.
@@ -62,7 +62,7 @@ class Subject:
         for artifact in models.values():
             _check_window(artifact, log)
         datasets = {kind: as_read_by(job, dataset, of, cutoff) for kind, of in models.items()}
-        log = replace(log, dataset=next(iter(datasets.values())))
+        log = replace(log, dataset=next(iter(datasets.values()), dataset))
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None

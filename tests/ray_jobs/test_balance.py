@@ -52,7 +52,7 @@ class NewestFirst:
 @pytest.fixture
 def root(shared_root, publish_model, monkeypatch):
     """Words of a root with a retriever and a ranker that no one trained."""
-    opened = SimpleNamespace(open=lambda _, dataset: Fixed(dataset.vocabulary.actions))
+    opened = SimpleNamespace(open=lambda _, dataset, *more: Fixed(dataset.vocabulary.actions))
     monkeypatch.setattr(slates, "RankingModel", opened)
     newest = SimpleNamespace(open=lambda _, dataset, trends: NewestFirst(dataset.item_ids.rows))
     monkeypatch.setattr(offers, "Retriever", newest)
