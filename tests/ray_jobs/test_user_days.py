@@ -23,6 +23,7 @@ SMALL = (
     "user.id_dim=8",
     "user.sequence.max_length=400",
     "two_tower.user_vectors=true",
+    "ranker.user_vectors=true",
     "two_tower.graph_vectors=false",
     "two_tower.dim=16",
     "two_tower.id_dim=16",
