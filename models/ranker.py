@@ -93,10 +93,10 @@ class RankerSettings:
     """
 
     kind: str = "models.ranker:Ranker"
-    dim: Count = 128
+    dim: Count = 64
     id_dim: Count = 32
     id_dropout: Dropout = 0.5
-    hidden: Count = 640
+    hidden: Count = 1024
     history: History = "attention"
     num_heads: Count = 4
     crossing: CrossingSettings = field(default_factory=CrossingSettings)
@@ -112,7 +112,7 @@ class RankerSettings:
     action_weights: dict[str, Weight] = field(default_factory=dict)
     label_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
     batch_size: Count = 64
-    max_steps: Count = 900
+    max_steps: Count = 700
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 0.02
 
