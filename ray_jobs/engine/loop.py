@@ -14,6 +14,7 @@ from torch import nn
 from data.contract.settings import Count, NonNegative, Positive, Share
 from models.embeddings import ShardedModel, Table
 from ray_jobs.engine import ranks
+from ray_jobs.engine.memory import give_back_free
 from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def train(
         if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
             state.curve.append(meter.line(state, schedule))
             observer.logged(state.curve[-1])
+            give_back_free()
         if state.step % settings.validate_every == 0 and observer.validated(learner, state):
             break
         if state.step % settings.checkpoint_every == 0:
