@@ -84,21 +84,10 @@ def affinity_by_interest(state: WorldState, users: Rows) -> Iterator[Affinity]:
         yield Affinity(intent, interests, foreign)
 
 
-def action_rates(state: WorldState, users: Rows) -> Floats:
-    """Probability of each action on every item on top of a slate in a next session, [A, N, I]."""
-    items, weights = state.population.items, state.population.users.weights[users]
-    rates = np.zeros((len(state.world.actions), len(users), len(items)), np.float32)
-    for slot, affinity in enumerate(affinity_by_interest(state, users)):
-        for at, action in enumerate(state.world.actions):
-            probability = action_probability(action, item_logit(action, items), affinity)
-            rates[at] += weights[:, slot, None] * probability
-    return rates
-
-
 def expected_utility(state: WorldState, users: Rows) -> Floats:
     """Expected utility of every item on top of a slate, [N, I]."""
     worth = np.array([action.utility for action in state.world.actions], np.float32)
-    utility: Floats = np.tensordot(worth, action_rates(state, users), 1)
+    utility: Floats = np.tensordot(worth, expected_actions(state, users), 1)
     return utility
 
 

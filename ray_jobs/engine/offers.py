@@ -16,6 +16,7 @@ from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
 from data.trends import Trends
 from ray_jobs.engine.inference import Retriever
+from ray_jobs.tasks.candidates import shown_on_top
 
 if TYPE_CHECKING:
     from ray_jobs.engine.subject import HeldOut, Subject
@@ -42,15 +43,7 @@ def offers(subject: Subject, part: HeldOut, count: int) -> pa.Table:
     )
     items = rank(retriever.scores, queries, Catalogue.of(log.dataset), count).items
     request, column = np.nonzero(items >= 0)
-    times = queries.now_ms if queries.now_ms is not None else np.zeros(len(queries), np.int64)
-    shown = {
-        "request_id": request.astype(np.int64),
-        "user": queries.users[request],
-        "item": items[request, column].astype(np.int32),
-        "timestamp": times[request],
-        "known": queries.history.lengths[request],
-        "position": np.zeros(len(request), np.int16),
-    }
+    shown = shown_on_top(queries, request, items[request, column])
     none = np.zeros(len(request), np.bool_)
     labels = {f"label.{name}": none for name in log.dataset.vocabulary.actions}
     return pa.table(shown | labels)

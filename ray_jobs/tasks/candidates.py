@@ -10,7 +10,7 @@ little of whether it was liked (`auc_of_touched` does).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,14 +197,24 @@ def _impressions(
         f"label.{name}": (column == 0) & moments.labels[request, place]
         for place, name in enumerate(dataset.vocabulary.actions)
     }
+    shown = shown_on_top(queries, request, items[request, column])
+    return pa.table(shown | {"labels_closed_at": shown["timestamp"]} | labels)
+
+
+def shown_on_top(queries: Queries, request: Ints, item: Ints) -> dict[str, Any]:
+    """Columns of impressions of items, each as if it stood on top of its request's slate.
+
+    Args:
+        queries: who asks when, knowing how much.
+        request: number of the query of each of N impressions, ascending.
+        item: their rows.
+    """
     times = queries.now_ms if queries.now_ms is not None else np.zeros(len(queries), np.int64)
-    shown = {
+    return {
         "request_id": request.astype(np.int64),
         "user": queries.users[request],
-        "item": items[request, column].astype(np.int32),
+        "item": item.astype(np.int32),
         "timestamp": times[request],
         "known": queries.history.lengths[request],
         "position": np.zeros(len(request), np.int16),
-        "labels_closed_at": times[request],
     }
-    return pa.table(shown | labels)

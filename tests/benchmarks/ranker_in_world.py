@@ -29,7 +29,7 @@ from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
-from data.world.oracles import action_rates, known_users
+from data.world.oracles import expected_actions, known_users
 from data.world.population import IdIndex, IdKind
 from data.world.settings import ACTIONS
 from data.world.simulation import Simulator
@@ -111,7 +111,7 @@ class Judge:
 
     def served(self, user_id: int) -> dict[str, float]:
         """Expected actions on an item of the user's feed, what is best, and how it moves."""
-        rates = action_rates(self.state, known_users(self.state, np.array([user_id])))[:, 0]
+        rates = expected_actions(self.state, known_users(self.state, np.array([user_id])))[:, 0]
         shown = self.ask(user_id)
         places = self.items.rows(np.array(shown))
         utility = self.weights @ rates
