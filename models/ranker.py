@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from data.contract.schema import refuse_unknown
 from data.contract.settings import (
     Count,
     Dropout,
     NonNegative,
     Positive,
     Rate,
-    UserError,
     Weight,
     load_class,
 )
@@ -337,13 +337,6 @@ def label_weights(settings: RankerSettings, actions: tuple[str, ...]) -> Tensor:
         for action, weight in row.items():
             matrix[actions.index(head), actions.index(action)] = weight
     return matrix
-
-
-def refuse_unknown(named: Mapping[str, object], actions: tuple[str, ...], key: str) -> None:
-    """Raises UserError when `key` names actions that there are not."""
-    unknown = sorted(set(named) - set(actions))
-    if unknown:
-        raise UserError(f"{key} names {', '.join(unknown)}; the actions are {', '.join(actions)}")
 
 
 def build_ranker(settings: RankerSettings, vocabulary: Vocabulary) -> Ranker:

@@ -224,10 +224,11 @@ def likeness(items: Tensor, read: Reading) -> Tensor:
     Returns:
         float32[R, C, LIKENESSES], in that order; the nearest as a soft maximum of the cosines.
     """
-    near = F.normalize(items, dim=-1) @ read.items.transpose(1, 2)
+    unit = F.normalize(items, dim=-1)
+    near = unit @ read.items.transpose(1, 2)
     liked, recent = read.liked.unsqueeze(1), read.recent.unsqueeze(1)
     nearest = torch.log((torch.exp(SHARPNESS * near) * liked).sum(-1).clamp(min=1.0)) / SHARPNESS
     average, lately = (near * liked).sum(-1), (near * recent).sum(-1)
-    expected = F.normalize(items, dim=-1) @ torch.stack([read.ahead, read.later], -1)
+    expected = unit @ torch.stack([read.ahead, read.later], -1)
     past = torch.stack([average, nearest, lately], -1)
     return LIKENESS_SCALE * torch.cat([past, expected], -1)

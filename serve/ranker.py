@@ -38,20 +38,14 @@ class Ranker:
         Returns:
             f32[N, T].
         """
-        state = self._user_program(self.user_inputs(user))
+        of_user = self.user_inputs(user)
+        state = self._user_program(of_user)
         candidates = self._item_inputs(rows) | self._catalogue.trends(rows)
         candidates["position"] = np.zeros(len(rows), np.int64)
         outputs = self._items_program({**state, **candidates})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
-        return self._bundle.calibrators(logits, self._segments(user, candidates["item_id.rows"]))
-
-    def _segments(self, user: User, item_rows: npt.NDArray[Any]) -> Mask:
-        """Where there was no ID row to go by, bool[N, 2] (`calibration.SEGMENTS`)."""
-        user_row = self._bundle.id_rows(MODEL, "user", np.array([user.row]))
-        unknown = np.zeros((len(item_rows), 2), bool)
-        unknown[:, 0] = ~np.any(item_rows, axis=1)
-        unknown[:, 1] = not np.any(user_row)
-        return unknown
+        segments = without_rows(candidates["item_id.rows"], of_user["user_id.rows"])
+        return self._bundle.calibrators(logits, segments)
 
     def user_inputs(self, user: User) -> Arrays:
         """Named arrays of the user side."""
@@ -72,3 +66,16 @@ class Ranker:
             "item_id.rows": self._catalogue.id_rows(MODEL, rows),
             **self._catalogue.features(rows),
         }
+
+
+def without_rows(items: npt.NDArray[Any], user: npt.NDArray[Any]) -> Mask:
+    """Where there was no ID row to go by, bool[N, 2] (`calibration.SEGMENTS`).
+
+    Args:
+        items: ID rows of N items, [N, D].
+        user: that of the user, [1, D].
+    """
+    unknown = np.zeros((len(items), 2), bool)
+    unknown[:, 0] = ~np.any(items, axis=1)
+    unknown[:, 1] = not np.any(user)
+    return unknown

@@ -116,9 +116,9 @@ class Calibrators:
         return cls(tuple(tree), np.array(rows, np.float64).reshape(len(rows), 2 + len(SEGMENTS)))
 
 
-def sigmoid(logits: Floats) -> Floats:
+def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """1 / (1 + e^-x) without overflow."""
-    probabilities: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
+    probabilities: npt.NDArray[Any] = 0.5 * (1 + np.tanh(0.5 * logits))
     return probabilities
 
 
@@ -132,7 +132,7 @@ def _fit(inputs: Doubles, labels: Mask, prior: Doubles) -> Doubles:
     """Weights of one head, pulled towards `prior`, float64[2 + S]."""
     weights, pull = prior.copy(), PRIOR_ROWS / 4
     for _ in range(STEPS):
-        p = 0.5 * (1 + np.tanh(0.5 * (inputs @ weights)))
+        p = sigmoid(inputs @ weights)
         gradient = inputs.T @ (p - labels) + pull * (weights - prior)
         curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + pull * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)

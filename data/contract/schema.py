@@ -131,6 +131,13 @@ class Feature:
     log: bool = False
 
 
+def refuse_unknown(named: Mapping[str, object], actions: tuple[str, ...], setting: str) -> None:
+    """Raises UserError when `setting` names an action that there is not."""
+    if unknown := sorted(named.keys() - set(actions)):
+        known = ", ".join(actions)
+        raise UserError(f"{setting}.{unknown[0]} names no action; known are {known}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """Actions, surfaces and features of a data set: `details["vocabulary"]` of its manifest.
@@ -172,9 +179,7 @@ class Vocabulary:
         Raises:
             UserError: there is no action of a name; `setting` is where it stands.
         """
-        if unknown := sorted(named.keys() - set(self.actions)):
-            known = ", ".join(self.actions)
-            raise UserError(f"{setting}.{unknown[0]} names no action; known are {known}")
+        refuse_unknown(named, self.actions, setting)
         pairs = zip(self.actions, self.polarity, strict=True)
         return tuple(named.get(action, POLARITY_WEIGHTS[polarity]) for action, polarity in pairs)
 

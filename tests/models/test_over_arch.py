@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data.contract.settings import UserError
 from models.interaction import CrossingSettings
 from models.over_arch import Experts
 from models.ranker import RankerSettings
@@ -71,3 +72,16 @@ def test_hidden_rows_weigh_more_at_the_heads_named() -> None:
     )
     expected = plain + 9 * (each * hidden).sum() / len(logits)
     assert torch.allclose(core(rows, batch)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        ({"action_weights": {"sav": 2.0}}, r"ranker\.action_weights\.sav names no action"),
+        ({"label_weights": {"sav": {}}}, r"ranker\.label_weights\.sav names no action"),
+        ({"label_weights": {"save": {"hid": 2.0}}}, r"ranker\.label_weights\.save\.hid names"),
+    ],
+)
+def test_weights_of_an_action_that_there_is_not_are_refused(weights, named) -> None:
+    with pytest.raises(UserError, match=named):
+        cases.ranker(settings=dataclasses.replace(cases.RANKER, **weights))

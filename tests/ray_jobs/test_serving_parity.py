@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.contract import artifact
+from data.contract.calibration import Calibrators
 from data.contract.schema import USER_COLUMN
 from data.contract.settings import to_tree
 from data.dataset import Dataset
@@ -24,7 +25,7 @@ from models.user_encoder import UserEncoder, UserSettings
 from ray_jobs.embed import user_days
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel
 from ray_jobs.export import export
 from ray_jobs.index import index
 from serve.bundle import Bundle
@@ -65,6 +66,18 @@ def job_of(root: Path, *words: str) -> Job:
     return start([f"root={root}", "windows.graph=[1, 90]", "windows.user=[1, 60]", *words])
 
 
+def publish_calibrators(root: Path, dataset: Dataset) -> artifact.Artifact:
+    """Calibrators of the current ranker that bend every head, unknown items and users apart."""
+    actions = dataset.vocabulary.actions
+    bent = [[0.8, -0.3, 0.6 + at, -0.5 - at] for at in range(len(actions))]
+    parents = [artifact.current(root, "ranker").reference()]
+    with artifact.publish(root, CALIBRATION, "c1", parents=parents) as draft:
+        Calibrators(actions, np.array(bent)).save(draft.path)
+    made = artifact.read(root / CALIBRATION / "c1")
+    artifact.point(root, made)
+    return made
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(0)
@@ -84,6 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ranker = replace(ranker, sequence=replace(ranker.sequence, max_length=7))
     publish_model(root, "two_tower", TwoTower(two_tower, dataset.vocabulary), two_tower, dataset)
     publish_model(root, "ranker", Ranker(ranker, dataset.vocabulary), ranker, dataset)
+    calibration = publish_calibrators(root, dataset)
     index(job, export(job))
     feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
     yield SimpleNamespace(
@@ -93,7 +107,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         retriever=Retriever.open(
             artifact.current(root, "two_tower"), dataset, Trends.of_all(dataset)
         ),
-        ranker=RankingModel.open(artifact.current(root, "ranker"), dataset, Trends.of_all(dataset)),
+        ranker=RankingModel.open(
+            artifact.current(root, "ranker"), dataset, Trends.of_all(dataset), calibration
+        ),
     )
     feed.close()
 
@@ -210,6 +226,7 @@ def test_served_predictions_are_those_of_training(made: SimpleNamespace, user_id
         impressions(user, rows), UserEvents(funnel.bundle.histories)
     )
     np.testing.assert_allclose(funnel.ranker(user, rows), expected, atol=1e-5)
+    assert len(np.unique(made.ranker.segments(impressions(user, rows))[:, 0])) == 2
 
 
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
