@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from data.negatives import Pool, PoolSampler
     from data.requests import Requests
     from data.sequence_windows import Windows
+    from data.track_record import TrackRecord
 
 Mask = npt.NDArray[np.bool_]
 
@@ -202,7 +203,7 @@ def ranker_batch(
     histories: Events,
     encoder: Encoder,
     actions: tuple[str, ...],
-    trends: Trends | None,
+    record: TrackRecord,
 ) -> Batch:
     """One batch of the ranker.
 
@@ -211,7 +212,7 @@ def ranker_batch(
         histories: what was known of each user before the request, [R] cut to the model's length.
         encoder: features and ids.
         actions: names of the label columns.
-        trends: what was popular when, in a log with a clock.
+        record: how items and users had done by when.
     """
     wanted = np.concatenate([histories.item, requests.item])
     items, index = np.unique(wanted, return_inverse=True)
@@ -223,10 +224,7 @@ def ranker_batch(
         "candidate.position": requests.position,
     }
     arrays |= encoder.long_term("user", requests.user, requests.timestamp)
-    if trends is not None:
-        day = np.repeat(days_of(trends.calendar, requests.timestamp), np.diff(requests.offsets))
-        found = trends.before(day, requests.item)
-        arrays |= {f"candidate.{name}": array for name, array in found.items()}
+    arrays |= record.arrays(requests)
     ids, features = encoder.inputs(items, requests.user)
     labels = {f"label.{a}": torch.from_numpy(requests.labels[:, i]) for i, a in enumerate(actions)}
     return Batch(

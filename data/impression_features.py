@@ -1,6 +1,6 @@
 """Hand-made features of impressions, for the baselines that stand beside a ranker.
 
-Only what was known before a request is read: counts of the days before (`data.item_tallies`),
+Only what was known before a request is read: counts of the days before (`data.track_record`),
 events of the user before the moment (`data.requests`), declared columns. Learnt embeddings are left
 out: as of the reported days they know the labels of the training days, and no model shall change a
 baseline.
@@ -17,9 +17,9 @@ import scipy.sparse as sp
 
 from data.contract.schema import DAY_MS, Feature, Polarity
 from data.dataset import Dataset
-from data.item_tallies import Tallies, tally_features
 from data.likeness import ItemColumns, likeness
 from data.requests import Requests, UserEvents
+from data.track_record import Standings
 from data.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ MAX_HISTORY = 100
 BUCKETS = 256
 POSITIONS = 32
 HOUR_MS = DAY_MS // 24
+PRIOR_STRENGTH = 20.0
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
 
 
@@ -61,13 +62,13 @@ class ImpressionFeatures:
     Attributes:
         dataset: vocabulary and declared columns.
         events: readable events of every user.
-        tallies: of items.
+        standings: of items.
         columns: of items.
     """
 
     dataset: Dataset
     events: UserEvents
-    tallies: Tallies
+    standings: Standings
     columns: ItemColumns
 
     @classmethod
@@ -81,8 +82,8 @@ class ImpressionFeatures:
         """
         data = log.dataset
         events = UserEvents.of(TrainingLog(log, tuple(parts)))
-        tallies = Tallies.of(log, parts, half_life_days)
-        return cls(data, events, tallies, ItemColumns.of(data.items, data.item_ids.rows))
+        standings = Standings.of(log, parts, half_life_days)
+        return cls(data, events, standings, ItemColumns.of(data.items, data.item_ids.rows))
 
     def of_impressions(self, impressions: pa.Table) -> Described:
         """Describes encoded impressions whose rows are contiguous by request, N in all."""
@@ -110,8 +111,12 @@ class ImpressionFeatures:
         return Described(names, dense, sp.hstack(hot, format="csr", dtype=np.float32))
 
     def _tallied(self, requests: Requests, owner: Ints) -> dict[str, Floats]:
-        moments = self.tallies.moments(requests.user, requests.timestamp)[owner]
-        return tally_features(self.tallies, moments, requests.item, self.columns.codes)
+        """Logarithms of counts of items and of those that share a value, and rates of actions."""
+        moments = self.standings.moments(requests.user, requests.timestamp)
+        counts = self.standings.of_items(moments[owner], requests.item)
+        names, rates = [*self.standings.keys][1:], _rates(counts)
+        found = {f"{name}.counts": np.log1p(counts[:, at]) for at, name in enumerate(names, 1)}
+        return found | {f"{name}.rates": rates[:, at] for at, name in enumerate(names)}
 
     def _of_past(self, requests: Requests, past: Events) -> dict[str, Floats]:
         """How much each request's user did, how long ago, and what. [R] and [R, actions]."""
@@ -149,6 +154,28 @@ class ImpressionFeatures:
             yield _hot(impressions["surface"].to_numpy().astype(np.int64), surfaces)
         if self.dataset.calendar is not None:
             yield _hot(impressions["timestamp"].to_numpy() // HOUR_MS % 24, 24)
+
+
+def _rates(counts: Floats) -> Floats:
+    """Share of each action among what was shown, or among all touches where nothing says what was.
+
+    Towards that of all items by PRIOR_STRENGTH touches.
+
+    Args:
+        counts: [N, G, W] of all items first; each action, then shown.
+
+    Returns:
+        float32[N, G - 1, W - 1].
+    """
+    everything, own = counts[:, :1], counts[:, 1:]
+    shown = everything[..., -1:] > 0
+    of_all, of_own = (
+        np.where(shown, part[..., -1:], part[..., :-1].sum(axis=-1, keepdims=True))
+        for part in (everything, own)
+    )
+    prior = everything[..., :-1] / np.maximum(of_all, 1.0)
+    rates = (own[..., :-1] + PRIOR_STRENGTH * prior) / (of_own + PRIOR_STRENGTH)
+    return rates.astype(np.float32)
 
 
 def _log_or_minus_one(values: npt.NDArray[np.float64]) -> Floats:

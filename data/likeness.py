@@ -26,12 +26,10 @@ class ItemColumns:
 
     Attributes:
         values: name -> 0/1 [rows, distinct values]; "item" itself has one value a row.
-        codes: name -> place of each row's value of a categorical column, 0 for none, [rows].
         vectors: name -> float32[rows, D] of unit length.
     """
 
     values: dict[str, sp.csr_array]
-    codes: dict[str, Ints]
     vectors: dict[str, Floats]
 
     @classmethod
@@ -39,24 +37,17 @@ class ItemColumns:
         """Of the declared columns, in memory."""
         arrays = items.gather(np.arange(rows))
         values = {"item": sp.eye_array(rows, dtype=np.float32, format="csr")}
-        codes, vectors = {}, {}
+        vectors = {}
         for feature in items.features:
             name = f"item.{feature.name}"
             if feature.kind == "categorical":
-                codes[feature.name] = _codes(arrays[name])
                 values[feature.name] = _one_hot(arrays[name], np.ones(rows, np.int64))
             elif feature.kind == "multi":
                 lengths = arrays[f"{name}.lengths"].astype(np.int64)
                 values[feature.name] = _one_hot(arrays[f"{name}.values"], lengths)
             elif feature.kind == "vector":
                 vectors[feature.name] = _unit(arrays[name].astype(np.float32))
-        return cls(values, codes, vectors)
-
-
-def _codes(values: npt.NDArray[np.generic]) -> Ints:
-    """Places of hashes among the distinct ones; that of no value, 0, is 0."""
-    codes: Ints = np.unique(np.append(values, 0), return_inverse=True)[1][:-1]
-    return codes
+        return cls(values, vectors)
 
 
 def _one_hot(values: npt.NDArray[np.generic], lengths: Ints) -> sp.csr_array:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.history_readers import READERS
 from models.interaction import Crossing, CrossingSettings
 from models.reading import LIKENESSES, History, Reading, likeness, matches
-from models.trend_prior import WIDTH
 
 MAX_POSITION = 64
 Sharing = Literal["gates", "own"]
@@ -44,16 +44,16 @@ class OverSettings(Protocol):
         """How candidates read the history."""
 
     @property
+    def history_layers(self) -> int:
+        """Of a transformer that reads history and candidate at once."""
+
+    @property
     def crossing(self) -> CrossingSettings:
         """Of the fields."""
 
     @property
     def experts(self) -> int:
         """K; 0 is a bottom that all heads share."""
-
-    @property
-    def trends(self) -> bool:
-        """Whether candidates come with how they do."""
 
     @property
     def sharing(self) -> Sharing:
@@ -75,24 +75,37 @@ class Candidates(NamedTuple):
 class OverArch(nn.Module):
     """Candidates against a user's state -> logits of the actions."""
 
-    def __init__(self, settings: OverSettings, num_actions: int, categories: int) -> None:
-        """Builds attention, interactions and heads for items of so many categorical columns."""
+    def __init__(
+        self, settings: OverSettings, num_actions: int, categories: int, record: int
+    ) -> None:
+        """Builds what reads the history, interactions and heads.
+
+        Args:
+            settings: of the ranker.
+            num_actions: A.
+            categories: categorical columns of items.
+            record: numbers that say how a candidate had done; 0: nothing does.
+        """
         super().__init__()
         dim, hidden = settings.dim, settings.hidden
-        attends = settings.history == "attention"
-        self.attention = HistoryAttention(dim, settings.num_heads) if attends else None
+        build = READERS.get(settings.history)
+        self.reader = build(dim, settings.num_heads, settings.history_layers) if build else None
         self.user_part = nn.Linear(dim, hidden)
-        widths = [dim] * 4 + [LIKENESSES + 2 * categories] + [WIDTH] * settings.trends
+        widths = [dim] * 4 + [LIKENESSES + 2 * categories] + [record] * (record > 0)
         self.item_part = nn.Linear(sum(widths), hidden)
         layers = settings.crossing.layers
         self.crossing = Crossing([dim, *widths], hidden, settings.crossing) if layers else None
         self.dropout = nn.Dropout(settings.dropout)
         self.heads = _heads(settings, num_actions)
+        # A rate of the past is nearly the answer: it need not be learnt through the layers.
+        self.wide = nn.Linear(record, num_actions, bias=False) if record else None
+        if self.wide is not None:
+            nn.init.zeros_(self.wide.weight)
         self.position = nn.Embedding(MAX_POSITION, num_actions)
         nn.init.zeros_(self.position.weight)
 
     def forward(
-        self, read: Reading, asked: Candidates, position: Tensor, trend: Tensor | None
+        self, read: Reading, asked: Candidates, position: Tensor, record: Tensor | None
     ) -> Tensor:
         """Logits of candidates in rectangles.
 
@@ -100,7 +113,7 @@ class OverArch(nn.Module):
             read: of R users.
             asked: C candidates of each.
             position: int64[R, C].
-            trend: how the candidates do, float32[R, C, WIDTH], for a ranker that reads it.
+            record: how the candidates had done, float32[R, C, `record`], where it is read.
 
         Returns:
             float32[R, C, A].
@@ -110,43 +123,23 @@ class OverArch(nn.Module):
         wide = read.user.unsqueeze(1)
         near = torch.cat([likeness(items, read), matches(asked.codes, read)], -1)
         fields = [items, found, items * found, items * wide, near]
-        fields += [] if trend is None else [trend]
+        fields += [] if record is None else [record]
         first = self.user_part(read.user).unsqueeze(1) + self.item_part(torch.cat(fields, -1))
         if self.crossing is not None:
             rows = [x.flatten(0, 1) for x in (wide.expand_as(items), *fields)]
             first = first + self.crossing(rows).view_as(first)
         logits: Tensor = self.heads(self.dropout(F.gelu(first)))
+        if self.wide is not None and record is not None:
+            logits = logits + self.wide(record)
         bias: Tensor = self.position(position.clamp(max=MAX_POSITION - 1))
         return logits + bias - self.position.weight[0]
 
     def _found(self, read: Reading, items: Tensor) -> Tensor:
         """What each candidate finds in the history, float32[R, C, D]."""
-        if self.attention is not None:
-            found: Tensor = self.attention(items, read.keys, read.mask)
-            return found
+        if self.reader is not None:
+            return self.reader(items, read.keys, read.mask)
         average = read.recent.unsqueeze(1) @ read.items
         return average.expand_as(items)
-
-
-class HistoryAttention(nn.Module):
-    """Candidates ask the states of a history what they need of it."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        """Builds it for states and candidates of width `dim`."""
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-
-    def forward(self, items: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """float32[R, C, D], [R, L, D], [R, L] (0, or very negative) -> float32[R, C, D]."""
-        query, key, value = self.query(items), self.key(states), self.value(states)
-        q, k, v = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
-        )
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        return found.transpose(1, 2).flatten(2)
 
 
 def _heads(settings: OverSettings, num_actions: int) -> nn.Module:

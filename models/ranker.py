@@ -8,6 +8,8 @@ Notable here:
   the ranker knows what looks alike;
 - impressions are few and events many: beside them the states of histories learn to foretell what
   was liked next;
+- how items, their creators and users had done before the day is an input: counts and rates by
+  action, which also reach every head by a linear path of their own;
 - the first layer of the over-arch is split: its user part is computed once a request;
 - position enters as an additive bias that is zero at position 0, where serving ranks.
 
@@ -17,7 +19,7 @@ longest history plus one, D width, A actions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,13 +38,14 @@ from data.contract.settings import (
 from models.embeddings import Table
 from models.export import NUM_EVENTS, NUM_ITEMS, NUM_USERS, Program
 from models.features import FeatureEncoder, RowDropout, is_missing, keep_likeness, segments
+from models.history_readers import READERS
 from models.interaction import CrossingSettings
 from models.losses import multi_task_bce, weighted_mean
 from models.next_positive import NextPositive
 from models.over_arch import Candidates, OverArch, Sharing
 from models.reading import History, Reading, UserState
 from models.sequence_encoder import SequenceSettings
-from models.trend_prior import TrendEncoder, trend_example
+from models.track_record import RecordEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,8 +68,10 @@ class RankerSettings:
         id_dim: width of ID rows.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the over-arch's first layer; the second has half of it.
-        history: how candidates read the history: by attention; its average by recency alone; not
-            at all.
+        history: how candidates read the history: by attention; by a transformer that has the
+            candidate in every token (fusion) or as the last (appended), both for short lists or as
+            teachers; its average by recency alone; not at all.
+        history_layers: of such a transformer.
         num_heads: heads of the attention of candidates over the history.
         crossing: of the fields of a candidate and its user, beside the first layer.
         experts: experts behind the first layer, mixed for each head by its gate; 0: all heads
@@ -76,6 +81,10 @@ class RankerSettings:
         sequence: the encoder of histories.
         trends: whether candidates come with what was liked of them lately and their age, in a log
             with a clock.
+        tallies: whether they come with counts and rates of each action, of the item and of those
+            with equal values in a categorical column, and users with their own where there is a
+            clock.
+        half_life_days: age at which what is counted there counts half.
         user_vectors: whether users have the user model's embedding as of the midnight before as a
             column; only where the split is by time.
         next_weight: weight of the loss by which the states of histories foretell what is liked
@@ -98,6 +107,7 @@ class RankerSettings:
     id_dropout: Dropout = 0.5
     hidden: Count = 1024
     history: History = "attention"
+    history_layers: Count = 1
     num_heads: Count = 4
     crossing: CrossingSettings = field(default_factory=CrossingSettings)
     experts: NonNegative = 0
@@ -105,6 +115,8 @@ class RankerSettings:
     dropout: Dropout = 0.1
     sequence: SequenceSettings = field(default_factory=_sequence)
     trends: bool = True
+    tallies: bool = True
+    half_life_days: Positive = 30.0
     user_vectors: bool = False
     next_weight: Weight = 1.0
     time_mask_hours: Weight = 0.0
@@ -148,7 +160,7 @@ class RankerUser(nn.Module):
         self.user = user
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """`user_id.rows`, `user.*`, `history.*` -> the fields of a `Reading` of B users."""
+        """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*` -> a `Reading` of B users."""
         width = self.user.settings.sequence.max_length
         items = self.item(inputs, "history.")
         codes = self.item.features.codes(inputs, items, "history.")
@@ -162,6 +174,8 @@ class RankerUser(nn.Module):
         events |= self.user.events.example(NUM_EVENTS)
         users = {"user_id.rows": torch.zeros(NUM_USERS, id_dim)} | features.example(NUM_USERS)
         users["history.lengths"] = torch.tensor([2, 0, NUM_EVENTS - 2])
+        if self.user.tally is not None:
+            users["user_tally.counts"] = torch.ones(NUM_USERS, 2, self.user.kinds)
         return Program(
             module=self,
             inputs=users | events | of_items.example(NUM_EVENTS, "history."),
@@ -180,16 +194,19 @@ class RankerItems(nn.Module):
         """Shares the parts of a ranker."""
         super().__init__()
         self.settings = ranker.settings
-        self.item, self.trend, self.over = ranker.item, ranker.trend, ranker.over
+        self.item, self.record, self.over = ranker.item, ranker.record, ranker.over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A `Reading` of one user, `item_id.rows`, `item.*`, `trend.*`, `position` -> [N, A]."""
+        """A `Reading` of one user; `item_id.rows`, `item.*`, `trend.*`, `tally.counts`, `position`.
+
+        Gives logits float32[N, A].
+        """
         items = self.item(inputs)
         codes = self.item.features.codes(inputs, items)
         asked = Candidates(items.unsqueeze(0), codes.unsqueeze(0))
         read = Reading(*(inputs[name] for name in Reading._fields))
-        trend = None if self.trend is None else self.trend(inputs).unsqueeze(0)
-        logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), trend)
+        record = self.record(inputs).unsqueeze(0) if self.record.width else None
+        logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), record)
         return logits.squeeze(0)
 
     def program(self) -> Program:
@@ -207,7 +224,8 @@ class RankerItems(nn.Module):
         items = {
             "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
             "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
-        } | (trend_example() if self.trend is not None else {})
+            **self.record.example(),
+        }
         return Program(
             module=self,
             inputs=user | items | features.example(NUM_ITEMS),
@@ -234,11 +252,10 @@ class Ranker(nn.Module):
         self.drop = RowDropout(settings.id_dropout)
         self.item = RankedItem(settings, vocabulary)
         self.user = UserState(settings, vocabulary)
-        trends = settings.trends and vocabulary.order == "clock"
-        self.trend = TrendEncoder() if trends else None
+        self.record = RecordEncoder(vocabulary, settings.trends, settings.tallies)
         categories = len(self.item.features.categories)
-        self.over = OverArch(replace(settings, trends=trends), len(vocabulary.actions), categories)
-        foretells = settings.next_weight > 0 and settings.history == "attention"
+        self.over = OverArch(settings, len(vocabulary.actions), categories, self.record.width)
+        foretells = settings.next_weight > 0 and settings.history in READERS
         self.foretell = NextPositive() if foretells else None
         self.register_buffer("action_weight", action_weights(settings, vocabulary.actions))
         self.register_buffer("label_weight", label_weights(settings, vocabulary.actions))
@@ -273,8 +290,9 @@ class Ranker(nn.Module):
             batch: `item.<feature>` of the U items, `user.<feature>` of the R requests,
                 `history.item` int64[H] (into U), `history.action|surface|age_ms` [H],
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
-                `candidate.position` [N], `candidate.trend.counts` [N, S] and
-                `candidate.trend.age_ms` [N] where read; labels `label.<action>` float32[N].
+                `candidate.position` [N], `candidate.trend.counts` [N, S],
+                `candidate.trend.age_ms` [N], `candidate.tally.counts` [N, G, W] and
+                `user_tally.counts` [R, 2, W] where read; labels `label.<action>` float32[N].
 
         Returns:
             Loss and what to log.
@@ -311,10 +329,10 @@ class Ranker(nn.Module):
         at = inputs["candidate.item"]
         asked = Candidates(*(spread(x.index_select(0, at), place, shape) for x in (items, codes)))
         position = spread(inputs["candidate.position"], place, shape)
-        trend = None
-        if self.trend is not None:
-            trend = spread(self.trend(inputs, "candidate."), place, shape)
-        logits: Tensor = self.over(read, asked, position, trend)
+        record = None
+        if self.record.width:
+            record = spread(self.record(inputs, "candidate."), place, shape)
+        logits: Tensor = self.over(read, asked, position, record)
         return read, items, logits.flatten(0, 1).index_select(0, place)
 
 

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from models.attention import layout, token_of
 from models.events import EventEncoder
 from models.features import FeatureEncoder, is_missing, segments
+from models.history_readers import READERS
 from models.sequence_encoder import SequenceEncoder, SequenceSettings
+from models.track_record import read_tallies, tally_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from data.contract.schema import Vocabulary
 
-History = Literal["attention", "average", "none"]
+History = Literal["attention", "fusion", "appended", "average", "none"]
 MASKED = -1e9
 LIKENESSES, LIKENESS_SCALE, SHARPNESS, RECENCY = 5, 4.0, 12.0, 0.8
 
@@ -44,6 +46,10 @@ class ReaderSettings(Protocol):
     @property
     def history(self) -> History:
         """What is read of a history."""
+
+    @property
+    def tallies(self) -> bool:
+        """Whether users come with how often they did what."""
 
 
 class Reading(NamedTuple):
@@ -91,6 +97,9 @@ class UserState(nn.Module):
         self.events = EventEncoder(dim, vocabulary, time="history.age_ms")
         self.ahead = Ahead(dim)
         self.later = Ahead(dim)
+        reads_tallies = settings.tallies and vocabulary.order == "clock"
+        self.kinds = len(vocabulary.actions) + 1
+        self.tally = nn.Linear(tally_width(2, self.kinds), dim) if reads_tallies else None
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
@@ -99,7 +108,7 @@ class UserState(nn.Module):
         negative[vocabulary.codes("negative")] = 1.0
         self.register_buffer("negative", negative)
         self.reads_history = settings.history != "none"
-        self.reads_order = settings.history == "attention"
+        self.reads_order = settings.history in READERS
 
     def forward(
         self, inputs: Mapping[str, Tensor], items: Tensor, codes: Tensor, width: int
@@ -108,7 +117,7 @@ class UserState(nn.Module):
 
         Args:
             inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
-                int64[H], `history.lengths` int64[R].
+                int64[H], `history.lengths` int64[R], `user_tally.counts` [R, 2, W] where read.
             items: float32[H, D] vectors of the history's items.
             codes: int64[H, K] hashes of their categorical columns.
             width: events that there is room for, L - 1.
@@ -128,7 +137,7 @@ class UserState(nn.Module):
         liked = self.positive[action][places.rectangle] * there
         coded = torch.cat([codes.new_zeros(start.shape[0], codes.shape[1]), codes])
         return Reading(
-            user=tokens[newest],
+            user=tokens[newest] + (0 if self.tally is None else self._tallied(inputs)),
             keys=tokens[places.rectangle],
             mask=(behind < 0).float() * MASKED,
             items=known[places.rectangle],
@@ -139,6 +148,12 @@ class UserState(nn.Module):
             codes=coded[places.rectangle],
             hidden=normalised(self.negative[action][places.rectangle] * there),
         )
+
+    def _tallied(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What users do, and how often of what they are shown, [R, D]."""
+        assert self.tally is not None
+        found: Tensor = self.tally(read_tallies(inputs["user_tally.counts"]))
+        return found
 
     def foretold(self, read: Reading, inputs: Mapping[str, Tensor]) -> Foretold:
         """What was expected before each positive event, and at a random time before.

@@ -21,7 +21,6 @@ from data.dataset import Dataset
 from data.requests import UserEvents
 from data.splits import TRAIN
 from data.training_log import TrainingLog
-from data.trends import Trends
 from models.metrics import calibration, expected_calibration_error
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job, run
@@ -57,7 +56,7 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
 def _fitted(job: Job, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:
     log = log_of(job, _dataset_of(job, ranker))
     parts = (TRAIN,)
-    model = RankingModel.open(ranker, log.dataset, Trends.of(log, parts))
+    model = RankingModel.open(ranker, log.dataset).knowing(log, parts)
     files = _files(job.root, ranker, log)
     if not files:
         return model.calibrators, {"impressions": 0}

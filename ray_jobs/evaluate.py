@@ -213,8 +213,8 @@ def _ranking(subject: Subject) -> Tree:
     """Predictions on impressions of the reported part, beside those of the baselines."""
     dataset, impressions = subject.datasets["ranker"], subject.impressions()
     parts = known_parts(subject)
-    trends = Trends.of(subject.log, parts)
-    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
+    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
+    model.knowing(subject.log, parts)
     histories = UserEvents.of(TrainingLog(subject.log, parts))
     names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
     segments = model.segments(impressions)

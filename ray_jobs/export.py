@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from data.contract.artifact import Artifact, Draft, current, has_current
 from data.contract.schema import GRAPH_COLUMN, TREND_DAYS, USER_COLUMN
-from data.contract.settings import UserError, to_tree
+from data.contract.settings import UserError, build, to_tree
 from data.dataset import Dataset, as_column
 from models.export import write_programs
+from models.ranker import RankerSettings
 from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever
@@ -107,7 +108,7 @@ def check_same_rows(dataset: Artifact, model: Artifact) -> None:
 def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None) -> Model:
     """Opens a trained model of either kind; a ranker with its calibrators."""
     if artifact.kind == "ranker":
-        return RankingModel.open(artifact, dataset, None, calibration)
+        return RankingModel.open(artifact, dataset, calibration)
     return Retriever.open(artifact, dataset, None)
 
 
@@ -170,9 +171,16 @@ def _details(
         "calendar": dataclasses.asdict(dataset.calendar) if dataset.calendar else None,
         "max_length": lengths,
         "trend_days": list(TREND_DAYS),
+        "tallies": next((_tallies(a) for a in artifacts if a.kind == "ranker"), None),
         "versions": {a.kind: a.version for a in [*artifacts, *calibrations]},
         "store_sequence": dataset.details["store_sequence"],
     }
+
+
+def _tallies(ranker: Artifact) -> dict[str, float] | None:
+    """How what its ranker reads of the past is counted; None if it reads none."""
+    settings = build(RankerSettings, ranker.manifest.settings["ranker"])
+    return {"half_life_days": settings.half_life_days} if settings.tallies else None
 
 
 def main(job: Job) -> dict[str, Any]:

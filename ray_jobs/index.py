@@ -30,12 +30,23 @@ from data.contract.settings import to_tree
 from data.corpus import fresh_items, popular_items
 from data.dataset import Dataset
 from data.pinnersage import Interests, unit_vectors
+from data.splits import OUTSIDE, TEST, TRAIN, VALID
 from data.timelines import events_from
+from data.track_record import Standings
 from data.trends import Trends
 from ray_jobs.engine.corpus import check_corpus, corpus_of, tell, told
 from ray_jobs.engine.job import keep
 from ray_jobs.engine.links import link
-from serve.bundle import BLOCKED_FILE, KIND, SIMILAR_FILE, embed_items, prior_of
+from ray_jobs.sample import log_of
+from serve.bundle import (
+    BLOCKED_FILE,
+    KIND,
+    SIMILAR_FILE,
+    TALLIES_FILE,
+    USER_TALLIES_FILE,
+    embed_items,
+    prior_of,
+)
 from serve.index import build_index
 from serve.medoids import FILES as MEDOID_FILES
 from serve.pairing import write_pairing
@@ -49,6 +60,7 @@ if TYPE_CHECKING:
     from data.contract.idspace import IdSpace
     from data.corpus import Corpus
     from data.pinnersage import PinnerSageSettings
+    from data.queries import SplitLog
     from ray_jobs.bundle_settings import IndexSettings
     from ray_jobs.engine.job import Job
     from ray_jobs.settings import Settings
@@ -56,6 +68,7 @@ if TYPE_CHECKING:
 CHUNK = 4096
 CONDITION_RECALL = 0.99
 SIMILAR_RECALL = 0.95
+WHOLE = (OUTSIDE, TRAIN, VALID, TEST)
 
 
 def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
@@ -82,6 +95,9 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         corpus = corpus_of(dataset, blocked, settings.corpus)
         np.save(draft.path / BLOCKED_FILE, blocked.hashes)
         draft.fields |= _write_items(draft.path, dataset, items, corpus, settings.index)
+        tallies = export.manifest.details.get("tallies")
+        if tallies is not None:
+            write_tallies(draft.path, log_of(job, dataset), tallies["half_life_days"])
         write_medoids(draft.path, dataset, items, settings.index.pinnersage)
         write_pairing(draft.path, export.manifest.details["versions"])
         draft.fields |= {
@@ -181,6 +197,17 @@ def write_trends(folder: Path, dataset: Dataset) -> Arrays | None:
     for name, array in found.items():
         np.save(folder / f"{name}.npy", array)
     return found
+
+
+def write_tallies(folder: Path, log: SplitLog, half_life_days: float) -> None:
+    """How every item and user had done by the end of the log (serve.bundle)."""
+    standings, ids = Standings.of(log, WHOLE, half_life_days), log.dataset
+    items, users = np.arange(ids.item_ids.rows), np.arange(ids.user_ids.rows)
+    moment = np.array([standings.last_moment])
+    np.save(folder / TALLIES_FILE, standings.of_items(moment.repeat(len(items)), items))
+    of_users = standings.of_users(moment.repeat(len(users)), users)
+    if of_users is not None:
+        np.save(folder / USER_TALLIES_FILE, of_users)
 
 
 def all_priors(folder: Path, trends: Arrays | None, rows: int) -> Floats:

@@ -9,6 +9,8 @@ Files under `<root>/bundles/<version>/`:
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
     trend.counts.npy, trend.age_ms.npy  how items do on the day after the log [rows], if it has days
+    tallies.npy, user_tallies.npy  how often what was done to items [rows, G, W] and by users
+                              [rows, 2, W] (data.track_record), if the ranker reads it
     index.faiss               over both, of the items that may be served
     similar.faiss             over the same items' graph embeddings, where they have any
     live_items.npy            rows that may be served: the corpus, one item of each image
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 KIND = "bundles"
 SIMILAR_FILE, BLOCKED_FILE = "similar.faiss", "blocked_ids.npy"
+TALLIES_FILE, USER_TALLIES_FILE = "tallies.npy", "user_tallies.npy"
 EMBEDDING_TOLERANCE = 1e-3
 PROBES = 8
 
@@ -70,6 +73,8 @@ class Bundle:
     item_embeddings: Floats
     item_priors: Floats
     trends: dict[str, Ints]
+    tallies: Floats | None = None
+    user_tallies: Floats | None = None
     live_items: Ints
     blocked_ids: Keys
     popular: Ints
@@ -135,6 +140,11 @@ class Bundle:
         """Id embeddings f32[N, D] of `rows`; zero for a row that the table does not have."""
         return gather_rows(self.tables[f"{model}.{side}_id"], rows)
 
+    def user_record(self, rows: Ints) -> Arrays:
+        """How often users did what, `user_tally.counts` [N, 2, W], if a ranker reads it."""
+        known = self.user_tallies
+        return {} if known is None else {"user_tally.counts": known[rows]}
+
 
 def _load(path: Path, artifact: Artifact) -> Bundle:
     details = artifact.manifest.details
@@ -161,6 +171,8 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         item_embeddings=item_embeddings,
         item_priors=item_priors,
         trends={f.stem: _map(f) for f in sorted(path.glob("trend.*.npy"))},
+        tallies=_map_if_there(path / TALLIES_FILE),
+        user_tallies=_map_if_there(path / USER_TALLIES_FILE),
         live_items=_map(path / "live_items.npy"),
         blocked_ids=_open_blocked(path / BLOCKED_FILE),
         popular=_map(path / "popular.npy"),
@@ -176,6 +188,10 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
 
 def _map(path: Path) -> Any:
     return np.load(path, mmap_mode="r")
+
+
+def _map_if_there(path: Path) -> Any:
+    return _map(path) if path.is_file() else None
 
 
 def _open_blocked(path: Path) -> Keys:

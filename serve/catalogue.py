@@ -138,12 +138,18 @@ class Catalogue:
         known: Floats = stored[np.minimum(rows, len(stored) - 1)]
         return np.where(rows < self.first_posted_row, known, np.float32(self._delta.prior))
 
-    def trends(self, rows: Ints) -> Arrays:
-        """How items do (`encode_trends`), by name, [N]; nothing where the log has no clock."""
-        stored, posted = self._bundle.trends, rows >= self.first_posted_row
-        known: Arrays = {name: a[np.where(posted, 0, rows)] for name, a in stored.items()}
+    def record(self, rows: Ints) -> Arrays:
+        """How items do, by name, [N]: `encode_trends` and `tally.counts`, where there are any."""
+        posted = rows >= self.first_posted_row
+        at = np.where(posted, 0, rows)
+        known: Arrays = {name: array[at] for name, array in self._bundle.trends.items()}
         for name, array in known.items():
             array[posted] = UNSEEN[name][0]
+        if self._bundle.tallies is not None:
+            known["tally.counts"] = self._bundle.tallies[at]
+            if self._delta.counts is not None:
+                own = self._delta.counts[rows[posted] - self.first_posted_row]
+                known["tally.counts"][posted] = own
         return known
 
     def features(self, rows: Ints, names: Sequence[str] | None = None) -> Arrays:

@@ -13,6 +13,7 @@ from data.contract.signatures import SIGNATURE_COLUMN, image_keys
 from serve.bundle import Bundle, prior_of
 from serve.corpus import Corpus
 from serve.ids import Mask
+from serve.posted_tallies import PostedTallies
 from serve.programs import Floats
 from serve.store import ExternalId
 
@@ -29,20 +30,24 @@ class Delta:
         features: their encoded columns.
         embeddings: [N, D].
         prior: what each gains whoever asks: that of an item that nobody has seen yet.
+        tallies: makes what is known of how those with equal values had done.
         corpus: says which of them may be served.
         first_row: row of the first.
         positions: external id -> position here.
         allowed: which may be served, [N].
+        counts: of those with equal values, float32[N, G, W]; None where no ranker reads any.
     """
 
     ids: list[ExternalId]
     features: FeatureTable
     embeddings: Floats
     prior: float
+    tallies: PostedTallies
     corpus: Corpus
     first_row: int
     positions: dict[ExternalId, int] = field(default_factory=dict)
     allowed: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
+    counts: Floats | None = None
 
     @classmethod
     def empty(cls, bundle: Bundle) -> Delta:
@@ -51,7 +56,8 @@ class Delta:
         features = FeatureTable("item", bundle.items.features, columns)
         prior = float(prior_of(bundle.programs, UNSEEN)[0])
         vectors = np.zeros((0, bundle.dim), np.float32)
-        return cls([], features, vectors, prior, Corpus.of(bundle), bundle.item_ids.rows)
+        tallies, corpus = PostedTallies(bundle), Corpus.of(bundle)
+        return cls([], features, vectors, prior, tallies, corpus, bundle.item_ids.rows)
 
     @property
     def rows(self) -> Ints:
@@ -75,10 +81,12 @@ class Delta:
             name: pa.concat_arrays([column, columns[name]]).take(pa.array(order))
             for name, column in self.features.columns.items()
         }
+        features = FeatureTable("item", self.features.features, together)
         more = replace(
             self,
             ids=list(newest),
-            features=FeatureTable("item", self.features.features, together),
+            features=features,
+            counts=self.tallies(features),
             embeddings=np.concatenate([self.embeddings, embeddings])[order],
             positions={identifier: at for at, identifier in enumerate(newest)},
         )

@@ -40,7 +40,7 @@ class Ranker:
         """
         of_user = self.user_inputs(user)
         state = self._user_program(of_user)
-        candidates = self._item_inputs(rows) | self._catalogue.trends(rows)
+        candidates = self._item_inputs(rows) | self._catalogue.record(rows)
         candidates["position"] = np.zeros(len(rows), np.int64)
         outputs = self._items_program({**state, **candidates})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
@@ -58,6 +58,7 @@ class Ranker:
             **history,
             **{f"history.{name}": array for name, array in items.items()},
             **self._bundle.users.gather(row),
+            **self._bundle.user_record(row),
             "user_id.rows": self._bundle.id_rows(MODEL, "user", row),
         }
 

@@ -386,7 +386,7 @@ def publish_dataset(root: Path, log: TinyLog) -> artifact.Artifact:
     details = {
         "vocabulary": asdict(VOCABULARY),
         "calendar": asdict(CALENDAR),
-        "counts": {},
+        "counts": {"impressions": 0},
         "store_sequence": 4,
     }
     with artifact.publish(root, "dataset", "d1", details=details, id_space=spaces) as draft:

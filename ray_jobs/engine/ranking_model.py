@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +18,7 @@ from data.contract.calibration import Calibrators
 from data.contract.settings import build
 from data.dataset import Dataset
 from data.requests import Requests, UserEvents
+from data.track_record import Standings, TrackRecord
 from data.trends import Trends
 from models.ranker import Ranker, RankerSettings, build_ranker
 from ray_jobs.engine.inference import Floats, as_numpy, chunks_of, filled, look_up
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from data.contract.artifact import Artifact
     from data.contract.encode import Ints, Mask
+    from data.queries import SplitLog
     from ray_jobs.engine.loop import Snapshot
 
 CHUNK_REQUESTS = 256
@@ -44,38 +46,33 @@ class RankingModel:
     dataset: Dataset
     max_length: int
     calibrators: Calibrators
-    trends: Trends | None
+    record: TrackRecord = field(default_factory=TrackRecord)
     name: ClassVar[str] = "ranker"
 
     @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        settings: RankerSettings,
-        snapshot: Snapshot,
-        trends: Trends | None,
-    ) -> RankingModel:
-        """Builds the ranker and fills it; `trends` holds what requests may know."""
+    def of(cls, dataset: Dataset, settings: RankerSettings, snapshot: Snapshot) -> RankingModel:
+        """Builds the ranker and fills it; it knows of no past (see `knowing`)."""
         core = build_ranker(settings, dataset.vocabulary)
         plain = Calibrators.identity(dataset.vocabulary.actions, settings.negative_rate)
         length = settings.sequence.max_length
-        return cls(core, filled(core, snapshot), dataset, length, plain, trends)
+        return cls(core, filled(core, snapshot), dataset, length, plain)
 
     @classmethod
     def open(
-        cls,
-        artifact: Artifact,
-        dataset: Dataset,
-        trends: Trends | None,
-        calibration: Artifact | None = None,
+        cls, artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None
     ) -> RankingModel:
         """Loads a ranker artefact, and its calibrators if they have been fitted."""
         settings = build(RankerSettings, artifact.manifest.settings["ranker"])
         weights = load_file(artifact.path / "model.safetensors")
-        model = cls.of(dataset, settings, weights, trends)
+        model = cls.of(dataset, settings, weights)
         if calibration is not None:
             model.calibrators = Calibrators.load(calibration.path)
         return model
+
+    def knowing(self, log: SplitLog, parts: Sequence[int]) -> RankingModel:
+        """The same model for requests that may know how items and users did in some parts."""
+        self.record = record_of(self.core.settings, log, parts)
+        return self
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -123,9 +120,15 @@ class RankingModel:
     def _rank(self, requests: Requests, events: UserEvents) -> Floats:
         histories = events.histories(requests, self.max_length)
         actions = self.dataset.vocabulary.actions
-        batch = ranker_batch(requests, histories, self.encoder, actions, self.trends)
+        batch = ranker_batch(requests, histories, self.encoder, actions, self.record)
         rows = {n: look_up(t, batch.ids[n].values.numpy()) for n, t in self.tables.items()}
         return as_numpy(self.core.logits(rows, batch))
+
+
+def record_of(settings: RankerSettings, log: SplitLog, parts: Sequence[int]) -> TrackRecord:
+    """What a ranker of these settings reads of how items and users did in some parts of a log."""
+    counted = Standings.of(log, parts, settings.half_life_days) if settings.tallies else None
+    return TrackRecord(Trends.of(log, parts) if settings.trends else None, counted)
 
 
 def calibration_of(root: Path, ranker: Artifact) -> Artifact | None:

@@ -18,7 +18,6 @@ from data.contract.settings import UserError
 from data.requests import Requests, UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
-from data.trends import Trends
 from ray_jobs.engine.offers import KNOWN, offers
 from ray_jobs.engine.ranking_model import RankingModel
 
@@ -137,8 +136,8 @@ def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen
     counted = retrieved or subject.candidates
     parts = KNOWN[part] if counted else PARTS[part]
     events = UserEvents.of(TrainingLog(subject.log, parts))
-    trends = Trends.of(subject.log, parts)
-    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
+    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
+    model.knowing(subject.log, parts)
     probabilities = model.probabilities(impressions, events)
     requests = Requests.of(impressions, dataset.vocabulary.actions)
     items = dataset.items.only(utility.columns).gather(requests.item)

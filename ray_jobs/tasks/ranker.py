@@ -16,10 +16,9 @@ from data.blocks import row_groups
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
-from data.trends import Trends
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, record_of
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.tasks.log_task import LogTask
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from data.contract.encode import Ints
+    from data.track_record import TrackRecord
     from models.batch import Batch
     from models.embeddings import Table
     from ray_jobs.engine.assignment import Assignment
@@ -57,9 +57,14 @@ class RankerTask(LogTask):
         return UserEvents.of(self.log)
 
     @cached_property
-    def trends(self) -> Trends | None:
-        """What was popular when."""
-        return Trends.of(self.assignment.log, self.assignment.parts)
+    def record(self) -> TrackRecord:
+        """How items and users had done by when."""
+        return record_of(self.settings, self.assignment.log, self.assignment.parts)
+
+    @cached_property
+    def validation_record(self) -> TrackRecord:
+        """The same, as validation requests may know it."""
+        return record_of(self.settings, self.assignment.log, self._known_parts)
 
     @property
     def files(self) -> list[Path]:
@@ -89,7 +94,7 @@ class RankerTask(LogTask):
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
             histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
-            yield ranker_batch(part, histories, self.encoder, actions, self.trends)
+            yield ranker_batch(part, histories, self.encoder, actions, self.record)
 
     def _hidden_ms(self, requests: int, rng: np.random.Generator) -> Ints:
         """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""
@@ -120,8 +125,8 @@ class RankerTask(LogTask):
         if table is None or not table.num_rows:
             return {}
         data = self.assignment.dataset
-        trends = Trends.of(self.assignment.log, self._known_parts)
-        model = RankingModel.of(data, self.settings, snapshot, trends)
+        model = RankingModel.of(data, self.settings, snapshot)
+        model.record = self.validation_record
         probabilities = model.probabilities(table, self._validation_events())
         labels = Requests.of(table, data.vocabulary.actions).labels
         metrics = [

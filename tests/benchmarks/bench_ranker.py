@@ -44,6 +44,7 @@ from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 from serve.programs import Program
+from serve.ranker import without_rows
 from tests.benchmarks.ranker_request import CANDIDATES, HISTORY, made_up, of_root
 from tests.benchmarks.ranker_size import largest_product, parameters
 
@@ -65,11 +66,11 @@ class Ready:
 
     def __init__(self, request: Request, ranker: Ranker) -> None:
         self.user = ranker.user_inputs(request.user)
-        self.items = ranker._item_inputs(request.rows) | request.catalogue.trends(request.rows)
+        self.items = ranker._item_inputs(request.rows) | request.catalogue.record(request.rows)
         self.items |= {"position": np.zeros(len(request.rows), np.int64)}
         self._programs = ranker._user_program, ranker._items_program
         self._calibrators = request.bundle.calibrators
-        self._segments = ranker._segments(request.user, self.items["item_id.rows"])
+        self._segments = without_rows(self.items["item_id.rows"], self.user["user_id.rows"])
         self.state = self._programs[0](self.user)
 
     def __call__(self) -> Any:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from models.ranker import Ranker
 
 ALIGNED = 16
-SIDES = ("item", "user", "trend")
+SIDES = ("item", "user", "trend", "tally")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class EncodedTrends(nn.Module):
-    """Stands for the encoder of how candidates do."""
+class EncodedRecord(nn.Module):
+    """Stands for the encoder of how candidates had done."""
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """`trend.encoded` float32[N, ...], as it is."""
-        return inputs["trend.encoded"]
+        """`record.encoded` float32[N, ...], as it is."""
+        return inputs["record.encoded"]
 
 
 class Encoded(nn.Module):
@@ -53,16 +53,14 @@ def after_encoding(model: Ranker) -> Ranker:
     for name, encoder in encoders(model).items():
         parent, _, own = name.rpartition(".")
         setattr(rest.get_submodule(parent), own, Encoded(encoder))
-    if rest.trend is not None:
-        rest.trend = EncodedTrends()
+    rest.record = EncodedRecord()
     return rest
 
 
 def encode(model: Ranker, inputs: Inputs) -> Inputs:
     """Named arrays with one vector a row in place of its columns."""
     found = {one.side: torch.cat(one(inputs), 1) for one in encoders(model).values()}
-    if model.trend is not None:
-        found["trend"] = model.trend(inputs)
+    found["record"] = model.record(inputs)
     kept = {name: array for name, array in inputs.items() if name.split(".")[0] not in SIDES}
     codes = {"codes": model.item.features.codes(inputs, found["item"])}
     return kept | codes | {f"{side}.encoded": encoded for side, encoded in found.items()}
@@ -78,8 +76,8 @@ def rank(model: Ranker, inputs: Inputs) -> Tensor:
     shape = (count, CANDIDATES)
     candidates = Candidates(*(x[events:].unflatten(0, shape) for x in (items, codes)))
     position = inputs["candidate.position"]
-    trend = None if model.trend is None else model.trend(inputs).unflatten(0, shape)
-    return torch.sigmoid(model.over(read, candidates, position.view(shape), trend))
+    record = model.record(inputs).unflatten(0, shape)
+    return torch.sigmoid(model.over(read, candidates, position.view(shape), record))
 
 
 class OneCopy:

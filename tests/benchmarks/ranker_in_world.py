@@ -28,7 +28,6 @@ from data.dataset import Dataset
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
-from data.trends import Trends
 from data.world.oracles import expected_actions, known_users
 from data.world.population import IdIndex, IdKind
 from data.world.settings import ACTIONS
@@ -196,8 +195,8 @@ def random_auc(job: Job) -> dict[str, float]:
     shown = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
     drawn = shown.filter(pa.array(np.asarray(shown["source"].to_pylist()) == "uniform"))
     parts = (TRAIN, VALID, TEST)
-    trends = Trends.of(subject.log, parts)
-    model = RankingModel.open(subject.models["ranker"], dataset, trends, subject.calibration)
+    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
+    model.knowing(subject.log, parts)
     known = UserEvents.of(TrainingLog(subject.log, parts))
     found, actions = model.probabilities(drawn, known), dataset.vocabulary.actions
     return {

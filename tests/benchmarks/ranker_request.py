@@ -112,12 +112,19 @@ def made_up(settings: RankerSettings, folder: Path) -> Request:
         id_rows=lambda _, side, rows: gather_rows(tables[side], rows),
         max_length=lambda _: settings.sequence.max_length,
         calibrators=Calibrators.identity(vocabulary.actions),
+        user_record=lambda rows: {"user_tally.counts": of_users[rows]},
     )
-    trends = made_up_trends(rng)
+    columns = sum(feature.kind == "categorical" for feature in vocabulary.item_features)
+    kinds = len(vocabulary.actions) + 1
+    of_users, of_items = (
+        rng.geometric(0.1, shape).astype(np.float32)
+        for shape in ((USERS, 2, kinds), (ITEMS, 2 + columns, kinds))
+    )
+    record = made_up_trends(rng) | {"tally.counts": of_items}
     catalogue = SimpleNamespace(
         id_rows=lambda _, rows: gather_rows(tables["item"], rows),
         features=items.gather,
-        trends=lambda rows: {name: array[rows] for name, array in trends.items()},
+        record=lambda rows: {name: array[rows] for name, array in record.items()},
     )
     user = User(17, 17, True, made_up_events(vocabulary, rng), NOW_MS, True)
     rows = rng.choice(ITEMS, CANDIDATES, replace=False)

@@ -31,6 +31,13 @@ class Store:
             "counts": torch.randint(0, 99, (ITEMS, len(TREND_DAYS)), generator=draw),
             "age_ms": torch.randint(0, 180 * DAY_MS, (ITEMS,), generator=draw),
         }
+        kinds = len(WORLD.actions) + 1
+        columns = sum(column.kind == "categorical" for column in WORLD.item_features)
+        for name, shape in {
+            "tally": (ITEMS, 2 + columns, kinds),
+            "user_tally": (USERS, 2, kinds),
+        }.items():
+            self.columns[name] = {"counts": 99 * torch.rand(shape, generator=draw)}
         self.lists = {f.name for f in WORLD.item_features if f.kind == "multi"}
 
     def to(self, device: str) -> Store:
@@ -82,11 +89,13 @@ def requests(count: int, seed: int) -> Inputs:
     def codes(size: int, high: int) -> Tensor:
         return torch.randint(1, high, (size,), generator=draw)
 
-    items = codes(events + count * CANDIDATES, ITEMS)
+    items, users = codes(events + count * CANDIDATES, ITEMS), codes(count, USERS)
     return {
         "item": items,
         "trend": items[events:],
-        "user": codes(count, USERS),
+        "tally": items[events:],
+        "user": users,
+        "user_tally": users,
         "history.action": codes(events, len(WORLD.actions) + 1),
         "history.surface": codes(events, len(WORLD.surfaces) + 1),
         "history.age_ms": codes(events, 30 * DAY_MS),

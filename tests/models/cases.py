@@ -152,6 +152,7 @@ def shared(made: Sequence[Visit], others: Sequence[int] = ()) -> tuple[Batch, di
         **columns(USER_FEATURES, "user", users),
         **events(made),
         "history.item": torch.tensor(history, dtype=torch.int64),
+        "user_tally.counts": tallies(users, 2),
     }
     ids = {"item_id": Jagged(items, first), "user_id": Jagged(users, torch.ones_like(users))}
     weight = torch.tensor([v.weight for v in made])
@@ -233,6 +234,20 @@ def trends(items: Tensor, day: Tensor) -> dict[str, Tensor]:
     return {"trend.counts": counts, "trend.age_ms": age}
 
 
+def tallies(rows: Tensor, groups: int, kinds: int = 4) -> Tensor:
+    """How often what was done to rows, or by them, all as one first: float32[N, groups, kinds]."""
+    group, kind = torch.arange(groups).unsqueeze(1), torch.arange(kinds)
+    own = (rows.view(-1, 1, 1) * (2 + group) + 3 * kind) % 7
+    everything = 100.0 + 50 * kind
+    return torch.where(group == 0, everything, own.float())
+
+
+def record(items: Tensor) -> dict[str, Tensor]:
+    """How items had done by the third day."""
+    columns = sum(feature.kind == "categorical" for feature in ITEM_FEATURES)
+    return trends(items, torch.tensor(3)) | {"tally.counts": tallies(items, 2 + columns)}
+
+
 def ranker_batch(made: Sequence[Visit]) -> Batch:
     """What is asked are candidates; labels follow from user and item."""
     batch, place = shared(made)
@@ -244,7 +259,7 @@ def ranker_batch(made: Sequence[Visit]) -> Batch:
             "candidate.lengths": torch.tensor([len(v.asked) for v in made]),
             "candidate.position": at,
         }
-        | {f"candidate.{name}": array for name, array in trends(item, torch.tensor(3)).items()}
+        | {f"candidate.{name}": array for name, array in record(item).items()}
     )
     batch.labels.update(
         {

@@ -100,6 +100,13 @@ TWO_TOWER = Subject(cases.two_tower, cases.two_tower_batch, user_vectors)
 ID = Subject(cases.id_rows, cases.two_tower_batch, user_vectors, reads=False)
 USER = Subject(cases.user, cases.user_batch, user_vectors)
 RANKER = Subject(cases.ranker, cases.ranker_batch, candidate_logits)
+FORMS = {
+    f"ranker_{history}": dataclasses.replace(
+        RANKER,
+        build=partial(cases.ranker, settings=dataclasses.replace(cases.RANKER, history=history)),
+    )
+    for history in ("fusion", "appended")
+}
 GRAPHS = {f"graph_{kind}": graph_of(kind) for kind in ("convolution", "transformer", "propagation")}
 LIGHT_GCN = Subject(cases.light_gcn, cases.interaction_batch, user_nodes, False, looks_up=False)
 POINTWISE = dataclasses.replace(
@@ -131,6 +138,7 @@ SUBJECTS = {
     "user": USER,
     "user_pointwise": dataclasses.replace(USER, build=partial(cases.user, settings=POINTWISE)),
     "ranker": RANKER,
+    **FORMS,
     **GRAPHS,
     "light_gcn": LIGHT_GCN,
 }

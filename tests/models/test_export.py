@@ -69,6 +69,8 @@ def random_like(name: str, example: Tensor, program: Program, sizes: dict[str, i
     shape = (rows, *example.shape[1:])
     if example.dtype == torch.int64:
         return torch.randint(0, CODES.get(name, 10**10), shape)
+    if name in ("liked", "recent", "hidden"):
+        return torch.rand(shape).softmax(-1)
     values = torch.randn(shape)
     missing = torch.nan if name.endswith("item.age") else 0.0
     return values.masked_fill(torch.rand(rows, *[1] * (values.dim() - 1)) < 0.2, missing)

@@ -39,7 +39,13 @@ def logits_of(settings: RankerSettings, change: str | None = None) -> torch.Tens
 
 @pytest.mark.parametrize(
     ("history", "action", "order"),
-    [("attention", True, True), ("average", True, False), ("none", False, False)],
+    [
+        ("attention", True, True),
+        ("fusion", True, True),
+        ("appended", True, True),
+        ("average", True, False),
+        ("none", False, False),
+    ],
 )
 def test_a_history_is_read_as_set(history, action, order) -> None:
     settings = dataclasses.replace(cases.RANKER, history=history)

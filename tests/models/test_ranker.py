@@ -11,7 +11,6 @@ from models.batch import Batch
 from models.over_arch import Candidates
 from models.ranker import rectangle, spread
 from models.reading import Reading
-from models.trend_prior import WIDTH
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -79,7 +78,7 @@ def programs_answer(made: list[Visit], index: int, at: int) -> Tensor:
         "item_id.rows": of["item_id"][asked],
         "position": torch.full_like(asked, at),
         **cases.columns(cases.ITEM_FEATURES, "item", asked),
-        **cases.trends(asked, torch.tensor(3)),
+        **cases.record(asked),
     }
     return core.items_program({**state, **items})
 
@@ -107,12 +106,12 @@ def test_what_lies_past_a_history_does_not_matter() -> None:
     assert (read.mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
     candidates = Candidates(*(x[:8].expand(len(made), -1, -1) for x in (items, codes)))
     position = torch.zeros(len(made), 8, dtype=torch.int64)
-    trend = torch.randn(len(made), 8, WIDTH)
-    before = core.over(read, candidates, position, trend)
+    record = torch.randn(len(made), 8, core.record.width)
+    before = core.over(read, candidates, position, record)
     past = (read.mask < 0).unsqueeze(-1)
     keys, known = (x + torch.randn(x.shape) * past for x in (read.keys, read.items))
     noisy = read._replace(keys=keys, items=known)
-    assert torch.equal(core.over(noisy, candidates, position, trend), before)
+    assert torch.equal(core.over(noisy, candidates, position, record), before)
 
 
 def test_position_is_a_bias_that_is_zero_where_serving_ranks() -> None:

@@ -48,6 +48,9 @@ class Informed:
         labels = [impressions[f"label.{action}"].to_numpy() for action in self.actions]
         return np.where(np.stack(labels, axis=1), 0.0, -30.0).astype(np.float32)
 
+    def knowing(self, log, parts):
+        return self
+
     def segments(self, impressions):
         return np.zeros((impressions.num_rows, 2), bool)
 
@@ -55,7 +58,7 @@ class Informed:
         return self.plain(logits, segments)
 
 
-def informed(artifact, dataset, trends, calibration=None):
+def informed(artifact, dataset, calibration=None):
     model = Informed(dataset.vocabulary.actions)
     if calibration is not None:
         model.calibrators = Calibrators.load(calibration.path)

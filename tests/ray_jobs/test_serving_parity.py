@@ -17,6 +17,7 @@ from data.contract.schema import USER_COLUMN
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
+from data.track_record import Standings, TrackRecord
 from data.trends import Trends
 from models.multi_interest import InterestSettings
 from models.ranker import Ranker, RankerSettings
@@ -27,7 +28,8 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel
 from ray_jobs.export import export
-from ray_jobs.index import index
+from ray_jobs.index import WHOLE, index
+from ray_jobs.sample import log_of
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.feed import Feed
@@ -99,6 +101,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     publish_model(root, "ranker", Ranker(ranker, dataset.vocabulary), ranker, dataset)
     calibration = publish_calibrators(root, dataset)
     index(job, export(job))
+    model = RankingModel.open(artifact.current(root, "ranker"), dataset, calibration)
+    standings = Standings.of(log_of(job, dataset), WHOLE, ranker.half_life_days)
+    model.record = TrackRecord(Trends.of_all(dataset), standings)
     feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
     yield SimpleNamespace(
         root=root,
@@ -107,9 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         retriever=Retriever.open(
             artifact.current(root, "two_tower"), dataset, Trends.of_all(dataset)
         ),
-        ranker=RankingModel.open(
-            artifact.current(root, "ranker"), dataset, Trends.of_all(dataset), calibration
-        ),
+        ranker=model,
     )
     feed.close()
 

@@ -1,0 +1,119 @@
+"""How often each action had happened to a key before a moment: an item, a creator, a user.
+
+With a clock, moments are days and counts are those of whole days before, an event counting half as
+much when it is a half-life older. Without one nobody can say which of two users came first: a
+moment is then a fold of users, and what the users of other folds did is counted, so that no label
+is among its own counts, nor missing from them alone (as it would be if only the user's own events
+were left out).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data.contract.encode import Ints
+
+if TYPE_CHECKING:
+    from data.touches import Touches
+
+Floats = npt.NDArray[np.float32]
+
+FOLDS = 10
+EVERYBODY = -1
+
+
+class Tallies(Protocol):
+    """Counts of W kinds of touches by key."""
+
+    def before(self, moments: Ints, keys: Ints) -> Floats:
+        """Counts of keys as of moments, one to one: float32[N, W]."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayTallies:
+    """Counts as of any day; memory grows as the days on which each key was touched.
+
+    Attributes:
+        places: key and day of each line in one number, ascending, [M].
+        counts: what had happened to the key at the end of that day, float32[M, W].
+        span: one more than the last day.
+        half_life_days: age at which a touch counts half.
+    """
+
+    places: Ints
+    counts: Floats
+    span: int
+    half_life_days: float
+
+    @classmethod
+    def of(cls, touches: Touches, keys: Ints, width: int, half_life_days: float) -> DayTallies:
+        """Counts touches by their keys [H]; O(H log H) and a pass a day."""
+        span = int(touches.day.max(initial=0)) + 1
+        places, at = np.unique(keys.astype(np.int64) * span + touches.day, return_inverse=True)
+        cells = np.bincount(at * width + touches.kind, minlength=len(places) * width)
+        counts = cells.reshape(-1, width).astype(np.float32)
+        made = cls(places, counts, span, half_life_days)
+        made._carry()
+        return made
+
+    def _carry(self) -> None:
+        """Adds what is left of the line before to each line of a key, the earlier lines first."""
+        key, day = np.divmod(self.places, self.span)
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        lines = np.diff(first, append=len(key))
+        for step in range(1, int(lines.max(initial=0))):
+            at = first[lines > step] + step
+            left = self._left(day[at] - day[at - 1])
+            self.counts[at] += self.counts[at - 1] * left[:, None]
+
+    def before(self, moments: Ints, keys: Ints) -> Floats:
+        """Counts of keys as of the start of 1-based days, one to one: float32[N, W]."""
+        wanted = np.clip(moments, 0, self.span)
+        at = np.searchsorted(self.places, keys * self.span + wanted) - 1
+        found = np.zeros((len(at), self.counts.shape[1]), np.float32)
+        there = at >= 0
+        there[there] = self.places[at[there]] // self.span == keys[there]
+        day = self.places[at[there]] % self.span
+        found[there] = self.counts[at[there]] * self._left(moments[there] - day)[:, None]
+        return found
+
+    def _left(self, days: Ints) -> Floats:
+        left: Floats = (0.5 ** (days / self.half_life_days)).astype(np.float32)
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class FoldTallies:
+    """Counts of what all but one fold of the users did; memory is FOLDS + 1 lines a key.
+
+    Attributes:
+        counts: of each fold, and of everybody at EVERYBODY, float32[FOLDS + 1, keys, W].
+    """
+
+    counts: Floats
+
+    @classmethod
+    def of(cls, touches: Touches, keys: Ints, width: int) -> FoldTallies:
+        """Counts touches by their keys [H]; O(H)."""
+        number = int(keys.max(initial=0)) + 1
+        cells = (fold_of(touches.user) * number + keys) * width + touches.kind
+        own = np.bincount(cells, minlength=FOLDS * number * width)
+        own = own.reshape(FOLDS, number, width).astype(np.float32)
+        everybody = own.sum(axis=0, keepdims=True)
+        return cls(np.concatenate([(everybody - own) * (FOLDS / (FOLDS - 1)), everybody]))
+
+    def before(self, moments: Ints, keys: Ints) -> Floats:
+        """Counts of keys by the other folds, one to one: float32[N, W]; 0 for later keys."""
+        known = keys < self.counts.shape[1]
+        found: Floats = self.counts[moments, np.where(known, keys, 0)]
+        found[~known] = 0
+        return found
+
+
+def fold_of(users: npt.NDArray[np.integer]) -> Ints:
+    """Fold of user rows."""
+    return users.astype(np.int64) % FOLDS

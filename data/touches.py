@@ -1,0 +1,71 @@
+"""Every event of a log, and all that was shown, as one list of touches of items by users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from data.trends import days_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from data.contract.encode import Ints
+    from data.queries import SplitLog
+
+Rows = npt.NDArray[np.int32]
+Kinds = npt.NDArray[np.uint8]
+Days = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Touches:
+    """What happened to items, H times; 11 bytes each.
+
+    Attributes:
+        user: user rows, [H].
+        item: item rows, [H].
+        kind: code of the action - 1, or the number of actions where the item was shown, [H].
+        day: 1-based, [H]; 0 without a clock.
+    """
+
+    user: Rows
+    item: Rows
+    kind: Kinds
+    day: Days
+
+    @classmethod
+    def of(cls, log: SplitLog, parts: Sequence[int]) -> Touches:
+        """The events of some parts and, under a time split, all that was shown."""
+        found = [*_events(log, parts), *(_shown(log) if log.split.kind == "time" else [])]
+        user, item, kind, day = (np.concatenate(column) for column in zip(*found, strict=True))
+        return cls(
+            user.astype(np.int32),
+            item.astype(np.int32),
+            kind.astype(np.uint8),
+            np.maximum(day, 0).astype(np.int16),
+        )
+
+
+def _events(log: SplitLog, parts: Sequence[int]) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+    calendar = log.dataset.calendar
+    for block in log.blocks():
+        chosen = np.isin(block.part, parts)
+        events, users = block.events, block.users[block.owners[chosen]]
+        times = events.timestamp[chosen]
+        day = np.zeros(len(times), np.int64) if calendar is None else days_of(calendar, times)
+        yield users, events.item[chosen], events.action[chosen] - 1, day
+
+
+def _shown(log: SplitLog) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+    calendar, kind = log.dataset.calendar, len(log.dataset.vocabulary.actions)
+    if calendar is None or not log.dataset.counts["impressions"]:
+        return
+    for file in log.dataset.impression_files(1, calendar.num_days):
+        table = pq.ParquetFile(file).read(["user", "item", "timestamp"])
+        user, item, time = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
+        yield user, item, np.full(len(item), kind), days_of(calendar, time)

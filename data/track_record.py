@@ -1,0 +1,135 @@
+"""How items and users had done before a moment, as a ranker reads it.
+
+Trends say what was liked lately (data.trends). Tallies say how often each action had happened, and
+to how many that were shown: to the item, to all items that share a value of a categorical column
+with it (its creator's, say), to the user, and in all. A click-through rate is two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.contract.encode import Ints
+from data.contract.schema import Calendar
+from data.tallies import EVERYBODY, DayTallies, Floats, FoldTallies, Tallies, fold_of
+from data.touches import Touches
+from data.trends import Trends, days_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data.contract.encode import Arrays
+    from data.dataset import Dataset
+    from data.queries import SplitLog
+    from data.requests import Requests
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """Counts of each action, and of being shown, before any moment.
+
+    Attributes:
+        keys: G ways to key items, by name: all as one, each alone, by each categorical column;
+            [rows] each.
+        of_keys: counts by each of them.
+        of_user: counts by user row; None without a clock, where a user's fold is all there is.
+        calendar: of the log, None without a clock.
+    """
+
+    keys: Mapping[str, Ints]
+    of_keys: tuple[Tallies, ...]
+    of_user: Tallies | None
+    calendar: Calendar | None
+
+    @classmethod
+    def of(cls, log: SplitLog, parts: Sequence[int], half_life_days: float) -> Standings:
+        """Counts some parts of a log in one pass.
+
+        Args:
+            log: events and, under a time split, what was shown.
+            parts: whose events are counted.
+            half_life_days: age at which a touch counts half, in a log with a clock.
+        """
+        data, touches = log.dataset, Touches.of(log, parts)
+        width = len(data.vocabulary.actions) + 1
+
+        def tallied(keys: Ints) -> Tallies:
+            if data.calendar is None:
+                return FoldTallies.of(touches, keys, width)
+            return DayTallies.of(touches, keys, width, half_life_days)
+
+        keys = _keys(data)
+        of_keys = tuple(tallied(key[touches.item]) for key in keys.values())
+        of_user = tallied(touches.user.astype(np.int64)) if data.calendar else None
+        return cls(keys, of_keys, of_user, data.calendar)
+
+    def moments(self, users: Ints, times_ms: Ints) -> Ints:
+        """What tells apart the counts of requests: the day, or the user's fold. [R]."""
+        return fold_of(users) if self.calendar is None else days_of(self.calendar, times_ms)
+
+    @property
+    def last_moment(self) -> int:
+        """As of which all is counted: the day after the log, or nobody left out."""
+        return EVERYBODY if self.calendar is None else self.calendar.num_days + 1
+
+    def of_items(self, moments: Ints, items: Ints) -> Floats:
+        """Counts of items, and of those that share a value with them: float32[N, G, W]."""
+        found = [
+            tallies.before(moments, keys[items])
+            for tallies, keys in zip(self.of_keys, self.keys.values(), strict=True)
+        ]
+        return np.stack(found, axis=1)
+
+    def of_users(self, moments: Ints, users: Ints) -> Floats | None:
+        """Counts of all users as one, and of each alone: float32[R, 2, W]; with a clock only."""
+        if self.of_user is None:
+            return None
+        everybody = self.of_keys[0].before(moments, np.zeros_like(users))
+        return np.stack([everybody, self.of_user.before(moments, users)], axis=1)
+
+
+def _keys(data: Dataset) -> dict[str, Ints]:
+    rows = np.arange(data.item_ids.rows)
+    names = [feature.name for feature in data.items.features if feature.kind == "categorical"]
+    values = data.items.only(names).gather(rows)
+    codes = {name: np.unique(values[f"item.{name}"], return_inverse=True)[1] for name in names}
+    return {"all": np.zeros_like(rows), "item": rows} | codes
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRecord:
+    """What a ranker may know of how items and users had done.
+
+    Attributes:
+        trends: of items, in a log with a clock.
+        standings: of items and, in a log with a clock, users; None where none are read.
+    """
+
+    trends: Trends | None = None
+    standings: Standings | None = None
+
+    def arrays(self, requests: Requests) -> Arrays:
+        """Named arrays of R requests with N candidates.
+
+        Returns:
+            `candidate.trend.counts` and `candidate.trend.age_ms` (`encode_trends`),
+            `candidate.tally.counts` float32[N, G, W], `user_tally.counts` float32[R, 2, W]; those
+            that there are.
+        """
+        counts = np.diff(requests.offsets)
+        found: Arrays = {}
+        if self.trends is not None:
+            day = np.repeat(days_of(self.trends.calendar, requests.timestamp), counts)
+            trends = self.trends.before(day, requests.item)
+            found |= {f"candidate.{name}": array for name, array in trends.items()}
+        if self.standings is not None:
+            moments = self.standings.moments(requests.user, requests.timestamp)
+            of_items = self.standings.of_items(np.repeat(moments, counts), requests.item)
+            found["candidate.tally.counts"] = of_items
+            of_users = self.standings.of_users(moments, requests.user)
+            found |= {} if of_users is None else {"user_tally.counts": of_users}
+        return found

@@ -1,0 +1,97 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+
+from data.contract.encode import FeatureTable
+from data.contract.schema import DAY_MS, Feature
+from data.requests import Requests
+from data.splits import TEST, TRAIN, VALID
+from data.track_record import Standings, TrackRecord
+from data.trends import Trends
+from tests.data.conftest import _log_of
+from tests.data.rows import HIDE, NUM_ITEMS, SAVE, START, rows_of_a_log
+
+EVERY = (TRAIN, VALID, TEST)
+CREATOR = Feature(name="creator", kind="categorical", cardinality=8)
+CREATORS = 11 + np.arange(NUM_ITEMS + 1) % 3
+
+
+def log_of(rows, **kind):
+    log = _log_of(rows, **kind)
+    log.dataset.counts = {"impressions": 0}
+    log.dataset.items = FeatureTable.of("item", (CREATOR,), pa.table({"creator": CREATORS}))
+    return log
+
+
+def standings_of(rows, half_life=1e9, **kind):
+    return Standings.of(log_of(rows, **kind), EVERY, half_life)
+
+
+def request(user, item, day):
+    return Requests(
+        np.array([user]),
+        np.array([START + (day - 1) * DAY_MS + 5]),
+        np.array([-1]),
+        np.array([0, 1]),
+        np.array([item]),
+        np.array([0]),
+        np.zeros((1, 2), np.float32),
+    )
+
+
+def test_an_item_comes_with_all_and_with_those_of_its_creator():
+    standings = standings_of([(1, 4, SAVE, 10, 0), (1, 7, SAVE, 10, 0), (2, 5, HIDE, 10, 0)])
+    found = standings.of_items(np.array([50]), np.array([4]))[0]
+    np.testing.assert_allclose(found, [[2, 1, 0], [1, 0, 0], [2, 0, 0]], rtol=1e-4)
+
+
+def test_users_come_with_all_and_with_their_own():
+    standings = standings_of([(1, 4, SAVE, 10, 0), (1, 7, SAVE, 10, 0), (2, 5, HIDE, 10, 0)])
+    found = standings.of_users(np.array([50, 50]), np.array([1, 3]))
+    np.testing.assert_allclose(found[0], [[2, 1, 0], [2, 0, 0]], rtol=1e-4)
+    np.testing.assert_allclose(found[1], [[2, 1, 0], [0, 0, 0]], rtol=1e-4)
+
+
+def test_the_last_moment_counts_the_last_day():
+    standings = standings_of([(1, 4, SAVE, 180, 2)])
+    assert standings.of_items(np.array([standings.last_moment]), np.array([4]))[0, 1, 0] > 0.9
+
+
+def test_without_a_clock_users_have_no_counts_and_items_those_of_other_folds():
+    rows = [(1, 4, SAVE, 1, 0), (2, 4, SAVE, 1, 0)]
+    standings = standings_of(rows, kind="column", order="position")
+    moments = standings.moments(np.array([1, 9]), np.zeros(2, np.int64))
+    assert standings.of_users(moments, np.array([1, 9])) is None
+    found = standings.of_items(moments, np.array([4, 4]))[:, 1, 0]
+    assert found[1] == pytest.approx(2 * found[0])
+    whole = standings.of_items(np.array([standings.last_moment]), np.array([4]))
+    assert whole[0, 1, 0] == 2
+
+
+@given(rows_of_a_log)
+def test_nothing_of_the_day_or_later_is_known(rows):
+    """Point in time: what happens from a request's day on changes nothing that it reads."""
+    day = 90
+    earlier = [row for row in rows if row[3] < day]
+    found = []
+    for kept in (rows, earlier or [(1, 1, SAVE, day, 0)]):
+        log = log_of(kept)
+        record = TrackRecord(Trends.of(log, EVERY), Standings.of(log, EVERY, 20.0))
+        found.append(record.arrays(request(2, 3, day)))
+    assert found[0].keys() == found[1].keys()
+    for name, array in found[0].items():
+        np.testing.assert_allclose(array, found[1][name], rtol=1e-5, err_msg=name)
+
+
+def test_only_what_is_there_is_named():
+    log = log_of([(1, 4, SAVE, 10, 0)])
+    assert not TrackRecord().arrays(request(1, 4, 20))
+    of_trends = TrackRecord(Trends.of(log, EVERY)).arrays(request(1, 4, 20))
+    assert sorted(of_trends) == ["candidate.trend.age_ms", "candidate.trend.counts"]
+    standings = Standings.of(log, EVERY, 20.0)
+    of_tallies = TrackRecord(standings=standings).arrays(request(1, 4, 20))
+    assert {name: array.shape for name, array in of_tallies.items()} == {
+        "candidate.tally.counts": (1, 3, 3),
+        "user_tally.counts": (1, 2, 3),
+    }
