@@ -95,6 +95,10 @@ class RankerSettings:
             correct for it.
         action_weights: action -> weight of its loss; 1 for the others.
         label_weights: head -> action -> weight of a row at that head if it has that action.
+        user_weights: categorical column of users -> value -> weight of their requests in training.
+        teacher: version of a ranker of the same root whose probabilities are learnt beside the
+            labels, a large one's by a small one, say.
+        teacher_weight: weight of that loss beside that of the labels.
         batch_size: requests a step on each worker.
         max_steps: optimiser steps, unless `train.max_steps` says otherwise.
         learning_rate: of AdamW on the dense part.
@@ -123,6 +127,9 @@ class RankerSettings:
     negative_rate: Rate = 1.0
     action_weights: dict[str, Weight] = field(default_factory=dict)
     label_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
+    user_weights: dict[str, dict[str, Weight]] = field(default_factory=dict)
+    teacher: str | None = None
+    teacher_weight: Weight = 1.0
     batch_size: Count = 64
     max_steps: Count = 700
     learning_rate: Positive = 2e-3
@@ -292,7 +299,8 @@ class Ranker(nn.Module):
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
                 `candidate.position` [N], `candidate.trend.counts` [N, S],
                 `candidate.trend.age_ms` [N], `candidate.tally.counts` [N, G, W] and
-                `user_tally.counts` [R, 2, W] where read; labels `label.<action>` float32[N].
+                `user_tally.counts` [R, 2, W] where read; labels `label.<action>` float32[N], and
+                `teacher.<action>` where there is one.
 
         Returns:
             Loss and what to log.
@@ -303,13 +311,20 @@ class Ranker(nn.Module):
         weight = batch.weight[segments(lengths, len(labels))]
         losses = multi_task_bce(logits, labels, self.action_weight, self.label_weight)
         loss = weighted_mean(losses, weight)
+        logs = {"loss": loss.detach()}
+        if f"teacher.{self.actions[0]}" in batch.labels:
+            taught = torch.stack([batch.labels[f"teacher.{a}"] for a in self.actions], 1)
+            losses = multi_task_bce(logits, taught, self.action_weight)
+            distilled = weighted_mean(losses, weight)
+            loss = loss + self.settings.teacher_weight * distilled
+            logs["teacher"] = distilled.detach()
         if self.foretell is None:
-            return loss, {"loss": loss.detach()}
+            return loss, logs
         found = self.user.foretold(read, batch.inputs)
         weight = batch.weight[found.user]
         ahead = self.foretell(found.ahead, items, found.item, weight)
         later = self.foretell(found.later, items, found.item, weight)
-        logs = {"loss": loss.detach(), "next": ahead.detach(), "later": later.detach()}
+        logs |= {"next": ahead.detach(), "later": later.detach()}
         return loss + self.settings.next_weight * (ahead + later), logs
 
     def logits(self, rows: Mapping[str, Tensor], batch: Batch) -> Tensor:

@@ -24,6 +24,7 @@ from ray_jobs.engine.model_kinds import (
     reads_users,
     training_settings,
 )
+from ray_jobs.engine.teacher import teacher_of
 from ray_jobs.engine.training import Sources, Training
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
@@ -83,7 +84,8 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
     logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
     made = candidates(job) if model == "ranker" and not logged else None
     ids = id_embeddings(job, dataset) if reads_ids(job.settings, model) else None
-    return Sources(dataset.artifact, made, vectors, of_users, ids)
+    teacher = teacher_of(job.root, job.settings.ranker) if model == "ranker" else None
+    return Sources(dataset.artifact, made, vectors, of_users, ids, teacher=teacher)
 
 
 def item_vectors(job: Job, dataset: Dataset) -> Artifact:

@@ -113,11 +113,12 @@ class RankingModel:
         actions = self.dataset.vocabulary.actions
         requests = Requests.of(impressions, actions)
         chunks = chunks_of(np.arange(len(requests)), CHUNK_REQUESTS)
-        found = [self._rank(requests.take(at), events) for at in chunks]
+        found = [self.of_requests(requests.take(at), events) for at in chunks]
         return np.concatenate([np.zeros((0, len(actions)), np.float32), *found])
 
     @torch.inference_mode()
-    def _rank(self, requests: Requests, events: UserEvents) -> Floats:
+    def of_requests(self, requests: Requests, events: UserEvents) -> Floats:
+        """The same of a few requests at once."""
         histories = events.histories(requests, self.max_length)
         actions = self.dataset.vocabulary.actions
         batch = ranker_batch(requests, histories, self.encoder, actions, self.record)

@@ -57,6 +57,7 @@ class Sources:
         ids: rows of users and items that were learnt before, if they are read.
         sampler: neighbourhoods for the graph encoder.
         graphs: the artefacts that they come from.
+        teacher: a ranker that the ranker learns from, if any.
     """
 
     dataset: Artifact
@@ -66,11 +67,12 @@ class Sources:
     ids: Artifact | None = None
     sampler: SamplerSource | None = None
     graphs: tuple[Artifact, ...] = ()
+    teacher: Artifact | None = None
 
     @property
     def artifacts(self) -> list[Artifact]:
         """The model's parents."""
-        others = (self.candidates, self.vectors, self.user_vectors, self.ids)
+        others = (self.candidates, self.vectors, self.user_vectors, self.ids, self.teacher)
         return [self.dataset, *(found for found in others if found), *self.graphs]
 
 

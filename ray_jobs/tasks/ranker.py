@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from data.batching import even_chunks, ranker_batch
 from data.blocks import row_groups
@@ -20,6 +23,8 @@ from models.metrics import ranking_metrics
 from models.ranker import build_ranker
 from ray_jobs.engine.ranking_model import RankingModel, record_of
 from ray_jobs.engine.streams import BlockPlan
+from ray_jobs.engine.teacher import Teacher
+from ray_jobs.engine.user_weights import user_weights
 from ray_jobs.tasks.log_task import LogTask
 
 if TYPE_CHECKING:
@@ -62,6 +67,17 @@ class RankerTask(LogTask):
         return record_of(self.settings, self.assignment.log, self.assignment.parts)
 
     @cached_property
+    def teacher(self) -> Teacher | None:
+        """A ranker that this one learns from."""
+        return Teacher.of(self.assignment)
+
+    @cached_property
+    def user_weights(self) -> npt.NDArray[np.float32]:
+        """Of every user, [rows]."""
+        data = self.assignment.dataset
+        return user_weights(data.users, data.user_ids.rows, self.settings.user_weights)
+
+    @cached_property
     def validation_record(self) -> TrackRecord:
         """The same, as validation requests may know it."""
         return record_of(self.settings, self.assignment.log, self._known_parts)
@@ -94,7 +110,14 @@ class RankerTask(LogTask):
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
             part = requests.take(chunk)
             histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
-            yield ranker_batch(part, histories, self.encoder, actions, self.record)
+            batch = ranker_batch(part, histories, self.encoder, actions, self.record)
+            yield self._taught(batch, part)
+
+    def _taught(self, batch: Batch, requests: Requests) -> Batch:
+        """With weights of users, and what a teacher says."""
+        labels = self.teacher.labels(requests, self.histories) if self.teacher else {}
+        weight = torch.from_numpy(self.user_weights[requests.user])
+        return replace(batch, labels={**batch.labels, **labels}, weight=weight)
 
     def _hidden_ms(self, requests: int, rng: np.random.Generator) -> Ints:
         """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""

@@ -93,6 +93,29 @@ def test_the_two_programs_answer_as_the_whole_does(index: int) -> None:
     assert torch.allclose(programs_answer(made, index, 0), expected, atol=1e-5)
 
 
+def test_a_student_comes_to_answer_as_its_teacher_does() -> None:
+    made = visits(8)
+    teacher, batch = cases.ranker(), cases.ranker_batch(made)
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+        answers = teacher.logits(rows_of(batch, tables()), batch).sigmoid()
+    labels = {f"teacher.{a}": answers[:, at] for at, a in enumerate(teacher.actions)}
+    gaps = []
+    for extra in ({}, labels):
+        torch.manual_seed(0)
+        core = cases.ranker().train()
+        optimiser = torch.optim.Adam(core.parameters(), lr=0.01)
+        taught = dataclasses.replace(batch, labels=batch.labels | extra)
+        for _ in range(40):
+            optimiser.zero_grad()
+            core(rows_of(taught, tables()), taught)[0].backward()
+            optimiser.step()
+        found = core.eval().logits(rows_of(batch, tables()), batch).sigmoid()
+        gaps.append(float((found - answers).abs().mean().detach()))
+    assert gaps[1] < 0.7 * gaps[0]
+
+
 def test_what_lies_past_a_history_does_not_matter() -> None:
     core, made = cases.ranker(), visits(4)
     batch = cases.ranker_batch(made)

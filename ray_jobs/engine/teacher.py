@@ -1,0 +1,76 @@
+"""A trained ranker that another one learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from data.contract.artifact import read
+from data.contract.settings import UserError
+from ray_jobs.engine.ranking_model import RankingModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from data.contract.artifact import Artifact
+    from data.requests import Requests, UserEvents
+    from models.ranker import RankerSettings
+    from ray_jobs.engine.assignment import Assignment
+
+PREFIX = "teacher."
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Answers to the requests of a batch, beside their labels.
+
+    Attributes:
+        model: the teacher, knowing what may be known in training.
+    """
+
+    model: RankingModel
+
+    @classmethod
+    def of(cls, assignment: Assignment) -> Teacher | None:
+        """The ranker that `ranker.teacher` names, if any. Raises UserError; see `teacher_of`."""
+        artifact = teacher_of(assignment.root, assignment.settings.ranker)
+        if artifact is None:
+            return None
+        model = RankingModel.open(artifact, assignment.dataset)
+        return cls(model.knowing(assignment.log, assignment.parts))
+
+    def labels(self, requests: Requests, events: UserEvents) -> dict[str, Tensor]:
+        """Probability of each action at each impression: `teacher.<action>` float32[N]."""
+        answers = torch.from_numpy(self.model.of_requests(requests, events)).sigmoid()
+        actions = self.model.dataset.vocabulary.actions
+        return {f"{PREFIX}{action}": answers[:, at] for at, action in enumerate(actions)}
+
+
+def teacher_of(root: Path, settings: RankerSettings) -> Artifact | None:
+    """The ranker that `ranker.teacher` names.
+
+    Raises:
+        UserError: there is none of that version, or it has learnt from another share of the
+            negatives, so that its probabilities mean something else.
+    """
+    if settings.teacher is None:
+        return None
+    folder = root / "ranker"
+    versions = sorted(p.name for p in folder.glob("*") if (p / "manifest.json").is_file())
+    if settings.teacher not in versions:
+        known = ", ".join(versions) or "none yet"
+        raise UserError(
+            f"ranker.teacher={settings.teacher} is no ranker of this root; it has {known}"
+        )
+    artifact = read(folder / settings.teacher)
+    rate = artifact.manifest.settings["ranker"]["negative_rate"]
+    if rate != settings.negative_rate:
+        raise UserError(
+            f"ranker.teacher={settings.teacher} was trained with ranker.negative_rate={rate}; a "
+            f"student needs the same, not {settings.negative_rate}"
+        )
+    return artifact
