@@ -120,7 +120,7 @@ class RankerSettings:
     sequence: SequenceSettings = field(default_factory=_sequence)
     trends: bool = True
     tallies: bool = True
-    half_life_days: Positive = 30.0
+    half_life_days: Positive = 90.0
     user_vectors: bool = False
     next_weight: Weight = 1.0
     time_mask_hours: Weight = 0.0
