@@ -201,7 +201,7 @@ SERVED_RANKER: tuple[Check, ...] = (
     ("an average of the history is worth less", lower("average of the history", "utility")),
     ("no history is worth less", lower("no history", "utility")),
     ("without trends it is worth less", lower("without trends", "utility")),
-    ("without what comes next it is worth less", lower("without what comes next", "utility")),
+    ("without counts and rates it is worth less", lower("without counts and rates", "utility")),
     ("a time mask moves a feed less", lower("time mask of a day", "changed")),
 )
 LATENCY: tuple[Check, ...] = (

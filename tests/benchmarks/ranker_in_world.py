@@ -5,7 +5,8 @@ each a change of one thing, then calibrated, exported and indexed in a copy of t
 for feeds through the serving classes. By the world's own probabilities: utility, saves and hides of
 a served item and its share of what `oracle_truth` reaches; the same of sessions that people answer
 (`respond`), in which what they do is posted before the next request; how many topics a feed has;
-how much of it one more action changes; and AUC on the impressions that were drawn at random.
+how much of it one more action changes; AUC on the impressions that were drawn at random; and
+nDCG@50 of its order of what the index finds for some users, by what the default's ranker gives it.
 Differences from the default are paired by user. arms= names some arms; finished ones are found
 again. Each core works on an arm of its own. The last line is one JSON object.
 """
@@ -44,31 +45,48 @@ from ray_jobs.simulate import latents_folder
 from ray_jobs.train import sources_of, train
 from serve.feed import Feed
 from serve.messages import Event, RecommendRequest
+from serve.utility import Utility, UtilitySettings
 from tests.benchmarks.arms import changed, on_each_core
 from tests.benchmarks.feed_utility import PATIENT, some_users
 from tests.benchmarks.intervals import difference
+from tests.benchmarks.ranker_precision import orders
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from data.contract.encode import Ints
     from ray_jobs.engine.job import Job
     from serve.funnel import Funnel
 
 DEFAULT = "default"
-ALONE = {"ranker.action_weights": {"click": 0.0, "closeup": 0.0, "hide": 0.0}}
+
+
+def alone(action: str) -> dict[str, Any]:
+    """Settings of a ranker that learns one action."""
+    return {
+        "ranker.action_weights": {
+            a: 0.0 for a in ("click", "closeup", "hide", "save") if a != action
+        }
+    }
+
+
 ARMS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "average of the history": {"ranker.history": "average"},
     "no history": {"ranker.history": "none"},
     "with the long-term vector": {"ranker.user_vectors": True},
     "long-term vector alone": {"ranker.user_vectors": True, "ranker.history": "none"},
-    "saves alone": ALONE,
+    "saves alone": alone("save"),
+    "hides alone": alone("hide"),
     "time mask of a day": {"ranker.time_mask_hours": 24.0},
-    "without what comes next": {"ranker.next_weight": 0.0},
+    "without counts and rates": {"ranker.tallies": False},
     "without trends": {"ranker.trends": False},
-    "four experts": {"ranker.experts": 4},
-    "crossed fields": {"ranker.crossing.layers": ["mlp+masks"]},
+    "candidate in every token": {"ranker.history": "fusion"},
+    "candidate appended": {"ranker.history": "appended"},
 }
 PLACES, USERS, SESSION_USERS, MOST_REQUESTS = 10, 300, 150, 5
+LISTS, LIST = 100, 500
+NOTHING = np.zeros(0, np.int64)
 SLOT_MS = 60_000
 
 
@@ -79,12 +97,14 @@ class Judged:
     Attributes:
         served: of each user: utility, save, hide, topics, changed.
         share: of the utility that `oracle_truth` reaches.
+        lists: utility that the ranker gives the items that the index finds, [users, LIST].
         answered: of each user of sessions: saves, hides and requests.
         random_auc: action -> AUC on impressions drawn at random.
     """
 
     served: dict[str, Any]
     share: float
+    lists: Any
     answered: dict[str, Any]
     random_auc: dict[str, float]
 
@@ -125,6 +145,17 @@ class Judge:
             "topics": float(len(np.unique(topics))),
             "changed": 1 - len(set(shown) & set(after)) / (PLACES - 1),
         }
+
+    def lists(self, users: Sequence[int]) -> Any:
+        """What the ranker gives what the index finds for users, who are as the log has them."""
+        funnel, now_ms = self.funnel, self.funnel.clock.now_ms()
+        known = [funnel.users.read(user, None, now_ms) for user in users]
+        tower, utility = funnel._tower, Utility.of(UtilitySettings(), funnel.bundle.vocabulary)
+        rows = [
+            funnel.catalogue.nearest(tower(user).vector, LIST, NOTHING, 1.0)[0] for user in known
+        ]
+        ranked = [funnel.ranker(user, of_user) for user, of_user in zip(known, rows, strict=True)]
+        return np.stack([utility.user(one) for one in ranked])
 
     def _unseen(self, user_id: int) -> Ints:
         """The world's rows of what may be served and the user has not touched."""
@@ -178,12 +209,13 @@ def judged_by_words(words: list[str], name: str, seed: int) -> Judged:
         people = Simulator(judge.latents, judge.day, seed)
         answered = [judge.session(people, user) for user in chosen[USERS:]]
         served = [judge.served(user) for user in chosen[:USERS]]
+        lists = judge.lists(chosen[:LISTS])
     finally:
         judge.feed.close()
     columns = {key: np.array([one[key] for one in served]) for key in served[0]}
     share = float(columns["utility"].mean() / columns.pop("best").mean())
     sessions = {key: np.array([one[key] for one in answered]) for key in answered[0]}
-    return Judged(columns, share, sessions, random_auc(job))
+    return Judged(columns, share, lists, sessions, random_auc(job))
 
 
 def random_auc(job: Job) -> dict[str, float]:
@@ -208,6 +240,12 @@ def random_auc(job: Job) -> dict[str, float]:
 def mean_row(arm: list[Judged], against: list[Judged]) -> dict[str, Any]:
     """What is printed of an arm: means over seeds, and differences from the default."""
     row: dict[str, Any] = {"share of oracle_truth": float(np.mean([one.share for one in arm]))}
+    pairs = [
+        orders(np.stack(both))[1]
+        for one, other in zip(arm, against, strict=True)
+        for both in zip(other.lists, one.lists, strict=True)
+    ]
+    row["nDCG@50 by the default's scores"] = float(np.mean(pairs))
     for part in ("served", "answered"):
         for key in getattr(arm[0], part):
             columns = [[getattr(one, part)[key] for one in made] for made in (arm, against)]

@@ -94,8 +94,10 @@ def among_rated(subject: Subject) -> dict[str, Any]:
     """AUC of each head on all held-out ratings, of the ranker and the baselines."""
     actions = subject.log.dataset.vocabulary.actions
     impressions = held_out_ratings(subject.log)
+    parts = known_parts(subject)
     model = RankingModel.open(subject.models["ranker"], subject.log.dataset)
-    histories = UserEvents.of(TrainingLog(subject.log, known_parts(subject)))
+    model.knowing(subject.log, parts)
+    histories = UserEvents.of(TrainingLog(subject.log, parts))
     fitted = RankingBaselines.fit(subject, ("popularity", "logistic", "trees"))
     predicted = {"ranker": model.probabilities(impressions, histories)}
     predicted |= {"popularity": fitted.counts(impressions)} | fitted.probabilities(impressions)

@@ -6,8 +6,8 @@ writes it (`int8`); with all weights rounded to bfloat16 and computed in 32 bits
 impressions of the reported days, users as they were at the time, and for some of those requests
 (lists=200) the 500 candidates that the index finds. The last line is one JSON object:
 
-- `auc`: of each action and form, on the impressions (the bundle's item vectors are as of the
-  last day, so these are not the figures of `evaluate`);
+- `auc`: of each action and form, on the impressions (the bundle's item vectors and counts are
+  as of the last day, so these are not the figures of `evaluate`, and flatter);
 - `largest`, `mean`: difference of a probability to the full form's, over impressions and lists;
 - `ndcg@50`: of a form's order of 500, by the served utility, where the gain of an item is what
   the full form gives it above the lowest of the list.
@@ -35,13 +35,13 @@ from ray_jobs.engine.job import start
 from ray_jobs.engine.predictions import read_impressions
 from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.sample import log_of
-from serve.blend import utility_weights
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.programs import Program
 from serve.ranker import Ranker
 from serve.retrieval import UserTower
 from serve.users import User
+from serve.utility import Utility, UtilitySettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,12 +159,12 @@ def differences(found: Any) -> dict[str, dict[str, float]]:
 def of_lists(forms: Forms, users: Sequence[User]) -> dict[str, Any]:
     """How each form orders what the index finds for users."""
     tower = UserTower(forms.bundle, forms.catalogue)
-    weights = utility_weights(forms.bundle.vocabulary, {})
+    utility = Utility.of(UtilitySettings(), forms.bundle.vocabulary)
     rows = [
         forms.catalogue.nearest(tower(user).vector, CANDIDATES, NOTHING, 1.0)[0] for user in users
     ]
     found = [forms(user, each) for user, each in zip(users, rows, strict=True)]
-    ndcg = np.array([orders(each @ weights) for each in found])
+    ndcg = np.array([orders(np.stack([utility.user(one) for one in each])) for each in found])
     return {
         **differences(np.concatenate(found, 1)),
         f"ndcg@{PLACES}": dict(zip(FORMS, ndcg.mean(0).tolist(), strict=True)),
