@@ -28,7 +28,7 @@ from models.id_embeddings import IdEmbeddingSettings, IdEncoder
 from models.towers import Answers, UserTower
 from models.two_tower import TwoTowerSettings, build_two_tower
 from models.user_encoder import UserEncoder, UserSettings
-from ray_jobs.engine.snapshots import split_snapshot
+from ray_jobs.engine.snapshots import take_over
 from ray_jobs.engine.turns import scores_in_turns
 from serve.candidates import shares_of_list
 
@@ -60,8 +60,7 @@ def table_rows(rows: int) -> int:
 
 def filled(core: nn.Module, snapshot: Snapshot) -> dict[str, Tensor]:
     """Takes a snapshot's weights over into a dense part that only infers; gives the tables."""
-    weights, tables = split_snapshot(snapshot)
-    core.load_state_dict(weights)
+    tables = take_over(core, snapshot)
     core.eval()
     return tables
 

@@ -31,7 +31,7 @@ from ray_jobs.engine.loop import (
     train,
 )
 from ray_jobs.engine.quiet import quiet_libraries
-from ray_jobs.engine.snapshots import CORE, TABLES, split_snapshot
+from ray_jobs.engine.snapshots import CORE, TABLES, take_over
 from ray_jobs.engine.streams import Prefetched, portions, spare_batch, tickets
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def build_learner(task: Task, assignment: Assignment) -> Learner:
 
 def _start_from(assignment: Assignment, core: nn.Module, module: nn.Module) -> None:
     folder = assignment.root / assignment.model / str(assignment.start_from)
-    weights, tables = split_snapshot(load_file(folder / "model.safetensors"))
-    core.load_state_dict(weights)
-    load_tables(module, tables)
+    load_tables(module, take_over(core, load_file(folder / "model.safetensors")))
 
 
 def snapshot(learner: Learner, task: Task) -> Snapshot:
