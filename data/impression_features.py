@@ -37,6 +37,7 @@ BUCKETS = 256
 POSITIONS = 32
 HOUR_MS = DAY_MS // 24
 PRIOR_STRENGTH = 20.0
+LEAST_COUNT = 1e-6
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
 
 
@@ -162,7 +163,7 @@ def _rates(counts: Floats) -> Floats:
     Towards that of all items by PRIOR_STRENGTH touches.
 
     Args:
-        counts: [N, G, W] of all items first; each action, then shown.
+        counts: [N, G, W] of an item on average first; each action, then shown.
 
     Returns:
         float32[N, G - 1, W - 1].
@@ -173,7 +174,7 @@ def _rates(counts: Floats) -> Floats:
         np.where(shown, part[..., -1:], part[..., :-1].sum(axis=-1, keepdims=True))
         for part in (everything, own)
     )
-    prior = everything[..., :-1] / np.maximum(of_all, 1.0)
+    prior = everything[..., :-1] / np.maximum(of_all, LEAST_COUNT)
     rates = (own[..., :-1] + PRIOR_STRENGTH * prior) / (of_own + PRIOR_STRENGTH)
     return rates.astype(np.float32)
 

@@ -37,12 +37,16 @@ class Standings:
             [rows] each.
         of_keys: counts by each of them.
         of_user: counts by user row; None without a clock, where a user's fold is all there is.
+        items: how many there are.
+        users: how many there are.
         calendar: of the log, None without a clock.
     """
 
     keys: Mapping[str, Ints]
     of_keys: tuple[Tallies, ...]
     of_user: Tallies | None
+    items: int
+    users: int
     calendar: Calendar | None
 
     @classmethod
@@ -65,7 +69,8 @@ class Standings:
         keys = _keys(data)
         of_keys = tuple(tallied(key[touches.item]) for key in keys.values())
         of_user = tallied(touches.user.astype(np.int64)) if data.calendar else None
-        return cls(keys, of_keys, of_user, data.calendar)
+        items = data.item_ids.rows - data.item_ids.first_row
+        return cls(keys, of_keys, of_user, items, data.user_ids.rows, data.calendar)
 
     def moments(self, users: Ints, times_ms: Ints) -> Ints:
         """What tells apart the counts of requests: the day, or the user's fold. [R]."""
@@ -77,18 +82,24 @@ class Standings:
         return EVERYBODY if self.calendar is None else self.calendar.num_days + 1
 
     def of_items(self, moments: Ints, items: Ints) -> Floats:
-        """Counts of items, and of those that share a value with them: float32[N, G, W]."""
+        """Counts of items, and of those that share a value with them: float32[N, G, W].
+
+        The first group is all, an item on average: what is read beside it does not grow with the
+        log.
+        """
         found = [
             tallies.before(moments, keys[items])
             for tallies, keys in zip(self.of_keys, self.keys.values(), strict=True)
         ]
+        found[0] = found[0] / np.float32(self.items)
         return np.stack(found, axis=1)
 
     def of_users(self, moments: Ints, users: Ints) -> Floats | None:
-        """Counts of all users as one, and of each alone: float32[R, 2, W]; with a clock only."""
+        """Counts of a user on average, and of each: float32[R, 2, W]; with a clock only."""
         if self.of_user is None:
             return None
         everybody = self.of_keys[0].before(moments, np.zeros_like(users))
+        everybody = everybody / np.float32(self.users)
         return np.stack([everybody, self.of_user.before(moments, users)], axis=1)
 
 

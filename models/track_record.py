@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PRIOR_STRENGTH = 20.0
 LEAST_RATE = 1e-4
+LEAST_COUNT = 1e-6
 
 
 class RecordEncoder(nn.Module):
@@ -53,13 +54,13 @@ def tally_width(groups: int, kinds: int) -> int:
 
 
 def read_tallies(counts: Tensor) -> Tensor:
-    """Logarithms of counts, and of the rates of actions over those of everything.
+    """Logarithms of counts and of rates of actions, over those of an item (or user) on average.
 
     Rates are of what was shown, or of all touches where nothing says what was; those of few are
     drawn to that of everything by `PRIOR_STRENGTH` touches.
 
     Args:
-        counts: float32[..., G, W]: first of everything, then of groups; each action, then shown.
+        counts: float32[..., G, W]: first on average, then of groups; each action, then shown.
 
     Returns:
         float32[..., tally_width(G, W)].
@@ -71,7 +72,8 @@ def read_tallies(counts: Tensor) -> Tensor:
         torch.where(shown, part[..., -1:], part[..., :-1].sum(-1, keepdim=True))
         for part in (everything, own)
     )
-    prior = everything[..., :-1] / of_all.clamp(min=1.0)
+    prior = everything[..., :-1] / of_all.clamp(min=LEAST_COUNT)
     rates = (own[..., :-1] + PRIOR_STRENGTH * prior) / (of_own + PRIOR_STRENGTH)
     lift = torch.log(rates.clamp(min=LEAST_RATE)) - torch.log(prior.clamp(min=LEAST_RATE))
-    return torch.cat([torch.log1p(own), lift], -1).flatten(-2)
+    size = torch.log1p(own) - torch.log1p(everything)
+    return torch.cat([size, lift], -1).flatten(-2)

@@ -54,6 +54,10 @@ CLAIMS = (
                 lambda s: s["served"] > s["popular"],
             ),
             ("no less than 80% of retrieved ones", lambda s: s["served"] >= 0.8 * s["retrieved"]),
+            (
+                "without least shares more than retrieved ones",
+                lambda s: s["chosen"] > s["retrieved"],
+            ),
         ),
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),

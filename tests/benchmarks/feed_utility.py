@@ -1,9 +1,10 @@
 """What people would do with the feeds that a bundle serves, told by the world itself.
 
-    python -m tests.benchmarks.feed_utility root=runs/default [users=100]
+    python -m tests.benchmarks.feed_utility root=runs/default [users=400]
 
 For users of the built-in world: the expected utility of one item of the served feed's first ten, on
-the day after the log, beside the retriever's own first ten, popular ones, the best there are
+the day after the log, beside the same where no source has a least share of it (`chosen`: what is
+given up is the price of exploring), the retriever's own first ten, popular ones, the best there are
 (`oracle_truth`) and items at random. Nothing is drawn: probabilities are the world's. Last line: a
 JSON object with the mean utility of each.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,7 @@ from data.world.state import WorldState
 from ray_jobs.engine.job import start
 from ray_jobs.simulate import latents_folder
 from serve.feed import Feed
+from serve.funnel import Funnel
 from serve.messages import RecommendRequest
 from serve.settings import ServeSettings
 from serve.sources import TwoTower
@@ -32,12 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from data.contract.encode import Ints
-    from serve.funnel import Funnel
     from serve.users import User
 
 PLACES = 10
 LEAST_EVENTS = 30
 PATIENT = ServeSettings(deadlines_ms={"default": 30_000.0}, clock="log")
+GREEDY = replace(PATIENT, least_share=0.0)
 
 
 def main(words: Sequence[str]) -> None:
@@ -50,8 +53,9 @@ def main(words: Sequence[str]) -> None:
     feed = Feed(job.root, PATIENT, background=False)
     try:
         funnel = feed._switch.funnel
-        chosen = some_users(funnel, int(given.get("users", 100)))
-        found = [utilities(feed, funnel, state, user) for user in chosen]
+        chosen = some_users(funnel, int(given.get("users", 400)))
+        greedy = Funnel(funnel.bundle, feed.store, funnel._fanout, GREEDY, funnel.utility)
+        found = [utilities(feed, greedy, funnel, state, user) for user in chosen]
     finally:
         feed.close()
     means = {name: round(float(np.mean([f[name] for f in found])), 4) for name in found[0]}
@@ -66,7 +70,9 @@ def some_users(funnel: Funnel, count: int) -> list[int]:
     return ids
 
 
-def utilities(feed: Feed, funnel: Funnel, state: WorldState, user_id: int) -> dict[str, float]:
+def utilities(
+    feed: Feed, greedy: Funnel, funnel: Funnel, state: WorldState, user_id: int
+) -> dict[str, float]:
     """Mean expected utility of ten items by where they come from."""
     utility = by_row(funnel, state, user_id)
     user = funnel.users.read(user_id, feed.store, funnel.clock.now_ms())
@@ -75,6 +81,7 @@ def utilities(feed: Feed, funnel: Funnel, state: WorldState, user_id: int) -> di
     answer, query = feed.recommend(request), funnel.query(request, Trace())
     rows = {
         "served": funnel.catalogue.rows_of([item.item_id for item in answer.items]),
+        "chosen": greedy.slate(query, PLACES, Trace()).rows,
         "retrieved": TwoTower(funnel.catalogue)(query, PLACES).rows,
         "popular": unseen(funnel.bundle.popular, user),
         "oracle_truth": fresh[np.argsort(-utility[fresh])[:PLACES]],

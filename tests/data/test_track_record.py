@@ -10,7 +10,7 @@ from data.splits import TEST, TRAIN, VALID
 from data.track_record import Standings, TrackRecord
 from data.trends import Trends
 from tests.data.conftest import _log_of
-from tests.data.rows import HIDE, NUM_ITEMS, SAVE, START, rows_of_a_log
+from tests.data.rows import HIDE, NUM_ITEMS, NUM_USERS, SAVE, START, rows_of_a_log
 
 EVERY = (TRAIN, VALID, TEST)
 CREATOR = Feature(name="creator", kind="categorical", cardinality=8)
@@ -40,17 +40,19 @@ def request(user, item, day):
     )
 
 
-def test_an_item_comes_with_all_and_with_those_of_its_creator():
+def test_an_item_comes_with_the_average_and_with_those_of_its_creator():
     standings = standings_of([(1, 4, SAVE, 10, 0), (1, 7, SAVE, 10, 0), (2, 5, HIDE, 10, 0)])
     found = standings.of_items(np.array([50]), np.array([4]))[0]
-    np.testing.assert_allclose(found, [[2, 1, 0], [1, 0, 0], [2, 0, 0]], rtol=1e-4)
+    average = np.array([2, 1, 0]) / NUM_ITEMS
+    np.testing.assert_allclose(found, [average, [1, 0, 0], [2, 0, 0]], rtol=1e-4)
 
 
-def test_users_come_with_all_and_with_their_own():
+def test_users_come_with_the_average_and_with_their_own():
     standings = standings_of([(1, 4, SAVE, 10, 0), (1, 7, SAVE, 10, 0), (2, 5, HIDE, 10, 0)])
     found = standings.of_users(np.array([50, 50]), np.array([1, 3]))
-    np.testing.assert_allclose(found[0], [[2, 1, 0], [2, 0, 0]], rtol=1e-4)
-    np.testing.assert_allclose(found[1], [[2, 1, 0], [0, 0, 0]], rtol=1e-4)
+    average = np.array([2, 1, 0]) / (NUM_USERS + 1)
+    np.testing.assert_allclose(found[0], [average, [2, 0, 0]], rtol=1e-4)
+    np.testing.assert_allclose(found[1], [average, [0, 0, 0]], rtol=1e-4)
 
 
 def test_the_last_moment_counts_the_last_day():

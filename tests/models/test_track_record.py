@@ -13,8 +13,14 @@ def tallies(everything: list[float], *groups: list[float]) -> torch.Tensor:
 
 def test_a_group_that_does_as_all_do_has_no_lift() -> None:
     found = tallies([20, 10, 100], [2, 1, 10])
-    assert torch.allclose(found[:3], torch.log1p(torch.tensor([2.0, 1, 10])))
+    sizes = torch.log(torch.tensor([3 / 21, 2 / 11, 11 / 101]))
+    assert torch.allclose(found[:3], sizes, atol=1e-6)
     assert torch.allclose(found[3:], torch.zeros(2), atol=1e-6)
+
+
+def test_a_log_twice_as_long_reads_nearly_the_same() -> None:
+    once, twice = (tallies([s * 40, s * 90, s * 400], [s * 30, s * 200, s * 900]) for s in (1, 2))
+    assert torch.allclose(once, twice, atol=0.05)
 
 
 def test_rates_of_few_are_drawn_to_those_of_all() -> None:
