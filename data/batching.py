@@ -222,6 +222,7 @@ def ranker_batch(
         "candidate.item": index[len(histories.item) :],
         "candidate.lengths": np.diff(requests.offsets),
         "candidate.position": requests.position,
+        "request.surface": requests.surface,
     }
     arrays |= encoder.long_term("user", requests.user, requests.timestamp)
     arrays |= record.arrays(requests)

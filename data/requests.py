@@ -30,6 +30,7 @@ class Requests:
         item: item rows, [N].
         position: place in the slate, [N].
         labels: float32 [N, actions].
+        surface: code of where they were shown, 0 unknown, [R].
     """
 
     user: Ints
@@ -39,6 +40,7 @@ class Requests:
     item: Ints
     position: Ints
     labels: npt.NDArray[np.float32]
+    surface: Ints
 
     def __len__(self) -> int:
         """Number of requests."""
@@ -57,6 +59,9 @@ class Requests:
         known = np.full(len(firsts), NOT_COUNTED)
         if "known" in table.column_names:
             known = _ints(table, "known")[firsts]
+        surface = np.zeros(len(firsts), np.int64)
+        if "surface" in table.column_names:
+            surface = _ints(table, "surface")[firsts]
         labels = [table[f"label.{a}"].to_numpy().astype(np.float32) for a in actions]
         return cls(
             _ints(table, "user")[firsts],
@@ -66,6 +71,7 @@ class Requests:
             _ints(table, "item"),
             _ints(table, "position"),
             np.stack(labels, axis=1),
+            surface,
         )
 
     def take(self, requests: Ints) -> Requests:
@@ -74,7 +80,8 @@ class Requests:
         at = ragged_positions(self.offsets[requests], lengths)
         asked = (self.user[requests], self.timestamp[requests], self.known[requests])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Requests(*asked, offsets, self.item[at], self.position[at], self.labels[at])
+        shown = (self.item[at], self.position[at], self.labels[at])
+        return Requests(*asked, offsets, *shown, self.surface[requests])
 
 
 @dataclass(frozen=True, slots=True)

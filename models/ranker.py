@@ -167,7 +167,10 @@ class RankerUser(nn.Module):
         self.user = user
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*` -> a `Reading` of B users."""
+        """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*`, `request.surface`.
+
+        Gives a `Reading` of B users.
+        """
         width = self.user.settings.sequence.max_length
         items = self.item(inputs, "history.")
         codes = self.item.features.codes(inputs, items, "history.")
@@ -181,6 +184,7 @@ class RankerUser(nn.Module):
         events |= self.user.events.example(NUM_EVENTS)
         users = {"user_id.rows": torch.zeros(NUM_USERS, id_dim)} | features.example(NUM_USERS)
         users["history.lengths"] = torch.tensor([2, 0, NUM_EVENTS - 2])
+        users["request.surface"] = torch.zeros(NUM_USERS, dtype=torch.int64)
         if self.user.tally is not None:
             users["user_tally.counts"] = torch.ones(NUM_USERS, 2, self.user.kinds)
         return Program(
@@ -299,8 +303,8 @@ class Ranker(nn.Module):
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
                 `candidate.position` [N], `candidate.trend.counts` [N, S],
                 `candidate.trend.age_ms` [N], `candidate.tally.counts` [N, G, W] and
-                `user_tally.counts` [R, 2, W] where read; labels `label.<action>` float32[N], and
-                `teacher.<action>` where there is one.
+                `user_tally.counts` [R, 2, W] where read, `request.surface` [R]; labels
+                `label.<action>` float32[N], and `teacher.<action>` where there is one.
 
         Returns:
             Loss and what to log.

@@ -100,6 +100,8 @@ class UserState(nn.Module):
         reads_tallies = settings.tallies and vocabulary.order == "clock"
         self.kinds = len(vocabulary.actions) + 1
         self.tally = nn.Linear(tally_width(2, self.kinds), dim) if reads_tallies else None
+        self.surface = nn.Embedding(len(vocabulary.surfaces) + 1, dim)
+        nn.init.zeros_(self.surface.weight)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
@@ -117,7 +119,8 @@ class UserState(nn.Module):
 
         Args:
             inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
-                int64[H], `history.lengths` int64[R], `user_tally.counts` [R, 2, W] where read.
+                int64[H], `history.lengths` int64[R], `user_tally.counts` [R, 2, W] where read,
+                `request.surface` int64[R] (0: unknown).
             items: float32[H, D] vectors of the history's items.
             codes: int64[H, K] hashes of their categorical columns.
             width: events that there is room for, L - 1.
@@ -137,7 +140,7 @@ class UserState(nn.Module):
         liked = self.positive[action][places.rectangle] * there
         coded = torch.cat([codes.new_zeros(start.shape[0], codes.shape[1]), codes])
         return Reading(
-            user=tokens[newest] + (0 if self.tally is None else self._tallied(inputs)),
+            user=tokens[newest] + self._circumstances(inputs),
             keys=tokens[places.rectangle],
             mask=(behind < 0).float() * MASKED,
             items=known[places.rectangle],
@@ -149,10 +152,11 @@ class UserState(nn.Module):
             hidden=normalised(self.negative[action][places.rectangle] * there),
         )
 
-    def _tallied(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What users do, and how often of what they are shown, [R, D]."""
-        assert self.tally is not None
-        found: Tensor = self.tally(read_tallies(inputs["user_tally.counts"]))
+    def _circumstances(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Where the request is made, and how often users do what, [R, D]."""
+        found: Tensor = self.surface(inputs["request.surface"])
+        if self.tally is not None:
+            found = found + self.tally(read_tallies(inputs["user_tally.counts"]))
         return found
 
     def foretold(self, read: Reading, inputs: Mapping[str, Tensor]) -> Foretold:

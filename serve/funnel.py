@@ -172,7 +172,7 @@ class Funnel:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
         if self.ranker is not None and len(candidates.rows):
             try:
-                predictions = self.ranker(query.user, candidates.rows)
+                predictions = self.ranker(query.user, candidates.rows, query.surface)
             except Exception:
                 log.exception("the ranker failed; the retrieval score ranks")
                 trace.fallbacks.add("unranked")

@@ -27,18 +27,20 @@ class Ranker:
         self._user_program = bundle.programs["ranker_user"]
         self._items_program = bundle.programs["ranker_items"]
         self._max_length = bundle.max_length(MODEL)
+        self._surfaces = {name: 1 + at for at, name in enumerate(bundle.vocabulary.surfaces)}
 
-    def __call__(self, user: User, rows: Ints) -> Floats:
+    def __call__(self, user: User, rows: Ints, surface: str = "") -> Floats:
         """Probability of each action of the vocabulary for each candidate.
 
         Args:
             user: the user at the time of the request.
             rows: [N] candidates.
+            surface: where they would be shown; one that the log has not is an unknown one.
 
         Returns:
             f32[N, T].
         """
-        of_user = self.user_inputs(user)
+        of_user = self.user_inputs(user, surface)
         state = self._user_program(of_user)
         candidates = self._item_inputs(rows) | self._catalogue.record(rows)
         candidates["position"] = np.zeros(len(rows), np.int64)
@@ -47,7 +49,7 @@ class Ranker:
         segments = without_rows(candidates["item_id.rows"], of_user["user_id.rows"])
         return self._bundle.calibrators(logits, segments)
 
-    def user_inputs(self, user: User) -> Arrays:
+    def user_inputs(self, user: User, surface: str = "") -> Arrays:
         """Named arrays of the user side."""
         history = encode_history(
             user.events.newest(self._max_length), np.array([user.reference_ms])
@@ -60,6 +62,7 @@ class Ranker:
             **self._bundle.users.gather(row),
             **self._bundle.user_record(row),
             "user_id.rows": self._bundle.id_rows(MODEL, "user", row),
+            "request.surface": np.array([self._surfaces.get(surface, 0)]),
         }
 
     def _item_inputs(self, rows: Ints) -> Arrays:

@@ -21,6 +21,7 @@ from ray_jobs.tasks.candidates import shown_on_top
 if TYPE_CHECKING:
     from ray_jobs.engine.subject import HeldOut, Subject
 
+HOME = "home"
 KNOWN = {"valid": (TRAIN,), "test": (TRAIN, VALID)}
 
 
@@ -44,6 +45,9 @@ def offers(subject: Subject, part: HeldOut, count: int) -> pa.Table:
     items = rank(retriever.scores, queries, Catalogue.of(log.dataset), count).items
     request, column = np.nonzero(items >= 0)
     shown = shown_on_top(queries, request, items[request, column])
+    surfaces = log.dataset.vocabulary.surfaces
+    home = 1 + surfaces.index(HOME) if HOME in surfaces else 0
+    shown["surface"] = np.full(len(request), home)
     none = np.zeros(len(request), np.bool_)
     labels = {f"label.{name}": none for name in log.dataset.vocabulary.actions}
     return pa.table(shown | labels)

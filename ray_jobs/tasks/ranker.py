@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ray_jobs.engine.loop import Snapshot
 
 VALIDATION_ROWS = 40_000
+UNKNOWN_SURFACES = 0.1
 HOUR_MS = 3_600_000
 
 
@@ -108,10 +109,15 @@ class RankerTask(LogTask):
         shown = thinned(self._of_seen_users(self._closed(table)), actions, rate, rng)
         requests = Requests.of(shown, actions)
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
-            part = requests.take(chunk)
+            part = self._partly_known(requests.take(chunk), rng)
             histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
             batch = ranker_batch(part, histories, self.encoder, actions, self.record)
             yield self._taught(batch, part)
+
+    def _partly_known(self, requests: Requests, rng: np.random.Generator) -> Requests:
+        """With the surface hidden of some, so that an unknown one is known too."""
+        hidden = rng.random(len(requests)) < UNKNOWN_SURFACES
+        return replace(requests, surface=np.where(hidden, 0, requests.surface))
 
     def _taught(self, batch: Batch, requests: Requests) -> Batch:
         """With weights of users, and what a teacher says."""

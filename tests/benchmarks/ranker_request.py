@@ -112,6 +112,7 @@ def made_up(settings: RankerSettings, folder: Path) -> Request:
         id_rows=lambda _, side, rows: gather_rows(tables[side], rows),
         max_length=lambda _: settings.sequence.max_length,
         calibrators=Calibrators.identity(vocabulary.actions),
+        vocabulary=vocabulary,
         user_record=lambda rows: {"user_tally.counts": of_users[rows]},
     )
     columns = sum(feature.kind == "categorical" for feature in vocabulary.item_features)

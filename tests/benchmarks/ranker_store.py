@@ -98,6 +98,7 @@ def requests(count: int, seed: int) -> Inputs:
         "user_tally": users,
         "history.action": codes(events, len(WORLD.actions) + 1),
         "history.surface": codes(events, len(WORLD.surfaces) + 1),
+        "request.surface": codes(count, len(WORLD.surfaces) + 1),
         "history.age_ms": codes(events, 30 * DAY_MS),
         "history.lengths": torch.full((count,), HISTORY),
         "candidate.position": torch.zeros(count * CANDIDATES, dtype=torch.int64),

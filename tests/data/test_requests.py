@@ -31,6 +31,7 @@ def requests_at(times: list[int]) -> Requests:
         item=none,
         position=none,
         labels=np.zeros((count, 1), np.float32),
+        surface=none,
     )
 
 

@@ -37,6 +37,7 @@ def request(user, item, day):
         np.array([item]),
         np.array([0]),
         np.zeros((1, 2), np.float32),
+        np.array([0]),
     )
 
 

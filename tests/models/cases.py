@@ -153,6 +153,7 @@ def shared(made: Sequence[Visit], others: Sequence[int] = ()) -> tuple[Batch, di
         **events(made),
         "history.item": torch.tensor(history, dtype=torch.int64),
         "user_tally.counts": tallies(users, 2),
+        "request.surface": users % 3,
     }
     ids = {"item_id": Jagged(items, first), "user_id": Jagged(users, torch.ones_like(users))}
     weight = torch.tensor([v.weight for v in made])

@@ -129,7 +129,7 @@ def vector_of(made: SimpleNamespace, user: User) -> Any:
     return made.retriever.user_vectors(user.events, np.array([user.row]), moment)[0]
 
 
-def impressions(user: User, rows: Any) -> pa.Table:
+def impressions(user: User, rows: Any, surface: int = 0) -> pa.Table:
     """One request that shows `rows`, as the training code reads it."""
     count = len(rows)
     labels = {f"label.{action}": np.zeros(count, bool) for action in ("save", "click", "hide")}
@@ -139,6 +139,7 @@ def impressions(user: User, rows: Any) -> pa.Table:
         "item": rows,
         "timestamp": np.full(count, user.reference_ms),
         "position": np.zeros(count, np.int64),
+        "surface": np.full(count, surface),
     }
     return pa.table(columns | labels)
 
@@ -230,6 +231,17 @@ def test_served_predictions_are_those_of_training(made: SimpleNamespace, user_id
     )
     np.testing.assert_allclose(funnel.ranker(user, rows), expected, atol=1e-5)
     assert len(np.unique(made.ranker.segments(impressions(user, rows))[:, 0])) == 2
+
+
+def test_where_a_feed_is_shown_matters_as_in_training(made: SimpleNamespace) -> None:
+    user, funnel = user_of(made, 3), made.feed._switch.funnel
+    rows, events = np.asarray(funnel.bundle.live_items[:50]), UserEvents(funnel.bundle.histories)
+    found = {}
+    for code, name in enumerate(("elsewhere", *funnel.bundle.vocabulary.surfaces)):
+        found[name] = funnel.ranker(user, rows, name)
+        expected = made.ranker.probabilities(impressions(user, rows, code), events)
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+    assert not np.allclose(found["elsewhere"], found["home"], atol=1e-4)
 
 
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
