@@ -44,6 +44,7 @@ from models.losses import multi_task_bce, weighted_mean
 from models.next_positive import NextPositive
 from models.over_arch import Candidates, OverArch, Sharing
 from models.reading import History, Reading, UserState
+from models.rectangles import rectangle, spread
 from models.sequence_encoder import SequenceSettings
 from models.track_record import RecordEncoder
 
@@ -380,22 +381,3 @@ def build_ranker(settings: RankerSettings, vocabulary: Vocabulary) -> Ranker:
     """The ranking model that `ranker.kind` names. Raises UserError when it cannot be had."""
     model: Ranker = load_class(settings.kind, "ranker.kind")(settings, vocabulary)
     return model
-
-
-def rectangle(lengths: Tensor, total: int) -> tuple[Tensor, tuple[int, int]]:
-    """Where `total` rows of lists of `lengths` [R] lie in a rectangle [R, C] of their longest.
-
-    Returns:
-        Place of each row in the flattened rectangle, int64[total], and the rectangle's shape.
-    """
-    width = int(lengths.max())
-    owner = segments(lengths, total)
-    first = torch.cumsum(lengths, 0) - lengths
-    column = torch.arange(total, device=lengths.device) - first[owner]
-    return owner * width + column, (len(lengths), width)
-
-
-def spread(rows: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Rows [N, ...] at their places in a rectangle [R, C, ...], zeros elsewhere."""
-    cells = rows.new_zeros(shape[0] * shape[1], *rows.shape[1:])
-    return cells.index_copy(0, place, rows).view(*shape, *rows.shape[1:])

@@ -9,8 +9,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from models.batch import Batch
 from models.over_arch import Candidates
-from models.ranker import rectangle, spread
 from models.reading import Reading
+from models.rectangles import rectangle, spread
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
