@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from data.admission import admit, merge_counts, no_counts
 from data.contract.idspace import IdSpace
-from data.contract.schema import DAY_MS, NEGATIVE_ACTIONS, Calendar, Polarity, Vocabulary
+from data.contract.schema import (
+    DAY_MS,
+    DEFAULT_SURFACE,
+    NEGATIVE_ACTIONS,
+    Calendar,
+    Polarity,
+    Vocabulary,
+)
 from data.contract.settings import UserError
 from data.exchange import read_table, write_table
 
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
 PENDING = "pending.arrow"
 MOST_NAMES = 1000
 MAX_GAP_DAYS = 90
-DEFAULT_SURFACE = "home"
 
 
 def vocabulary(

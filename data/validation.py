@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from data import parsing
 from data.chunks import FILE, ROW, RawBlock
 from data.contract.idspace import hash_ids
-from data.contract.schema import Order
+from data.contract.schema import DEFAULT_SURFACE, Order
 from data.contract.settings import UserError
 from data.expressions import columns_of, evaluate, numeric_columns, parse
 from data.parsing import Parsed, whole
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_ACTION = "interact"
-DEFAULT_SURFACE = "home"
 MOST, FEW = 0.5, 0.05
 DECIMAL = r"^\s*[+-]?\d+\.\d*\s*$"
 

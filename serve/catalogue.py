@@ -140,16 +140,15 @@ class Catalogue:
 
     def record(self, rows: Ints) -> Arrays:
         """How items do, by name, [N]: `encode_trends` and `tally.counts`, where there are any."""
-        posted = rows >= self.first_posted_row
+        own, posted = self._delta.counts, rows >= self.first_posted_row
         at = np.where(posted, 0, rows)
         known: Arrays = {name: array[at] for name, array in self._bundle.trends.items()}
         for name, array in known.items():
             array[posted] = UNSEEN[name][0]
         if self._bundle.tallies is not None:
             known["tally.counts"] = self._bundle.tallies[at]
-            if self._delta.counts is not None:
-                own = self._delta.counts[rows[posted] - self.first_posted_row]
-                known["tally.counts"][posted] = own
+            if own is not None:
+                known["tally.counts"][posted] = own[rows[posted] - self.first_posted_row]
         return known
 
     def features(self, rows: Ints, names: Sequence[str] | None = None) -> Arrays:

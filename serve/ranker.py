@@ -27,7 +27,7 @@ class Ranker:
         self._user_program = bundle.programs["ranker_user"]
         self._items_program = bundle.programs["ranker_items"]
         self._max_length = bundle.max_length(MODEL)
-        self._surfaces = {name: 1 + at for at, name in enumerate(bundle.vocabulary.surfaces)}
+        self._surfaces = bundle.vocabulary.surface_codes
 
     def __call__(self, user: User, rows: Ints, surface: str = "") -> Floats:
         """Probability of each action of the vocabulary for each candidate.

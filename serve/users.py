@@ -64,7 +64,7 @@ class Users:
         vocabulary = bundle.vocabulary
         self._clocked = vocabulary.order == "clock"
         self._actions = {name: code for code, name in enumerate(vocabulary.actions, start=1)}
-        self._surfaces = {name: code for code, name in enumerate(vocabulary.surfaces, start=1)}
+        self._surfaces = vocabulary.surface_codes
 
     def canonical_id(self, user_id: ExternalId) -> ExternalId:
         """The id in the root's type. Raises UserError."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DAY_MS = 86_400_000
+DEFAULT_SURFACE = "home"
 
 EVENT_COLUMNS = (
     "event_id",
@@ -154,13 +155,18 @@ class Vocabulary:
     order: Order
     actions: tuple[str, ...]
     polarity: tuple[Polarity, ...]
-    surfaces: tuple[str, ...] = ("home",)
+    surfaces: tuple[str, ...] = (DEFAULT_SURFACE,)
     item_features: tuple[Feature, ...] = ()
     user_features: tuple[Feature, ...] = ()
 
     def codes(self, polarity: Polarity) -> list[int]:
         """Codes of the actions of one polarity."""
         return [i + 1 for i, p in enumerate(self.polarity) if p == polarity]
+
+    @property
+    def surface_codes(self) -> dict[str, int]:
+        """Code of each surface by name."""
+        return {name: code for code, name in enumerate(self.surfaces, start=1)}
 
     def codes_of(self, names: Sequence[str], setting: str) -> tuple[int, ...]:
         """Codes of positive actions.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from data.contract.schema import DEFAULT_SURFACE
 from data.queries import build_queries
 from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
@@ -21,7 +22,6 @@ from ray_jobs.tasks.candidates import shown_on_top
 if TYPE_CHECKING:
     from ray_jobs.engine.subject import HeldOut, Subject
 
-HOME = "home"
 KNOWN = {"valid": (TRAIN,), "test": (TRAIN, VALID)}
 
 
@@ -45,8 +45,7 @@ def offers(subject: Subject, part: HeldOut, count: int) -> pa.Table:
     items = rank(retriever.scores, queries, Catalogue.of(log.dataset), count).items
     request, column = np.nonzero(items >= 0)
     shown = shown_on_top(queries, request, items[request, column])
-    surfaces = log.dataset.vocabulary.surfaces
-    home = 1 + surfaces.index(HOME) if HOME in surfaces else 0
+    home = log.dataset.vocabulary.surface_codes.get(DEFAULT_SURFACE, 0)
     shown["surface"] = np.full(len(request), home)
     none = np.zeros(len(request), np.bool_)
     labels = {f"label.{name}": none for name in log.dataset.vocabulary.actions}

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.contract.encode import encode_columns
+from data.contract.encode import hash_values
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -34,19 +34,24 @@ def user_weights(
     """
     weights = np.ones(rows, np.float32)
     for name, by_value in settings.items():
-        held = users.hashes(name)
-        if held is None:
+        if users.hashes(name) is None:
             known = ", ".join(f.name for f in users.features if f.kind == "categorical")
             raise UserError(
                 f"{SETTING}.{name}: users have no such categorical column; they have "
                 f"{known or 'none'}"
             )
-        feature = next(f for f in users.features if f.name == name)
-        table = pa.table({name: pa.array([*by_value], pa.string())})
-        wanted = encode_columns(table, [feature])[name].to_numpy()
-        for value, code, weight in zip(by_value, wanted, by_value.values(), strict=True):
-            have = held == code
+        held = users.only([name]).gather(np.arange(rows))[f"{users.side}.{name}"]
+        for value, weight in by_value.items():
+            have = np.isin(held, _hashes(value))
             if not have.any():
                 raise UserError(f"{SETTING}.{name}.{value}: no user has that value")
             weights[have] *= weight
     return weights
+
+
+def _hashes(value: str) -> list[int]:
+    """Of a value as text and, where it is one, as a whole number: columns may hold either."""
+    found = [hash_values(pa.array([value]))]
+    if value.removeprefix("-").isdecimal():
+        found.append(hash_values(pa.array([int(value)])))
+    return [int(hashes[0].as_py()) for hashes in found]

@@ -109,15 +109,10 @@ class RankerTask(LogTask):
         shown = thinned(self._of_seen_users(self._closed(table)), actions, rate, rng)
         requests = Requests.of(shown, actions)
         for chunk in even_chunks(len(requests), self.settings.batch_size, rng):
-            part = self._partly_known(requests.take(chunk), rng)
+            part = partly_known(requests.take(chunk), rng)
             histories = self.histories.histories(part, length, self._hidden_ms(len(part), rng))
             batch = ranker_batch(part, histories, self.encoder, actions, self.record)
             yield self._taught(batch, part)
-
-    def _partly_known(self, requests: Requests, rng: np.random.Generator) -> Requests:
-        """With the surface hidden of some, so that an unknown one is known too."""
-        hidden = rng.random(len(requests)) < UNKNOWN_SURFACES
-        return replace(requests, surface=np.where(hidden, 0, requests.surface))
 
     def _taught(self, batch: Batch, requests: Requests) -> Batch:
         """With weights of users, and what a teacher says."""
@@ -197,6 +192,12 @@ def thinned(
         return table
     acted = np.any([table[f"label.{a}"].to_numpy() for a in actions], axis=0)
     return table.filter(pa.array(acted | (rng.random(table.num_rows) < rate)))
+
+
+def partly_known(requests: Requests, rng: np.random.Generator) -> Requests:
+    """Requests of which some hide their surface, so that an unknown one is learnt too."""
+    hidden = rng.random(len(requests)) < UNKNOWN_SURFACES
+    return replace(requests, surface=np.where(hidden, 0, requests.surface))
 
 
 def first_rows(path: Path, count: int) -> pa.Table:

@@ -63,11 +63,7 @@ DEFAULT = "default"
 
 def alone(action: str) -> dict[str, Any]:
     """Settings of a ranker that learns one action."""
-    return {
-        "ranker.action_weights": {
-            a: 0.0 for a in ("click", "closeup", "hide", "save") if a != action
-        }
-    }
+    return {"ranker.action_weights": {other: 0.0 for other in ACTIONS if other != action}}
 
 
 ARMS: dict[str, dict[str, Any]] = {

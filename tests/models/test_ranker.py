@@ -10,7 +10,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from models.batch import Batch
 from models.over_arch import Candidates
 from models.reading import Reading
-from models.rectangles import rectangle, spread
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -169,11 +168,3 @@ def test_an_action_counts_by_its_weight() -> None:
     logits = core.logits(rows_of(batch, tables()), batch)
     each = binary_cross_entropy_with_logits(logits[:, 0], batch.labels["label.save"])
     assert save == pytest.approx(2 * float(each.detach()), abs=1e-5)
-
-
-def test_lists_spread_into_a_rectangle() -> None:
-    place, shape = rectangle(torch.tensor([2, 0, 3]), 5)
-    assert shape == (3, 3)
-    wide = spread(torch.arange(1, 6), place, shape)
-    assert wide.tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
-    assert wide.flatten()[place].tolist() == [1, 2, 3, 4, 5]

@@ -90,6 +90,7 @@ def test_what_the_retriever_offers_is_ranked_again_by_default(root):
     assert len(asked) == 60 * summary["requests"]["test"]
     job = start(root)
     dataset = Dataset.open(job.root)
+    assert set(asked["surface"].to_pylist()) == {1 + dataset.vocabulary.surfaces.index("home")}
     user = int(asked["user"][0].as_py())
     touched = dataset.events_of(np.array([user]))
     before = touched.item[touched.timestamp < asked["timestamp"][0].as_py()]
