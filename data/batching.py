@@ -214,15 +214,20 @@ def ranker_batch(
         actions: names of the label columns.
         record: how items and users had done by when.
     """
-    wanted = np.concatenate([histories.item, requests.item])
-    items, index = np.unique(wanted, return_inverse=True)
+    about = requests.context
+    named = (histories.item, requests.item, about[about > 0])
+    items, index = np.unique(np.concatenate(named), return_inverse=True)
+    past, asked, told = np.split(index, np.cumsum([len(part) for part in named])[:-1])
+    context = np.full(len(requests), -1)
+    context[about > 0] = told
     arrays = encode_history(histories, requests.timestamp)
     arrays |= {
-        "history.item": index[: len(histories.item)],
-        "candidate.item": index[len(histories.item) :],
+        "history.item": past,
+        "candidate.item": asked,
         "candidate.lengths": np.diff(requests.offsets),
         "candidate.position": requests.position,
         "request.surface": requests.surface,
+        "request.context": context,
     }
     arrays |= encoder.long_term("user", requests.user, requests.timestamp)
     arrays |= record.arrays(requests)

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NEEDED = ("request_id", "user_id", "item_id", "timestamp")
-OPTIONAL = ("surface", "position", "propensity", "source", "labels", "labels_closed_at")
+OPTIONAL = (
+    "surface",
+    "context_item_id",
+    "position",
+    "propensity",
+    "source",
+    "labels",
+    "labels_closed_at",
+)
 LABEL = "label."
 
 
@@ -75,6 +83,7 @@ def schema(actions: Sequence[str]) -> pa.Schema:
         ("item", pa.int32()),
         ("timestamp", pa.int64()),
         ("surface", pa.int16()),
+        ("context", pa.int32()),
         ("position", pa.int16()),
         ("propensity", pa.float32()),
         ("source", pa.string()),
@@ -118,12 +127,13 @@ def _checked(
     raw = _Raw(inspection, files)
     routing, rows = intake.routing, {}
     rows["request_id"] = raw.event_ids("request_id")
-    for side in ("user", "item"):
-        space = open_ids(routing.ids[side])
-        ids = raw.ids(f"{side}_id", space.ids.type)
-        rows[side] = pa.array(space.lookup(ids))
+    spaces = {side: open_ids(routing.ids[side]) for side in ("user", "item")}
+    for side, space in spaces.items():
+        rows[side] = pa.array(space.lookup(raw.ids(f"{side}_id", space.ids.type)))
     rows["timestamp"] = raw.times("timestamp")
     rows["surface"] = codes(raw.texts("surface"), routing.surfaces)
+    about = raw.optional_ids("context_item_id", spaces["item"].ids.type)
+    rows["context"] = pa.array(spaces["item"].lookup(about))
     rows["position"] = raw.numbers("position")
     rows["propensity"] = raw.numbers("propensity")
     rows["source"] = raw.texts("source").fill_null("")
@@ -160,6 +170,10 @@ class _Raw:
 
     def ids(self, ours: str, kind: pa.DataType) -> pa.Array:
         return self._accept(ours, parsing.ids(self._column(ours), kind, self._name(ours)))
+
+    def optional_ids(self, ours: str, kind: pa.DataType) -> pa.Array:
+        parsed = parsing.optional_ids(self._column(ours), kind, self._name(ours))
+        return self._accept(ours, parsed)
 
     def times(self, ours: str) -> pa.Array:
         column = self._column(ours)

@@ -85,6 +85,16 @@ def ids(column: pa.Array, kind: pa.DataType, name: str) -> Parsed:
     return required(Parsed(texts).refuse(_true(pc.equal(texts, "")), "empty"), column)
 
 
+def optional_ids(column: pa.Array, kind: pa.DataType, name: str) -> Parsed:
+    """The same of rows that need not have one: null where it is null or empty text."""
+    if is_text(column.type) or pa.types.is_null(column.type):
+        texts = column.cast(pa.string())
+        column = pc.if_else(pc.equal(texts, ""), None, texts)
+    parsed = ids(column, kind, name)
+    parsed.faults = [(mask & ~nulls(column), reason) for mask, reason in parsed.faults]
+    return parsed
+
+
 def event_ids(column: pa.Array, name: str) -> Parsed:
     """Event ids as int64: numbers also where they are written as text, other text hashed."""
     numbered = integers(column, name)

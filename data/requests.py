@@ -31,6 +31,7 @@ class Requests:
         position: place in the slate, [N].
         labels: float32 [N, actions].
         surface: code of where they were shown, 0 unknown, [R].
+        context: row of the item that the request was about, 0 none, [R].
     """
 
     user: Ints
@@ -41,6 +42,7 @@ class Requests:
     position: Ints
     labels: npt.NDArray[np.float32]
     surface: Ints
+    context: Ints
 
     def __len__(self) -> int:
         """Number of requests."""
@@ -59,9 +61,8 @@ class Requests:
         known = np.full(len(firsts), NOT_COUNTED)
         if "known" in table.column_names:
             known = _ints(table, "known")[firsts]
-        surface = np.zeros(len(firsts), np.int64)
-        if "surface" in table.column_names:
-            surface = _ints(table, "surface")[firsts]
+        told = {name: np.zeros(len(firsts), np.int64) for name in ("surface", "context")}
+        told |= {n: _ints(table, n)[firsts] for n in told if n in table.column_names}
         labels = [table[f"label.{a}"].to_numpy().astype(np.float32) for a in actions]
         return cls(
             _ints(table, "user")[firsts],
@@ -71,7 +72,7 @@ class Requests:
             _ints(table, "item"),
             _ints(table, "position"),
             np.stack(labels, axis=1),
-            surface,
+            **told,
         )
 
     def take(self, requests: Ints) -> Requests:
@@ -81,7 +82,8 @@ class Requests:
         asked = (self.user[requests], self.timestamp[requests], self.known[requests])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         shown = (self.item[at], self.position[at], self.labels[at])
-        return Requests(*asked, offsets, *shown, self.surface[requests])
+        told = (self.surface[requests], self.context[requests])
+        return Requests(*asked, offsets, *shown, *told)
 
 
 @dataclass(frozen=True, slots=True)

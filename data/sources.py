@@ -25,7 +25,7 @@ from data.raw_tables import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-IMPRESSION_COLUMNS = ("propensity", "source", "labels", "labels_closed_at")
+IMPRESSION_COLUMNS = ("context_item_id", "propensity", "source", "labels", "labels_closed_at")
 OURS = (*EVENT_COLUMNS, "position", "created_at", "weight", *IMPRESSION_COLUMNS)
 
 

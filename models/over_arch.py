@@ -6,7 +6,7 @@ candidates of a request, L longest history plus one, D width, A actions, K exper
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.history_readers import READERS
 from models.interaction import Crossing, CrossingSettings
-from models.reading import LIKENESSES, History, Reading, likeness, matches
+from models.reading import LIKENESSES, History, Items, Reading, likeness, matches, related
 
 MAX_POSITION = 64
 Sharing = Literal["gates", "own"]
@@ -60,18 +60,6 @@ class OverSettings(Protocol):
         """What heads share of the experts."""
 
 
-class Candidates(NamedTuple):
-    """Items that are asked about.
-
-    Attributes:
-        items: vectors, float32[R, C, D].
-        codes: hashes of their K categorical columns, int64[R, C, K].
-    """
-
-    items: Tensor
-    codes: Tensor
-
-
 class OverArch(nn.Module):
     """Candidates against a user's state -> logits of the actions."""
 
@@ -93,6 +81,9 @@ class OverArch(nn.Module):
         self.user_part = nn.Linear(dim, hidden)
         widths = [dim] * 4 + [LIKENESSES + 2 * categories] + [record] * (record > 0)
         self.item_part = nn.Linear(sum(widths), hidden)
+        # Without contexts in the log it stays 0, so that served ones change nothing.
+        self.related = nn.Linear(1 + categories, hidden, bias=False)
+        nn.init.zeros_(self.related.weight)
         layers = settings.crossing.layers
         self.crossing = Crossing([dim, *widths], hidden, settings.crossing) if layers else None
         self.dropout = nn.Dropout(settings.dropout)
@@ -105,7 +96,7 @@ class OverArch(nn.Module):
         nn.init.zeros_(self.position.weight)
 
     def forward(
-        self, read: Reading, asked: Candidates, position: Tensor, record: Tensor | None
+        self, read: Reading, asked: Items, position: Tensor, record: Tensor | None
     ) -> Tensor:
         """Logits of candidates in rectangles.
 
@@ -118,13 +109,14 @@ class OverArch(nn.Module):
         Returns:
             float32[R, C, A].
         """
-        items = asked.items
+        items = asked.vectors
         found = self._found(read, items)
         wide = read.user.unsqueeze(1)
         near = torch.cat([likeness(items, read), matches(asked.codes, read)], -1)
         fields = [items, found, items * found, items * wide, near]
         fields += [] if record is None else [record]
         first = self.user_part(read.user).unsqueeze(1) + self.item_part(torch.cat(fields, -1))
+        first = first + self.related(related(asked, read))
         if self.crossing is not None:
             rows = [x.flatten(0, 1) for x in (wide.expand_as(items), *fields)]
             first = first + self.crossing(rows).view_as(first)

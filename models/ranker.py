@@ -42,8 +42,8 @@ from models.history_readers import READERS
 from models.interaction import CrossingSettings
 from models.losses import multi_task_bce, weighted_mean
 from models.next_positive import NextPositive
-from models.over_arch import Candidates, OverArch, Sharing
-from models.reading import History, Reading, UserState
+from models.over_arch import OverArch, Sharing
+from models.reading import History, Items, Reading, UserState
 from models.rectangles import rectangle, spread
 from models.sequence_encoder import SequenceSettings
 from models.track_record import RecordEncoder
@@ -157,6 +157,11 @@ class RankedItem(nn.Module):
         vectors: Tensor = self.direct(known) + self.out(self.mix(known))
         return vectors
 
+    def described(self, inputs: Mapping[str, Tensor], prefix: str = "") -> Items:
+        """The same with the items' categories."""
+        vectors = self(inputs, prefix)
+        return Items(vectors, self.features.codes(inputs, vectors, prefix))
+
 
 class RankerUser(nn.Module):
     """The exported user side: named arrays of one or more users -> their states."""
@@ -168,14 +173,14 @@ class RankerUser(nn.Module):
         self.user = user
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*`, `request.surface`.
+        """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*`, `context.*`, `request.*`.
 
-        Gives a `Reading` of B users.
+        `request.surface` int64[B] is 0 where unknown, `request.has_context` float32[B] where the
+        request is about no item. Gives a `Reading` of B users.
         """
         width = self.user.settings.sequence.max_length
-        items = self.item(inputs, "history.")
-        codes = self.item.features.codes(inputs, items, "history.")
-        return tuple(self.user(inputs, items, codes, width))
+        about = self.item.described(inputs, "context.").where(inputs["request.has_context"] > 0)
+        return tuple(self.user(inputs, self.item.described(inputs, "history."), about, width))
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
@@ -186,15 +191,21 @@ class RankerUser(nn.Module):
         users = {"user_id.rows": torch.zeros(NUM_USERS, id_dim)} | features.example(NUM_USERS)
         users["history.lengths"] = torch.tensor([2, 0, NUM_EVENTS - 2])
         users["request.surface"] = torch.zeros(NUM_USERS, dtype=torch.int64)
+        users["request.has_context"] = torch.ones(NUM_USERS)
+        users["context.item_id.rows"] = torch.zeros(NUM_USERS, id_dim)
         if self.user.tally is not None:
             users["user_tally.counts"] = torch.ones(NUM_USERS, 2, self.user.kinds)
         return Program(
             module=self,
-            inputs=users | events | of_items.example(NUM_EVENTS, "history."),
+            inputs=users
+            | events
+            | of_items.example(NUM_EVENTS, "history.")
+            | of_items.example(NUM_USERS, "context."),
             dynamic=dict.fromkeys(users, "users")
             | features.dynamic("users")
             | dict.fromkeys(events, "events")
-            | of_items.dynamic("events", "history."),
+            | of_items.dynamic("events", "history.")
+            | of_items.dynamic("users", "context."),
             outputs=Reading._fields,
         )
 
@@ -213,9 +224,7 @@ class RankerItems(nn.Module):
 
         Gives logits float32[N, A].
         """
-        items = self.item(inputs)
-        codes = self.item.features.codes(inputs, items)
-        asked = Candidates(items.unsqueeze(0), codes.unsqueeze(0))
+        asked = Items(*(part.unsqueeze(0) for part in self.item.described(inputs)))
         read = Reading(*(inputs[name] for name in Reading._fields))
         record = self.record(inputs).unsqueeze(0) if self.record.width else None
         logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), record)
@@ -231,7 +240,8 @@ class RankerItems(nn.Module):
             "items": torch.zeros(1, length, settings.dim),
             **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent", "hidden")},
             "codes": torch.zeros(1, length, len(features.categories), dtype=torch.int64),
-            **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later")},
+            **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later", "about")},
+            "about_codes": torch.zeros(1, len(features.categories), dtype=torch.int64),
         }
         items = {
             "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
@@ -304,7 +314,8 @@ class Ranker(nn.Module):
                 `history.lengths` [R], `candidate.item` int64[N] (into U), `candidate.lengths` [R],
                 `candidate.position` [N], `candidate.trend.counts` [N, S],
                 `candidate.trend.age_ms` [N], `candidate.tally.counts` [N, G, W] and
-                `user_tally.counts` [R, 2, W] where read, `request.surface` [R]; labels
+                `user_tally.counts` [R, 2, W] where read, `request.surface` [R],
+                `request.context` [R] (into U, -1 none); labels
                 `label.<action>` float32[N], and `teacher.<action>` where there is one.
 
         Returns:
@@ -339,21 +350,22 @@ class Ranker(nn.Module):
     def _ranked(self, rows: Mapping[str, Tensor], batch: Batch) -> tuple[Reading, Tensor, Tensor]:
         """What was read of the users, vectors of the distinct items, logits of the candidates."""
         inputs = batch.inputs
-        items = self.item({**inputs, "item_id.rows": rows["item_id"]})
+        items = self.item.described({**inputs, "item_id.rows": rows["item_id"]})
         known = {**inputs, "user_id.rows": rows["user_id"]}
-        codes, past = self.item.features.codes(inputs, items), inputs["history.item"]
         width = int(known["history.lengths"].max())
-        read = self.user(known, items.index_select(0, past), codes.index_select(0, past), width)
+        context = inputs["request.context"]
+        about = items.take(context.clamp(min=0)).where(context >= 0)
+        read = self.user(known, items.take(inputs["history.item"]), about, width)
         lengths = inputs["candidate.lengths"]
         place, shape = rectangle(lengths, len(inputs["candidate.item"]))
-        at = inputs["candidate.item"]
-        asked = Candidates(*(spread(x.index_select(0, at), place, shape) for x in (items, codes)))
+        candidates = items.take(inputs["candidate.item"])
+        asked = Items(*(spread(part, place, shape) for part in candidates))
         position = spread(inputs["candidate.position"], place, shape)
         record = None
         if self.record.width:
             record = spread(self.record(inputs, "candidate."), place, shape)
         logits: Tensor = self.over(read, asked, position, record)
-        return read, items, logits.flatten(0, 1).index_select(0, place)
+        return read, items.vectors, logits.flatten(0, 1).index_select(0, place)
 
 
 def action_weights(settings: RankerSettings, actions: tuple[str, ...]) -> Tensor:

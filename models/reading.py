@@ -52,6 +52,27 @@ class ReaderSettings(Protocol):
         """Whether users come with how often they did what."""
 
 
+class Items(NamedTuple):
+    """Items as the ranker sees them, in any shape.
+
+    Attributes:
+        vectors: float32[..., D].
+        codes: hashes of their K categorical columns, 0 missing, int64[..., K].
+    """
+
+    vectors: Tensor
+    codes: Tensor
+
+    def take(self, at: Tensor) -> Items:
+        """Those of N at int64[M]."""
+        return Items(self.vectors.index_select(0, at), self.codes.index_select(0, at))
+
+    def where(self, there: Tensor) -> Items:
+        """N of which some, bool[N], are replaced by zeros."""
+        there = there.unsqueeze(-1)
+        return Items(self.vectors * there, self.codes * there)
+
+
 class Reading(NamedTuple):
     """What has been read of R users, each with L - 1 events at most, the start first.
 
@@ -67,6 +88,8 @@ class Reading(NamedTuple):
         codes: hashes of the events' categorical item columns, 0 where there is none,
             int64[R, L, K].
         hidden: weight of each event among the negative ones, float32[R, L].
+        about: unit vector of the item that the request is about, zeros where none, float32[R, D].
+        about_codes: hashes of its categorical columns, int64[R, K].
     """
 
     user: Tensor
@@ -79,6 +102,8 @@ class Reading(NamedTuple):
     later: Tensor
     codes: Tensor
     hidden: Tensor
+    about: Tensor
+    about_codes: Tensor
 
 
 class UserState(nn.Module):
@@ -102,6 +127,8 @@ class UserState(nn.Module):
         self.tally = nn.Linear(tally_width(2, self.kinds), dim) if reads_tallies else None
         self.surface = nn.Embedding(len(vocabulary.surfaces) + 1, dim)
         nn.init.zeros_(self.surface.weight)
+        self.about = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.about.weight)
         self.sequence = SequenceEncoder(dim, settings.sequence, vocabulary.order != "none")
         positive = torch.zeros(len(vocabulary.actions) + 1)
         positive[vocabulary.codes("positive")] = 1.0
@@ -113,7 +140,7 @@ class UserState(nn.Module):
         self.reads_order = settings.history in READERS
 
     def forward(
-        self, inputs: Mapping[str, Tensor], items: Tensor, codes: Tensor, width: int
+        self, inputs: Mapping[str, Tensor], past: Items, about: Items, width: int
     ) -> Reading:
         """Encodes R histories.
 
@@ -121,26 +148,27 @@ class UserState(nn.Module):
             inputs: `user_id.rows` [R, id_dim], `user.<feature>`, `history.action|surface|age_ms`
                 int64[H], `history.lengths` int64[R], `user_tally.counts` [R, 2, W] where read,
                 `request.surface` int64[R] (0: unknown).
-            items: float32[H, D] vectors of the history's items.
-            codes: int64[H, K] hashes of their categorical columns.
+            past: the history's H items.
+            about: R items that the requests are about, zeros where they are about none.
             width: events that there is room for, L - 1.
         """
         rows, lengths = inputs["user_id.rows"], inputs["history.lengths"]
         start = self.start(torch.cat([rows, is_missing(rows), *self.features(inputs)], 1))
-        events = self.events(items, inputs)
+        events = self.events(past.vectors, inputs)
         places = layout(lengths, events.shape[0], width)
         tokens = self.sequence(events, start, places)
         columns = torch.arange(places.rectangle.shape[1], device=lengths.device)
         behind = lengths.unsqueeze(1) - columns
         users = torch.arange(lengths.shape[0], device=lengths.device)
         newest = token_of(users, lengths, lengths) if self.reads_order else users
-        known = torch.cat([torch.zeros_like(start), F.normalize(items, dim=-1)])
+        known = torch.cat([torch.zeros_like(start), F.normalize(past.vectors, dim=-1)])
         action = torch.cat([torch.zeros_like(lengths), inputs["history.action"]])
         there = (behind >= 0) * self.reads_history
         liked = self.positive[action][places.rectangle] * there
-        coded = torch.cat([codes.new_zeros(start.shape[0], codes.shape[1]), codes])
+        coded = torch.cat([torch.zeros_like(about.codes), past.codes])
+        seed = F.normalize(about.vectors, dim=-1)
         return Reading(
-            user=tokens[newest] + self._circumstances(inputs),
+            user=tokens[newest] + self._circumstances(inputs) + self.about(seed),
             keys=tokens[places.rectangle],
             mask=(behind < 0).float() * MASKED,
             items=known[places.rectangle],
@@ -150,6 +178,8 @@ class UserState(nn.Module):
             later=self.later(tokens[newest]),
             codes=coded[places.rectangle],
             hidden=normalised(self.negative[action][places.rectangle] * there),
+            about=seed,
+            about_codes=about.codes,
         )
 
     def _circumstances(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -224,6 +254,22 @@ def matches(codes: Tensor, read: Reading) -> Tensor:
         same = (own == read.codes[..., column].unsqueeze(1)) & (own != 0)
         shares.append(same.float() @ weights)
     return torch.cat(shares, -1) if shares else read.liked.new_zeros(*codes.shape[:2], 0)
+
+
+def related(asked: Items, read: Reading) -> Tensor:
+    """How near candidates are to the item that the request is about; zeros where none.
+
+    Args:
+        asked: C candidates of each of R users.
+        read: of R users.
+
+    Returns:
+        float32[R, C, 1 + K]: the cosine, and which categorical columns are equal.
+    """
+    near = F.normalize(asked.vectors, dim=-1) @ read.about.unsqueeze(-1)
+    codes = read.about_codes.unsqueeze(1)
+    same = (asked.codes == codes) & (codes != 0)
+    return torch.cat([LIKENESS_SCALE * near, same.float()], -1)
 
 
 def normalised(weights: Tensor) -> Tensor:

@@ -177,7 +177,9 @@ class Feed:
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
         if self.settings.log_requests:
-            served = Served(request_id, query.user, query.surface, item_ids, slate, funnel.versions)
+            about = next(iter(funnel.catalogue.external(query.about)), None)
+            told = (query.user, query.surface, about)
+            served = Served(request_id, *told, item_ids, slate, funnel.versions)
             self._log.add(served, funnel.bundle.vocabulary.actions)
 
     def post_events(self, events: Sequence[Event]) -> EventsAccepted:

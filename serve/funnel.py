@@ -26,7 +26,7 @@ from serve.candidates import Candidates, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
 from serve.programs import Floats
-from serve.query import RELATED, Query, check_context
+from serve.query import RELATED, Query, context_row
 from serve.ranker import Ranker
 from serve.retrieval import UserTower
 from serve.sources import Source, open_sources
@@ -117,14 +117,14 @@ class Funnel:
             UserError: an id of the wrong type, a context that names nothing.
         """
         user_id = self.users.canonical_id(request.user_id)
-        check_context(self.catalogue, request.context, self.bundle.dim)
+        about = context_row(self.catalogue, request.context, self.bundle.dim)
         if request.surface == RELATED and request.context == type(request.context)():
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self._read(user_id, trace)
         asked = self.catalogue.rows_of(request.exclude)
         named = asked[self.catalogue.is_known(asked)]
         exclude = self.catalogue.with_copies(np.concatenate([user.seen, named, shown]))
-        return Query(user, request.context, request.surface, exclude, self._tower)
+        return Query(user, request.context, request.surface, about, exclude, self._tower)
 
     def _read(self, user_id: int | str, trace: Trace) -> User:
         now_ms = self.clock.now_ms()
@@ -172,7 +172,7 @@ class Funnel:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
         if self.ranker is not None and len(candidates.rows):
             try:
-                predictions = self.ranker(query.user, candidates.rows, query.surface)
+                predictions = self.ranker(query.user, candidates.rows, query.surface, query.about)
             except Exception:
                 log.exception("the ranker failed; the retrieval score ranks")
                 trace.fallbacks.add("unranked")

@@ -32,6 +32,7 @@ class Query:
         user: the user at the time of the request.
         context: what the request said.
         surface: where the feed is shown.
+        about: row of the context's item, [1], or [0].
         exclude: sorted rows that may not be shown.
         tower: gives the user's vectors.
         lock: held while the tower is asked.
@@ -41,6 +42,7 @@ class Query:
     user: User
     context: Context
     surface: str
+    about: Ints
     exclude: Ints
     tower: UserTower
     lock: Lock = field(default_factory=Lock, repr=False)
@@ -65,19 +67,19 @@ class Query:
         return self.answers.vector
 
 
-def context_row(catalogue: Catalogue, context: Context) -> Ints:
-    """Row of the context's item, [1] or [0]."""
-    return catalogue.rows_of([] if context.item_id is None else [context.item_id])
+def context_row(catalogue: Catalogue, context: Context, dim: int) -> Ints:
+    """Row of the context's item, [1], or [0] where it names none.
 
-
-def check_context(catalogue: Catalogue, context: Context, dim: int) -> None:
-    """Refuses a context that names no known item or a vector of another width."""
-    row = context_row(catalogue, context)
+    Raises:
+        UserError: an item that is not there, or a vector of another width than `dim`.
+    """
+    row = catalogue.rows_of([] if context.item_id is None else [context.item_id])
     if not catalogue.is_known(row).all():
         raise UserError(f"context.item_id {context.item_id!r} is no item here")
     if context.query_vector is not None and len(context.query_vector) != dim:
         width = len(context.query_vector)
         raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
+    return row
 
 
 def hash_interests(interests: Sequence[int | str]) -> Ints:

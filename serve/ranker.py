@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serve.users import User
 
 MODEL = "ranker"
+NOTHING = np.zeros(0, np.int64)
 
 
 class Ranker:
@@ -29,18 +30,19 @@ class Ranker:
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
 
-    def __call__(self, user: User, rows: Ints, surface: str = "") -> Floats:
+    def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
 
         Args:
             user: the user at the time of the request.
             rows: [N] candidates.
             surface: where they would be shown; one that the log has not is an unknown one.
+            about: [1] the item that the request is about, [0] none.
 
         Returns:
             f32[N, T].
         """
-        of_user = self.user_inputs(user, surface)
+        of_user = self.user_inputs(user, surface, about)
         state = self._user_program(of_user)
         candidates = self._item_inputs(rows) | self._catalogue.record(rows)
         candidates["position"] = np.zeros(len(rows), np.int64)
@@ -49,20 +51,23 @@ class Ranker:
         segments = without_rows(candidates["item_id.rows"], of_user["user_id.rows"])
         return self._bundle.calibrators(logits, segments)
 
-    def user_inputs(self, user: User, surface: str = "") -> Arrays:
+    def user_inputs(self, user: User, surface: str = "", about: Ints = NOTHING) -> Arrays:
         """Named arrays of the user side."""
         history = encode_history(
             user.events.newest(self._max_length), np.array([user.reference_ms])
         )
         items = self._item_inputs(np.asarray(history["history.item"], np.int64))
+        context = self._item_inputs(about if len(about) else np.zeros(1, np.int64))
         row = np.array([user.row])
         return {
             **history,
             **{f"history.{name}": array for name, array in items.items()},
+            **{f"context.{name}": array for name, array in context.items()},
             **self._bundle.users.gather(row),
             **self._bundle.user_record(row),
             "user_id.rows": self._bundle.id_rows(MODEL, "user", row),
             "request.surface": np.array([self._surfaces.get(surface, 0)]),
+            "request.has_context": np.full(1, len(about) > 0, np.float32),
         }
 
     def _item_inputs(self, rows: Ints) -> Arrays:

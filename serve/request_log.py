@@ -42,6 +42,7 @@ class Served:
         request_id: as answered.
         user: as read for it.
         surface: where the feed was shown.
+        about: external id of the context's item, if it had one.
         item_ids: external ids, best first.
         slate: rows, scores, predictions and sources, aligned.
         versions: of bundle and models.
@@ -50,6 +51,7 @@ class Served:
     request_id: int
     user: User
     surface: str
+    about: ExternalId | None
     item_ids: list[ExternalId]
     slate: Slate
     versions: Mapping[str, str]
@@ -126,12 +128,14 @@ def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
     def repeated(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
         return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(group)), lengths)))
 
+    items = pa.array([item for s in group for item in s.item_ids])
     columns = {
         "request_id": repeated([s.request_id for s in group], pa.int64()),
         "user_id": repeated([s.user.user_id for s in group]),
-        "item_id": pa.array([item for s in group for item in s.item_ids]),
+        "item_id": items,
         "timestamp": repeated([s.user.now_ms for s in group], pa.int64()),
         "surface": repeated([s.surface for s in group], pa.string()),
+        "context_item_id": repeated([s.about for s in group], items.type),
         "position": pa.array([p for n in lengths for p in range(1, n + 1)], pa.int16()),
         "propensity": pa.array(np.ones(total, np.float32)),
         "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),

@@ -14,7 +14,7 @@ import numpy as np
 from data.contract.settings import UserError
 from serve.candidates import Found, in_turns, merge
 from serve.partitions import carried
-from serve.query import RELATED, Query, context_row
+from serve.query import RELATED, Query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,14 +81,14 @@ class Related:
 
     def __call__(self, query: Query, limit: int) -> Found:
         """By inner product with the context's vector, the context item and its copies left out."""
-        row = context_row(self._catalogue, query.context)
-        exclude = np.union1d(query.exclude, self._catalogue.with_copies(row))
-        rows, scores = self._catalogue.nearest(self._vector(query.context, row), limit, exclude)
+        exclude = np.union1d(query.exclude, self._catalogue.with_copies(query.about))
+        vector = self._vector(query.context, query.about)
+        rows, scores = self._catalogue.nearest(vector, limit, exclude)
         return Found(self.name, rows, scores)
 
-    def _vector(self, context: Context, row: Ints) -> Floats:
+    def _vector(self, context: Context, about: Ints) -> Floats:
         if context.query_vector is None:
-            return np.asarray(self._catalogue.embeddings(row)[0])
+            return np.asarray(self._catalogue.embeddings(about)[0])
         vector = np.array(context.query_vector, np.float32)
         return unit(vector)
 

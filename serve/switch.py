@@ -134,7 +134,7 @@ def self_test(funnel: Funnel) -> None:
         _check_finite(bundle, [one.scores for one in found])
         if funnel.ranker is not None:
             rows = np.asarray(bundle.live_items[:TRIED])
-            _check_finite(bundle, [funnel.ranker(query.user, rows, query.surface)])
+            _check_finite(bundle, [funnel.ranker(query.user, rows, query.surface, query.about)])
 
 
 def _check_finite(bundle: Bundle, scores: list[Floats]) -> None:

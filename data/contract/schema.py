@@ -7,7 +7,8 @@ Example rows:
         "timestamp": 1767225600000, "received_at": 1767225601200, "duration_s": 12.5,
         "board_id": 3, "request_id": 88}
     impressions: {"request_id": 88, "user_id": 5, "item_id": 9, "timestamp": 1767225590000,
-        "surface": "home", "position": 2, "propensity": 0.013, "source": "embedding",
+        "surface": "related", "context_item_id": 4, "position": 2, "propensity": 0.013,
+        "source": "embedding",
         "experiment": "", "arm": "", "versions": "",
         "labels": {"save": True, "click": False}, "labels_closed_at": 1767312000000}
     items: {"item_id": 9, "created_at": 1767000000000, "creator_id": 4, "image_signature": 123,
@@ -50,6 +51,7 @@ IMPRESSION_COLUMNS = (
     "item_id",
     "timestamp",
     "surface",
+    "context_item_id",
     "position",
     "propensity",
     "source",

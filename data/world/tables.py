@@ -117,6 +117,7 @@ def _impressions(state: WorldState, log: DayLog, row: Rows) -> pa.Table:
             "item_id": external_ids(log.items[row], world, IdKind.ITEM),
             "timestamp": log.timestamp[row],
             "surface": named(log.search[row].astype(int), SURFACES),
+            "context_item_id": pa.nulls(len(row), pa.int64()),
             "position": log.positions[row].astype(np.int16),
             "propensity": propensity,
             "source": named(log.sources[row], SOURCES),

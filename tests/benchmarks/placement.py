@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.features import FeatureEncoder
-from models.over_arch import Candidates
+from models.reading import Items
 from tests.benchmarks.ranker_store import CANDIDATES, HISTORY, Inputs, Store
 
 if TYPE_CHECKING:
@@ -69,12 +69,14 @@ def encode(model: Ranker, inputs: Inputs) -> Inputs:
 def rank(model: Ranker, inputs: Inputs) -> Tensor:
     """Probabilities of all candidates of a batch, float32[R, C, A]."""
     count = len(inputs["history.lengths"])
-    items = model.item(inputs)
-    codes = inputs["codes"] if "codes" in inputs else model.item.features.codes(inputs, items)
-    events = count * HISTORY
-    read = model.user(inputs, items[:events], codes[:events], HISTORY)
+    vectors = model.item(inputs)
+    codes = inputs["codes"] if "codes" in inputs else model.item.features.codes(inputs, vectors)
+    items, events = Items(vectors, codes), count * HISTORY
+    past = Items(*(part[:events] for part in items))
+    none = Items(*(torch.zeros_like(part[:count]) for part in items))
+    read = model.user(inputs, past, none, HISTORY)
     shape = (count, CANDIDATES)
-    candidates = Candidates(*(x[events:].unflatten(0, shape) for x in (items, codes)))
+    candidates = Items(*(part[events:].unflatten(0, shape) for part in items))
     position = inputs["candidate.position"]
     record = model.record(inputs).unflatten(0, shape)
     return torch.sigmoid(model.over(read, candidates, position.view(shape), record))

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.contract.artifact import current
 from data.dataset import Dataset
 from data.requests import UserEvents
 from data.splits import TEST, TRAIN, VALID
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from serve.funnel import Funnel
 
 DEFAULT = "default"
+SMALL, TAUGHT = "a quarter of the width", "a quarter taught by the whole"
+QUARTER = {"ranker.hidden": 256}
 
 
 def alone(action: str) -> dict[str, Any]:
@@ -75,10 +78,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "saves alone": alone("save"),
     "hides alone": alone("hide"),
     "time mask of a day": {"ranker.time_mask_hours": 24.0},
-    "without counts and rates": {"ranker.tallies": False},
-    "without trends": {"ranker.trends": False},
     "candidate in every token": {"ranker.history": "fusion"},
     "candidate appended": {"ranker.history": "appended"},
+    SMALL: QUARTER,
+    TAUGHT: QUARTER,
 }
 PLACES, USERS, SESSION_USERS, MOST_REQUESTS = 10, 300, 150, 5
 LISTS, LIST = 100, 500
@@ -185,6 +188,12 @@ class Judge:
         return found
 
 
+def arm(job: Job, name: str, seed: int, teacher: str) -> Job:
+    """The job of an arm, one of which has a teacher."""
+    taught = {"ranker.teacher": teacher} if name == TAUGHT else {}
+    return changed(job, ARMS[name] | taught, seed)
+
+
 def judged_by_words(words: list[str], name: str, seed: int) -> Judged:
     """An arm in a process of its own, in a copy of the root."""
     root = Path(start(words).root)
@@ -193,7 +202,7 @@ def judged_by_words(words: list[str], name: str, seed: int) -> Judged:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(root, copy, copy_function=os.link, symlinks=True)
     others = [word for word in words if not word.startswith("root=")]
-    job = changed(start([*others, f"root={copy}"]), ARMS[name], seed)
+    job = arm(start([*others, f"root={copy}"]), name, seed, current(root, "ranker").version)
     train(job, "ranker")
     calibrate(job)
     index(job, export(job))
@@ -260,9 +269,11 @@ def main() -> None:
     seeds, chosen = int(given.pop("seeds", "3")), given.pop("arms", "")
     words = [f"{key}={value}" for key, value in given.items()]
     names = list(dict.fromkeys([DEFAULT, *(chosen.split(",") if chosen else ARMS)]))
+    job = start(words)
+    teacher = current(job.root, "ranker").version
     for seed in range(seeds):
         for name in names:
-            sources_of(changed(start(words), ARMS[name], seed), "ranker", alone=False)
+            sources_of(arm(job, name, seed, teacher), "ranker", alone=False)
     arms = on_each_core(judged_by_words, (words,), names, seeds)
     line = {
         "name": "ranker_in_world",

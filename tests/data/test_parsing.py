@@ -49,6 +49,18 @@ def test_a_column_that_cannot_hold_ids_is_a_user_error(column: pa.Array) -> None
         parsing.ids(column, pa.int64(), "user_id")
 
 
+def test_ids_that_need_not_be_there_are_null_where_nothing_is_written() -> None:
+    for column in (pa.array(["a", None, ""]), pa.nulls(3)):
+        parsed = parsing.optional_ids(column, pa.string(), "context_item_id")
+        assert not faulty(parsed)
+        assert parsed.values.to_pylist() == [column[0].as_py(), None, None]
+    parsed = parsing.optional_ids(pa.array(["3", "", "x"]), pa.int64(), "context_item_id")
+    assert faulty(parsed) == [2]
+    assert parsed.values.to_pylist() == [3, None, None]
+    with pytest.raises(UserError, match="context_item_id"):
+        parsing.optional_ids(pa.array([0.5]), pa.int64(), "context_item_id")
+
+
 def test_integer_ids_become_strings_in_a_log_of_strings() -> None:
     assert parsing.ids(pa.array([7]), pa.string(), "item_id").values.to_pylist() == ["7"]
 

@@ -32,6 +32,7 @@ def requests_at(times: list[int]) -> Requests:
         position=none,
         labels=np.zeros((count, 1), np.float32),
         surface=none,
+        context=none,
     )
 
 

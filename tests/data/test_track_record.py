@@ -38,6 +38,7 @@ def request(user, item, day):
         np.array([0]),
         np.zeros((1, 2), np.float32),
         np.array([0]),
+        np.array([0]),
     )
 
 

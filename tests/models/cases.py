@@ -99,12 +99,16 @@ def columns(features: Sequence[Feature], side: str, rows: Tensor) -> dict[str, T
 
 @dataclass(frozen=True)
 class Visit:
-    """A user, what they did, and what is asked about them: targets of one kind or candidates."""
+    """A user, what they did, and what is asked about them: targets of one kind or candidates.
+
+    `context` is the item that the request is about, 0 none.
+    """
 
     user: int
     history: tuple[int, ...]
     asked: tuple[int, ...]
     weight: float = 1.0
+    context: int = 0
 
 
 def visits(size: int = 6, seed: int = 0) -> list[Visit]:
@@ -141,7 +145,8 @@ def events(made: Sequence[Visit]) -> dict[str, Tensor]:
 
 def shared(made: Sequence[Visit], others: Sequence[int] = ()) -> tuple[Batch, dict[int, int]]:
     """What both models read, and where each item stands among the distinct ones."""
-    distinct = sorted({*others, *(i for v in made for i in (*v.history, *v.asked))})
+    contexts = {v.context for v in made if v.context}
+    distinct = sorted({*others, *contexts, *(i for v in made for i in (*v.history, *v.asked))})
     place = {item: index for index, item in enumerate(distinct)}
     items, users = torch.tensor(distinct), torch.tensor([v.user for v in made])
     first = torch.zeros(len(made), dtype=torch.int64)
@@ -154,6 +159,7 @@ def shared(made: Sequence[Visit], others: Sequence[int] = ()) -> tuple[Batch, di
         "history.item": torch.tensor(history, dtype=torch.int64),
         "user_tally.counts": tallies(users, 2),
         "request.surface": users % 3,
+        "request.context": torch.tensor([place.get(v.context, -1) for v in made]),
     }
     ids = {"item_id": Jagged(items, first), "user_id": Jagged(users, torch.ones_like(users))}
     weight = torch.tensor([v.weight for v in made])

@@ -27,10 +27,9 @@ def test_states_before_positive_events_foretell_them_and_no_others() -> None:
     batch = cases.ranker_batch(visits)
     batch.inputs["history.action"] = torch.tensor([1, 3, 2, 3, 1])  # save, hide, click, hide, save
     rows = rows_of(batch, tables())
-    items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
-    history = items[batch.inputs["history.item"]]
-    codes = core.item.features.codes(batch.inputs, items)[batch.inputs["history.item"]]
-    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, codes, 3)
+    items = core.item.described({**batch.inputs, "item_id.rows": rows["item_id"]})
+    past, about = (items.take(at) for at in (batch.inputs["history.item"], torch.arange(3)))
+    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, past, about, 3)
     found = core.user.foretold(read, batch.inputs)
     assert found.user.tolist() == [0, 0, 2]
     assert batch.ids["item_id"].values[found.item].tolist() == [3, 9, 15]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from models.batch import Batch
-from models.over_arch import Candidates
-from models.reading import Reading
+from models.ranker import Ranker
+from models.reading import Items, Reading
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables, visits
 
@@ -58,38 +58,61 @@ def test_a_noisy_world_is_learnt_to_its_entropy() -> None:
     assert entropy - 0.03 < sum(found) / len(found) < entropy + 0.05
 
 
-def programs_answer(made: list[Visit], index: int, at: int) -> Tensor:
-    """Logits of one visit by the two programs, all candidates at position `at`."""
-    core, visit, of = cases.ranker(), made[index], tables()
+def listening() -> Ranker:
+    """A ranker that makes something of contexts, as one does that has learnt from some."""
+    core = cases.ranker()
+    with torch.no_grad():
+        core.over.related.weight.normal_()
+        core.user.about.weight.normal_()
+    return core
+
+
+def described(prefix: str, items: Tensor) -> dict[str, Tensor]:
+    """Rows and columns of items under their names in a program."""
+    columns = cases.columns(cases.ITEM_FEATURES, "item", items)
+    rows = {"item_id.rows": tables()["item_id"][items]}
+    return {f"{prefix}{name}": column for name, column in (rows | columns).items()}
+
+
+def programs_answer(core: Ranker, visit: Visit) -> Tensor:
+    """Logits of one visit by the two programs."""
     history, asked = torch.tensor(visit.history, dtype=torch.int64), torch.tensor(visit.asked)
     batch, _ = cases.shared([visit])
     user = {
         **batch.inputs,
-        "user_id.rows": of["user_id"][[visit.user]],
-        "history.item_id.rows": of["item_id"][history],
-        **{
-            f"history.{n}": c
-            for n, c in cases.columns(cases.ITEM_FEATURES, "item", history).items()
-        },
+        "user_id.rows": tables()["user_id"][[visit.user]],
+        "request.has_context": torch.tensor([float(visit.context > 0)]),
+        **described("history.", history),
+        **described("context.", torch.tensor([visit.context])),
     }
     state = dict(zip(Reading._fields, core.user_program(user), strict=True))
-    items = {
-        "item_id.rows": of["item_id"][asked],
-        "position": torch.full_like(asked, at),
-        **cases.columns(cases.ITEM_FEATURES, "item", asked),
-        **cases.record(asked),
-    }
+    items = {"position": torch.zeros_like(asked), **described("", asked), **cases.record(asked)}
     return core.items_program({**state, **items})
 
 
 @pytest.mark.parametrize("index", [0, 1, 5])
-def test_the_two_programs_answer_as_the_whole_does(index: int) -> None:
-    made = visits(6)
-    core, batch = cases.ranker(), cases.ranker_batch(made)
+@pytest.mark.parametrize("context", [0, 7])
+def test_the_two_programs_answer_as_the_whole_does(index: int, context: int) -> None:
+    made = [dataclasses.replace(v, context=context * (v.user % 2)) for v in visits(6)]
+    core, batch = listening(), cases.ranker_batch(made)
     batch.inputs["candidate.position"] = torch.zeros_like(batch.inputs["candidate.position"])
     logits = core.logits(rows_of(batch, tables()), batch)
     expected = logits.split(batch.inputs["candidate.lengths"].tolist())[index]
-    assert torch.allclose(programs_answer(made, index, 0), expected, atol=1e-5)
+    assert torch.allclose(programs_answer(core, made[index]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", [0, 7, 9])
+def test_a_ranker_that_never_saw_a_context_takes_no_notice_of_one(context: int) -> None:
+    core, plain = cases.ranker(), cases.ranker_batch(visits(6))
+    optimiser = torch.optim.AdamW(core.parameters(), 0.01, weight_decay=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        core(rows_of(plain, tables()), plain)[0].backward()
+        optimiser.step()
+    core.eval()
+    about = cases.ranker_batch([dataclasses.replace(v, context=context) for v in visits(6)])
+    before, after = (core.logits(rows_of(b, tables()), b) for b in (plain, about))
+    assert torch.equal(before, after)
 
 
 def test_a_student_comes_to_answer_as_its_teacher_does() -> None:
@@ -119,14 +142,13 @@ def test_what_lies_past_a_history_does_not_matter() -> None:
     core, made = cases.ranker(), visits(4)
     batch = cases.ranker_batch(made)
     rows = rows_of(batch, tables())
-    items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
-    history = items[batch.inputs["history.item"]]
+    items = core.item.described({**batch.inputs, "item_id.rows": rows["item_id"]})
     inputs = {**batch.inputs, "user_id.rows": rows["user_id"]}
-    codes = core.item.features.codes(inputs, items)
-    past = codes[inputs["history.item"]]
-    read = core.user(inputs, history, past, cases.SEQUENCE.max_length)
+    about = items.take(torch.arange(len(made)))
+    past = items.take(inputs["history.item"])
+    read = core.user(inputs, past, about, cases.SEQUENCE.max_length)
     assert (read.mask == 0).sum(1).tolist() == [1 + len(v.history) for v in made]
-    candidates = Candidates(*(x[:8].expand(len(made), -1, -1) for x in (items, codes)))
+    candidates = Items(*(part[:8].expand(len(made), -1, -1) for part in items))
     position = torch.zeros(len(made), 8, dtype=torch.int64)
     record = torch.randn(len(made), 8, core.record.width)
     before = core.over(read, candidates, position, record)

@@ -4,7 +4,16 @@ import math
 
 import torch
 
-from models.reading import LIKENESS_SCALE, SHARPNESS, Reading, likeness, matches, normalised
+from models.reading import (
+    LIKENESS_SCALE,
+    SHARPNESS,
+    Items,
+    Reading,
+    likeness,
+    matches,
+    normalised,
+    related,
+)
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables
 
@@ -17,7 +26,9 @@ def reading(liked: list[float], recent: list[float]) -> Reading:
     states = torch.zeros(1, 3), torch.zeros(1, 4, 3), torch.zeros(1, 4)
     codes = torch.tensor([[[0, 0], [5, 7], [5, 0], [6, 7]]])
     hidden = normalised(torch.tensor([[0.0, 1, 0, 1]]))
-    return Reading(*states, items, *weights, ahead, -ahead, codes, hidden)
+    about, about_codes = torch.tensor([[0.0, 1, 0]]), torch.tensor([[6, 0]])
+    expected = (ahead, -ahead, codes, hidden)
+    return Reading(*states, items, *weights, *expected, about, about_codes)
 
 
 def test_likeness_is_the_average_the_nearest_the_latest_and_what_is_expected() -> None:
@@ -37,6 +48,12 @@ def test_matches_are_shares_of_what_was_liked_and_hidden_with_a_category() -> No
     assert not found[0, 2].any()
 
 
+def test_related_are_the_cosine_with_the_context_and_equal_categories() -> None:
+    asked = Items(torch.tensor([[[0.0, 3, 0], [4, 0, 0]]]), torch.tensor([[[5, 0], [6, 7]]]))
+    found = related(asked, reading([0] * 4, [0] * 4))
+    assert found.tolist() == [[[LIKENESS_SCALE, 0, 0], [0, 1, 0]]]
+
+
 def test_who_has_liked_nothing_is_near_to_nothing() -> None:
     assert not likeness(torch.ones(1, 2, 3), reading([0] * 4, [0] * 4))[..., :3].any()
 
@@ -46,13 +63,13 @@ def test_liked_are_the_positive_events_and_recent_ones_weigh_more() -> None:
     batch, _ = cases.shared([Visit(1, (3, 6, 9, 12), ())])
     batch.inputs["history.action"] = torch.tensor([1, 3, 2, 1])  # save, hide, click, save
     rows = rows_of(batch, tables())
-    items = core.item({**batch.inputs, "item_id.rows": rows["item_id"]})
-    history = items[batch.inputs["history.item"]]
-    codes = core.item.features.codes(batch.inputs, items)[batch.inputs["history.item"]]
-    read = core.user({**batch.inputs, "user_id.rows": rows["user_id"]}, history, codes, 6)
+    items = core.item.described({**batch.inputs, "item_id.rows": rows["item_id"]})
+    past = items.take(batch.inputs["history.item"])
+    inputs = {**batch.inputs, "user_id.rows": rows["user_id"]}
+    read = core.user(inputs, past, items.take(torch.tensor([0])), 6)
     assert torch.allclose(read.liked, torch.tensor([[0, 1, 0, 1, 1, 0, 0]]) / 3)
     assert read.recent[0, 4] > read.recent[0, 3] > read.recent[0, 1] > 0
     assert not read.recent[0, [0, 2, 5, 6]].any()
     assert read.hidden[0].tolist() == [0, 0, 1, 0, 0, 0, 0]
-    assert read.codes[0, :, 0].tolist() == [0, *codes[:, 0].tolist(), 0, 0]
+    assert read.codes[0, :, 0].tolist() == [0, *past.codes[:, 0].tolist(), 0, 0]
     assert torch.allclose(read.items[0, 1:5].norm(dim=-1), torch.ones(4), atol=1e-5)

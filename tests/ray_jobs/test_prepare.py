@@ -469,6 +469,7 @@ def impression(request: int, position: int, time: int, item: int) -> dict[str, A
         "timestamp": time,
         "surface": "home",
         "position": position,
+        "context_item_id": f"item-{request % 4}" if request % 2 else None,
         "propensity": 0.25,
         "source": "popular",
         "labels": {"save": position == 1, "look": None if item % 2 else True},
@@ -502,6 +503,9 @@ def test_impressions_keep_requests_together_with_a_label_for_each_action(tmp_pat
         items = dataset.item_ids.external(table["item"].to_numpy()).to_pylist()
         expected = [int(item.split("-")[1]) % 2 == 0 for item in items]
         assert table["label.look"].to_pylist() == expected
+        about = dataset.item_ids.external(table["context"].to_numpy()).to_pylist()
+        expected = [f"item-{r % 4}" if r % 2 else None for r in requests.tolist()]
+        assert about == expected
 
 
 def test_boards_become_edges_and_grow_with_the_days(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def vector_of(made: SimpleNamespace, user: User) -> Any:
     return made.retriever.user_vectors(user.events, np.array([user.row]), moment)[0]
 
 
-def impressions(user: User, rows: Any, surface: int = 0) -> pa.Table:
+def impressions(user: User, rows: Any, surface: int = 0, about: int = 0) -> pa.Table:
     """One request that shows `rows`, as the training code reads it."""
     count = len(rows)
     labels = {f"label.{action}": np.zeros(count, bool) for action in ("save", "click", "hide")}
@@ -140,6 +140,7 @@ def impressions(user: User, rows: Any, surface: int = 0) -> pa.Table:
         "timestamp": np.full(count, user.reference_ms),
         "position": np.zeros(count, np.int64),
         "surface": np.full(count, surface),
+        "context": np.full(count, about),
     }
     return pa.table(columns | labels)
 
@@ -242,6 +243,18 @@ def test_where_a_feed_is_shown_matters_as_in_training(made: SimpleNamespace) -> 
         expected = made.ranker.probabilities(impressions(user, rows, code), events)
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
     assert not np.allclose(found["elsewhere"], found["home"], atol=1e-4)
+
+
+def test_what_a_request_is_about_matters_as_in_training(made: SimpleNamespace) -> None:
+    user, funnel = user_of(made, 3), made.feed._switch.funnel
+    rows, events = np.asarray(funnel.bundle.live_items[:50]), UserEvents(funnel.bundle.histories)
+    found = []
+    for row in (0, *rows[[4, 40]].tolist()):
+        about = np.array([row] if row else [], np.int64)
+        found.append(funnel.ranker(user, rows, "home", about))
+        expected = made.ranker.probabilities(impressions(user, rows, 1, row), events)
+        np.testing.assert_allclose(found[-1], expected, atol=1e-5)
+    assert all(np.abs(one - found[0]).max() > 1e-3 for one in found[1:])
 
 
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(

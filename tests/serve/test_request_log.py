@@ -6,7 +6,7 @@ import pytest
 
 from data.contract.schema import IMPRESSION_COLUMNS
 from serve.feed import Feed
-from serve.messages import RecommendRequest
+from serve.messages import Context, RecommendRequest
 from serve.settings import ServeSettings
 
 
@@ -33,6 +33,17 @@ def test_shown_items_are_logged_with_the_contracts_columns(
     saves = [item.predictions["save"] for item in shown]
     np.testing.assert_allclose(table["prediction.save"].to_numpy(), saves, rtol=1e-6)
     assert table["labels"].null_count == 12
+
+
+def test_what_a_request_was_about_is_logged(feed: Feed, root: Path) -> None:
+    known = feed.recommend(RecommendRequest(user_id=3)).items[0].item_id
+    about = Context(item_id=known)
+    feed.recommend(RecommendRequest(user_id=3, surface="related", context=about, num_items=2))
+    feed._log.write()
+    (path,) = files(root, "impressions")
+    table = pq.read_table(path)
+    assert table["context_item_id"].to_pylist() == [None] * 10 + [known] * 2
+    assert table.schema.field("context_item_id").type == table.schema.field("item_id").type
 
 
 def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:

@@ -14,7 +14,7 @@ def requests_of(lengths):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items, zeros = np.arange(offsets[-1]), np.zeros(count, np.int64)
     labels = np.zeros((len(items), 1), np.float32)
-    return Requests(7 + np.arange(count), zeros, zeros, offsets, items, items, labels, zeros)
+    return Requests(7 + np.arange(count), zeros, zeros, offsets, items, items, labels, zeros, zeros)
 
 
 def slates_of(lengths, worth, above=None, top=2):

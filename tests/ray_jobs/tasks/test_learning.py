@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.contract.schema import Vocabulary
+from data.contract.schema import DAY_MS, Vocabulary
 from data.dataset import Dataset
 from data.sources import locate
 from models.towers import UserTower
@@ -81,10 +81,11 @@ def tasted() -> dict[str, np.ndarray]:
 
 
 def validation(
-    folder: Path, columns: dict[str, np.ndarray], *words: str, model: Model = "two_tower"
+    folder: Path, columns: dict[str, np.ndarray] | pa.Table, *words: str, model: Model = "two_tower"
 ) -> dict[str, float]:
     """Metrics of the best step of a model that has learnt a log."""
-    pq.write_table(pa.table(columns), folder / "events.parquet")
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    pq.write_table(table, folder / "events.parquet")
     source = f"source.events={folder / 'events.parquet'}"
     job = start([f"root={folder / 'root'}", source, *WORDS, *words])
     prepare(job, locate(job.settings.source))
@@ -140,3 +141,42 @@ def test_the_graph_of_pairs_tells_tastes_apart(
     assert np.linalg.norm(vectors[first:], axis=1) == pytest.approx(1.0, abs=2e-3)
     expected = open_graph_model(job, dataset, graph, whole).item_vectors[first:]
     assert vectors[first:] == pytest.approx(expected, abs=1e-3)
+
+
+def shown_beside() -> pa.Table:
+    """Pages about an item, of which what has its colour is clicked; users differ in nothing."""
+    rng, count, places = np.random.default_rng(0), 4_000, 6
+    about, shown = rng.integers(0, ITEMS, count), rng.integers(0, ITEMS, (count, places))
+    times = 1_700_000_000_000 + np.arange(count) * 40 * DAY_MS // count
+    clicked = shown % 3 == about[:, None] % 3
+    return pa.table(
+        {
+            "request_id": np.repeat(np.arange(count), places),
+            "user_id": np.repeat(np.arange(count) % USERS, places),
+            "item_id": shown.ravel(),
+            "context_item_id": np.repeat(about, places),
+            "timestamp": np.repeat(times, places),
+            "position": np.tile(np.arange(places), count),
+            "label.click": clicked.ravel(),
+        }
+    )
+
+
+def test_what_goes_with_the_item_that_a_page_is_about_is_ranked_first(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    shown = shown_beside()
+    clicks = shown.filter(shown["label.click"]).select(["user_id", "item_id", "timestamp"])
+    colours = np.array(["red", "green", "blue"])[np.arange(ITEMS) % 3]
+    items = pa.table({"item_id": np.arange(ITEMS), "colour": colours})
+    found = {}
+    for name, table in (("told", shown), ("untold", shown.drop_columns("context_item_id"))):
+        folder = tmp_path / name
+        folder.mkdir()
+        pq.write_table(table, folder / "impressions.parquet")
+        pq.write_table(items, folder / "items.parquet")
+        files = [f"source.{role}={folder}/{role}.parquet" for role in ("impressions", "items")]
+        small = ["split.kind=time", "ranker.dim=16", "ranker.hidden=32"]
+        found[name] = validation(folder, clicks, *files, *small, model="ranker")["auc"]
+    assert found["untold"] < 0.6
+    assert found["told"] > 0.9
