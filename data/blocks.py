@@ -90,6 +90,11 @@ class Sized(Protocol):
 B = TypeVar("B", bound=Sized)
 
 
+def num_rows(files: Iterable[Path]) -> int:
+    """Rows of Parquet files, by their metadata."""
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
 def row_groups(files: Iterable[Path]) -> Iterator[Block]:
     """All blocks of some files, in order."""
     for path in files:

@@ -206,6 +206,11 @@ class Dataset:
         """Files of encoded events of the days from `first_day` to `last_day`."""
         return self._files("events", (first_day, last_day))
 
+    @property
+    def has_impression_log(self) -> bool:
+        """Whether impressions are logged elsewhere, not only by what is served from this root."""
+        return bool(self.details.get("impression_log", self.counts["impressions"]))
+
     def impression_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of impressions of the days from `first_day` to `last_day`."""
         return self._files("impressions", (first_day, last_day))

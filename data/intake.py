@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data.admission import count_ids, merge_counts
 from data.chunks import Chunk, RawBlock, plan, read
 from data.contract.schema import DAY_MS, Order
-from data.contract.settings import Count, NonNegative, Share, UserError
+from data.contract.settings import Count, NonNegative, Positive, Share, UserError
 from data.exchange import read_table, write_table
 from data.expressions import columns_of, parse
 from data.headers import check_alike, check_columns, check_ids, check_named, check_types, headers
@@ -43,6 +43,8 @@ class PrepareSettings:
         in_process_rows: logs up to this size are prepared in the job's own process, where that is
             quicker than starting Ray's workers.
         block_rows: rows that a task holds at once.
+        label_hours: time after which the labels of what was served are closed, so that a next day
+            takes it as impressions.
         shard_events: events in a file of timelines, about; fixed when a root is first prepared.
     """
 
@@ -51,6 +53,7 @@ class PrepareSettings:
     workers: Count = 2
     in_process_rows: NonNegative = 5_000_000
     block_rows: Count = 1 << 18
+    label_hours: Positive = 24.0
     shard_events: Count = 500_000
 
 

@@ -21,7 +21,7 @@ Sharing = Literal["gates", "own"]
 
 
 class OverSettings(Protocol):
-    """The settings of a ranker that its over-arch needs; see `models.ranker.RankerSettings`."""
+    """The settings of a ranker that its over-arch needs; see `models.ranker_settings`."""
 
     @property
     def dim(self) -> int:

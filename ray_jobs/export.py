@@ -17,7 +17,7 @@ from data.contract.schema import GRAPH_COLUMN, TREND_DAYS, USER_COLUMN
 from data.contract.settings import UserError, build, to_tree
 from data.dataset import Dataset, as_column
 from models.export import write_programs
-from models.ranker import RankerSettings
+from models.ranker_settings import RankerSettings
 from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever

@@ -6,17 +6,11 @@ settings have not changed is skipped; a run that was interrupted is finished by 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from data.contract.artifact import Artifact, current, has_current, read, write_atomically
 from data.contract.settings import UserError
 from data.dataset import Dataset
-from data.raw_tables import FileSet, RawTables
 from data.sources import locate, world_tables
 from ray_jobs.calibrate import calibrate
 from ray_jobs.deploy import check_served
@@ -35,18 +29,18 @@ from ray_jobs.engine.model_kinds import (
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
 from ray_jobs.index import index
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, new_tables
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
 from ray_jobs.train import train, upstream
-from serve.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from data.contract.artifact import Artifact
+    from data.raw_tables import RawTables
     from ray_jobs.settings import Settings
 
-NEXT_DAY_FILE = "next_day.json"
 READ: dict[Model, Callable[[Settings, Model], bool]] = {
     "graph": reads_graph,
     "id": reads_ids,
@@ -60,57 +54,20 @@ class PipelineArguments:
 
     Attributes:
         model: train and evaluate this model alone, and stop before export.
-        day: `next` takes posted events and the world's next day, and trains on from yesterday.
+        day: `next` takes what was posted and served, and the world's next day, and trains on from
+            yesterday.
     """
 
     model: Model | None = None
     day: Literal["next"] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Yesterday:
-    """What a next day starts from; kept in a file until the day is done, so that it can resume.
-
-    Attributes:
-        versions: kind -> version of the artefacts that were current.
-        first_sequence: posted events up to here are in yesterday's data set.
-        last_sequence: posted events up to here join.
-    """
-
-    versions: dict[str, str]
-    first_sequence: int
-    last_sequence: int
-
-    @classmethod
-    def begin(cls, root: Path) -> Yesterday:
-        """Continues the day that was interrupted, or begins a new one."""
-        path = root / NEXT_DAY_FILE
-        if path.is_file():
-            return cls(**json.loads(path.read_text()))
-        kinds = ("world", "dataset", *MODELS)
-        versions = {kind: current(root, kind).version for kind in kinds if has_current(root, kind)}
-        if "dataset" not in versions:
-            raise UserError(f"{root} has no first day yet; run the pipeline without day=next")
-        last = 0
-        if (root / "store").is_dir():
-            with Store.open(root / "store") as store:
-                last = store.last_sequence
-        day = cls(versions, int(Dataset.open(root).details["store_sequence"]), last)
-        write_atomically(path, json.dumps(day.tree()))
-        return day
-
-    def tree(self) -> dict[str, Any]:
-        """As JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def artifact(self, root: Path, kind: str) -> Artifact | None:
-        """Yesterday's artefact of a kind."""
-        return read(root / kind / self.versions[kind]) if kind in self.versions else None
-
-
 def main(job: Job) -> dict[str, Any]:
     """Takes a log to recommendations over HTTP, or a served root to its next day."""
-    yesterday = Yesterday.begin(job.root) if job.arguments.day else None
+    yesterday = None
+    if job.arguments.day:
+        kinds = ("world", "dataset", *MODELS)
+        yesterday = Yesterday.begin(job.root, kinds, job.settings.prepare.label_hours)
     dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
     check_corpus(Dataset(dataset, job.root), job.settings.corpus)
     with job.stage("start"):  # after what refuses bad input
@@ -153,11 +110,12 @@ def raw_tables(job: Job) -> RawTables:
 
 
 def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
-    """Adds posted events, and the world's next day, to yesterday's data set."""
+    """Adds what was posted and served, and the world's next day, to yesterday's data set."""
     before = yesterday.artifact(job.root, "dataset")
     world = yesterday.artifact(job.root, "world")
     assert before is not None
-    raw = posted_tables(job.root, yesterday, Dataset(before, job.root))
+    hours = job.settings.prepare.label_hours
+    raw = new_tables(job.root, yesterday, Dataset(before, job.root), hours)
     if world and job.settings.source.kind == "world":
         with job.stage("world"):
             raw = world_tables(simulate_next_day(job, world).path).joined(raw)
@@ -165,32 +123,7 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
         (job.root / NEXT_DAY_FILE).unlink()
         raise UserError(f"nothing was posted to {job.root} since its last day: nothing to learn")
     with job.stage("prepare"):
-        return prepare(job, raw, before, store_sequence=yesterday.last_sequence)
-
-
-def posted_tables(root: Path, yesterday: Yesterday, before: Dataset) -> RawTables:
-    """What was posted over HTTP since the last day, as raw tables."""
-    first, last = yesterday.first_sequence, yesterday.last_sequence
-    sets: dict[str, tuple[FileSet, ...]] = {}
-    if last > first:
-        folder = root / "posted" / f"{first + 1}-{last}"
-        with Store.open(root / "store") as store:
-            for role, rows in (
-                ("events", store.events_since(first, last)),
-                ("items", store.items_since(first, last)),
-            ):
-                if rows.num_rows:
-                    sets[role] = (FileSet(files=(_written(rows, folder / f"{role}.parquet"),)),)
-    return RawTables.of(before.order, sets)
-
-
-def _written(rows: pa.Table, path: Path) -> Path:
-    """Writes a table once; an interrupted day finds it as it was."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
-    return path
+        return prepare(job, raw, before, yesterday.after)
 
 
 def publish_bundle(job: Job) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import boards, enrolment, impressions
+from data.blocks import num_rows
 from data.contract import artifact
 from data.contract.idspace import IdSpace
 from data.contract.settings import UserError, to_tree
@@ -36,10 +37,10 @@ from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation import passes, placement
 from ray_jobs.preparation.entities import Side, enrol, read_sides, write_side
 from ray_jobs.preparation.passes import Preparation
+from ray_jobs.preparation.served import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from data.contract.artifact import Artifact, Draft
     from data.contract.schema import Calendar, Vocabulary
@@ -54,7 +55,7 @@ SIDES = ("item", "user")
 
 
 def prepare(
-    job: Job, raw: RawTables, parent: Artifact | None = None, store_sequence: int = 0
+    job: Job, raw: RawTables, parent: Artifact | None = None, taken: Taken | None = None
 ) -> Artifact:
     """Makes the data set of raw tables, or extends `parent` by them.
 
@@ -62,7 +63,7 @@ def prepare(
         job: settings and root.
         raw: all tables, or the new rows of a next day (with contract names where posted).
         parent: the data set to extend.
-        store_sequence: how many posted events are in it then.
+        taken: how far it has taken what was posted and served then.
 
     Raises:
         UserError: input that cannot be used; the text says how to mend it.
@@ -77,10 +78,10 @@ def prepare(
         "part_column": settings.split.column,
         "prepare": {k: v for k, v in to_tree(settings.prepare).items() if k in CONTENT_SETTINGS},
         "id": {name: to_tree(settings.id)[name] for name in ID_SETTINGS},
-        "store_sequence": store_sequence,
+        **dataclasses.asdict(taken or Taken()),
     }
     # Absolute paths, for Ray's workers have a working directory of their own.
-    maker = _Maker(job, raw.absolute(), before, inputs, store_sequence)
+    maker = _Maker(job, raw.absolute(), before, inputs, taken or Taken())
     made = job.make("dataset", [parent] if parent else [], inputs, maker.write)
     for side in SIDES:
         version = made.manifest.id_space[side]["version"]
@@ -125,7 +126,7 @@ class _Maker:
     raw: RawTables
     parent: Dataset | None
     inputs: dict[str, Any]
-    store_sequence: int
+    taken: Taken
 
     def write(self, draft: Draft) -> None:
         """Fills the draft; what it spills is removed at the end, also after an error."""
@@ -167,7 +168,8 @@ class _Maker:
         """What a next day goes on from, and which version holds each day, by table."""
         version = draft.path.name
         return {
-            "store_sequence": self.store_sequence,
+            **dataclasses.asdict(self.taken),
+            "impression_log": self._has_impression_log(),
             "num_files": len(preparation.event_paths),
             "parts": placement.parts_of(preparation, tally),
         } | {
@@ -175,6 +177,12 @@ class _Maker:
             | dict.fromkeys(rows[table], version)
             for table, key in PARTITIONS.items()
         }
+
+    def _has_impression_log(self) -> bool:
+        """Whether impressions are logged elsewhere, not only by what is served from this root."""
+        if self.parent is None:
+            return bool(self.raw.impressions)
+        return self.parent.has_impression_log
 
     @contextmanager
     def _preparation(self, draft: Draft) -> Iterator[Preparation]:
@@ -249,14 +257,9 @@ class _Maker:
         return {
             "events": before["events"] + new,
             "new_events": new,
-            "impressions": sum(map(num_rows, folders)),
+            "impressions": num_rows(f for at in folders for f in at.glob("part-*.parquet")),
             "rejected": before["rejected"] + tally.num_rejected,
         }
-
-
-def num_rows(folder: Path) -> int:
-    """Rows of the Parquet files of a folder."""
-    return sum(pq.read_metadata(file).num_rows for file in folder.glob("part-*.parquet"))
 
 
 def write_item_days(preparation: Preparation, dates: dict[str, int]) -> None:

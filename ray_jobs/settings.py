@@ -14,7 +14,7 @@ from data.splits import SplitSettings
 from data.windows import WindowSettings
 from data.world import WorldSettings
 from models.id_embeddings import IdEmbeddingSettings
-from models.ranker import RankerSettings
+from models.ranker_settings import RankerSettings
 from models.two_tower import TwoTowerSettings
 from models.user_encoder import UserSettings
 from ray_jobs.bundle_settings import ExportSettings, IndexSettings

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from data.blocks import num_rows
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.windows import refuse_overlap
 from ray_jobs.embed import embed, user_days
 from ray_jobs.engine.graph_groups import objectives_of, resolved_graph, users_of
-from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.model_kinds import (
     UPSTREAM,
     Model,
@@ -80,12 +81,32 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
         return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
     vectors = item_vectors(job, dataset) if reads_graph(job.settings, model) else None
     of_users = user_vectors(job, dataset) if reads_users(job.settings, model) else None
-    # Impressions are told apart by day: no other split says which of them may be learnt from.
-    logged = dataset.counts["impressions"] and job.settings.split.kind == "time"
-    made = candidates(job) if model == "ranker" and not logged else None
+    made = None
+    if model == "ranker" and not learns_from_impressions(job, dataset):
+        made = candidates(job)
     ids = id_embeddings(job, dataset) if reads_ids(job.settings, model) else None
     teacher = teacher_of(job.root, job.settings.ranker) if model == "ranker" else None
     return Sources(dataset.artifact, made, vectors, of_users, ids, teacher=teacher)
+
+
+def learns_from_impressions(job: Job, dataset: Dataset) -> bool:
+    """Whether the ranker has impressions to learn from, or needs the retriever's candidates.
+
+    Impressions are told apart by day: no other split says which of them may be learnt from.
+    """
+    windows = log_of(job, dataset).windows
+    if windows is None or not dataset.counts["impressions"]:
+        return False
+    if dataset.has_impression_log:
+        return True
+    served = num_rows(dataset.impression_files(*windows.ranker))
+    least: int = job.settings.ranker.least_served
+    if served < least:
+        console.print(
+            f"{served:,} served impressions on the ranker's days: it learns from the retriever's "
+            f"candidates until there are {least:,} (ranker.least_served)"
+        )
+    return served >= least
 
 
 def item_vectors(job: Job, dataset: Dataset) -> Artifact:

@@ -1,9 +1,10 @@
 """Log of what was shown, with the features as used: asynchronous, hourly Parquet, bounded.
 
 `<root>/requests/impressions/hour=YYYY-MM-DDTHH/part-*.parquet` has the contract's impression
-columns (labels are joined later) plus score and predictions; `<root>/requests/features/hour=...`
-has one row a request with the encoded history and the user row that were used. All other features
-are those of the bundle that `versions` names, which never changes.
+columns, positions from 0, plus score and predictions; the next day joins the labels.
+`<root>/requests/features/hour=...` has one row a request with the encoded history and the user row
+that were used. All other features are those of the bundle that `versions` names, which never
+changes.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class RequestLog:
     def _write_groups(self, waiting: list[tuple[Served, tuple[str, ...]]]) -> None:
         groups: dict[tuple[str, tuple[str, ...]], list[Served]] = {}
         for served, actions in waiting:
-            groups.setdefault((_hour(served.user.now_ms), actions), []).append(served)
+            groups.setdefault((hour_of(served.user.now_ms), actions), []).append(served)
         for (hour, actions), group in groups.items():
             self._write("impressions", hour, impressions(group, actions))
             self._write("features", hour, features(group))
@@ -116,7 +117,8 @@ class RequestLog:
         temporary.rename(folder / name)
 
 
-def _hour(timestamp_ms: int) -> str:
+def hour_of(timestamp_ms: int) -> str:
+    """The UTC hour of a time, as folders are named."""
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H")
 
 
@@ -136,7 +138,7 @@ def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
         "timestamp": repeated([s.user.now_ms for s in group], pa.int64()),
         "surface": repeated([s.surface for s in group], pa.string()),
         "context_item_id": repeated([s.about for s in group], items.type),
-        "position": pa.array([p for n in lengths for p in range(1, n + 1)], pa.int16()),
+        "position": pa.array([p for n in lengths for p in range(n)], pa.int16()),
         "propensity": pa.array(np.ones(total, np.float32)),
         "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),
         "experiment": pa.array([""] * total),

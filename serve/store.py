@@ -175,6 +175,15 @@ class Store:
                     return
                 yield _number(key), orjson.loads(text)
 
+    def last_before(self, moment_ms: int, after: int) -> int:
+        """A number up to which, from `after` on, no posted event is later than a moment."""
+        passed = after
+        for number, event in self.documents("events", after):
+            if event["timestamp"] > moment_ms:
+                break
+            passed = number
+        return passed
+
     def events_since(self, after: int, until: int | None = None) -> pa.Table:
         """Posted events in (after, until] with the contract's column names; event_id is string."""
         events = [event for _, event in self.documents("events", after, until)]

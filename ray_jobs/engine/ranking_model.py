@@ -20,7 +20,8 @@ from data.dataset import Dataset
 from data.requests import Requests, UserEvents
 from data.track_record import Standings, TrackRecord
 from data.trends import Trends
-from models.ranker import Ranker, RankerSettings, build_ranker
+from models.ranker import Ranker, build_ranker
+from models.ranker_settings import RankerSettings
 from ray_jobs.engine.inference import Floats, as_numpy, chunks_of, filled, look_up
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from data.contract.artifact import Artifact
     from data.requests import Requests, UserEvents
-    from models.ranker import RankerSettings
+    from models.ranker_settings import RankerSettings
     from ray_jobs.engine.assignment import Assignment
 
 PREFIX = "teacher."

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 import tests.benchmarks.torch_alone  # noqa: F401
-from models.ranker import Ranker, RankerSettings
+from models.ranker import Ranker
+from models.ranker_settings import RankerSettings
 from tests.benchmarks.placement import DEVICE, Placement
 from tests.benchmarks.ranker_columns import WORLD
 from tests.benchmarks.ranker_size import parameters

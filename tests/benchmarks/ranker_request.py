@@ -22,7 +22,8 @@ from data.contract.schema import DAY_MS, TREND_DAYS, Feature, Vocabulary
 from data.contract.settings import build
 from models.export import write_programs
 from models.ranker import Ranker as RankerModel
-from models.ranker import RankerSettings, build_ranker
+from models.ranker import build_ranker
+from models.ranker_settings import RankerSettings
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.programs import gather_rows, open_programs

@@ -13,7 +13,8 @@ from models.graph_encoder import GraphEncoder, GraphModelSettings, resolved
 from models.id_embeddings import IdEmbeddingSettings, IdEncoder
 from models.light_gcn import Edges, LightGCN
 from models.multi_interest import InterestSettings
-from models.ranker import Ranker, RankerSettings
+from models.ranker import Ranker
+from models.ranker_settings import RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from models.user_encoder import UserEncoder, UserSettings
@@ -119,7 +120,7 @@ def visits(size: int = 6, seed: int = 0) -> list[Visit]:
         return tuple(torch.randint(1, NUM_ITEMS, (count,), generator=draw).tolist())
 
     return [
-        Visit(user=1 + i, history=items(min(i, SEQUENCE.max_length)), asked=items(3 + i % 2))
+        Visit(1 + i, items(min(i, SEQUENCE.max_length)), items(3 + i % 2), context=i % 2 * (2 + i))
         for i in range(size)
     ]
 

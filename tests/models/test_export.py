@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from data.contract.schema import Feature, Vocabulary
 from models.export import Program, parity, write_programs
 from models.multi_interest import InterestSettings
-from models.ranker import Ranker, RankerSettings
+from models.ranker import Ranker
+from models.ranker_settings import RankerSettings
 from models.sequence_encoder import SequenceSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from serve.programs import Program as ServedProgram

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from data.contract.settings import UserError
 from models.interaction import CrossingSettings
 from models.over_arch import Experts
-from models.ranker import RankerSettings
+from models.ranker_settings import RankerSettings
 from tests.models import cases
 from tests.models.cases import rows_of, tables, visits
 

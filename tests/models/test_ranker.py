@@ -103,14 +103,15 @@ def test_the_two_programs_answer_as_the_whole_does(index: int, context: int) -> 
 
 @pytest.mark.parametrize("context", [0, 7, 9])
 def test_a_ranker_that_never_saw_a_context_takes_no_notice_of_one(context: int) -> None:
-    core, plain = cases.ranker(), cases.ranker_batch(visits(6))
+    core, made = cases.ranker(), [dataclasses.replace(v, context=0) for v in visits(6)]
+    plain = cases.ranker_batch(made)
     optimiser = torch.optim.AdamW(core.parameters(), 0.01, weight_decay=0.1)
     for _ in range(3):
         optimiser.zero_grad()
         core(rows_of(plain, tables()), plain)[0].backward()
         optimiser.step()
     core.eval()
-    about = cases.ranker_batch([dataclasses.replace(v, context=context) for v in visits(6)])
+    about = cases.ranker_batch([dataclasses.replace(v, context=context) for v in made])
     before, after = (core.logits(rows_of(b, tables()), b) for b in (plain, about))
     assert torch.equal(before, after)
 

@@ -22,6 +22,7 @@ from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
 from ray_jobs.engine.job import Job, start
+from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 
 FIRST_MS = 20_000 * DAY_MS
@@ -77,9 +78,9 @@ def posted(rows: Rows, path: Path) -> FileSet:
     return FileSet(files=(write(path, rows),))
 
 
-def next_day(dataset: Dataset, raw: RawTables, sequence: int = 0, *words: str) -> Dataset:
+def next_day(dataset: Dataset, raw: RawTables, taken: Taken | None = None, *words: str) -> Dataset:
     job = job_of(dataset.root, "source.events=unused", *words)
-    return Dataset(prepare(job, raw, dataset.artifact, sequence), dataset.root)
+    return Dataset(prepare(job, raw, dataset.artifact, taken), dataset.root)
 
 
 def timelines(dataset: Dataset) -> dict[Any, list[tuple[Any, ...]]]:
@@ -457,7 +458,7 @@ def test_ids_below_the_minimum_share_buckets_until_they_are_frequent(tmp_path: P
     assert 1 <= row["item"] <= 3
     again = rare | {"event_id": 1000, "timestamp": FIRST_MS + 11 * DAY_MS}
     later = RawTables(order="clock", events=(posted([again], tmp_path / "p.parquet"),))
-    after = next_day(dataset, later, 1, "id.min_count=2", "id.buckets=3")
+    after = next_day(dataset, later, Taken(1), "id.min_count=2", "id.buckets=3")
     assert "rare" in after.item_ids.ids.to_pylist()
 
 
@@ -670,10 +671,10 @@ def test_a_next_day_adds_exactly_the_new_events(copy: Dataset, tmp_path: Path) -
     new[7] |= {"user_id": 123_456_789, "item_id": "brand-new"}
     item = FileSet(files=(write(tmp_path / "i.parquet", [{"item_id": "brand-new"}]),))
     raw = RawTables(order="clock", events=(posted(new, tmp_path / "p.parquet"),), items=(item,))
-    after = next_day(copy, raw, 200)
+    after = next_day(copy, raw, Taken(200, 7, 3))
     assert after.counts["new_events"] == 200
     assert after.counts["events"] == 2200
-    assert after.details["store_sequence"] == 200
+    assert Taken.of(after.details) == Taken(200, 7, 3)
     assert timelines(after) == expected_timelines([*log(), *new])
     assert after.calendar is not None
     assert (after.calendar.num_days, after.calendar.base_days) == (DAYS + 1, DAYS)
@@ -739,7 +740,7 @@ def test_a_day_without_events_is_a_version_of_its_own(copy: Dataset, tmp_path: P
     empty = pa.Table.from_pylist(log(2)).slice(0, 0)
     pq.write_table(empty, tmp_path / "p.parquet")
     raw = RawTables(order="clock", events=(FileSet(files=(tmp_path / "p.parquet",)),))
-    after = next_day(copy, raw, 7)
+    after = next_day(copy, raw, Taken(7))
     assert after.counts["new_events"] == 0
     assert after.artifact.version != copy.artifact.version
     assert timelines(after) == timelines(copy)
@@ -748,7 +749,7 @@ def test_a_day_without_events_is_a_version_of_its_own(copy: Dataset, tmp_path: P
 def test_a_day_with_posted_items_alone_admits_them(copy: Dataset, tmp_path: Path) -> None:
     items = [{"item_id": "brand-new"}, {"item_id": "item-1"}]
     raw = RawTables.of("clock", {"items": (posted(items, tmp_path / "i.parquet"),)})
-    after = next_day(copy, raw, 2)
+    after = next_day(copy, raw, Taken(2))
     assert after.counts["new_events"] == 0
     assert after.counts["items"] == NUM_ITEMS + 1
     assert timelines(after) == timelines(copy)
@@ -763,7 +764,7 @@ def test_posted_events_dated_by_a_far_wall_clock_join_but_move_no_window(
     assert after.counts["new_events"] == 1
     assert after.calendar == copy.calendar
     assert timelines(after) == expected_timelines([*log(), *far])
-    again = next_day(after, raw, 1)
+    again = next_day(after, raw, Taken(1))
     assert again.counts["new_events"] == 0
 
 
@@ -776,12 +777,12 @@ def test_a_next_day_of_an_order_only_log_appends(tmp_path: Path) -> None:
         for n in range(3)
     ]
     raw = RawTables(order="position", events=(posted(new, tmp_path / "p.parquet"),))
-    after = next_day(dataset, raw, 3, *words)
+    after = next_day(dataset, raw, Taken(3), *words)
     assert [e[0] for e in timelines(after)[1]] == [0, 1, 2, 3, 4, 90, 91, 92]
     assert after.counts["new_events"] == 3
     assert sum(pq.read_metadata(f).num_rows for f in after.undated_files()) == 23
     assert sum(pq.read_table(after.artifact.path / "item_days.parquet")["count"].to_pylist()) == 23
-    again = next_day(after, raw, 6, *words)
+    again = next_day(after, raw, Taken(6), *words)
     assert again.counts["new_events"] == 0
 
 

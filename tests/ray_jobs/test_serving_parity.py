@@ -20,7 +20,8 @@ from data.requests import UserEvents
 from data.track_record import Standings, TrackRecord
 from data.trends import Trends
 from models.multi_interest import InterestSettings
-from models.ranker import Ranker, RankerSettings
+from models.ranker import Ranker
+from models.ranker_settings import RankerSettings
 from models.two_tower import TwoTower, TwoTowerSettings
 from models.user_encoder import UserEncoder, UserSettings
 from ray_jobs.embed import user_days

@@ -26,7 +26,7 @@ def test_shown_items_are_logged_with_the_contracts_columns(
     assert set(IMPRESSION_COLUMNS) <= set(table.column_names)
     assert table["request_id"].to_pylist() == [a.request_id for a in answers for _ in range(4)]
     assert table["user_id"].to_pylist() == [3] * 4 + [999] * 4 + [7] * 4
-    assert table["position"].to_pylist() == [1, 2, 3, 4] * 3
+    assert table["position"].to_pylist() == [0, 1, 2, 3] * 3
     shown = [item for answer in answers for item in answer.items]
     assert table["item_id"].to_pylist() == [item.item_id for item in shown]
     assert table["source"].to_pylist() == [item.source for item in shown]

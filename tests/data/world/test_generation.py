@@ -53,8 +53,10 @@ def test_tables_have_the_columns_and_types_of_the_contract(world: dict[str, pa.T
         assert world["events"].schema.field(name).type == pa.int64()
 
 
-def test_only_boards_requests_and_campaigns_are_ever_null(world: dict[str, pa.Table]) -> None:
-    nullable = {"board_id", "request_id", "campaign_id", "bid", "budget"}
+def test_only_boards_requests_contexts_and_campaigns_are_ever_null(
+    world: dict[str, pa.Table],
+) -> None:
+    nullable = {"board_id", "request_id", "context_item_id", "campaign_id", "bid", "budget"}
     for table in world.values():
         for name in set(table.column_names) - nullable:
             assert table[name].null_count == 0

@@ -11,7 +11,8 @@ from data.dataset import Dataset
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN
 from data.training_log import TrainingLog
-from models.ranker import Ranker, RankerSettings
+from models.ranker import Ranker
+from models.ranker_settings import RankerSettings
 from ray_jobs.engine.teacher import Teacher, teacher_of
 from ray_jobs.sample import log_of
 from tests.ray_jobs.test_serving_parity import job_of, publish_model

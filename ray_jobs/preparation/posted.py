@@ -1,0 +1,109 @@
+"""What came to a root since its last day: posted events and items, and what was served."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from data.contract.artifact import Artifact, current, has_current, read, write_atomically
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.feedback import Attribution
+from data.raw_tables import FileSet, RawTables
+from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
+from serve.store import FOLDER, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+NEXT_DAY_FILE = "next_day.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Yesterday:
+    """What a next day starts from; kept in a file until the day is done, so that it can resume.
+
+    Attributes:
+        versions: kind -> version of the artefacts that were current.
+        before: what yesterday's data set has taken of what was posted and served.
+        after: what the next one takes.
+    """
+
+    versions: dict[str, str]
+    before: Taken
+    after: Taken
+
+    @classmethod
+    def begin(cls, root: Path, kinds: Sequence[str], label_hours: float) -> Yesterday:
+        """Continues the day that was interrupted, or begins a new one.
+
+        Raises:
+            UserError: the root has no data set yet.
+        """
+        path = root / NEXT_DAY_FILE
+        if path.is_file():
+            tree = json.loads(path.read_text())
+            return cls(tree["versions"], Taken(**tree["before"]), Taken(**tree["after"]))
+        versions = {kind: current(root, kind).version for kind in kinds if has_current(root, kind)}
+        if "dataset" not in versions:
+            raise UserError(f"{root} has no first day yet; run the pipeline without day=next")
+        before = Taken.of(Dataset.open(root).details)
+        day = cls(versions, before, _taken_now(root, before, round(label_hours * HOUR_MS)))
+        write_atomically(path, json.dumps(asdict(day)))
+        return day
+
+    def artifact(self, root: Path, kind: str) -> Artifact | None:
+        """Yesterday's artefact of a kind."""
+        return read(root / kind / self.versions[kind]) if kind in self.versions else None
+
+
+def _taken_now(root: Path, before: Taken, label_ms: int) -> Taken:
+    until = max(closed_until(root, label_ms), before.served_until_ms)
+    if not (root / FOLDER).is_dir():
+        return Taken(before.store_sequence, until, before.open_sequence)
+    with Store.open(root / FOLDER) as store:
+        passed = store.last_before(until, before.open_sequence)
+        return Taken(store.last_sequence, until, passed)
+
+
+def new_tables(root: Path, day: Yesterday, dataset: Dataset, label_hours: float) -> RawTables:
+    """What came since the last day, as raw tables of contract names.
+
+    Args:
+        root: of the store and the request log.
+        day: that begins.
+        dataset: yesterday's.
+        label_hours: time until the labels of what was served are closed.
+    """
+    first, last = day.before.store_sequence, day.after.store_sequence
+    span = (day.before.served_until_ms, day.after.served_until_ms)
+    folder = root / "posted" / f"{first}-{last}-{span[1]}"
+    found: dict[str, Path] = {}
+    if (root / FOLDER).is_dir():
+        with Store.open(root / FOLDER) as store:
+            tables = {"events": store.events_since(first, last)}
+            tables["items"] = store.items_since(first, last)
+            since = store.events_since(day.before.open_sequence, last)
+        found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
+        if dataset.calendar is not None and span[1] > span[0]:
+            path, actions = folder / "impressions.parquet", dataset.vocabulary.actions
+            follow = Attribution(since, round(label_hours * HOUR_MS))
+            if path.is_file() or write_served(root, span, follow, actions, path):
+                found["impressions"] = path
+    sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
+    return RawTables.of(dataset.order, sets)
+
+
+def _written(rows: pa.Table, path: Path) -> Path:
+    """Writes a table once; an interrupted day finds it as it was."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    return path

@@ -1,0 +1,110 @@
+"""What a server has shown, as a next day's impressions: taken once their labels are closed.
+
+A request's labels are closed `prepare.label_hours` after it, as told by the newest request that is
+logged. Until then it waits for a later day, so none is learnt from before what followed is known.
+One hour of requests is in memory at a time, beside the events posted since the oldest that waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from serve.request_log import FOLDER, hour_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from data.feedback import Attribution
+
+HOUR_MS = 3_600_000
+KEYS = ("request_id", "user_id", "item_id", "timestamp")
+COLUMNS = (
+    *KEYS,
+    "surface",
+    "context_item_id",
+    "position",
+    "propensity",
+    "source",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How far a data set has taken what was posted to its root and what was served from it.
+
+    Attributes:
+        store_sequence: posted events and items up to this number.
+        served_until_ms: requests up to this moment.
+        open_sequence: posted events up to this number can label no later request.
+    """
+
+    store_sequence: int = 0
+    served_until_ms: int = 0
+    open_sequence: int = 0
+
+    @classmethod
+    def of(cls, details: dict[str, Any]) -> Taken:
+        """What the manifest of a data set says; nothing where it says nothing."""
+        return cls(**{name: details.get(name, 0) for name in cls.__slots__})
+
+
+def closed_until(root: Path, label_ms: int) -> int:
+    """The last moment whose requests have closed labels, ms; 0 where nothing was served."""
+    hours = sorted((root / FOLDER / "impressions").glob("hour=*"))
+    if not hours:
+        return 0
+    newest: int = pc.max(_read(hours[-1], ["timestamp"])["timestamp"]).as_py()
+    return newest - label_ms
+
+
+def write_served(
+    root: Path, span: tuple[int, int], attribution: Attribution, actions: Sequence[str], path: Path
+) -> bool:
+    """Writes the requests of a span of time with their labels; whether there are any.
+
+    Args:
+        root: whose request log.
+        span: after the first moment, up to the second, ms.
+        attribution: of the posted events that may label them; it has seen nothing yet.
+        actions: names of the labels.
+        path: of the Parquet file; it appears when it is whole.
+    """
+    hours = _hours(root, span[0], span[1] + attribution.within_ms)
+    for number, folder in enumerate(hours):
+        attribution.see(number, _read(folder, KEYS))
+    part, writer = path.with_suffix(".part"), None
+    for number, folder in enumerate(hours):
+        table = attribution.labelled(number, _read(folder, COLUMNS), actions)
+        times = table["timestamp"].to_numpy()
+        chosen = table.filter(pa.array((times > span[0]) & (times <= span[1])))
+        if chosen.num_rows:
+            if writer is None:
+                part.parent.mkdir(parents=True, exist_ok=True)
+                writer = pq.ParquetWriter(part, chosen.schema, compression="zstd")
+            writer.write_table(chosen)
+    if writer is None:
+        return False
+    writer.close()
+    part.replace(path)
+    return True
+
+
+def _hours(root: Path, first_ms: int, last_ms: int) -> list[Path]:
+    """Folders of the request log from the hour of a moment to that of another."""
+    low, high = (f"hour={hour_of(moment)}" for moment in (first_ms, last_ms))
+    folders = sorted((root / FOLDER / "impressions").glob("hour=*"))
+    return [folder for folder in folders if low <= folder.name <= high]
+
+
+def _read(folder: Path, columns: Sequence[str]) -> pa.Table:
+    return pa.concat_tables(pq.read_table(file, columns=[*columns]) for file in _files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))

@@ -1,0 +1,175 @@
+"""A next day takes what was posted and what was served, once its labels are closed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.contract.artifact import point
+from data.contract.schema import DAY_MS
+from data.contract.settings import UserError
+from data.dataset import Dataset
+from data.sources import locate
+from ray_jobs.engine.job import Job, start
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, new_tables
+from ray_jobs.preparation.served import Taken
+from ray_jobs.prepare import prepare
+from ray_jobs.train import learns_from_impressions
+from serve.request_log import FOLDER, hour_of
+from serve.store import FOLDER as STORE
+from serve.store import Store
+
+FIRST_MS, DAYS, HOUR_MS = 20_000 * DAY_MS, 30, 3_600_000
+NOW_MS = FIRST_MS + DAYS * DAY_MS  # the first moment after the log
+ACTIONS = ("hide", "save")
+KINDS = ("dataset",)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A root whose log has a month of two users' doings, and no impressions."""
+    times = FIRST_MS + np.arange(DAYS) * DAY_MS
+    columns = {
+        "user_id": 1 + np.arange(DAYS) % 2,
+        "item_id": np.arange(DAYS),
+        "action": [ACTIONS[day % 2] for day in range(DAYS)],
+        "timestamp": times,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    words = (f"root={tmp_path / 'root'}", "source.kind=table", "prepare.late_days=9")
+    job = start([*words, f"source.events={tmp_path / 'events.parquet'}"])
+    prepare(job, locate(job.settings.source))
+    return job
+
+
+def serve(root: Path, request: int, now_ms: int, *items: int) -> None:
+    """A feed as the server logs it."""
+    folder = root / FOLDER / "impressions" / f"hour={hour_of(now_ms)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(items)
+    columns = {
+        "request_id": np.full(count, request),
+        "user_id": np.ones(count, np.int64),
+        "item_id": np.array(items),
+        "timestamp": np.full(count, now_ms),
+        "surface": ["home"] * count,
+        "context_item_id": pa.nulls(count, pa.int64()),
+        "position": np.arange(count, dtype=np.int16),
+        "propensity": np.ones(count, np.float32),
+        "source": ["two_tower"] * count,
+        "labels": pa.nulls(count, pa.struct([("save", pa.bool_())])),
+        "labels_closed_at": pa.nulls(count, pa.int64()),
+        "score": np.zeros(count, np.float32),
+    }
+    pq.write_table(pa.table(columns), folder / f"part-{request}.parquet")
+
+
+def post(root: Path, *events: tuple[int, int, str]) -> None:
+    with Store.open(root / STORE) as store:
+        store.append(
+            {
+                "event_id": f"{item} {action} {time}",
+                "user_id": 1,
+                "item_id": item,
+                "action": action,
+                "timestamp": time,
+                "received_at": time,
+            }
+            for item, time, action in events
+        )
+
+
+def next_day(job: Job) -> Dataset:
+    """Takes what came; as the pipeline does, but for training."""
+    hours = job.settings.prepare.label_hours
+    day = Yesterday.begin(job.root, KINDS, hours)
+    before = day.artifact(job.root, "dataset")
+    assert before is not None
+    made = prepare(
+        job, new_tables(job.root, day, Dataset(before, job.root), hours), before, day.after
+    )
+    point(job.root, made)
+    (job.root / NEXT_DAY_FILE).unlink()
+    return Dataset(made, job.root)
+
+
+def saved(dataset: Dataset) -> dict[tuple[int, int], bool]:
+    """(request, item) -> whether it was saved."""
+    assert dataset.calendar is not None
+    found: dict[tuple[int, int], bool] = {}
+    for folder in dataset.partition_folders("impressions").values():
+        for file in folder.glob("part-*.parquet"):
+            table = pq.read_table(file)
+            items: list[Any] = dataset.item_ids.external(table["item"].to_numpy()).to_pylist()
+            keys = zip(table["request_id"].to_pylist(), items, strict=True)
+            found |= dict(zip(keys, table["label.save"].to_pylist(), strict=True))
+    return found
+
+
+def test_feeds_join_with_what_followed_once_their_day_is_over(job: Job) -> None:
+    serve(job.root, 1, NOW_MS, 3, 4)
+    serve(job.root, 2, NOW_MS + 20 * HOUR_MS, 4, 5)
+    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
+    assert saved(next_day(job)) == {}
+    serve(job.root, 3, NOW_MS + 30 * HOUR_MS, 6)
+    post(job.root, (4, NOW_MS + 23 * HOUR_MS, "save"), (4, NOW_MS + 25 * HOUR_MS, "hide"))
+    second = next_day(job)
+    assert saved(second) == {(1, 3): True, (1, 4): False}
+    assert Taken.of(second.details).served_until_ms == NOW_MS + 6 * HOUR_MS
+    serve(job.root, 4, NOW_MS + 50 * HOUR_MS, 6)
+    post(job.root, (5, NOW_MS + 21 * HOUR_MS, "save"), (6, NOW_MS + 49 * HOUR_MS, "save"))
+    assert saved(next_day(job)) == {
+        **{(1, 3): True, (1, 4): False},
+        **{(2, 4): True, (2, 5): True},  # 4 was saved after it was shown again
+    }
+
+
+def test_events_of_earlier_days_label_what_waited(job: Job) -> None:
+    serve(job.root, 1, NOW_MS, 3)
+    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
+    next_day(job)
+    serve(job.root, 2, NOW_MS + 24 * HOUR_MS, 5)
+    post(job.root, (9, NOW_MS + 24 * HOUR_MS, "hide"))
+    assert saved(next_day(job)) == {(1, 3): True}
+
+
+def test_an_interrupted_day_takes_what_it_began_with(job: Job) -> None:
+    serve(job.root, 1, NOW_MS, 3)
+    serve(job.root, 2, NOW_MS + 25 * HOUR_MS, 3)
+    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
+    begun = Yesterday.begin(job.root, KINDS, 24.0)
+    serve(job.root, 3, NOW_MS + 99 * HOUR_MS, 3)
+    post(job.root, (3, NOW_MS + 98 * HOUR_MS, "save"))
+    assert Yesterday.begin(job.root, KINDS, 24.0) == begun
+    made = next_day(job)
+    assert saved(made) == {(1, 3): True}
+    assert made.counts["new_events"] == 1
+
+
+def test_where_nothing_was_served_posted_events_are_taken_alone(job: Job) -> None:
+    post(job.root, (3, NOW_MS, "save"))
+    assert next_day(job).counts["impressions"] == 0
+
+
+def test_a_root_without_a_first_day_has_no_next_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no first day"):
+        Yesterday.begin(tmp_path, KINDS, 24.0)
+
+
+def test_a_few_served_impressions_are_not_yet_what_the_ranker_learns_from(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not learns_from_impressions(job, Dataset.open(job.root))
+    for hour in range(60):
+        serve(job.root, hour, NOW_MS - 10 * DAY_MS + hour * HOUR_MS, 3, 4)
+    post(job.root, (3, NOW_MS - 9 * DAY_MS, "save"))
+    dataset = next_day(job)
+    assert dataset.counts["impressions"] == 72
+    assert not dataset.has_impression_log
+    assert not learns_from_impressions(job, dataset)
+    assert "ranker.least_served" in capsys.readouterr().err
+    few = start([f"root={job.root}", "ranker.least_served=10"])
+    assert learns_from_impressions(few, dataset)
