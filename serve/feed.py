@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from data.contract.settings import UserError
@@ -29,6 +29,7 @@ from serve.messages import (
 )
 from serve.metrics import Metrics
 from serve.posting import post_events, post_items
+from serve.programs import placed
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
@@ -84,6 +85,8 @@ class Feed:
 
     def _build(self, bundle: Bundle) -> Funnel:
         utility = self._utility.of(bundle.vocabulary)
+        programs = placed(bundle.programs, self.settings.placement)
+        bundle = replace(bundle, programs=programs)
         funnel = Funnel(bundle, self.store, self._fanout, self.settings, utility)
         self.store.skip_to(bundle.store_sequence)
         funnel.catalogue.take_posted(self.store)

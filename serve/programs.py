@@ -1,8 +1,12 @@
-"""Exported programs in ONNX Runtime: flat named arrays in, named arrays out, one thread each."""
+"""Exported programs in ONNX Runtime: flat named arrays in, named arrays out, one thread each.
+
+Where the ranker's two programs run is a setting: on the CPU, on a GPU, or the user side, which is
+small, on the CPU and the item side, which has the candidates, on a GPU.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,13 @@ if TYPE_CHECKING:
     from data.contract.encode import Arrays
 
 Floats = npt.NDArray[np.float32]
+Placement = Literal["cpu", "mixed", "gpu"]
+CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
+ON_GPU: dict[Placement, tuple[str, ...]] = {
+    "cpu": (),
+    "mixed": ("ranker_items",),
+    "gpu": ("ranker_user", "ranker_items"),
+}
 
 
 class Program:
@@ -28,11 +39,14 @@ class Program:
         outputs: names of the arrays it gives.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self._session = onnxruntime.InferenceSession(
-            str(path), _options(), providers=["CPUExecutionProvider"]
-        )
+    def __init__(self, path: Path, providers: tuple[str, ...] = (CPU,)) -> None:
+        self.name, self.path = path.stem, path
+        self._session = onnxruntime.InferenceSession(str(path), _options(), providers=[*providers])
+        if providers[0] not in self._session.get_providers():
+            raise UserError(
+                f"ONNX Runtime has {providers[0]} but cannot start it: look at its driver and "
+                "libraries; serve.placement=cpu runs anywhere"
+            )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -59,6 +73,21 @@ def _options() -> onnxruntime.SessionOptions:
 def open_programs(folder: Path) -> dict[str, Program]:
     """All programs of a bundle by name."""
     return {path.stem: Program(path) for path in sorted(folder.glob("*.onnx"))}
+
+
+def placed(programs: Mapping[str, Program], placement: Placement) -> dict[str, Program]:
+    """The same programs, those of the ranker where a placement wants them.
+
+    Raises:
+        UserError: it wants a GPU, and this machine or build has none.
+    """
+    moved = [name for name in ON_GPU[placement] if name in programs]
+    if moved and GPU not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"serve.placement={placement} needs a GPU and ONNX Runtime's build for it "
+            "(make setup GPU=1); serve.placement=cpu runs anywhere"
+        )
+    return {**programs, **{name: Program(programs[name].path, (GPU, CPU)) for name in moved}}
 
 
 def gather_rows(table: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]) -> Floats:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from data.contract.settings import Count, NonNegative, Positive, Share
+from serve.programs import Placement
 from serve.utility import UtilitySettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -27,6 +28,7 @@ class ServeSettings:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         replicas: processes that serve; all on the machine that holds the store.
+        placement: where the ranker runs: `cpu`, `gpu`, or `mixed`, with its item side on a GPU.
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
             theirs to the others.
@@ -54,6 +56,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: Port = 8000
     replicas: Count = 1
+    placement: Placement = "cpu"
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
     least_share: Share = 0.05
