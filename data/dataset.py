@@ -211,6 +211,11 @@ class Dataset:
         """Whether impressions are logged elsewhere, not only by what is served from this root."""
         return bool(self.details.get("impression_log", self.counts["impressions"]))
 
+    @property
+    def first_position(self) -> int:
+        """What the impression log calls the top of a slate; it is 0 in the data set."""
+        return int(self.details.get("first_position", 0))
+
     def impression_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of impressions of the days from `first_day` to `last_day`."""
         return self._files("impressions", (first_day, last_day))

@@ -62,17 +62,20 @@ class ImpressionIntake:
 
 @dataclass(slots=True)
 class ImpressionTally:
-    """Files spilled, rows read and rows rejected. Merges by `add`."""
+    """Files spilled, rows read and rows rejected, the first position. Merges by `add`."""
 
     files: list[str] = field(default_factory=list)
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    first_position: int | None = None
 
     def add(self, other: ImpressionTally) -> None:
         """Joins the counts of another chunk."""
         self.files += other.files
         self.rows += other.rows
         self.reasons.update(other.reasons)
+        known = [p for p in (self.first_position, other.first_position) if p is not None]
+        self.first_position = min(known, default=None)
 
 
 def schema(actions: Sequence[str]) -> pa.Schema:
@@ -116,7 +119,8 @@ def route_impressions(intake: ImpressionIntake, number: int) -> ImpressionTally:
         group = routing.group_of(routing.day_of(rows["timestamp"].to_numpy()))
         spill(rows, group, len(routing.group_starts), routing.folder / f"{name}.arrow")
         read_rows = block.rows.num_rows + block.rejects.num_rows
-        tally.add(ImpressionTally([name], read_rows, reasons_of(rejects)))
+        first = pc.min(rows["position"]).as_py()
+        tally.add(ImpressionTally([name], read_rows, reasons_of(rejects), first))
     return tally
 
 
@@ -212,15 +216,26 @@ def _has_field(rows: pa.Table, name: str, action: str) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index(action) >= 0)
 
 
-def write_impressions(intake: ImpressionIntake, files: Sequence[str], group: int) -> dict[str, int]:
+def write_impressions(
+    intake: ImpressionIntake, files: Sequence[str], first_position: int, group: int
+) -> dict[str, int]:
     """Writes the day partitions of one group. Returns rows by date.
 
     Rows of a request are contiguous, by position, requests by time.
+
+    Args:
+        intake: as they were routed.
+        files: what was spilled.
+        first_position: what the log calls the top of a slate; it is 0 in what is written.
+        group: of days.
     """
     routing = intake.routing
     assert routing.calendar is not None
     paths = [routing.folder / f"{name}.arrow" for name in files]
     rows = gather(paths, group, schema(routing.actions))
+    place = rows.schema.get_field_index("position")
+    top = pc.subtract(rows["position"], pa.scalar(first_position, pa.int16()))
+    rows = rows.set_column(place, "position", top)
     starts = _request_starts(rows)
     day = routing.day_of(starts)
     written = {}

@@ -143,20 +143,20 @@ class _Maker:
                 {k: v.path.absolute() for k, v in ids.items()},
             )
             routed = passes.route(preparation, routing, tally)
-            rows = {
-                "events": placement.place(preparation, routing, routed, tally),
-                "impressions": placement.place_impressions(preparation, routing, tally),
-            }
+            days = placement.place(preparation, routing, routed, tally)
+            shown = placement.place_impressions(preparation, routing, tally)
+            rows = {"events": days, "impressions": shown.rows}
             placement.place_boards(preparation, routing, tally)
             spaces = {name: IdSpace.open(made.path) for name, made in ids.items()}
             for side in sides:
                 write_side(side, spaces[side.name], preparation)
-            write_item_days(preparation, rows["events"])
+            write_item_days(preparation, days)
             self._describe(draft, ids)
             draft.fields["details"] = {
                 "vocabulary": dataclasses.asdict(vocabulary),
                 "calendar": dataclasses.asdict(calendar) if calendar else None,
                 "num_shards": routing.num_shards,
+                "first_position": shown.first_position,
                 **self._details(draft, preparation, tally, rows),
             }
             sizes = {f"{name}s": len(space.ids) for name, space in spaces.items()}

@@ -111,13 +111,28 @@ def parts_of(preparation: Preparation, tally: Tally) -> list[str]:
     return sorted(found)
 
 
-def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) -> dict[str, int]:
-    """Both passes over the impressions. Returns rows by date; raises UserError on many rejects."""
+@dataclass(frozen=True, slots=True)
+class PlacedImpressions:
+    """What was written.
+
+    Attributes:
+        rows: by date.
+        first_position: what the log calls the top of a slate, 0 or 1.
+    """
+
+    rows: dict[str, int]
+    first_position: int
+
+
+def place_impressions(
+    preparation: Preparation, routing: Routing, tally: Tally
+) -> PlacedImpressions:
+    """Both passes over the impressions. Raises UserError on many rejects."""
+    parent = preparation.parent
     if not preparation.impressions:
-        return {}
+        return PlacedImpressions({}, parent.first_position if parent else 0)
     if routing.calendar is None:
         raise UserError("an impression log needs a log with a clock; leave source.impressions out")
-    parent = preparation.parent
     routing = _finer(preparation, routing, tally)
     intake = ImpressionIntake(
         chunks=preparation.impressions,
@@ -133,13 +148,14 @@ def place_impressions(preparation: Preparation, routing: Routing, tally: Tally) 
         found.add(part)
     tally.reasons.update(found.reasons)
     preparation.refuse_too_many(found.reasons, found.rows)
-    work = _ImpressionFiles(intake, tuple(found.files))
+    first = parent.first_position if parent else int(found.first_position == 1)
+    work = _ImpressionFiles(intake, tuple(found.files), first)
     rows: dict[str, int] = {}
     for written in tasks.run(
         _place_impressions, work, len(routing.group_starts), "write impressions"
     ):
         rows |= written
-    return rows
+    return PlacedImpressions(rows, first)
 
 
 def _finer(preparation: Preparation, routing: Routing, tally: Tally) -> Routing:
@@ -157,10 +173,11 @@ class _ImpressionFiles:
 
     intake: ImpressionIntake
     files: tuple[str, ...]
+    first_position: int
 
 
 def _place_impressions(work: _ImpressionFiles, group: int) -> dict[str, int]:
-    return write_impressions(work.intake, work.files, group)
+    return write_impressions(work.intake, work.files, work.first_position, group)
 
 
 def place_boards(preparation: Preparation, routing: Routing, tally: Tally) -> None:

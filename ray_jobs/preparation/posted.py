@@ -92,9 +92,9 @@ def new_tables(root: Path, day: Yesterday, dataset: Dataset, label_hours: float)
             since = store.events_since(day.before.open_sequence, last)
         found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
         if dataset.calendar is not None and span[1] > span[0]:
-            path, actions = folder / "impressions.parquet", dataset.vocabulary.actions
+            path = folder / "impressions.parquet"
             follow = Attribution(since, round(label_hours * HOUR_MS))
-            if path.is_file() or write_served(root, span, follow, actions, path):
+            if path.is_file() or write_served(root, span, follow, dataset, path):
                 found["impressions"] = path
     sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
     return RawTables.of(dataset.order, sets)

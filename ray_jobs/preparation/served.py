@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from data.dataset import Dataset
     from data.feedback import Attribution
 
 HOUR_MS = 3_600_000
@@ -64,7 +65,7 @@ def closed_until(root: Path, label_ms: int) -> int:
 
 
 def write_served(
-    root: Path, span: tuple[int, int], attribution: Attribution, actions: Sequence[str], path: Path
+    root: Path, span: tuple[int, int], attribution: Attribution, dataset: Dataset, path: Path
 ) -> bool:
     """Writes the requests of a span of time with their labels; whether there are any.
 
@@ -72,7 +73,7 @@ def write_served(
         root: whose request log.
         span: after the first moment, up to the second, ms.
         attribution: of the posted events that may label them; it has seen nothing yet.
-        actions: names of the labels.
+        dataset: names the labels, and the top of a slate.
         path: of the Parquet file; it appears when it is whole.
     """
     hours = _hours(root, span[0], span[1] + attribution.within_ms)
@@ -80,7 +81,10 @@ def write_served(
         attribution.see(number, _read(folder, KEYS))
     part, writer = path.with_suffix(".part"), None
     for number, folder in enumerate(hours):
-        table = attribution.labelled(number, _read(folder, COLUMNS), actions)
+        shown = _read(folder, COLUMNS)
+        table = attribution.labelled(number, shown, dataset.vocabulary.actions)
+        position = pc.add(table["position"], pa.scalar(dataset.first_position, pa.int16()))
+        table = table.set_column(table.schema.get_field_index("position"), "position", position)
         times = table["timestamp"].to_numpy()
         chosen = table.filter(pa.array((times > span[0]) & (times <= span[1])))
         if chosen.num_rows:

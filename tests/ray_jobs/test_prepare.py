@@ -509,6 +509,25 @@ def test_impressions_keep_requests_together_with_a_label_for_each_action(tmp_pat
         assert about == expected
 
 
+def test_a_log_that_calls_the_top_of_a_slate_1_has_positions_from_0(tmp_path: Path) -> None:
+    def shown(request: int, day: int, first: int) -> Rows:
+        time = FIRST_MS + day * DAY_MS + request
+        return [impression(request, first + p, time, p) for p in range(3)]
+
+    events = write(tmp_path / "a.parquet", log(400, days=(1, 12)))
+    for first in (0, 1):
+        rows = [row for r in range(9) for row in shown(r, 3, first)]
+        impressions = write(tmp_path / f"{first}.parquet", rows)
+        dataset = prepared(tmp_path / f"{first}", events, f"source.impressions={impressions}")
+        later = posted(shown(99, 12, first)[first:], tmp_path / f"later-{first}.parquet")
+        doings = posted(log(50, seed=1, days=(13, 13)), tmp_path / f"new-{first}.parquet")
+        raw = RawTables(order="clock", events=(doings,), impressions=(later,))
+        after = next_day(dataset, raw)
+        assert after.first_position == first
+        tables = [pq.ParquetFile(file).read() for file in after.impression_files(1, 13)]
+        assert [t["position"].to_pylist() for t in tables] == [[0, 1, 2] * 9, [0, 1, 2][first:]]
+
+
 def test_boards_become_edges_and_grow_with_the_days(tmp_path: Path) -> None:
     edges = [{"board_id": f"b{n % 3}", "item_id": f"item-{n}"} for n in range(50)]
     boards = write(tmp_path / "b.parquet", [*edges, {"board_id": None, "item_id": "item-1"}])
