@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve test verify check bench doctor
+.PHONY: help setup servers run serve test verify check bench doctor
 
 PYTHON ?= python3
 ROOT ?= runs/default
@@ -33,6 +33,10 @@ $(STAMP):
 	@rm -f .venv/installed-*-* && touch $@
 
 setup: $(STAMP) ## install the pinned set into .venv
+
+servers: ## Redis and a browser, for the tests that need them (Debian or Ubuntu, as root)
+	apt-get update -q && apt-get install -qy --no-install-recommends redis-server chromium
+	@systemctl disable --now redis-server 2>/dev/null || true
 
 run: setup ## the whole loop into runs/default: prepare, train, evaluate, export, serve one request
 	$(BIN)/python -m ray_jobs.pipeline root=$(ROOT) $(ARGS)

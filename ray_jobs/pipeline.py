@@ -67,7 +67,7 @@ def main(job: Job) -> dict[str, Any]:
     yesterday = None
     if job.arguments.day:
         kinds = ("world", "dataset", *MODELS)
-        yesterday = Yesterday.begin(job.root, kinds, job.settings.prepare.label_hours)
+        yesterday = Yesterday.begin(job, kinds)
     dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
     check_corpus(Dataset(dataset, job.root), job.settings.corpus)
     with job.stage("start"):  # after what refuses bad input
@@ -114,8 +114,7 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
     before = yesterday.artifact(job.root, "dataset")
     world = yesterday.artifact(job.root, "world")
     assert before is not None
-    hours = job.settings.prepare.label_hours
-    raw = new_tables(job.root, yesterday, Dataset(before, job.root), hours)
+    raw = new_tables(job, yesterday, Dataset(before, job.root))
     if world and job.settings.source.kind == "world":
         with job.stage("world"):
             raw = world_tables(simulate_next_day(job, world).path).joined(raw)

@@ -33,8 +33,7 @@ from serve.programs import placed
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
-from serve.store import FOLDER as STORE
-from serve.store import Store
+from serve.stores import open_store
 from serve.switch import Switch
 from serve.utility_file import UtilityFile
 
@@ -68,7 +67,7 @@ class Feed:
         self.settings = settings
         self._root = root
         self.metrics = Metrics()
-        self.store = Store(root / STORE, settings.max_actions, settings.store_gib)
+        self.store = open_store(root, settings)
         self._fanout = Fanout(settings.threads, settings.queue)
         self._utility = UtilityFile(root, settings.utility)
         self._switch = Switch(root, self._build)

@@ -13,6 +13,7 @@ from serve.utility import UtilitySettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 NonNegativeHours = Annotated[float, Field(ge=0)]
+REDIS = ("redis://", "rediss://", "unix://")
 
 
 def _shares() -> dict[str, Share]:
@@ -27,7 +28,9 @@ class ServeSettings:
     Attributes:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        replicas: processes that serve; all on the machine that holds the store.
+        replicas: processes that serve; all on the machine that holds a local store.
+        store: where what is posted is kept: `local`, under the root, for one machine, or a Redis
+            server, `redis://host:port/database`, with a database of its own for each root.
         placement: where the ranker runs: `cpu`, `gpu`, or `mixed`, with its item side on a GPU.
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
@@ -42,7 +45,7 @@ class ServeSettings:
         max_concurrent: requests in work or waiting in a replica before it answers 503.
         seen_hours: hours for which an item that was shown is not shown again; 0 shows it again.
         max_actions: newest posted actions kept at hand for a user.
-        store_gib: most disk space that the store may take.
+        store_gib: most disk space that a local store may take.
         utility: what an item is worth by the probabilities of actions on it.
         max_per_creator: items of one creator in a feed while there are others.
         clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
@@ -56,6 +59,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: Port = 8000
     replicas: Count = 1
+    store: str = "local"
     placement: Placement = "cpu"
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
@@ -75,6 +79,13 @@ class ServeSettings:
     log_requests: bool = True
     log_seconds: Positive = 10.0
     log_rows: Count = 200_000
+
+    def __post_init__(self) -> None:
+        if self.store != "local" and not self.store.startswith(REDIS):
+            raise ValueError(
+                f"serve.store={self.store} is neither local nor an address of Redis such as "
+                "redis://127.0.0.1:6379/0"
+            )
 
     def deadline_s(self, source: str) -> float:
         """Seconds that a source may take."""

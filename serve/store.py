@@ -1,36 +1,29 @@
-"""What the outside posts, on disk before it is acknowledged: events, newest actions, items.
+"""What the outside posts, kept before it is acknowledged: events, newest actions, items.
 
-One LMDB environment under `<root>/store`, shared by the processes of a machine. Everything posted
-gets the next number of one sequence; a bundle says up to which number it has absorbed. Appending
-costs O(log n) page writes and one flush per batch; reading a user's actions O(actions).
+Everything posted gets the next number of one sequence; a bundle says up to which number it has
+absorbed. `serve.store=local` keeps it under the root, for the processes of one machine
+(serve.lmdb_store); `redis://host:port/database` in a Redis server, for several (serve.redis_store).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import lmdb
-import numpy as np
 import orjson
 import pyarrow as pa
 
 from data.contract.schema import EVENT_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
-FOLDER = "store"
-GIB = 1 << 30
-TABLES = ("events", "event_keys", "actions", "items", "item_keys", "marks")
-FLOOR = b"floor"
+    from collections.abc import Iterable, Iterator
+    from typing import Self
 
 ExternalId = int | str
 Document = dict[str, Any]
+Kind = Literal["events", "items"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,138 +35,59 @@ class Appended:
     sequence: int
 
 
-class Store:
-    """Posted events and items of a root. Several processes may have it open.
+class Store(ABC):
+    """Posted events and items of a root. Several processes may have it open."""
 
-    Args:
-        folder: `<root>/store`, made if it is not there.
-        max_actions: newest actions kept at hand for a user.
-        max_gib: most disk space; the file is sparse.
-    """
-
-    def __init__(self, folder: Path, max_actions: int = 1000, max_gib: int = 16) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._max_actions = max_actions
-        self._environment = lmdb.open(
-            str(folder), map_size=max_gib * GIB, max_dbs=len(TABLES), max_readers=512
-        )
-        self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
-
-    @classmethod
-    def open(cls, folder: Path) -> Store:
-        """Opens a store, to be used as a context."""
-        return cls(folder)
-
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
-        """Lets go of the files."""
-        self._environment.close()
+        """Lets go of files, threads and connections."""
 
     @property
+    @abstractmethod
     def last_sequence(self) -> int:
         """Number of what was posted last; 0 when nothing was."""
-        with self._environment.begin() as transaction:
-            return self._last(transaction)
 
+    @abstractmethod
     def skip_to(self, sequence: int) -> None:
         """Gives out only higher numbers from now on.
 
         A bundle has absorbed those up to it; a store begun anew would give them out again.
         """
-        if self.last_sequence < sequence:
-            with self._writing() as transaction:
-                transaction.put(FLOOR, _bytes(sequence), db=self._tables["marks"])
 
-    def _last(self, transaction: Any) -> int:
-        ends = [_number(transaction.get(FLOOR, b"", db=self._tables["marks"]))]
-        for name in ("events", "items"):
-            cursor = transaction.cursor(self._tables[name])
-            ends.append(_number(cursor.key()) if cursor.last() else 0)
-        return max(ends)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Any]:
-        with self._environment.begin(write=True) as transaction:
-            yield transaction
-
+    @abstractmethod
     def append(self, events: Iterable[Document]) -> Appended:
-        """Appends events in one transaction; when it returns they are on disk.
+        """Appends events, all or none; when it returns they are kept.
 
         Args:
             events: documents with contract columns and an `event_id`. One whose `event_id` is
                 known already is left out.
         """
-        accepted = duplicates = 0
-        by_user: dict[bytes, list[int]] = defaultdict(list)
-        with self._writing() as transaction:
-            sequence = self._last(transaction)
-            for event in events:
-                key = _digest(str(event["event_id"]))
-                if not transaction.put(
-                    key, _bytes(sequence + 1), overwrite=False, db=self._tables["event_keys"]
-                ):
-                    duplicates += 1
-                    continue
-                accepted, sequence = accepted + 1, sequence + 1
-                transaction.put(_bytes(sequence), orjson.dumps(event), db=self._tables["events"])
-                by_user[_digest(event["user_id"])].append(sequence)
-            self._extend_actions(transaction, by_user)
-        return Appended(accepted, duplicates, sequence)
 
-    def _extend_actions(self, transaction: Any, by_user: Mapping[bytes, list[int]]) -> None:
-        table = self._tables["actions"]
-        for key, added in by_user.items():
-            known = transaction.get(key, b"", db=table)
-            together = known + np.array(added, ">u8").tobytes()
-            transaction.put(key, together[-8 * self._max_actions :], db=table)
-
+    @abstractmethod
     def actions(self, user_id: ExternalId, after: int, limit: int) -> list[Document]:
-        """The newest events of a user, oldest first.
+        """The newest events of a user in the order of their numbers.
 
         Args:
             user_id: external id.
-            after: only events with a higher sequence number (what the bundle does not know).
+            after: only events with a higher number (what the bundle does not know).
             limit: most events returned.
         """
-        with self._environment.begin() as transaction:
-            known = transaction.get(_digest(user_id), b"", db=self._tables["actions"])
-            numbers = np.frombuffer(known, ">u8")
-            numbers = numbers[numbers > after][-limit:]
-            events = self._tables["events"]
-            found = [transaction.get(_bytes(int(n)), db=events) for n in numbers]
-            return [orjson.loads(text) for text in found if text is not None]
 
+    @abstractmethod
     def put_items(self, items: Iterable[Document]) -> int:
-        """Writes items in one transaction, replacing those posted before. Gives the sequence."""
-        items_table, keys = self._tables["items"], self._tables["item_keys"]
-        with self._writing() as transaction:
-            sequence = self._last(transaction)
-            for item in items:
-                sequence += 1
-                key = _digest(item["item_id"])
-                before = transaction.get(key, db=keys)
-                if before is not None:
-                    transaction.delete(before, db=items_table)
-                transaction.put(key, _bytes(sequence), db=keys)
-                transaction.put(_bytes(sequence), orjson.dumps(item), db=items_table)
-        return sequence
+        """Keeps items, all or none, replacing those posted before. Gives the last number."""
 
+    @abstractmethod
     def documents(
-        self, table: str, after: int, until: int | None = None
+        self, kind: Kind, after: int, until: int | None = None
     ) -> Iterator[tuple[int, Document]]:
-        """Sequence numbers and documents of `events` or `items` in (after, until]."""
-        with self._environment.begin() as transaction:
-            cursor = transaction.cursor(self._tables[table])
-            found = cursor.set_range(_bytes(after + 1))
-            for key, text in cursor.iternext() if found else ():
-                if until is not None and _number(key) > until:
-                    return
-                yield _number(key), orjson.loads(text)
+        """Numbers and documents in (after, until], in order."""
 
     def last_before(self, moment_ms: int, after: int) -> int:
         """A number up to which, from `after` on, no posted event is later than a moment."""
@@ -218,14 +132,21 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     return column.cast(pa.int64()) if pa.types.is_null(column.type) else column
 
 
-def _digest(value: ExternalId) -> bytes:
+def digest(value: ExternalId) -> bytes:
     """Key of an id: 16 bytes, integers and strings apart."""
     return hashlib.blake2b(f"{type(value).__name__}:{value}".encode(), digest_size=16).digest()
 
 
-def _bytes(sequence: int) -> bytes:
-    return sequence.to_bytes(8, "big")
+def event_key(event: Document) -> bytes:
+    """Key of an event: an integer id is the same as its text."""
+    return digest(str(event["event_id"]))
 
 
-def _number(key: bytes) -> int:
-    return int.from_bytes(key, "big")
+def packed(sequence: int, document: bytes = b"") -> bytes:
+    """A number, which sorts as bytes, and what it numbers."""
+    return sequence.to_bytes(8, "big") + document
+
+
+def unpacked(text: bytes) -> tuple[int, Document]:
+    """A number and its document."""
+    return int.from_bytes(text[:8], "big"), orjson.loads(text[8:])

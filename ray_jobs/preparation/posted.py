@@ -14,13 +14,15 @@ from data.dataset import Dataset
 from data.feedback import Attribution
 from data.raw_tables import FileSet, RawTables
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
-from serve.store import FOLDER, Store
+from serve.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import pyarrow as pa
+
+    from ray_jobs.engine.job import Job
 
 NEXT_DAY_FILE = "next_day.json"
 
@@ -40,13 +42,13 @@ class Yesterday:
     after: Taken
 
     @classmethod
-    def begin(cls, root: Path, kinds: Sequence[str], label_hours: float) -> Yesterday:
+    def begin(cls, job: Job, kinds: Sequence[str]) -> Yesterday:
         """Continues the day that was interrupted, or begins a new one.
 
         Raises:
             UserError: the root has no data set yet.
         """
-        path = root / NEXT_DAY_FILE
+        root, path = job.root, job.root / NEXT_DAY_FILE
         if path.is_file():
             tree = json.loads(path.read_text())
             return cls(tree["versions"], Taken(**tree["before"]), Taken(**tree["after"]))
@@ -54,7 +56,7 @@ class Yesterday:
         if "dataset" not in versions:
             raise UserError(f"{root} has no first day yet; run the pipeline without day=next")
         before = Taken.of(Dataset.open(root).details)
-        day = cls(versions, before, _taken_now(root, before, round(label_hours * HOUR_MS)))
+        day = cls(versions, before, _taken_now(job, before))
         write_atomically(path, json.dumps(asdict(day)))
         return day
 
@@ -63,39 +65,37 @@ class Yesterday:
         return read(root / kind / self.versions[kind]) if kind in self.versions else None
 
 
-def _taken_now(root: Path, before: Taken, label_ms: int) -> Taken:
-    until = max(closed_until(root, label_ms), before.served_until_ms)
-    if not (root / FOLDER).is_dir():
-        return Taken(before.store_sequence, until, before.open_sequence)
-    with Store.open(root / FOLDER) as store:
+def _label_ms(job: Job) -> int:
+    return round(job.settings.prepare.label_hours * HOUR_MS)
+
+
+def _taken_now(job: Job, before: Taken) -> Taken:
+    until = max(closed_until(job.root, _label_ms(job)), before.served_until_ms)
+    with open_store(job.root, job.settings.serve) as store:
         passed = store.last_before(until, before.open_sequence)
         return Taken(store.last_sequence, until, passed)
 
 
-def new_tables(root: Path, day: Yesterday, dataset: Dataset, label_hours: float) -> RawTables:
+def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
     """What came since the last day, as raw tables of contract names.
 
     Args:
-        root: of the store and the request log.
+        job: its root has the store and the request log.
         day: that begins.
         dataset: yesterday's.
-        label_hours: time until the labels of what was served are closed.
     """
     first, last = day.before.store_sequence, day.after.store_sequence
     span = (day.before.served_until_ms, day.after.served_until_ms)
-    folder = root / "posted" / f"{first}-{last}-{span[1]}"
-    found: dict[str, Path] = {}
-    if (root / FOLDER).is_dir():
-        with Store.open(root / FOLDER) as store:
-            tables = {"events": store.events_since(first, last)}
-            tables["items"] = store.items_since(first, last)
-            since = store.events_since(day.before.open_sequence, last)
-        found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
-        if dataset.calendar is not None and span[1] > span[0]:
-            path = folder / "impressions.parquet"
-            follow = Attribution(since, round(label_hours * HOUR_MS))
-            if path.is_file() or write_served(root, span, follow, dataset, path):
-                found["impressions"] = path
+    folder = job.root / "posted" / f"{first}-{last}-{span[1]}"
+    with open_store(job.root, job.settings.serve) as store:
+        tables = {"events": store.events_since(first, last)}
+        tables["items"] = store.items_since(first, last)
+        since = store.events_since(day.before.open_sequence, last)
+    found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
+    if dataset.calendar is not None and span[1] > span[0]:
+        path, follow = folder / "impressions.parquet", Attribution(since, _label_ms(job))
+        if path.is_file() or write_served(job.root, span, follow, dataset, path):
+            found["impressions"] = path
     sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
     return RawTables.of(dataset.order, sets)
 

@@ -8,8 +8,8 @@ from data.contract.schema import GRAPH_COLUMN
 from data.contract.settings import UserError
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
+from serve.lmdb_store import LmdbStore
 from serve.posted_items import check_columns
-from serve.store import Store
 from tests.tiny_root import TinyLog, graph_vectors, write_bundle
 
 NONE = np.zeros(0, np.int64)
@@ -21,7 +21,7 @@ def catalogue(root: Path) -> Catalogue:
 
 
 def post(catalogue: Catalogue, folder: Path, *items: dict[str, Any]) -> int:
-    with Store(folder) as store:
+    with LmdbStore(folder) as store:
         store.put_items(items)
         return catalogue.take_posted(store)
 

@@ -1,19 +1,38 @@
+"""What every store does, the local one and Redis."""
+
 import multiprocessing
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+import redis
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve.lmdb_store import LmdbStore
+from serve.redis_store import RedisStore
 from serve.store import Store
+
+Open = Callable[..., Store]
+
+
+@pytest.fixture(params=["local", "redis"])
+def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens one store, empty at first, as often as one likes."""
+    if request.param == "local":
+        return partial(LmdbStore, tmp_path / "store")
+    url: str = request.getfixturevalue("redis_url")
+    redis.Redis.from_url(url).flushdb()
+    return partial(RedisStore, url)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store", max_actions=5) as opened:
+def store(opening: Open) -> Iterator[Store]:
+    with opening(max_actions=5) as opened:
         yield opened
 
 
@@ -62,11 +81,11 @@ def test_absorbed_actions_are_left_out(store: Store) -> None:
     assert store.actions(2, 0, 10) == []
 
 
-def test_what_was_acknowledged_is_there_after_reopening(tmp_path: Path) -> None:
-    with Store(tmp_path / "store") as store:
+def test_what_was_acknowledged_is_there_after_reopening(opening: Open) -> None:
+    with opening() as store:
         store.append([event("a")])
         store.put_items([{"item_id": 5}])
-    with Store.open(tmp_path / "store") as store:
+    with opening() as store:
         assert store.last_sequence == 2
         assert store.append([event("a")]).duplicates == 1
         assert len(store.actions(1, 0, 10)) == 1
@@ -112,22 +131,34 @@ def test_events_and_items_share_one_sequence(store: Store) -> None:
     assert store.append([event("b")]).sequence == 3
 
 
-def test_a_store_begun_anew_goes_on_where_the_bundle_ended(tmp_path: Path) -> None:
-    with Store(tmp_path / "store") as store:
+def test_a_store_begun_anew_goes_on_where_the_bundle_ended(opening: Open) -> None:
+    with opening() as store:
         store.skip_to(40)
         assert store.append([event("a")]).sequence == 41
         store.skip_to(7)
         assert store.append([event("b")]).sequence == 42
-    with Store(tmp_path / "store") as store:
+    with opening() as store:
         assert store.put_items([{"item_id": 5}]) == 43
 
 
+def emptied(store: Store) -> Store:
+    """A store to begin with, whatever an example before has left."""
+    if isinstance(store, RedisStore):
+        store._redis.flushdb()
+    return store
+
+
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=6), max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_batches_leave_each_event_once_in_order_of_arrival(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]]
+    opening: Open,
+    tmp_path_factory: pytest.TempPathFactory,
+    batches: list[list[tuple[int, int]]],
 ) -> None:
     expected: dict[int, int] = {}
-    with Store(tmp_path_factory.mktemp("store")) as store:
+    local = opening.func is LmdbStore  # type: ignore[attr-defined]
+    fresh = LmdbStore(tmp_path_factory.mktemp("store")) if local else emptied(opening())
+    with fresh as store:
         for batch in batches:
             store.append([event(key, user_id=user) for key, user in batch])
             for key, user in batch:
@@ -139,21 +170,54 @@ def test_any_batches_leave_each_event_once_in_order_of_arrival(
             assert keys == [key for key, owner in expected.items() if owner == user]
 
 
-def _append(folder: Path, writer: int) -> None:
-    with Store(folder) as store:
+def _append(opening: Open, writer: int) -> None:
+    with opening() as store:
         for n in range(20):
             store.append([event(f"{writer}-{n}", user_id=n % 3), event(f"shared-{n}")])
 
 
-def test_several_processes_append_without_loss_or_doubles(tmp_path: Path) -> None:
+def check_all_there(store: Store) -> None:
+    numbers, events = zip(*store.documents("events", 0), strict=True)
+    assert numbers == tuple(range(1, 81))
+    assert len({e["event_id"] for e in events}) == 80
+
+
+def test_several_processes_append_without_loss_or_doubles(opening: Open) -> None:
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_append, args=(tmp_path / "store", n)) for n in range(3)]
+    writers = [context.Process(target=_append, args=(opening, n)) for n in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    with Store(tmp_path / "store") as store:
-        numbers, events = zip(*store.documents("events", 0), strict=True)
-    assert numbers == tuple(range(1, 81))
-    assert len({e["event_id"] for e in events}) == 80
+    with opening() as store:
+        check_all_there(store)
+
+
+def test_several_threads_append_without_loss_or_doubles(opening: Open) -> None:
+    with opening() as store:
+
+        def append(writer: int) -> None:
+            for n in range(20):
+                store.append([event(f"{writer}-{n}", user_id=n % 3), event(f"shared-{n}")])
+
+        threads = [threading.Thread(target=append, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        check_all_there(store)
+
+
+def test_more_documents_than_a_page_come_in_order(store: Store) -> None:
+    store.append([event(n) for n in range(2_500)])
+    store.put_items([{"item_id": n} for n in range(1_500)])
+    assert [n for n, _ in store.documents("events", 3, 2_400)] == list(range(4, 2_401))
+    assert [n for n, _ in store.documents("items", 2_600)] == list(range(2_601, 4_001))
+
+
+def test_the_number_of_the_last_event_before_a_moment_is_found(store: Store) -> None:
+    store.append([event(n, timestamp=10**12 + n) for n in range(5)])
+    assert store.last_before(10**12 + 2, 0) == 3
+    assert store.last_before(10**12 + 9, 2) == 5
+    assert store.last_before(10**12 - 1, 0) == 0

@@ -7,7 +7,7 @@ import pytest
 from data.contract.artifact import read
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
-from serve.store import Store
+from serve.lmdb_store import LmdbStore
 from serve.users import Users
 
 DAY_MS = 86_400_000
@@ -27,7 +27,7 @@ def users(root: Path) -> Users:
 
 def test_posted_events_follow_the_history_of_the_bundle(users: Users, tmp_path: Path) -> None:
     before = users.read(3, None, END_MS)
-    with Store(tmp_path / "store") as store:
+    with LmdbStore(tmp_path / "store") as store:
         store.append([event(1, 1005, END_MS + 5, "hide"), event(2, 1006, END_MS + 9)])
         user = users.read(3, store, END_MS + 20)
     assert len(user.events.item) == len(before.events.item) + 2
@@ -39,7 +39,7 @@ def test_posted_events_follow_the_history_of_the_bundle(users: Users, tmp_path: 
 
 def test_events_posted_out_of_order_are_read_in_order_of_time(users: Users, tmp_path: Path) -> None:
     first = users.read(3, None, END_MS).events.timestamp[0]
-    with Store(tmp_path / "store") as store:
+    with LmdbStore(tmp_path / "store") as store:
         store.append([event(1, 1005, END_MS + 9), event(2, 1006, int(first) - 1)])
         user = users.read(3, store, END_MS + 20)
     assert user.events.timestamp[0] == first - 1
@@ -47,7 +47,7 @@ def test_events_posted_out_of_order_are_read_in_order_of_time(users: Users, tmp_
 
 
 def test_an_event_from_the_future_moves_the_request_behind_it(users: Users, tmp_path: Path) -> None:
-    with Store(tmp_path / "store") as store:
+    with LmdbStore(tmp_path / "store") as store:
         store.append([event(1, 1005, END_MS + 10 * DAY_MS)])
         user = users.read(3, store, END_MS)
     assert user.reference_ms == END_MS + 10 * DAY_MS
@@ -66,7 +66,7 @@ def test_in_a_log_without_a_clock_posted_events_come_last_without_time(
     edit_manifest(folder, {"details": changed, "checksums": {}})
     bundle = Bundle.open(folder)
     catalogue = Catalogue(bundle)
-    with Store(tmp_path / "store") as store:
+    with LmdbStore(tmp_path / "store") as store:
         store.append([event(1, 1005, 5), event(2, 1006, 4)])
         user = Users(bundle, catalogue, 1000).read(3, store, END_MS)
     assert user.events.timestamp[-2:].tolist() == [0, 0]

@@ -19,8 +19,7 @@ from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 from ray_jobs.train import learns_from_impressions
 from serve.request_log import FOLDER, hour_of
-from serve.store import FOLDER as STORE
-from serve.store import Store
+from serve.stores import open_store
 
 FIRST_MS, DAYS, HOUR_MS = 20_000 * DAY_MS, 30, 3_600_000
 NOW_MS = FIRST_MS + DAYS * DAY_MS  # the first moment after the log
@@ -67,8 +66,8 @@ def serve(root: Path, request: int, now_ms: int, *items: int) -> None:
     pq.write_table(pa.table(columns), folder / f"part-{request}.parquet")
 
 
-def post(root: Path, *events: tuple[int, int, str]) -> None:
-    with Store.open(root / STORE) as store:
+def post(job: Job, *events: tuple[int, int, str]) -> None:
+    with open_store(job.root, job.settings.serve) as store:
         store.append(
             {
                 "event_id": f"{item} {action} {time}",
@@ -84,13 +83,10 @@ def post(root: Path, *events: tuple[int, int, str]) -> None:
 
 def next_day(job: Job) -> Dataset:
     """Takes what came; as the pipeline does, but for training."""
-    hours = job.settings.prepare.label_hours
-    day = Yesterday.begin(job.root, KINDS, hours)
+    day = Yesterday.begin(job, KINDS)
     before = day.artifact(job.root, "dataset")
     assert before is not None
-    made = prepare(
-        job, new_tables(job.root, day, Dataset(before, job.root), hours), before, day.after
-    )
+    made = prepare(job, new_tables(job, day, Dataset(before, job.root)), before, day.after)
     point(job.root, made)
     (job.root / NEXT_DAY_FILE).unlink()
     return Dataset(made, job.root)
@@ -112,15 +108,15 @@ def saved(dataset: Dataset) -> dict[tuple[int, int], bool]:
 def test_feeds_join_with_what_followed_once_their_day_is_over(job: Job) -> None:
     serve(job.root, 1, NOW_MS, 3, 4)
     serve(job.root, 2, NOW_MS + 20 * HOUR_MS, 4, 5)
-    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
+    post(job, (3, NOW_MS + HOUR_MS, "save"))
     assert saved(next_day(job)) == {}
     serve(job.root, 3, NOW_MS + 30 * HOUR_MS, 6)
-    post(job.root, (4, NOW_MS + 23 * HOUR_MS, "save"), (4, NOW_MS + 25 * HOUR_MS, "hide"))
+    post(job, (4, NOW_MS + 23 * HOUR_MS, "save"), (4, NOW_MS + 25 * HOUR_MS, "hide"))
     second = next_day(job)
     assert saved(second) == {(1, 3): True, (1, 4): False}
     assert Taken.of(second.details).served_until_ms == NOW_MS + 6 * HOUR_MS
     serve(job.root, 4, NOW_MS + 50 * HOUR_MS, 6)
-    post(job.root, (5, NOW_MS + 21 * HOUR_MS, "save"), (6, NOW_MS + 49 * HOUR_MS, "save"))
+    post(job, (5, NOW_MS + 21 * HOUR_MS, "save"), (6, NOW_MS + 49 * HOUR_MS, "save"))
     assert saved(next_day(job)) == {
         **{(1, 3): True, (1, 4): False},
         **{(2, 4): True, (2, 5): True},  # 4 was saved after it was shown again
@@ -129,34 +125,34 @@ def test_feeds_join_with_what_followed_once_their_day_is_over(job: Job) -> None:
 
 def test_events_of_earlier_days_label_what_waited(job: Job) -> None:
     serve(job.root, 1, NOW_MS, 3)
-    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
+    post(job, (3, NOW_MS + HOUR_MS, "save"))
     next_day(job)
     serve(job.root, 2, NOW_MS + 24 * HOUR_MS, 5)
-    post(job.root, (9, NOW_MS + 24 * HOUR_MS, "hide"))
+    post(job, (9, NOW_MS + 24 * HOUR_MS, "hide"))
     assert saved(next_day(job)) == {(1, 3): True}
 
 
 def test_an_interrupted_day_takes_what_it_began_with(job: Job) -> None:
     serve(job.root, 1, NOW_MS, 3)
     serve(job.root, 2, NOW_MS + 25 * HOUR_MS, 3)
-    post(job.root, (3, NOW_MS + HOUR_MS, "save"))
-    begun = Yesterday.begin(job.root, KINDS, 24.0)
+    post(job, (3, NOW_MS + HOUR_MS, "save"))
+    begun = Yesterday.begin(job, KINDS)
     serve(job.root, 3, NOW_MS + 99 * HOUR_MS, 3)
-    post(job.root, (3, NOW_MS + 98 * HOUR_MS, "save"))
-    assert Yesterday.begin(job.root, KINDS, 24.0) == begun
+    post(job, (3, NOW_MS + 98 * HOUR_MS, "save"))
+    assert Yesterday.begin(job, KINDS) == begun
     made = next_day(job)
     assert saved(made) == {(1, 3): True}
     assert made.counts["new_events"] == 1
 
 
 def test_where_nothing_was_served_posted_events_are_taken_alone(job: Job) -> None:
-    post(job.root, (3, NOW_MS, "save"))
+    post(job, (3, NOW_MS, "save"))
     assert next_day(job).counts["impressions"] == 0
 
 
 def test_a_root_without_a_first_day_has_no_next_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no first day"):
-        Yesterday.begin(tmp_path, KINDS, 24.0)
+        Yesterday.begin(start([f"root={tmp_path}"]), KINDS)
 
 
 def test_a_few_served_impressions_are_not_yet_what_the_ranker_learns_from(
@@ -165,7 +161,7 @@ def test_a_few_served_impressions_are_not_yet_what_the_ranker_learns_from(
     assert not learns_from_impressions(job, Dataset.open(job.root))
     for hour in range(60):
         serve(job.root, hour, NOW_MS - 10 * DAY_MS + hour * HOUR_MS, 3, 4)
-    post(job.root, (3, NOW_MS - 9 * DAY_MS, "save"))
+    post(job, (3, NOW_MS - 9 * DAY_MS, "save"))
     dataset = next_day(job)
     assert dataset.counts["impressions"] == 72
     assert not dataset.has_impression_log

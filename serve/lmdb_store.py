@@ -1,0 +1,140 @@
+"""The store of one machine: LMDB, shared by its processes, appended to in groups.
+
+One environment under `<root>/store`. What threads of a process append at the same time shares a
+transaction, so one flush to disk; processes wait for LMDB's lock. Appending costs O(log n) page
+writes, reading a user's actions O(actions); readers wait for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import numpy as np
+import orjson
+
+from serve.group_commit import GroupCommit
+from serve.store import Appended, Document, ExternalId, Kind, Store, digest, event_key, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+FOLDER = "store"
+GIB = 1 << 30
+TABLES = ("events", "event_keys", "actions", "items", "item_keys", "marks")
+FLOOR = b"floor"
+
+
+class LmdbStore(Store):
+    """Posted events and items in files.
+
+    Args:
+        folder: `<root>/store`, made if it is not there.
+        max_actions: newest actions kept at hand for a user.
+        max_gib: most disk space; the file is sparse.
+    """
+
+    def __init__(self, folder: Path, max_actions: int = 1000, max_gib: int = 16) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._max_actions = max_actions
+        self._environment = lmdb.open(
+            str(folder), map_size=max_gib * GIB, max_dbs=len(TABLES), max_readers=512
+        )
+        self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
+        self._writer = GroupCommit(self._environment)
+
+    def close(self) -> None:
+        """Ends the writer and lets go of the files."""
+        self._writer.close()
+        self._environment.close()
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of what was posted last; 0 when nothing was."""
+        with self._environment.begin() as transaction:
+            return self._last(transaction)
+
+    def skip_to(self, sequence: int) -> None:
+        """Gives out only higher numbers from now on."""
+        if self.last_sequence < sequence:
+            floor = self._tables["marks"]
+            self._writer(lambda transaction: transaction.put(FLOOR, packed(sequence), db=floor))
+
+    def _last(self, transaction: Any) -> int:
+        ends = [_number(transaction.get(FLOOR, b"", db=self._tables["marks"]))]
+        for name in ("events", "items"):
+            cursor = transaction.cursor(self._tables[name])
+            ends.append(_number(cursor.key()) if cursor.last() else 0)
+        return max(ends)
+
+    def append(self, events: Iterable[Document]) -> Appended:
+        """Appends events; when it returns they are on disk."""
+        known = list(events)
+        return self._writer(lambda transaction: self._append(transaction, known))
+
+    def _append(self, transaction: Any, events: list[Document]) -> Appended:
+        tables, sequence, duplicates = self._tables, self._last(transaction), 0
+        by_user: dict[bytes, list[int]] = defaultdict(list)
+        for event in events:
+            key, number = event_key(event), packed(sequence + 1)
+            if not transaction.put(key, number, overwrite=False, db=tables["event_keys"]):
+                duplicates += 1
+                continue
+            sequence += 1
+            transaction.put(number, orjson.dumps(event), db=tables["events"])
+            by_user[digest(event["user_id"])].append(sequence)
+        self._extend_actions(transaction, by_user)
+        return Appended(len(events) - duplicates, duplicates, sequence)
+
+    def _extend_actions(self, transaction: Any, by_user: Mapping[bytes, list[int]]) -> None:
+        table = self._tables["actions"]
+        for key, added in by_user.items():
+            known = transaction.get(key, b"", db=table)
+            together = known + np.array(added, ">u8").tobytes()
+            transaction.put(key, together[-8 * self._max_actions :], db=table)
+
+    def actions(self, user_id: ExternalId, after: int, limit: int) -> list[Document]:
+        """The newest events of a user, oldest first."""
+        with self._environment.begin() as transaction:
+            known = transaction.get(digest(user_id), b"", db=self._tables["actions"])
+            numbers = np.frombuffer(known, ">u8")
+            numbers = numbers[numbers > after][-limit:]
+            events = self._tables["events"]
+            found = [transaction.get(packed(int(n)), db=events) for n in numbers]
+            return [orjson.loads(text) for text in found if text is not None]
+
+    def put_items(self, items: Iterable[Document]) -> int:
+        """Writes items in one transaction, replacing those posted before. Gives the sequence."""
+        known = list(items)
+        return self._writer(lambda transaction: self._put_items(transaction, known))
+
+    def _put_items(self, transaction: Any, items: list[Document]) -> int:
+        table, keys = self._tables["items"], self._tables["item_keys"]
+        sequence = self._last(transaction)
+        for item in items:
+            sequence += 1
+            key = digest(item["item_id"])
+            before = transaction.get(key, db=keys)
+            if before is not None:
+                transaction.delete(before, db=table)
+            transaction.put(key, packed(sequence), db=keys)
+            transaction.put(packed(sequence), orjson.dumps(item), db=table)
+        return sequence
+
+    def documents(
+        self, kind: Kind, after: int, until: int | None = None
+    ) -> Iterator[tuple[int, Document]]:
+        """Numbers and documents in (after, until], in order."""
+        with self._environment.begin() as transaction:
+            cursor = transaction.cursor(self._tables[kind])
+            found = cursor.set_range(packed(after + 1))
+            for key, text in cursor.iternext() if found else ():
+                if until is not None and _number(key) > until:
+                    return
+                yield _number(key), orjson.loads(text)
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key, "big")

@@ -1,0 +1,172 @@
+"""The store of several machines: a Redis server that all replicas of a root share.
+
+Each call is one script or one round trip. A database belongs to one root. What is acknowledged is
+as safe as the server keeps it: with `appendonly yes` and `appendfsync always` it is on disk.
+
+Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
+`<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,
+key of an item -> item; `item_numbers`, a sorted set, key of an item by number.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import redis
+
+from data.contract.settings import UserError
+from serve.store import (
+    Appended,
+    Document,
+    ExternalId,
+    Kind,
+    Store,
+    digest,
+    event_key,
+    unpacked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+log = logging.getLogger(__name__)
+
+PREFIX = b"homefeed:"
+PAGE = 1000
+APPEND = """
+local p, most = KEYS[1], tonumber(ARGV[1])
+local sequence, duplicates = tonumber(redis.call('GET', p .. 'sequence') or '0'), 0
+for i = 2, #ARGV, 3 do
+  if redis.call('HSETNX', p .. 'event_keys', ARGV[i], sequence + 1) == 1 then
+    sequence = sequence + 1
+    redis.call('XADD', p .. 'events', string.format('%.0f-0', sequence), 'd', ARGV[i + 2])
+    local own = p .. 'actions:' .. ARGV[i + 1]
+    redis.call('RPUSH', own, struct.pack('>I8', sequence) .. ARGV[i + 2])
+    redis.call('LTRIM', own, -most, -1)
+  else
+    duplicates = duplicates + 1
+  end
+end
+redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
+return {sequence, duplicates}
+"""
+PUT_ITEMS = """
+local p, sequence = KEYS[1], tonumber(redis.call('GET', KEYS[1] .. 'sequence') or '0')
+for i = 1, #ARGV, 2 do
+  sequence = sequence + 1
+  redis.call('HSET', p .. 'items', ARGV[i], ARGV[i + 1])
+  redis.call('ZADD', p .. 'item_numbers', sequence, ARGV[i])
+end
+redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
+return sequence
+"""
+SKIP = """
+if tonumber(redis.call('GET', KEYS[1] .. 'sequence') or '0') < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1] .. 'sequence', ARGV[1])
+end
+"""
+
+
+class RedisStore(Store):
+    """Posted events and items in a Redis server.
+
+    Args:
+        url: `redis://host:port/database`.
+        max_actions: newest actions kept at hand for a user.
+        timeout_s: after which a call fails; the feed then goes on without the store.
+
+    Raises:
+        UserError: no server answers there.
+    """
+
+    def __init__(self, url: str, max_actions: int = 1000, timeout_s: float = 1.0) -> None:
+        self._max_actions = max_actions
+        try:
+            self._redis: Any = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+            )
+            self._redis.ping()
+        except (redis.RedisError, ValueError) as error:
+            raise UserError(f"serve.store={url}: {error}; is a Redis server there?") from None
+        self._append = self._redis.register_script(APPEND)
+        self._put = self._redis.register_script(PUT_ITEMS)
+        self._skip = self._redis.register_script(SKIP)
+        self._tell_durability(url)
+
+    def _tell_durability(self, url: str) -> None:
+        try:
+            kept = self._redis.config_get("append*")
+        except redis.RedisError:
+            return  # a hosted server may refuse to tell
+        if kept.get("appendonly") != "yes" or kept.get("appendfsync") != "always":
+            log.warning(
+                "%s does not write before it answers (appendonly %s, appendfsync %s): what was "
+                "posted last may be lost if it is killed",
+                url,
+                kept.get("appendonly"),
+                kept.get("appendfsync"),
+            )
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._redis.close()
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of what was posted last; 0 when nothing was."""
+        return int(self._redis.get(PREFIX + b"sequence") or 0)
+
+    def skip_to(self, sequence: int) -> None:
+        """Gives out only higher numbers from now on."""
+        self._skip(keys=[PREFIX], args=[sequence])
+
+    def append(self, events: Iterable[Document]) -> Appended:
+        """Appends events in one script."""
+        known = list(events)
+        parts = [(event_key(e), digest(e["user_id"]), orjson.dumps(e)) for e in known]
+        flat = [value for part in parts for value in part]
+        sequence, duplicates = self._append(keys=[PREFIX], args=[self._max_actions, *flat])
+        return Appended(len(known) - duplicates, duplicates, sequence)
+
+    def actions(self, user_id: ExternalId, after: int, limit: int) -> list[Document]:
+        """The newest events of a user, oldest first."""
+        own = PREFIX + b"actions:" + digest(user_id)
+        found = map(unpacked, self._redis.lrange(own, -limit, -1))
+        return [document for number, document in found if number > after]
+
+    def put_items(self, items: Iterable[Document]) -> int:
+        """Keeps items in one script, replacing those posted before. Gives the last number."""
+        flat = [part for item in items for part in (digest(item["item_id"]), orjson.dumps(item))]
+        return int(self._put(keys=[PREFIX], args=flat))
+
+    def documents(
+        self, kind: Kind, after: int, until: int | None = None
+    ) -> Iterator[tuple[int, Document]]:
+        """Numbers and documents in (after, until], in order, a page at a time."""
+        page = self._events if kind == "events" else self._items
+        last = "+" if until is None else until
+        while found := page(after, last):
+            yield from found
+            after = found[-1][0]
+
+    def _events(self, after: int, last: int | str) -> list[tuple[int, Document]]:
+        if last != "+" and int(last) <= after:
+            return []
+        entries = self._redis.xrange(PREFIX + b"events", f"{after + 1}-0", last, PAGE)
+        return [(int(n.partition(b"-")[0]), orjson.loads(fields[b"d"])) for n, fields in entries]
+
+    def _items(self, after: int, last: int | str) -> list[tuple[int, Document]]:
+        numbers = self._redis.zrangebyscore(
+            PREFIX + b"item_numbers",
+            f"({after}",
+            "+inf" if last == "+" else last,
+            start=0,
+            num=PAGE,
+            withscores=True,
+        )
+        if not numbers:
+            return []
+        texts = self._redis.hmget(PREFIX + b"items", [key for key, _ in numbers])
+        return [(int(n), orjson.loads(text)) for (_, n), text in zip(numbers, texts, strict=True)]
