@@ -12,6 +12,8 @@ import threading
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.contract.settings import UserError
 from serve.clock import wall_ms
 from serve.fanout import Fanout
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_TOLD = 1000
+
 
 class Feed:
     """Serves the bundle that `<root>/bundles/CURRENT` names, and whichever it names later.
@@ -70,7 +74,12 @@ class Feed:
         self.store = open_store(root, settings)
         self._fanout = Fanout(settings.threads, settings.queue)
         self._utility = UtilityFile(root, settings.utility)
-        self._switch = Switch(root, self._build)
+        try:
+            self._switch = Switch(root, self._build)
+        except Exception:
+            self._fanout.close()
+            self.store.close()
+            raise
         self._follow_utility()
         self._shown = Shown(settings.seen_hours)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
@@ -148,7 +157,7 @@ class Feed:
             versions=funnel.versions,
             fallback=trace.fallback,
             timings_ms=trace.timings_ms,
-            debug=trace.funnel if request.debug else None,
+            debug=_told(funnel, trace) if request.debug else None,
         )
 
     def _slate(
@@ -243,6 +252,15 @@ def _items(
         )
         for at in range(len(item_ids))
     ]
+
+
+def _told(funnel: Funnel, trace: Trace) -> dict[str, Any]:
+    """What `debug` asks for: what each stage did, and why candidates are not in the feed."""
+    rows = np.concatenate([NO_ROWS, *(part for parts in trace.dropped.values() for part in parts)])
+    reasons = [reason for reason, count in trace.drops.items() for _ in range(count)]
+    pairs = zip(funnel.catalogue.external(rows[:MOST_TOLD]), reasons, strict=False)
+    items = [{"item_id": item, "reason": reason} for item, reason in pairs]
+    return trace.funnel | {"dropped": trace.drops, "dropped_items": items}
 
 
 class RequestIds:

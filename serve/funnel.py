@@ -2,9 +2,13 @@
 
 1. user: row, history of the bundle, posted events, what must not be shown
 2. sources: candidate sources side by side, each with a deadline
-3. merge: shares, exclusion, what is in the corpus, one item of each image
-4. rank: probabilities of all actions, the user side computed once
-5. blend: utility, gates, a cap for each creator, a least share for each source
+3. merge: what is in the corpus and was not seen, shares, one item of each image
+4. filter: rules, hidden creators, values that must be the user's
+5. rank: probabilities of all actions, the user side computed once; before it, where asked for, a
+   cut by the retrieval score
+6. blend: utility, gates, diversity, a least share for each source, exploring (serve.ordering)
+
+Whatever is taken out has a reason in the trace, the first that applied.
 
 Whatever fails or is late is left out, and the answer says so: `partial`, `unranked`, `popular`.
 """
@@ -21,10 +25,11 @@ import numpy as np
 
 from data.contract.encode import Ints
 from data.contract.settings import UserError
-from serve.blend import cap_per_creator, least_items, with_least_share, within_gates
-from serve.candidates import Candidates, merge, without_duplicates
+from serve.candidates import Candidates, Found, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
+from serve.filters import open_filters
+from serve.ordering import Ordering
 from serve.programs import Floats
 from serve.query import RELATED, Query, context_row
 from serve.ranker import Ranker
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_ROWS = np.zeros(0, np.int64)
+EXPLORE = "explore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,14 @@ class Slate:
         scores: utility, or what ordered them instead, [N].
         predictions: probability of each action, [N, T]; [N, 0] when nothing was ranked.
         sources: source of each, [N].
+        propensity: chance that each stands where it does, [N].
     """
 
     rows: Ints
     scores: Floats
     predictions: Floats
     sources: list[str]
+    propensity: Floats
 
 
 class Funnel:
@@ -86,9 +94,11 @@ class Funnel:
         self.catalogue = Catalogue(bundle)
         self.clock = Clock(bundle, settings.clock)
         self.users = Users(bundle, self.catalogue, settings.max_actions)
+        self.filters = open_filters(bundle, self.catalogue, settings)
         self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings.sources)
         self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
         self._tower = UserTower(bundle, self.catalogue)
+        self._ordering = Ordering(self.catalogue, settings)
         self.utility = utility
         self._store = store
         self._fanout = fanout
@@ -136,37 +146,71 @@ class Funnel:
             return self.users.read(user_id, None, now_ms)
 
     def slate(self, query: Query, num_items: int, trace: Trace) -> Slate:
-        """Finds, ranks and orders; what fails on the way is noted in the trace."""
+        """Finds, ranks and orders; what fails or is dropped on the way is noted in the trace."""
         with trace.stage("sources"):
             candidates = self._candidates(query, max(self._settings.candidates, num_items), trace)
+        with trace.stage("filter"):
+            candidates = self._filtered(query, candidates, trace)
         with trace.stage("rank"):
+            candidates = self._preranked(query, candidates, num_items, trace)
             predictions, scores = self._rank(query, candidates, trace)
         with trace.stage("blend"):
-            order = self._order(predictions, scores, num_items, trace)
-            best = self._blend(query, candidates, order, num_items)
-        trace.funnel |= {"excluded": len(query.exclude), "candidates": len(candidates.rows)}
+            above = self.utility.above_gates(predictions) if predictions.size else None
+            places = self._ordering(query, candidates, scores, above, num_items, trace)
+        trace.funnel["candidates"] = len(candidates.rows)
+        best = places.best
         names = [candidates.names[at] for at in candidates.source[best]]
-        return Slate(candidates.rows[best], scores[best], predictions[best], names)
+        if places.explored >= 0:
+            names[places.explored] = EXPLORE
+        ranked = (candidates.rows[best], scores[best], predictions[best])
+        return Slate(*ranked, names, places.propensity)
 
     def _candidates(self, query: Query, limit: int, trace: Trace) -> Candidates:
+        """What the sources find, less what is not served, was seen, or shows what is there."""
         applying = [source for source in self.sources if source.applies(query)]
         calls = {source.name: partial(source, query, limit) for source in applying}
         deadlines = {name: self._settings.deadline_s(name) for name in calls}
         answers = self._fanout.ask(calls, deadlines)
         if answers.failures:
             trace.fallbacks.add("partial")
-        served = [self.catalogue.may_serve(one.rows) for one in answers.found]
-        found = [one.where(mask) for one, mask in zip(answers.found, served, strict=True)]
+        found = [self._servable(one, query, trace) for one in answers.found]
         merged = merge(found, query.exclude, self._settings.shares, limit)
+        every = np.unique(np.concatenate([NO_ROWS, *(one.rows for one in found)]))
+        trace.drop("quota", np.setdiff1d(every, merged.rows))
         kept = without_duplicates(merged, self.catalogue.keys(merged.rows))
+        trace.drop("copy", np.setdiff1d(merged.rows, kept.rows))
         trace.funnel |= {
             "found": {one.source: len(one.rows) for one in answers.found},
             "kept": {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)},
             "failures": answers.failures,
-            "not_served": sum(int((~mask).sum()) for mask in served),
-            "duplicates": len(merged.rows) - len(kept.rows),
         }
         return kept
+
+    def _servable(self, found: Found, query: Query, trace: Trace) -> Found:
+        """What a source found that is in the corpus and may be shown again."""
+        served = self.catalogue.may_serve(found.rows)
+        trace.drop("corpus", found.rows[~served])
+        again = np.isin(found.rows, query.exclude)
+        trace.drop("seen", found.rows[served & again])
+        return found.where(served & ~again)
+
+    def _filtered(self, query: Query, candidates: Candidates, trace: Trace) -> Candidates:
+        for one in self.filters:
+            kept = one(query, candidates.rows)
+            trace.drop(one.name, candidates.rows[~kept])
+            candidates = candidates.take(np.flatnonzero(kept))
+        return candidates
+
+    def _preranked(
+        self, query: Query, candidates: Candidates, num_items: int, trace: Trace
+    ) -> Candidates:
+        """The best by the retrieval score, where the ranker is not to see all."""
+        most = max(self._settings.prerank, num_items)
+        if not self._settings.prerank or len(candidates.rows) <= most:
+            return candidates
+        order = np.argsort(-self._light(query, candidates, trace), kind="stable")
+        trace.drop("prerank", candidates.rows[order[most:]])
+        return candidates.take(np.sort(order[:most]))
 
     def _rank(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Floats, Floats]:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
@@ -198,30 +242,10 @@ class Funnel:
             return in_order
         return scores
 
-    def _order(self, predictions: Floats, scores: Floats, num_items: int, trace: Trace) -> Ints:
-        """Candidates best first, without those above a gate; the trace counts these."""
-        order = np.argsort(-scores, kind="stable")
-        kept = order
-        if predictions.size:
-            kept = within_gates(order, self.utility.above_gates(predictions), num_items)
-        trace.funnel["gated"] = len(order) - len(kept)
-        return kept
-
-    def _blend(self, query: Query, candidates: Candidates, order: Ints, num_items: int) -> Ints:
-        creators = self.catalogue.column("creator_id", candidates.rows)
-        order = cap_per_creator(order, creators, self._settings.max_per_creator)
-        if query.surface == RELATED:
-            return order[:num_items]
-        sources = len(candidates.names)
-        # Until the user does something, a request is answered alike.
-        state = [query.user.row, len(query.user.events.item)]
-        draw = np.random.default_rng(state).random(sources)
-        least = least_items(self._settings.least_share, num_items, sources, draw)
-        return with_least_share(order, candidates.source, num_items, least)[:num_items]
-
     def popular(self, exclude: Ints, num_items: int) -> Slate:
         """What is left when all else failed: popular items."""
         rows = np.asarray(self.bundle.popular[: num_items + len(exclude)])
         rows = rows[~np.isin(rows, exclude)][:num_items]
         scores = -np.arange(len(rows), dtype=np.float32)
-        return Slate(rows, scores, np.zeros((len(rows), 0), np.float32), ["popular"] * len(rows))
+        predictions, certain = np.zeros((len(rows), 0), np.float32), np.ones(len(rows), np.float32)
+        return Slate(rows, scores, predictions, ["popular"] * len(rows), certain)

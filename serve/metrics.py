@@ -62,8 +62,8 @@ class Metrics:
         self.utility_refused = Gauge(
             "homefeed_utility_refused", "1 while utility.json is refused", registry=registry
         )
-        self.gated = Counter(
-            "homefeed_gated_items", "Candidates dropped by a gate", registry=registry
+        self.dropped = Counter(
+            "homefeed_dropped_items", "Candidates dropped, by reason", ["reason"], registry=registry
         )
 
     def observe(self, trace: Trace, sources: list[str]) -> None:
@@ -72,7 +72,8 @@ class Metrics:
             self.stages.labels(stage).observe(milliseconds / 1000)
         for kind in trace.fallbacks:
             self.fallbacks.labels(kind).inc()
-        self.gated.inc(trace.funnel.get("gated", 0))
+        for reason, count in trace.drops.items():
+            self.dropped.labels(reason).inc(count)
         for source in trace.funnel.get("failures", {}):
             self.failures.labels(source).inc()
         for source in sources:

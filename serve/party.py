@@ -62,24 +62,6 @@ class Condition:
     feature: Feature
     wanted: npt.NDArray[np.int64] | Floats
 
-    @classmethod
-    def of(cls, party: Party, features: Sequence[Feature], setting: str) -> Condition | None:
-        """The condition of a party; None where all items are its own.
-
-        Raises:
-            UserError: items have no such column, or one of vectors.
-        """
-        if not party.column:
-            return None
-        known = {f.name: f for f in features if f.kind != "vector"}
-        if party.column not in known:
-            raise UserError(
-                f"{setting}.column={party.column} names no column of items to compare; "
-                f"there are {', '.join(sorted(known)) or 'none'}"
-            )
-        feature = known[party.column]
-        return cls(feature, _encoded(party.values, feature, setting))
-
     def holds(self, items: Arrays) -> Mask:
         """For which of N items it holds, by the named arrays of their columns. [N]."""
         name = f"item.{self.feature.name}"
@@ -96,6 +78,23 @@ class Condition:
             return np.isin(values, self.wanted)
         empty = np.isnan(values) if self.feature.kind == "numeric" else values == 0
         return ~np.asarray(empty, np.bool_)
+
+
+def condition_of(
+    column: str, values: Sequence[Value], features: Sequence[Feature], setting: str
+) -> Condition:
+    """That a column of items holds any of some values, or anything.
+
+    Raises:
+        UserError: items have no such column, or one of vectors, or the values are of another kind.
+    """
+    known = {f.name: f for f in features if f.kind != "vector"}
+    if column not in known:
+        raise UserError(
+            f"{setting}.column={column} names no column of items to compare; "
+            f"there are {', '.join(sorted(known)) or 'none'}"
+        )
+    return Condition(known[column], _encoded(values, known[column], setting))
 
 
 def _encoded(
@@ -130,7 +129,9 @@ class PartyScore:
     ) -> PartyScore:
         """Raises UserError for an action or a column that there is not."""
         weights = by_action(party.weights, actions, f"{setting}.weights")
-        return cls(weights, Condition.of(party, features, setting))
+        if not party.column:
+            return cls(weights, None)
+        return cls(weights, condition_of(party.column, party.values, features, setting))
 
     def __call__(self, probabilities: Floats, items: Arrays) -> Floats:
         """Expected worth of N items to the party, f32[N]."""

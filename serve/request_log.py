@@ -139,7 +139,7 @@ def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
         "surface": repeated([s.surface for s in group], pa.string()),
         "context_item_id": repeated([s.about for s in group], items.type),
         "position": pa.array([p for n in lengths for p in range(n)], pa.int16()),
-        "propensity": pa.array(np.ones(total, np.float32)),
+        "propensity": _joined([s.slate.propensity for s in group]),
         "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),
         "experiment": pa.array([""] * total),
         "arm": pa.array([""] * total),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from data.contract.settings import Count, NonNegative, Positive, Share
+from serve.filters import Rule
 from serve.programs import Placement
 from serve.utility import UtilitySettings
 
@@ -47,7 +48,18 @@ class ServeSettings:
         max_actions: newest posted actions kept at hand for a user.
         store_gib: most disk space that a local store may take.
         utility: what an item is worth by the probabilities of actions on it.
+        rules: name -> items that may not be shown, by what a column of theirs holds.
+        match_user: item column -> user column: items with another value than the user's are not
+            shown, where both are known (`language: language`, say).
+        hidden_creator_after: hidden items of a creator after which none of theirs is shown; 0:
+            never.
+        prerank: candidates that the retrieval score leaves to the ranker; 0: all of them.
         max_per_creator: items of one creator in a feed while there are others.
+        spacing: item column -> places before an item in which its value may not stand while there
+            are others.
+        diversity: strength of a determinantal point process over the items' vectors; 0: none.
+        explore: share of feeds in which one place, at random, shows a candidate drawn at random;
+            its propensity is logged.
         clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
             `log` when the log ended over a week before its bundle was made.
         poll_seconds: time between looks at the pointer to the bundle, and at `utility.json`.
@@ -73,7 +85,14 @@ class ServeSettings:
     max_actions: Count = 1000
     store_gib: Count = 16
     utility: UtilitySettings = field(default_factory=UtilitySettings)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    match_user: dict[str, str] = field(default_factory=dict)
+    hidden_creator_after: NonNegative = 3
+    prerank: NonNegative = 0
     max_per_creator: Count = 3
+    spacing: dict[str, Count] = field(default_factory=dict)
+    diversity: Annotated[float, Field(ge=0, le=100)] = 0.0
+    explore: Share = 0.02
     clock: Literal["auto", "wall", "log"] = "auto"
     poll_seconds: Positive = 0.5
     log_requests: bool = True

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.contract.encode import Ints
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 Fallback = Literal["partial", "unranked", "popular"]
 SEVERITY: tuple[Fallback, ...] = ("partial", "unranked", "popular")
@@ -21,11 +24,13 @@ class Trace:
     Attributes:
         timings_ms: stage -> time.
         funnel: what each stage did, for `debug`.
+        dropped: reason -> rows that a stage took out for it, in the order in which it happened.
         fallbacks: what had to be done without.
     """
 
     timings_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, list[Ints]] = field(default_factory=dict)
     fallbacks: set[Fallback] = field(default_factory=set)
 
     @contextmanager
@@ -36,6 +41,16 @@ class Trace:
             yield
         finally:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
+
+    def drop(self, reason: str, rows: Ints) -> None:
+        """Notes that rows are taken out, and why."""
+        if len(rows):
+            self.dropped.setdefault(reason, []).append(rows)
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many rows were taken out, by reason."""
+        return {reason: sum(map(len, parts)) for reason, parts in self.dropped.items()}
 
     @property
     def fallback(self) -> bool | str:

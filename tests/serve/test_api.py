@@ -48,7 +48,7 @@ def test_a_feed_has_the_fields_of_the_contract(client: Client) -> None:
 
 def test_debug_answers_the_funnel(client: Client) -> None:
     body = client("POST", "/v1/recommend", json={"user_id": 3, "debug": True}).json()
-    assert set(body["debug"]) >= {"found", "kept", "failures", "duplicates", "excluded"}
+    assert set(body["debug"]) >= {"found", "kept", "failures", "dropped", "dropped_items"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Writes that wait together share a commit, and fail alone."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,25 @@ def test_what_is_acknowledged_is_committed(environment: Any) -> None:
 
 
 def test_writes_that_arrive_during_one_share_the_next_commit(environment: Any) -> None:
-    writer, gate = GroupCommit(environment), threading.Event()
+    writer, gate, begun = GroupCommit(environment), threading.Event(), threading.Event()
     before = environment.info()["last_txnid"]
 
     def put(key: bytes) -> None:
         writer(lambda t: t.put(key, key))
 
-    first = threading.Thread(target=lambda: writer(lambda t: gate.wait(10)))
+    def wait(_: Any) -> None:
+        begun.set()
+        gate.wait(10)
+
+    first = threading.Thread(target=writer, args=(wait,))
     first.start()
+    assert begun.wait(10)
     others = [threading.Thread(target=put, args=(b"%d" % n,)) for n in range(20)]
     for other in others:
         other.start()
-    while writer._waiting.qsize() < 20:
-        pass
+    end = time.monotonic() + 10
+    while writer._waiting.qsize() < 20 and time.monotonic() < end:
+        time.sleep(0.01)
     gate.set()
     for thread in (first, *others):
         thread.join(10)

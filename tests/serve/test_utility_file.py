@@ -190,12 +190,12 @@ def test_posted_items_are_a_partys_by_their_columns(root: Path, feed: Feed) -> N
 
 def test_a_gate_drops_items_and_the_trace_counts_them(root: Path, feed: Feed) -> None:
     before = ask(feed)
-    assert before.debug["gated"] == 0
+    assert "gate" not in before.debug["dropped"]
     limit = float(np.median([i.predictions["hide"] for i in ask(feed, num_items=100).items]))
     say(root, {"gates": {"hide": limit}})
     feed.tick()
     after = ask(feed)
-    assert after.debug["gated"] > 0
+    assert after.debug["dropped"]["gate"] > 0
     assert all(item.predictions["hide"] <= limit for item in after.items)
     assert b"homefeed_gated_items_total 0.0" not in feed.metrics.text()
 
@@ -209,7 +209,7 @@ def test_a_gate_never_lets_a_feed_run_empty(root: Path, feed: Feed, surface: str
     after = ask(feed, surface=surface, context=context)
     assert len(after.items) == len(before.items) == 10
     assert after.fallback is False
-    assert after.debug["gated"] == after.debug["candidates"] - 10
+    assert after.debug["dropped"]["gate"] == after.debug["candidates"] - 10
 
 
 def test_the_retrieval_score_ranks_where_nothing_is_predicted(
@@ -221,4 +221,4 @@ def test_the_retrieval_score_ranks_where_nothing_is_predicted(
     answer = ask(feed)
     feed.close()
     assert len(answer.items) == 10
-    assert answer.debug["gated"] == 0
+    assert "gate" not in answer.debug["dropped"]
