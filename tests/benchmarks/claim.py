@@ -99,6 +99,12 @@ def orders(head: str, other: str, summary: Summary) -> bool:
     return bool(found["ranker"][head]["within"] > found[other][head]["within"])
 
 
+def finds(head: str, other: str, summary: Summary) -> bool:
+    """Whether the ranker tells what was rated so from other candidates better than a baseline."""
+    found = summary["among candidates"][head]
+    return bool(found["auc"] > found[other]["auc"])
+
+
 def near(summary: Summary, expected: tuple[float, float]) -> bool:
     """Whether GF-CF's recall@20 and ndcg@20 are not more than 3% below what was verified."""
     found = retrieval(summary)["gf_cf"]

@@ -18,6 +18,7 @@ from tests.benchmarks.claim import (
     arms_of_user,
     beats,
     content_finds_more,
+    finds,
     floors_hold,
     floors_hold_served,
     gain,
@@ -301,6 +302,11 @@ CLAIMS = (
             *(
                 (f"{head} within users' ratings above {other}'s", partial(orders, head, other))
                 for head in ("like", "dislike")
+                for other in ("popularity", "logistic", "trees")
+            ),
+            *(
+                (f"{head} among candidates above {other}'s", partial(finds, head, other))
+                for head in ("like", "love", "dislike")
                 for other in ("popularity", "logistic", "trees")
             ),
             ("at most 25 minutes", lambda s: sum(s["seconds"].values()) <= 25 * 60),
