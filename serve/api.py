@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -23,6 +23,7 @@ from serve.messages import (
 )
 from serve.metrics import RequestMetrics
 
+Deadline = Annotated[float | None, Header(gt=0, le=60_000)]
 NumItems = Annotated[int, Query(ge=1, le=500)]
 
 
@@ -46,9 +47,9 @@ def _json(model: BaseModel) -> Response:
 
 def _add_recommendations(api: FastAPI, feed: Feed) -> None:
     @api.post("/v1/recommend", response_model=RecommendResponse)
-    def recommend(request: RecommendRequest) -> Response:
-        """A feed for a user, known or not."""
-        return _json(feed.recommend(request))
+    def recommend(request: RecommendRequest, x_deadline_ms: Deadline = None) -> Response:
+        """A feed for a user, known or not; `x-deadline-ms` is the time that the caller has."""
+        return _json(feed.recommend(request, x_deadline_ms))
 
     @api.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems)
     def similar(item_id: str, num_items: NumItems = 10) -> Response:

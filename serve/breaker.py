@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-
 class Breaker:
     """One thing that may fail, asked by any thread.
 

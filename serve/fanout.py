@@ -1,7 +1,8 @@
 """Runs sources side by side, each with a deadline, in a pool of fixed size.
 
 A thread that is late cannot be stopped: it keeps its place until it ends, its answer is dropped,
-and when too many wait for a place a source is shed at once.
+and when too many wait for a place a source is shed at once. A source that was late or failed
+several times in a row is not asked for a while.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serve.candidates import Found
+
+if TYPE_CHECKING:
+    from serve.breaker import Breakers
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ class Answers:
 
     Attributes:
         found: answers in the order asked.
-        failures: source -> late, shed, or the error.
+        failures: source -> late, shed, open (its breaker), or the error.
     """
 
     found: list[Found]
@@ -39,9 +44,11 @@ class Fanout:
     Args:
         threads: sources that run at the same time.
         queue: sources that may wait for a thread.
+        breakers: of the sources, by name; those of this process's other parts may be among them.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
+    def __init__(self, threads: int, queue: int, breakers: Breakers) -> None:
+        self.breakers = breakers
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="source")
         self._places = threading.BoundedSemaphore(threads + queue)
 
@@ -57,11 +64,15 @@ class Fanout:
             deadlines_s: source -> seconds from now.
         """
         started = time.perf_counter()
-        futures = {name: self._submit(call) for name, call in calls.items()}
         answers = Answers([], {})
+        asked = {name: call for name, call in calls.items() if self.breakers[name].allows()}
+        answers.failures.update(dict.fromkeys(calls.keys() - asked.keys(), "open"))
+        futures = {name: self._submit(call) for name, call in asked.items()}
         for name, future in futures.items():
             left = started + deadlines_s[name] - time.perf_counter()
             _collect(name, future, left, answers)
+            if future is not None:
+                self.breakers[name].note(name not in answers.failures)
         return answers
 
     def _submit(self, call: Call) -> Future[Found] | None:

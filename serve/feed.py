@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.contract.settings import UserError
+from serve.breaker import Breakers
 from serve.clock import wall_ms
 from serve.fanout import Fanout
 from serve.funnel import NO_ROWS, Funnel, Slate
@@ -32,6 +34,7 @@ from serve.messages import (
 from serve.metrics import Metrics
 from serve.posting import post_events, post_items
 from serve.programs import placed
+from serve.recent import Recent
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
@@ -72,7 +75,8 @@ class Feed:
         self._root = root
         self.metrics = Metrics()
         self.store = open_store(root, settings)
-        self._fanout = Fanout(settings.threads, settings.queue)
+        breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+        self._fanout = Fanout(settings.threads, settings.queue, breakers)
         self._utility = UtilityFile(root, settings.utility)
         try:
             self._switch = Switch(root, self._build)
@@ -82,6 +86,7 @@ class Feed:
             raise
         self._follow_utility()
         self._shown = Shown(settings.seen_hours)
+        self._feeds: Recent[tuple[str, Slate]] = Recent(settings.remembered_users)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
         self._request_ids = RequestIds()
         self._closing = threading.Event()
@@ -137,13 +142,20 @@ class Feed:
         self.metrics.bundle.clear()
         self.metrics.bundle.labels(self._switch.funnel.bundle.version).set(1)
 
-    def recommend(self, request: RecommendRequest) -> RecommendResponse:
+    def recommend(
+        self, request: RecommendRequest, deadline_ms: float | None = None
+    ) -> RecommendResponse:
         """Answers a request; whatever fails inside, there is a feed.
+
+        Args:
+            request: as it came.
+            deadline_ms: time that the caller gives it, if less than `serve.budget_ms`.
 
         Raises:
             UserError: the request names something that is not there, or ids of the wrong type.
         """
-        funnel, trace = self._switch.funnel, Trace()
+        most_ms = min(self.settings.budget_ms, deadline_ms or self.settings.budget_ms)
+        funnel, trace = self._switch.funnel, Trace(time.perf_counter() + most_ms / 1000)
         with trace.stage("total"):
             query, slate = self._slate(funnel, request, trace)
             item_ids = funnel.catalogue.external(slate.rows)
@@ -171,9 +183,14 @@ class Feed:
         except UserError:
             raise
         except Exception:
-            log.exception("the funnel failed; popular items stand in")
+            log.exception("the funnel failed; the user's last feed, or popular items, stand in")
+            last = self._feeds.get(request.user_id)
+            if last is not None and last[0] == funnel.bundle.version:
+                trace.fallbacks.add("cached")
+                return query, last[1].first(request.num_items)
         else:
             if len(slate.rows):
+                self._feeds.put(request.user_id, (funnel.bundle.version, slate))
                 return query, slate
         trace.fallbacks.add("popular")
         return query, funnel.popular(NO_ROWS, request.num_items)

@@ -10,13 +10,16 @@
 
 Whatever is taken out has a reason in the trace, the first that applied.
 
-Whatever fails or is late is left out, and the answer says so: `partial`, `unranked`, `popular`.
+Whatever fails or is late is left out, and the answer says so: `partial` (a source, or what was
+posted of a user), `unranked`, `cached` (what was posted as last read, or the feed as last shown),
+`popular`.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +36,7 @@ from serve.ordering import Ordering
 from serve.programs import Floats
 from serve.query import RELATED, Query, context_row
 from serve.ranker import Ranker
+from serve.recent import Recent
 from serve.retrieval import UserTower
 from serve.sources import Source, open_sources
 from serve.users import User, Users
@@ -43,13 +47,14 @@ if TYPE_CHECKING:
     from serve.messages import RecommendRequest
     from serve.settings import ServeSettings
     from serve.stages import Trace
-    from serve.store import Store
+    from serve.store import Document, Store
     from serve.utility import Utility
 
 log = logging.getLogger(__name__)
 
 NO_ROWS = np.zeros(0, np.int64)
 EXPLORE = "explore"
+SMOOTHING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,12 @@ class Slate:
     predictions: Floats
     sources: list[str]
     propensity: Floats
+
+    def first(self, num_items: int) -> Slate:
+        """The first places."""
+        cut = slice(num_items)
+        arrays = (self.rows[cut], self.scores[cut], self.predictions[cut])
+        return Slate(*arrays, self.sources[cut], self.propensity[cut])
 
 
 class Funnel:
@@ -103,6 +114,8 @@ class Funnel:
         self._store = store
         self._fanout = fanout
         self._settings = settings
+        self._remembered: Recent[list[Document]] = Recent(settings.remembered_users)
+        self._ranking_s = 0.0
 
     def with_utility(self, utility: Utility) -> Funnel:
         """The same funnel, ordered by another utility; requests under way keep this one."""
@@ -137,13 +150,24 @@ class Funnel:
         return Query(user, request.context, request.surface, about, exclude, self._tower)
 
     def _read(self, user_id: int | str, trace: Trace) -> User:
-        now_ms = self.clock.now_ms()
-        try:
-            return self.users.read(user_id, self._store, now_ms)
-        except Exception:
-            log.exception("the store failed; going on with the bundle's history")
-            trace.fallbacks.add("partial")
-            return self.users.read(user_id, None, now_ms)
+        return self.users.with_posted(user_id, self._posted(user_id, trace), self.clock.now_ms())
+
+    def _posted(self, user_id: int | str, trace: Trace) -> list[Document]:
+        """What was posted of a user; of a store that fails what was last read there, or nothing."""
+        breaker = self._fanout.breakers["store"]
+        if breaker.allows():
+            try:
+                posted = self.users.posted(user_id, self._store)
+            except Exception:
+                log.exception("the store failed; going on with what is remembered")
+                breaker.note(False)
+            else:
+                breaker.note(True)
+                self._remembered.put(user_id, posted)
+                return posted
+        remembered = self._remembered.get(user_id)
+        trace.fallbacks.add("partial" if remembered is None else "cached")
+        return remembered or []
 
     def slate(self, query: Query, num_items: int, trace: Trace) -> Slate:
         """Finds, ranks and orders; what fails or is dropped on the way is noted in the trace."""
@@ -169,7 +193,9 @@ class Funnel:
         """What the sources find, less what is not served, was seen, or shows what is there."""
         applying = [source for source in self.sources if source.applies(query)]
         calls = {source.name: partial(source, query, limit) for source in applying}
-        deadlines = {name: self._settings.deadline_s(name) for name in calls}
+        # Sources may take half of what is left: the other half is for what comes after them.
+        most = trace.left_s / 2
+        deadlines = {name: min(self._settings.deadline_s(name), most) for name in calls}
         answers = self._fanout.ask(calls, deadlines)
         if answers.failures:
             trace.fallbacks.add("partial")
@@ -214,18 +240,35 @@ class Funnel:
 
     def _rank(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Floats, Floats]:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
-        if self.ranker is not None and len(candidates.rows):
+        predictions = self._predicted(query, candidates, trace)
+        if predictions is None:
+            nothing = np.zeros((len(candidates.rows), 0), np.float32)
+            return nothing, self._light(query, candidates, trace)
+        items = self.catalogue.features(candidates.rows, self.utility.columns)
+        return predictions, self.utility(predictions, items)
+
+    def _predicted(self, query: Query, candidates: Candidates, trace: Trace) -> Floats | None:
+        """Probabilities [N, T]; None without a ranker, without time for it, or if it fails."""
+        if self.ranker is None or not len(candidates.rows):
+            return None
+        breaker = self._fanout.breakers["ranker"]
+        in_time = self._ranking_s < trace.left_s
+        if not in_time:
+            self._ranking_s *= 1 - SMOOTHING  # or what was slow once would never be tried again
+        if in_time and breaker.allows():
+            started = time.perf_counter()
             try:
-                predictions = self.ranker(query.user, candidates.rows, query.surface, query.about)
+                found = self.ranker(query.user, candidates.rows, query.surface, query.about)
             except Exception:
                 log.exception("the ranker failed; the retrieval score ranks")
-                trace.fallbacks.add("unranked")
+                breaker.note(False)
             else:
-                items = self.catalogue.features(candidates.rows, self.utility.columns)
-                return predictions, self.utility(predictions, items)
-        return np.zeros((len(candidates.rows), 0), np.float32), self._light(
-            query, candidates, trace
-        )
+                breaker.note(True)
+                took = time.perf_counter() - started
+                self._ranking_s += SMOOTHING * (took - self._ranking_s)
+                return found
+        trace.fallbacks.add("unranked")
+        return None
 
     def _light(self, query: Query, candidates: Candidates, trace: Trace) -> Floats:
         """Retrieval scores; the order of the candidates for a new user or if the tower fails."""

@@ -75,7 +75,8 @@ class RecommendResponse(BaseModel):
     items: list[RecommendedItem]
     versions: dict[str, str]
     fallback: bool | str = Field(
-        description="false, or what was missing: partial (a source or the store), unranked, popular"
+        description="false, or what was missing: partial (a source or the store), unranked, "
+        "cached (what was read or shown before), popular"
     )
     timings_ms: dict[str, float]
     debug: dict[str, Any] | None = None

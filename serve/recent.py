@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from serve.store import ExternalId
+if TYPE_CHECKING:
+    from serve.store import ExternalId
 
 V = TypeVar("V")
 

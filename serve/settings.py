@@ -41,6 +41,12 @@ class ServeSettings:
         sources: candidate sources of one's own, `package.module:Class`, made from (bundle,
             catalogue) and asked after the built-in ones.
         deadlines_ms: source -> time it may take; `default` stands for the sources not named.
+        budget_ms: time for a whole request, unless its header x-deadline-ms gives it less; sources
+            get what is left of it, and the ranker runs only while there is enough.
+        breaker_failures: failures in a row of a source, the ranker or the store after which it is
+            left alone.
+        breaker_seconds: for so long; then one request tries again.
+        remembered_users: users whose last feed and actions a replica keeps for bad times.
         threads: threads for the sources of all requests of a replica.
         queue: sources of all requests that may wait for a thread; more are shed.
         max_concurrent: requests in work or waiting in a replica before it answers 503.
@@ -78,6 +84,10 @@ class ServeSettings:
     least_share: Share = 0.05
     sources: tuple[str, ...] = ()
     deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 300.0})
+    budget_ms: Positive = 1000.0
+    breaker_failures: Count = 5
+    breaker_seconds: Positive = 5.0
+    remembered_users: Count = 10_000
     threads: Count = 4
     queue: NonNegative = 64
     max_concurrent: Count = 100

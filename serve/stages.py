@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-Fallback = Literal["partial", "unranked", "popular"]
-SEVERITY: tuple[Fallback, ...] = ("partial", "unranked", "popular")
+Fallback = Literal["partial", "unranked", "cached", "popular"]
+SEVERITY: tuple[Fallback, ...] = ("partial", "unranked", "cached", "popular")
 
 
 @dataclass(slots=True)
@@ -22,12 +23,14 @@ class Trace:
     """Filled while a request is answered.
 
     Attributes:
+        ends_at: when the answer is due, by `time.perf_counter`.
         timings_ms: stage -> time.
         funnel: what each stage did, for `debug`.
         dropped: reason -> rows that a stage took out for it, in the order in which it happened.
         fallbacks: what had to be done without.
     """
 
+    ends_at: float = math.inf
     timings_ms: dict[str, float] = field(default_factory=dict)
     funnel: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, list[Ints]] = field(default_factory=dict)
@@ -41,6 +44,11 @@ class Trace:
             yield
         finally:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the answer is due."""
+        return max(self.ends_at - time.perf_counter(), 0.0)
 
     def drop(self, reason: str, rows: Ints) -> None:
         """Notes that rows are taken out, and why."""

@@ -72,12 +72,19 @@ class Users:
 
     def read(self, user_id: ExternalId, store: Store | None, now_ms: int) -> User:
         """A user with all that is known now; without a store, with what the bundle knows."""
+        return self.with_posted(user_id, self.posted(user_id, store) if store else [], now_ms)
+
+    def posted(self, user_id: ExternalId, store: Store) -> list[Document]:
+        """What was posted of a user since the bundle was made, oldest first."""
+        return store.actions(user_id, self._bundle.store_sequence, self._max_actions)
+
+    def with_posted(self, user_id: ExternalId, posted: list[Document], now_ms: int) -> User:
+        """A user with what the bundle knows and some posted events."""
         space: IdSpace = self._bundle.user_ids
         rows = lookup(space, [user_id])
         admitted = bool(is_admitted(space, rows)[0])
         row = int(rows[0])
-        posted = self._posted(user_id, store)
-        events = self._merge(self._history(row if admitted else 0), posted)
+        events = self._merge(self._history(row if admitted else 0), self._encoded(posted))
         return User(user_id, row, admitted, events, now_ms, self._clocked)
 
     def _history(self, row: int) -> Events:
@@ -88,9 +95,7 @@ class Users:
             start, end = int(histories.offsets[row]), int(histories.offsets[row + 1])
         return histories.at(slice(start, end), np.array([0, end - start]))
 
-    def _posted(self, user_id: ExternalId, store: Store | None) -> Events:
-        after = self._bundle.store_sequence
-        documents = store.actions(user_id, after, self._max_actions) if store else []
+    def _encoded(self, documents: list[Document]) -> Events:
         return Events(
             np.array([0, len(documents)]),
             self._catalogue.rows_of([event["item_id"] for event in documents]),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PLACES = 10
 LEAST_EVENTS = 30
-PATIENT = ServeSettings(deadlines_ms={"default": 30_000.0}, clock="log")
+PATIENT = ServeSettings(budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}, clock="log")
 GREEDY = replace(PATIENT, least_share=0.0)
 
 

@@ -45,7 +45,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def job_of(root: Path, **settings: Any) -> Job:
-    chosen = ServeSettings(deadlines_ms={"default": 30_000.0}, poll_seconds=0.1, **settings)
+    chosen = ServeSettings(
+        budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}, poll_seconds=0.1, **settings
+    )
     return Job(SimpleNamespace(serve=chosen), None, root)  # type: ignore[arg-type]
 
 

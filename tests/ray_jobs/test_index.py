@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def test_the_bundle_serves(made: SimpleNamespace) -> None:
-    settings = ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0})
+    settings = ServeSettings(candidates=100, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0})
     feed = Feed(made.root, settings, background=False)
     answer = feed.recommend(RecommendRequest(user_id=3))
     feed.close()
@@ -90,7 +90,7 @@ def test_medoids_are_items_that_the_user_liked(made: SimpleNamespace) -> None:
 
 
 def test_items_like_the_medoids_are_a_source(made: SimpleNamespace) -> None:
-    settings = ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0})
+    settings = ServeSettings(candidates=100, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0})
     feed = Feed(made.root, settings, background=False)
     answer = feed.recommend(RecommendRequest(user_id=3, num_items=100, debug=True))
     feed.close()
@@ -99,7 +99,7 @@ def test_items_like_the_medoids_are_a_source(made: SimpleNamespace) -> None:
 
 
 def test_under_an_interest_the_nearest_items_that_carry_it_are_found(made: SimpleNamespace) -> None:
-    settings = ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0})
+    settings = ServeSettings(candidates=100, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0})
     feed = Feed(made.root, settings, background=False)
     feed.post_items(
         [

@@ -105,7 +105,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model = RankingModel.open(artifact.current(root, "ranker"), dataset, calibration)
     standings = Standings.of(log_of(job, dataset), WHOLE, ranker.half_life_days)
     model.record = TrackRecord(Trends.of_all(dataset), standings)
-    feed = Feed(root, ServeSettings(deadlines_ms={"default": 30_000.0}), background=False)
+    feed = Feed(
+        root,
+        ServeSettings(budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}),
+        background=False,
+    )
     yield SimpleNamespace(
         root=root,
         feed=feed,

@@ -64,7 +64,9 @@ def edit_manifest() -> Callable[[Path, dict[str, Any]], None]:
 @pytest.fixture
 def settings() -> ServeSettings:
     """No deadline that a busy machine could miss, and as few candidates as there are items."""
-    return ServeSettings(candidates=100, deadlines_ms={"default": 30_000.0}, clock="log")
+    return ServeSettings(
+        candidates=100, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}, clock="log"
+    )
 
 
 @pytest.fixture

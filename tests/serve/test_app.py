@@ -26,7 +26,7 @@ def served(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = {"deadlines_ms": {"default": 30_000.0}, "poll_seconds": 0.1}
+    settings = {"budget_ms": 60_000.0, "deadlines_ms": {"default": 30_000.0}, "poll_seconds": 0.1}
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     serve.run(app({"root": str(root), "settings": settings}), name="homefeed")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:

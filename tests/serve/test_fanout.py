@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from serve.breaker import Breakers
 from serve.candidates import Found
 from serve.fanout import Fanout
 
 
 @pytest.fixture
 def fanout() -> Iterator[Fanout]:
-    opened = Fanout(threads=2, queue=1)
+    opened = Fanout(threads=2, queue=1, breakers=Breakers(5, 60.0))
     yield opened
     opened.close()
 
@@ -63,3 +64,27 @@ def test_a_late_source_is_left_behind_and_further_ones_are_shed(fanout: Fanout) 
     end = time.monotonic() + 10
     while not fanout.ask({"a": nothing}, {"a": 5.0}).found:
         assert time.monotonic() < end
+
+
+def test_a_source_that_fails_again_and_again_is_left_alone(fanout: Fanout) -> None:
+    for _ in range(5):
+        assert "no luck" in fanout.ask({"bad": fail}, {"bad": 20.0}).failures["bad"]
+    assert fanout.ask({"bad": fail, "quick": nothing}, {"bad": 20.0, "quick": 20.0}).failures == {
+        "bad": "open"
+    }
+    assert fanout.breakers.open == ["bad"]
+
+
+def test_what_is_shed_says_nothing_about_the_source() -> None:
+    crowded = Fanout(threads=1, queue=0, breakers=Breakers(1, 60.0))
+    gate = threading.Event()
+
+    def stuck() -> Found:
+        gate.wait(30)
+        return nothing()
+
+    found = crowded.ask({"a": stuck, "b": nothing}, {"a": 0.05, "b": 0.05})
+    assert found.failures == {"a": "late", "b": "shed"}
+    assert crowded.breakers.open == ["a"]
+    gate.set()
+    crowded.close()

@@ -260,7 +260,9 @@ def test_a_failing_source_gives_a_partial_feed(feed: Feed, monkeypatch: pytest.M
 
 
 def test_a_late_source_gives_a_partial_feed_in_time(root: Path) -> None:
-    settings = ServeSettings(deadlines_ms={"default": 30_000.0, "two_tower": 50.0}, clock="log")
+    settings = ServeSettings(
+        budget_ms=60_000.0, deadlines_ms={"default": 30_000.0, "two_tower": 50.0}, clock="log"
+    )
     feed = Feed(root, settings, background=False)
     wait = threading.Event()
     catalogue = feed._switch.funnel.catalogue
@@ -277,11 +279,70 @@ def test_a_late_source_gives_a_partial_feed_in_time(root: Path) -> None:
 def test_a_failing_store_leaves_the_history_of_the_bundle(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = ask(feed, 3)
     monkeypatch.setattr(feed.store, "actions", broken)
     answer = ask(feed, 3)
     assert answer.fallback == "partial"
+    monkeypatch.undo()
+    assert shown(answer) == shown(ask(feed, 3))
+
+
+def test_a_failing_store_leaves_what_was_last_read_there(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.post_events([Event(user_id=3, item_id=item, action="save") for item in (1001, 1002)])
+    before = ask(feed, 3)
+    monkeypatch.setattr(feed.store, "actions", broken)
+    answer = ask(feed, 3)
+    assert answer.fallback == "cached"
     assert shown(answer) == shown(before)
+
+
+def test_a_store_that_fails_again_and_again_is_left_alone(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def failing(*args: Any) -> Any:
+        calls.append(args)
+        return broken()
+
+    monkeypatch.setattr(feed.store, "actions", failing)
+    for _ in range(8):
+        assert ask(feed, 3).fallback == "partial"
+    assert len(calls) == feed.settings.breaker_failures
+
+
+def test_a_ranker_that_there_is_no_time_for_is_left_out(feed: Feed) -> None:
+    funnel = feed._switch.funnel
+    assert ask(feed, 3).fallback is False
+    funnel._ranking_s = 50.0
+    answer = feed.recommend(RecommendRequest(user_id=3), 20_000.0)
+    assert answer.fallback == "unranked"
+    while funnel._ranking_s > 10.0:
+        feed.recommend(RecommendRequest(user_id=3), 20_000.0)
+    assert feed.recommend(RecommendRequest(user_id=3), 20_000.0).fallback is False
+
+
+def test_sources_have_half_of_the_callers_time(feed: Feed) -> None:
+    wait = threading.Event()
+    catalogue = feed._switch.funnel.catalogue
+    catalogue.nearest = lambda *_: wait.wait(30)  # type: ignore[method-assign]
+    started = time.monotonic()
+    answer = feed.recommend(RecommendRequest(user_id=3), 400.0)
+    assert time.monotonic() - started < 15
+    assert answer.fallback in ("partial", "unranked")
+    assert len(answer.items) == 10
+    wait.set()
+
+
+def test_when_all_fails_the_last_feed_of_the_user_is_shown(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ask(feed, 3)
+    monkeypatch.setattr(feed._switch.funnel, "slate", broken)
+    answer = ask(feed, 3, num_items=4)
+    assert answer.fallback == "cached"
+    assert shown(answer) == shown(before)[:4]
 
 
 def test_when_all_fails_popular_items_are_shown(
@@ -303,7 +364,7 @@ def test_a_user_who_has_seen_everything_gets_popular_items(feed: Feed) -> None:
 
 
 def test_shown_items_wait_for_the_hours_set(root: Path) -> None:
-    settings = ServeSettings(seen_hours=1.0, deadlines_ms={"default": 30_000.0})
+    settings = ServeSettings(seen_hours=1.0, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0})
     feed = Feed(root, settings, background=False)
     assert not set(shown(ask(feed, 3))) & set(shown(ask(feed, 3)))
     feed.close()
@@ -398,7 +459,9 @@ def test_a_pointer_to_nothing_is_refused(root: Path, feed: Feed) -> None:
 def test_the_background_thread_switches_without_a_failed_request(
     root: Path, publish_bundle: Callable[..., Path]
 ) -> None:
-    settings = ServeSettings(poll_seconds=0.05, deadlines_ms={"default": 30_000.0})
+    settings = ServeSettings(
+        poll_seconds=0.05, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}
+    )
     feed = Feed(root, settings)
     seen: list[str] = []
     end = time.monotonic() + 20

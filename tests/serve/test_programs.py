@@ -57,7 +57,9 @@ def test_a_placement_moves_the_rankers_programs_and_no_others(
 def test_where_the_ranker_runs_changes_no_answer(root: Path, gpu: type[Session]) -> None:
     found = []
     for placement in ("cpu", "mixed", "gpu"):
-        settings = ServeSettings(placement=placement, clock="log", deadlines_ms={"default": 3e4})
+        settings = ServeSettings(
+            placement=placement, clock="log", budget_ms=60_000.0, deadlines_ms={"default": 3e4}
+        )
         feed = Feed(root, settings, background=False)
         answer = feed.recommend(RecommendRequest(user_id=3))
         found.append([(item.item_id, item.predictions) for item in answer.items])

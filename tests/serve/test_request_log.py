@@ -58,7 +58,9 @@ def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:
 
 
 def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettings) -> None:
-    bounded = ServeSettings(log_rows=15, deadlines_ms=settings.deadlines_ms, clock="log")
+    bounded = ServeSettings(
+        log_rows=15, budget_ms=60_000.0, deadlines_ms=settings.deadlines_ms, clock="log"
+    )
     feed = Feed(root, bounded, background=False)
     for _ in range(3):
         feed.recommend(RecommendRequest(user_id=3))

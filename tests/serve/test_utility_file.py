@@ -54,7 +54,9 @@ def test_a_running_feed_takes_new_weights_without_a_restart(root: Path, feed: Fe
 
 
 def test_the_background_thread_takes_it_within_poll_seconds(root: Path) -> None:
-    settings = ServeSettings(poll_seconds=0.05, deadlines_ms={"default": 30_000.0}, clock="log")
+    settings = ServeSettings(
+        poll_seconds=0.05, budget_ms=60_000.0, deadlines_ms={"default": 30_000.0}, clock="log"
+    )
     feed = Feed(root, settings)
     before, end = ask(feed).versions, time.monotonic() + 20
     say(root, {"weights": {"save": 3}})

@@ -83,6 +83,7 @@ def served_by(root: Path, monkeypatch: pytest.MonkeyPatch) -> Feed:
     monkeypatch.syspath_prepend(str(root))
     settings = ServeSettings(
         candidates=500,
+        budget_ms=60_000.0,
         deadlines_ms={"default": 30_000.0},
         sources=("acme_everything:Everything",),
         shares={"everything": 0.9},
