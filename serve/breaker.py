@@ -64,12 +64,14 @@ class Breakers:
     """
 
     def __init__(self, failures: int, pause_s: float) -> None:
-        self._make = lambda: Breaker(failures, pause_s)
+        self._failures, self._pause_s = failures, pause_s
         self._known: dict[str, Breaker] = {}
 
     def __getitem__(self, name: str) -> Breaker:
         known = self._known.get(name)
-        return known if known is not None else self._known.setdefault(name, self._make())
+        if known is not None:
+            return known
+        return self._known.setdefault(name, Breaker(self._failures, self._pause_s))
 
     @property
     def open(self) -> list[str]:

@@ -136,6 +136,11 @@ class Bundle:
         """Events that a model reads: the settings it was trained with."""
         return int(self.details["max_length"][model])
 
+    @property
+    def longest_history(self) -> int:
+        """Events that the model with the longest memory reads."""
+        return max(map(int, self.details["max_length"].values()))
+
     def id_rows(self, model: str, side: str, rows: Ints) -> Floats:
         """Id embeddings f32[N, D] of `rows`; zero for a row that the table does not have."""
         return gather_rows(self.tables[f"{model}.{side}_id"], rows)

@@ -205,9 +205,20 @@ class Feed:
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
         if self.settings.log_requests:
-            about = next(iter(funnel.catalogue.external(query.about)), None)
-            told = (query.user, query.surface, about)
-            served = Served(request_id, *told, item_ids, slate, funnel.versions)
+            history = query.user.events.newest(funnel.bundle.longest_history)
+            rows = (query.about, history.item, query.named)
+            about, events, named = map(funnel.catalogue.external, rows)
+            served = Served(
+                request_id,
+                query,
+                about[0] if about else None,
+                item_ids,
+                history,
+                events,
+                named,
+                slate,
+                funnel.versions,
+            )
             self._log.add(served, funnel.bundle.vocabulary.actions)
 
     def post_events(self, events: Sequence[Event]) -> EventsAccepted:

@@ -145,9 +145,9 @@ class Funnel:
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self._read(user_id, trace)
         asked = self.catalogue.rows_of(request.exclude)
-        named = asked[self.catalogue.is_known(asked)]
-        exclude = self.catalogue.with_copies(np.concatenate([user.seen, named, shown]))
-        return Query(user, request.context, request.surface, about, exclude, self._tower)
+        named = np.concatenate([asked[self.catalogue.is_known(asked)], shown])
+        exclude = self.catalogue.with_copies(np.concatenate([user.seen, named]))
+        return Query(user, request.context, request.surface, about, named, exclude, self._tower)
 
     def _read(self, user_id: int | str, trace: Trace) -> User:
         return self.users.with_posted(user_id, self._posted(user_id, trace), self.clock.now_ms())

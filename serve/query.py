@@ -33,7 +33,8 @@ class Query:
         context: what the request said.
         surface: where the feed is shown.
         about: row of the context's item, [1], or [0].
-        exclude: sorted rows that may not be shown.
+        named: rows that the request excludes, or that were shown lately.
+        exclude: sorted rows that may not be shown: those, what was seen, and copies of either.
         tower: gives the user's vectors.
         lock: held while the tower is asked.
         found: its answer, once it was.
@@ -43,6 +44,7 @@ class Query:
     context: Context
     surface: str
     about: Ints
+    named: Ints
     exclude: Ints
     tower: UserTower
     lock: Lock = field(default_factory=Lock, repr=False)

@@ -23,16 +23,20 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.contract.encode import Events
 from serve.funnel import Slate
+from serve.query import Query
 from serve.store import ExternalId
-from serve.users import User
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from serve.users import User
+
 log = logging.getLogger(__name__)
 
 FOLDER = "requests"
+HISTORY = ("item", "action", "surface", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +45,30 @@ class Served:
 
     Attributes:
         request_id: as answered.
-        user: as read for it.
-        surface: where the feed was shown.
-        about: external id of the context's item, if it had one.
-        item_ids: external ids, best first.
+        query: what was asked, with the user as read for it.
+        about_id: external id of the context's item, if it has one.
+        item_ids: those of the feed, best first.
+        history: the newest events, as many as a model reads.
+        history_ids: external ids of their items.
+        excluded_ids: those of the items that could not be shown, beside what was seen.
         slate: rows, scores, predictions and sources, aligned.
         versions: of bundle and models.
     """
 
     request_id: int
-    user: User
-    surface: str
-    about: ExternalId | None
-    item_ids: list[ExternalId]
+    query: Query
+    about_id: ExternalId | None
+    item_ids: Sequence[ExternalId]
+    history: Events
+    history_ids: Sequence[ExternalId | None]
+    excluded_ids: Sequence[ExternalId]
     slate: Slate
     versions: Mapping[str, str]
+
+    @property
+    def user(self) -> User:
+        """The user as read for the request."""
+        return self.query.user
 
 
 class RequestLog:
@@ -136,8 +149,8 @@ def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
         "user_id": repeated([s.user.user_id for s in group]),
         "item_id": items,
         "timestamp": repeated([s.user.now_ms for s in group], pa.int64()),
-        "surface": repeated([s.surface for s in group], pa.string()),
-        "context_item_id": repeated([s.about for s in group], items.type),
+        "surface": repeated([s.query.surface for s in group], pa.string()),
+        "context_item_id": repeated([s.about_id for s in group], items.type),
         "position": pa.array([p for n in lengths for p in range(n)], pa.int16()),
         "propensity": _joined([s.slate.propensity for s in group]),
         "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),
@@ -165,19 +178,27 @@ def _predictions(group: list[Served], action: int) -> pa.Array:
 
 
 def features(group: list[Served]) -> pa.Table:
-    """One row a request: the user row and the history as used, oldest event first."""
+    """One row a request: what was asked, the user row and the history as used, oldest first."""
     users = [served.user for served in group]
+    kind = pa.array([user.user_id for user in users]).type
+    items = pa.array([item for served in group for item in served.item_ids]).type
     return pa.table(
         {
             "request_id": pa.array([s.request_id for s in group], pa.int64()),
+            "user_id": pa.array([user.user_id for user in users], kind),
             "user": pa.array([user.row for user in users], pa.int64()),
+            "now_ms": pa.array([user.now_ms for user in users], pa.int64()),
             "reference_ms": pa.array([user.reference_ms for user in users], pa.int64()),
+            "surface": pa.array([s.query.surface for s in group], pa.string()),
+            "context": pa.array([s.query.context.model_dump_json() for s in group], pa.string()),
+            "excluded_item_id": pa.array([s.excluded_ids for s in group], pa.list_(items)),
             "versions": pa.array([orjson.dumps(dict(s.versions)).decode() for s in group]),
+            "history.item_id": pa.array([s.history_ids for s in group], pa.list_(items)),
             **{
                 f"history.{name}": pa.array(
-                    [getattr(u.events, name) for u in users], pa.list_(pa.int64())
+                    [getattr(s.history, name) for s in group], pa.list_(pa.int64())
                 )
-                for name in ("item", "action", "surface", "timestamp")
+                for name in HISTORY
             },
         }
     )

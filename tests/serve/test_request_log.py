@@ -53,8 +53,11 @@ def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:
     row = pq.read_table(files(root, "features")[0]).to_pylist()[0]
     assert row["request_id"] == answer.request_id
     assert row["user"] == user.row
-    assert row["history.item"] == user.events.item.tolist()
-    assert row["history.timestamp"] == user.events.timestamp.tolist()
+    funnel = feed._switch.funnel
+    newest = user.events.newest(funnel.bundle.longest_history)
+    assert row["history.item_id"] == funnel.catalogue.external(newest.item)
+    assert row["history.action"] == newest.action.tolist()
+    assert row["history.timestamp"] == newest.timestamp.tolist()
 
 
 def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettings) -> None:
