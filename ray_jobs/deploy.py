@@ -6,6 +6,7 @@ What `bundles/CURRENT` names is served, and whatever it names later, without a r
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import statistics
@@ -22,6 +23,7 @@ from data.contract.artifact import current
 from data.contract.settings import UserError, to_tree
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.job import console, run
+from serve.access import TOKEN, refuse_open_host
 from serve.app import NAME, app
 from serve.bundle import KIND, Bundle
 
@@ -38,6 +40,7 @@ REQUESTS = 5
 def main(job: Job) -> dict[str, Any]:
     """Serves the current bundle over HTTP until Ctrl-C."""
     settings = job.settings.serve
+    refuse_open_host(settings.host, os.environ.get(TOKEN, ""))
     refuse_taken_port(settings)
     bundle = Bundle.open(current(job.root, KIND).path)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -111,10 +114,16 @@ def check_served(job: Job) -> dict[str, Any]:
         return ask(own_url, known_user(job))
 
 
+def authorization() -> dict[str, str]:
+    """Headers by which this machine's own requests are let in."""
+    token = os.environ.get(TOKEN, "")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def serves_root(url: str, job: Job) -> bool:
     """Whether a server of this root answers at `url`."""
     try:
-        answer = httpx.get(f"{url}/v1/models", timeout=5.0)
+        answer = httpx.get(f"{url}/v1/models", timeout=5.0, headers=authorization())
         return bool(answer.json()["root"] == str(job.root.resolve()))
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
@@ -124,7 +133,7 @@ def wait_for_bundle(url: str, version: str) -> None:
     """Waits until a server has switched. Raises UserError when it refuses or takes too long."""
     end = time.monotonic() + SWITCH_SECONDS
     while time.monotonic() < end:
-        models = httpx.get(f"{url}/v1/models", timeout=5.0).json()
+        models = httpx.get(f"{url}/v1/models", timeout=5.0, headers=authorization()).json()
         if models["bundle"] == version:
             return
         refused = models["refused"]
@@ -148,7 +157,7 @@ def known_user(job: Job) -> int | str:
 def ask(url: str, user_id: int | str) -> dict[str, Any]:
     """Posts a few requests for one user; the first warms up and is not timed."""
     times = []
-    with httpx.Client(base_url=url, timeout=30.0) as client:
+    with httpx.Client(base_url=url, timeout=30.0, headers=authorization()) as client:
         for _ in range(1 + REQUESTS):
             started = time.perf_counter()
             answer = client.post("/v1/recommend", json={"user_id": user_id, "num_items": 10})

@@ -1,5 +1,6 @@
 """HTTP interface over a feed: FastAPI routes, OpenAPI at /docs and /openapi.json."""
 
+import os
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
@@ -8,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from data.contract.settings import UserError
+from serve.access import TOKEN, Access
 from serve.feed import Feed
 from serve.limits import Limits
 from serve.messages import (
@@ -31,6 +33,8 @@ def create_api(feed: Feed) -> FastAPI:
     """The application that serves `feed`."""
     api = FastAPI(title="homefeed", version="0.1.0", description="Recommendations over HTTP")
     api.add_middleware(Limits, max_concurrent=feed.settings.max_concurrent)
+    token = os.environ.get(TOKEN, "")
+    api.add_middleware(Access, token=token, rate=feed.settings.rate)
     api.add_middleware(RequestMetrics, metrics=feed.metrics)
     _add_recommendations(api, feed)
     _add_posting(api, feed)

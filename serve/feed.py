@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.contract.settings import UserError
+from serve.arms import Arms
 from serve.breaker import Breakers
 from serve.clock import wall_ms
 from serve.fanout import Fanout
@@ -84,7 +85,9 @@ class Feed:
             self._fanout.close()
             self.store.close()
             raise
+        self._arms = Arms(settings, self._switch.load, self.metrics)
         self._follow_utility()
+        self._arms.follow(self._switch.funnel)
         self._shown = Shown(settings.seen_hours)
         self._feeds: Recent[tuple[str, Slate]] = Recent(settings.remembered_users)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
@@ -111,6 +114,7 @@ class Feed:
         if self._thread.is_alive():
             self._thread.join()
         self._log.write()
+        self._arms.close()
         self._fanout.close()
         self.store.close()
 
@@ -126,6 +130,7 @@ class Feed:
         self._follow_utility()
         if self._switch.follow():
             self._note_bundle()
+        self._arms.follow(self._switch.funnel)
         self.metrics.refused.set(self._switch.refused is not None)
         self._switch.funnel.catalogue.take_posted(self.store)
         if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
@@ -155,14 +160,17 @@ class Feed:
             UserError: the request names something that is not there, or ids of the wrong type.
         """
         most_ms = min(self.settings.budget_ms, deadline_ms or self.settings.budget_ms)
-        funnel, trace = self._switch.funnel, Trace(time.perf_counter() + most_ms / 1000)
+        main, trace = self._switch.funnel, Trace(time.perf_counter() + most_ms / 1000)
+        arm, funnel = self._arms.of(main.users.canonical_id(request.user_id), main)
         with trace.stage("total"):
             query, slate = self._slate(funnel, request, trace)
             item_ids = funnel.catalogue.external(slate.rows)
         request_id = self._request_ids.next()
         if query is not None:
-            self._remember(request_id, query, slate, item_ids, funnel)
+            self._remember(request_id, query, slate, item_ids, funnel, arm)
+        self._arms.shadow(arm, request, slate, main)
         self.metrics.observe(trace, slate.sources)
+        self.metrics.arms.labels(self.settings.experiment.name, arm).inc()
         return RecommendResponse(
             request_id=request_id,
             items=_items(item_ids, slate, funnel.bundle.vocabulary.actions),
@@ -201,7 +209,13 @@ class Feed:
         return funnel.catalogue.rows_of(items) if items else NO_ROWS
 
     def _remember(
-        self, request_id: int, query: Query, slate: Slate, item_ids: list[int | str], funnel: Funnel
+        self,
+        request_id: int,
+        query: Query,
+        slate: Slate,
+        item_ids: list[int | str],
+        funnel: Funnel,
+        arm: str,
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
         if self.settings.log_requests:
@@ -218,6 +232,7 @@ class Feed:
                 named,
                 slate,
                 funnel.versions,
+                (self.settings.experiment.name if arm else "", arm),
             )
             self._log.add(served, funnel.bundle.vocabulary.actions)
 
@@ -263,6 +278,7 @@ class Feed:
             "programs": sorted(bundle.programs),
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
+            "experiment": self._arms.describe(),
             "refused": None if refused is None else asdict(refused),
         }
 

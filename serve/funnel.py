@@ -40,6 +40,7 @@ from serve.recent import Recent
 from serve.retrieval import UserTower
 from serve.sources import Source, open_sources
 from serve.users import User, Users
+from serve.utility import Utility
 
 if TYPE_CHECKING:
     from serve.bundle import Bundle
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from serve.settings import ServeSettings
     from serve.stages import Trace
     from serve.store import Document, Store
-    from serve.utility import Utility
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,20 @@ class Funnel:
         """The same funnel, ordered by another utility; requests under way keep this one."""
         other = copy.copy(self)
         other.utility = utility
+        return other
+
+    def with_settings(self, settings: ServeSettings) -> Funnel:
+        """The same funnel over the same items under other settings.
+
+        Raises:
+            UserError: they name what the bundle does not have.
+        """
+        other = copy.copy(self)
+        other._settings = settings
+        other.filters = open_filters(self.bundle, self.catalogue, settings)
+        other._ordering = Ordering(self.catalogue, settings)
+        if settings.utility != self._settings.utility:
+            other.utility = Utility.of(settings.utility, self.bundle.vocabulary)
         return other
 
     @property

@@ -62,6 +62,26 @@ class Metrics:
         self.utility_refused = Gauge(
             "homefeed_utility_refused", "1 while utility.json is refused", registry=registry
         )
+        self.shadows = Counter(
+            "homefeed_shadow_requests", "Answers of shadows", ["arm", "outcome"], registry=registry
+        )
+        self.shadow_overlap = Histogram(
+            "homefeed_shadow_overlap",
+            "Share of the served items that a shadow would have shown",
+            ["arm"],
+            buckets=[at / 10 for at in range(11)],
+            registry=registry,
+        )
+        self.shadow_seconds = Histogram(
+            "homefeed_shadow_seconds",
+            "Time of a shadow's answer",
+            ["arm"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.arms = Counter(
+            "homefeed_arm_requests", "Feeds by arm", ["experiment", "arm"], registry=registry
+        )
         self.dropped = Counter(
             "homefeed_dropped_items", "Candidates dropped, by reason", ["reason"], registry=registry
         )

@@ -53,6 +53,7 @@ class Served:
         excluded_ids: those of the items that could not be shown, beside what was seen.
         slate: rows, scores, predictions and sources, aligned.
         versions: of bundle and models.
+        arm: the experiment and the arm that the user was in, empty outside of it.
     """
 
     request_id: int
@@ -64,6 +65,7 @@ class Served:
     excluded_ids: Sequence[ExternalId]
     slate: Slate
     versions: Mapping[str, str]
+    arm: tuple[str, str] = ("", "")
 
     @property
     def user(self) -> User:
@@ -154,8 +156,8 @@ def impressions(group: list[Served], actions: tuple[str, ...]) -> pa.Table:
         "position": pa.array([p for n in lengths for p in range(n)], pa.int16()),
         "propensity": _joined([s.slate.propensity for s in group]),
         "source": pa.array([name for s in group for name in s.slate.sources], pa.string()),
-        "experiment": pa.array([""] * total),
-        "arm": pa.array([""] * total),
+        "experiment": repeated([s.arm[0] for s in group], pa.string()),
+        "arm": repeated([s.arm[1] for s in group], pa.string()),
         "versions": repeated([orjson.dumps(dict(s.versions)).decode() for s in group]),
         "labels": pa.nulls(total, pa.struct([(action, pa.bool_()) for action in actions])),
         "labels_closed_at": pa.nulls(total, pa.int64()),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from data.contract.settings import Count, NonNegative, Positive, Share
+from serve.experiments import Experiment
 from serve.filters import Rule
 from serve.programs import Placement
 from serve.utility import UtilitySettings
@@ -66,6 +67,8 @@ class ServeSettings:
         diversity: strength of a determinantal point process over the items' vectors; 0: none.
         explore: share of feeds in which one place, at random, shows a candidate drawn at random;
             its propensity is logged.
+        experiment: arms of users who are served by other settings, or by another bundle.
+        rate: requests a second that a client may make in the mean; 0: as many as it likes.
         clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
             `log` when the log ended over a week before its bundle was made.
         poll_seconds: time between looks at the pointer to the bundle, and at `utility.json`.
@@ -103,6 +106,8 @@ class ServeSettings:
     spacing: dict[str, Count] = field(default_factory=dict)
     diversity: Annotated[float, Field(ge=0, le=100)] = 0.0
     explore: Share = 0.02
+    experiment: Experiment = field(default_factory=Experiment)
+    rate: Annotated[float, Field(ge=0)] = 0.0
     clock: Literal["auto", "wall", "log"] = "auto"
     poll_seconds: Positive = 0.5
     log_requests: bool = True

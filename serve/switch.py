@@ -61,7 +61,7 @@ class Switch:
         self._build = build
         self._lock = threading.Lock()
         self._pointed = self._pointer()
-        self.funnel = self._load(self._pointed[0])
+        self.funnel = self.load(self._pointed[0])
         self.refused: Refused | None = None
 
     def follow(self) -> bool:
@@ -89,7 +89,7 @@ class Switch:
             self.refused = None
             return False
         try:
-            funnel = self._load(version)
+            funnel = self.load(version)
         except Exception as error:  # whatever is wrong with it, the old one goes on serving
             self._refuse(version, error)
             return False
@@ -113,7 +113,8 @@ class Switch:
                 f"no bundle to serve at {self._folder}; run the pipeline first"
             ) from None
 
-    def _load(self, version: str) -> Funnel:
+    def load(self, version: str) -> Funnel:
+        """A funnel over a bundle that has been tried. Raises UserError when it cannot serve."""
         funnel = self._build(Bundle.open(self._folder / version))
         self_test(funnel)
         return funnel

@@ -9,23 +9,7 @@ from hypothesis import strategies as st
 from serve.api import create_api
 from serve.feed import Feed
 from serve.limits import MAX_BODY_BYTES, Limits
-
-
-class Client:
-    """Speaks HTTP to the application in this process."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    def __call__(self, method: str, path: str, **request: Any) -> httpx.Response:
-        import anyio
-
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://feed") as client:
-                return await client.request(method, path, **request)
-
-        return anyio.run(send)
+from tests.asgi_client import Client
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""The funnels of an experiment's arms, beside the one that serves everyone else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from data.contract.settings import UserError, build, merge, nest, to_tree
+from serve.experiments import OUTSIDE
+from serve.stages import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from serve.experiments import Arm
+    from serve.funnel import Funnel, Slate
+    from serve.messages import RecommendRequest
+    from serve.metrics import Metrics
+    from serve.settings import ServeSettings
+    from serve.store import ExternalId
+
+log = logging.getLogger(__name__)
+
+MOST_SHADOWS = 8
+
+
+class Arms:
+    """Follows the funnel that serves: each arm is that funnel with something changed.
+
+    Args:
+        settings: of serving, with the experiment.
+        load: opens a funnel over another bundle.
+        metrics: count what shadows do.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, load: Callable[[str], Funnel], metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._experiment = settings.experiment
+        self._load = load
+        self._metrics = metrics
+        self._canaries: dict[str, Funnel] = {}
+        self._main: Funnel | None = None
+        self._funnels: dict[str, Funnel] = {}
+        self.refused: dict[str, str] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._places = threading.BoundedSemaphore(MOST_SHADOWS)
+
+    def close(self) -> None:
+        """Ends the shadows."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def follow(self, main: Funnel) -> None:
+        """Makes the arms anew when another funnel serves; one that cannot serve is left out."""
+        if main is self._main:
+            return
+        found, refused = {}, {}
+        for name, arm in self._experiment.arms.items():
+            try:
+                found[name] = self._made(arm, main)
+            except Exception as error:
+                refused[name] = str(error) if isinstance(error, UserError) else repr(error)
+                log.exception("arm %s cannot serve; its users get what all get", name)
+        self._main, self._funnels, self.refused = main, found, refused
+
+    def _made(self, arm: Arm, main: Funnel) -> Funnel:
+        funnel = main
+        if arm.bundle and arm.bundle != main.bundle.version:
+            if arm.bundle not in self._canaries:
+                self._canaries[arm.bundle] = self._load(arm.bundle)
+            funnel = self._canaries[arm.bundle].with_utility(main.utility)
+        return (
+            funnel.with_settings(changed(self._settings, arm.settings)) if arm.settings else funnel
+        )
+
+    def of(self, user_id: ExternalId, main: Funnel) -> tuple[str, Funnel]:
+        """The arm that a user is in, and what serves them."""
+        name = self._experiment.arm_of(user_id)
+        funnel = self._funnels.get(name)
+        if funnel is None:
+            return OUTSIDE, main
+        return name, main if self._experiment.arms[name].shadow else funnel
+
+    def shadow(self, name: str, request: RecommendRequest, slate: Slate, main: Funnel) -> None:
+        """Lets a shadow answer too, later, where the user is in one; its answer goes nowhere."""
+        if name == OUTSIDE or not self._experiment.arms[name].shadow:
+            return
+        if not self._places.acquire(blocking=False):
+            self._metrics.shadows.labels(name, "shed").inc()
+            return
+        served = main.catalogue.external(slate.rows)
+        future = self._pool.submit(self._compare, name, request, served)
+        future.add_done_callback(lambda _: self._places.release())
+
+    def _compare(self, name: str, request: RecommendRequest, served: list[ExternalId]) -> None:
+        started = time.perf_counter()
+        try:
+            funnel, trace = self._funnels[name], Trace()
+            slate = funnel.slate(funnel.query(request, trace), request.num_items, trace)
+        except Exception:
+            log.exception("shadow %s failed", name)
+            self._metrics.shadows.labels(name, "failed").inc()
+            return
+        same = len(set(served) & set(funnel.catalogue.external(slate.rows)))
+        self._metrics.shadows.labels(name, "compared").inc()
+        self._metrics.shadow_overlap.labels(name).observe(same / max(len(served), 1))
+        self._metrics.shadow_seconds.labels(name).observe(time.perf_counter() - started)
+
+    def describe(self) -> dict[str, Any]:
+        """The experiment, and which arms cannot serve and why."""
+        return {"name": self._experiment.name, "refused": self.refused} | {
+            "arms": {name: to_tree(arm) for name, arm in self._experiment.arms.items()}
+        }
+
+
+def changed(settings: ServeSettings, words: Mapping[str, Any]) -> ServeSettings:
+    """Settings with some names, dotted or nested, replaced. Raises UserError."""
+    tree = to_tree(settings) | {"experiment": {}}
+    for key, value in words.items():
+        tree = merge(tree, nest(key, value))
+    return build(type(settings), tree)

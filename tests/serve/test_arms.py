@@ -1,0 +1,155 @@
+"""Arms of an experiment: other settings, another bundle, shadows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from data.contract.artifact import write_atomically
+from data.contract.settings import UserError
+from serve.arms import changed
+from serve.experiments import Arm, Experiment
+from serve.feed import Feed
+from serve.messages import RecommendRequest
+from serve.settings import ServeSettings
+
+Serving = Callable[..., Feed]
+
+
+@pytest.fixture
+def serving(root: Path, settings: ServeSettings) -> Iterator[Serving]:
+    """A feed with an experiment of some arms."""
+    feeds: list[Feed] = []
+
+    def serve(**arms: Arm) -> Feed:
+        experiment = Experiment(name="try", arms=arms)
+        feeds.append(Feed(root, replace(settings, experiment=experiment), background=False))
+        return feeds[-1]
+
+    yield serve
+    for feed in feeds:
+        feed.close()
+
+
+def shown(feed: Feed, user_id: int) -> list[Any]:
+    answer = feed.recommend(RecommendRequest(user_id=user_id, num_items=10))
+    return [item.item_id for item in answer.items]
+
+
+def users_of(feed: Feed, arm: str) -> list[int]:
+    return [u for u in range(1, 51) if feed.settings.experiment.arm_of(u) == arm]
+
+
+def test_users_of_an_arm_are_served_by_its_settings(serving: Serving, root: Path) -> None:
+    feed = serving(hated=Arm(share=0.5, settings={"utility.weights.save": -9.0}))
+    plain = replace(feed.settings, experiment=Experiment())
+    funnel = feed._switch.funnel
+    reference = funnel.with_settings(plain)
+    for arm, same in (("", True), ("hated", False)):
+        for user in users_of(feed, arm)[:5]:
+            known = reference.slate(
+                reference.query(RecommendRequest(user_id=user), _trace()), 10, _trace()
+            )
+            assert (shown(feed, user) == reference.catalogue.external(known.rows)) is same
+    feed._log.write()
+    files = (root / "requests" / "impressions").rglob("part-*.parquet")
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert {(r["user_id"] in users_of(feed, "hated"), r["experiment"], r["arm"]) for r in rows} == {
+        (True, "try", "hated"),
+        (False, "", ""),
+    }
+
+
+def _trace() -> Any:
+    from serve.stages import Trace
+
+    return Trace()
+
+
+def test_a_canary_serves_its_share_by_another_bundle(
+    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
+) -> None:
+    publish_bundle(root, "v2", ranker=False)
+    write_atomically(root / "bundles" / "CURRENT", "v1")
+    feed = serving(canary=Arm(share=0.4, bundle="v2"))
+    for user in range(1, 51):
+        answer = feed.recommend(RecommendRequest(user_id=user))
+        canary = user in users_of(feed, "canary")
+        assert answer.versions["bundle"] == ("v2" if canary else "v1")
+        assert bool(answer.items[0].predictions) is not canary
+
+
+def test_a_shadow_answers_too_but_is_not_shown(serving: Serving) -> None:
+    feed = serving(
+        alike=Arm(share=0.5, shadow=True, settings={"max_per_creator": 3}),
+        unlike=Arm(share=0.5, shadow=True, settings={"utility.weights.save": -9.0}),
+    )
+    plain = serving_without(feed)
+    for user in range(1, 21):
+        assert shown(feed, user) == plain(user)
+        feed._arms._pool.submit(lambda: None).result(30)
+    text = feed.metrics.text().decode()
+    compared = [
+        line for line in text.splitlines() if 'outcome="compared"' in line and "_total" in line
+    ]
+    assert sum(float(line.split()[-1]) for line in compared) == 20
+    overlap = {
+        arm: float(
+            next(x for x in text.splitlines() if f'overlap_sum{{arm="{arm}"' in x).split()[-1]
+        )
+        for arm in ("alike", "unlike")
+    }
+    assert (
+        overlap["alike"] == len(users_of(feed, "alike")[:20])
+        or overlap["alike"] > overlap["unlike"]
+    )
+
+
+def serving_without(feed: Feed) -> Callable[[int], list[Any]]:
+    """What users get without any experiment."""
+    funnel = feed._switch.funnel
+
+    def answer(user_id: int) -> list[Any]:
+        trace = _trace()
+        slate = funnel.slate(funnel.query(RecommendRequest(user_id=user_id), trace), 10, trace)
+        return funnel.catalogue.external(slate.rows)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("arm", "reason"),
+    [
+        (Arm(share=1.0, bundle="v9"), "v9"),
+        (Arm(share=1.0, settings={"rules.a.column": "nothing"}), "nothing"),
+        (Arm(share=1.0, settings={"diversty": 1}), "diversity"),
+    ],
+)
+def test_an_arm_that_cannot_serve_leaves_its_users_with_the_others(
+    serving: Serving, arm: Arm, reason: str
+) -> None:
+    feed = serving(broken=arm)
+    assert len(shown(feed, 3)) == 10
+    refused = feed.models()["experiment"]["refused"]
+    assert reason in refused["broken"]
+
+
+def test_arms_follow_a_new_bundle(
+    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
+) -> None:
+    feed = serving(spread=Arm(share=1.0, settings={"diversity": 2.0}))
+    publish_bundle(root, "v2")
+    feed.tick()
+    answer = feed.recommend(RecommendRequest(user_id=3))
+    assert answer.versions["bundle"] == "v2"
+    assert feed._arms.of(3, feed._switch.funnel)[1]._settings.diversity == 2.0
+
+
+def test_settings_of_an_arm_are_checked() -> None:
+    found = changed(ServeSettings(), {"utility.weights.save": 2.0, "diversity": 1.0})
+    assert (found.utility.weights, found.diversity) == ({"save": 2.0}, 1.0)
+    with pytest.raises(UserError):
+        changed(ServeSettings(), {"diversity": -1.0})
