@@ -1,8 +1,8 @@
 """ASGI middleware: who may ask, and how often.
 
-With a token (`HOMEFEED_TOKEN` in the server's environment) every route but /healthz needs it as
-`Authorization: Bearer <token>`. A client, by token or address, may ask `rate` times a second in
-the mean, and twice as often in a burst of a second.
+With a token (`HOMEFEED_TOKEN` in the server's environment) every route but the page and /healthz
+needs it as `Authorization: Bearer <token>`. A client, by its address, may ask `rate` times a second
+in the mean, and twice as often in a burst of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 TOKEN = "HOMEFEED_TOKEN"
-OPEN = frozenset({"/healthz"})
+OPEN = frozenset({"/", "/healthz"})
 MAX_CLIENTS = 100_000
 
 

@@ -1,6 +1,7 @@
 """HTTP interface over a feed: FastAPI routes, OpenAPI at /docs and /openapi.json."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
@@ -13,6 +14,7 @@ from serve.access import TOKEN, Access
 from serve.feed import Feed
 from serve.limits import Limits
 from serve.messages import (
+    Actions,
     Events,
     EventsAccepted,
     Items,
@@ -37,6 +39,7 @@ def create_api(feed: Feed) -> FastAPI:
     api.add_middleware(Access, token=token, rate=feed.settings.rate)
     api.add_middleware(RequestMetrics, metrics=feed.metrics)
     _add_recommendations(api, feed)
+    _add_page(api, feed)
     _add_posting(api, feed)
     _add_status(api, feed)
     api.add_exception_handler(UserError, _answer_user_error)
@@ -62,6 +65,20 @@ def _add_recommendations(api: FastAPI, feed: Feed) -> None:
         if found is None:
             raise HTTPException(404, [{"msg": f"item {item_id!r} is unknown"}])
         return _json(found)
+
+
+def _add_page(api: FastAPI, feed: Feed) -> None:
+    page = (Path(__file__).parent / "page.html").read_text()
+
+    @api.get("/", include_in_schema=False)
+    def index() -> Response:
+        """A page to look at feeds with."""
+        return Response(page, media_type="text/html; charset=utf-8")
+
+    @api.get("/v1/users/{user_id:path}/actions", response_model=Actions)
+    def actions(user_id: str, limit: NumItems = 20) -> Response:
+        """What a user did, newest first; nothing of a user who is unknown."""
+        return _json(feed.actions(user_id, limit))
 
 
 def _add_posting(api: FastAPI, feed: Feed) -> None:

@@ -22,6 +22,8 @@ from serve.clock import wall_ms
 from serve.fanout import Fanout
 from serve.funnel import NO_ROWS, Funnel, Slate
 from serve.messages import (
+    Action,
+    Actions,
     Event,
     EventsAccepted,
     Item,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_TOLD = 1000
+EXAMPLES = 8
 
 
 class Feed:
@@ -261,6 +264,33 @@ class Feed:
             versions=funnel.bundle.versions,
         )
 
+    def actions(self, user_id: int | str, limit: int) -> Actions:
+        """The newest actions of a user, as the next feed reads them. Raises UserError."""
+        funnel = self._switch.funnel
+        user = funnel.read(user_id, Trace())
+        newest = user.events.newest(limit)
+        vocabulary = funnel.bundle.vocabulary
+        names = (("", *vocabulary.actions), ("", *vocabulary.surfaces))
+        rows = zip(
+            funnel.catalogue.external(newest.item),
+            (names[0][code] for code in newest.action),
+            (names[1][code] for code in newest.surface),
+            newest.timestamp.tolist(),
+            strict=True,
+        )
+        done = [Action(item_id=i, action=a, surface=s, timestamp=t) for i, a, s, t in rows]
+        return Actions(user_id=user.user_id, known=user.admitted, actions=done[::-1])
+
+    def example_users(self) -> list[int | str]:
+        """Some users with histories of middling length, to try the server with."""
+        bundle = self._switch.funnel.bundle
+        lengths = np.diff(bundle.histories.offsets)[: bundle.user_ids.rows].copy()
+        lengths[: bundle.user_ids.first_row] = 0
+        known = np.flatnonzero(lengths)
+        middle = known[np.argsort(lengths[known], kind="stable")][len(known) // 2 :][:EXAMPLES]
+        found: list[int | str] = bundle.user_ids.external(middle).to_pylist()
+        return found
+
     def models(self) -> dict[str, Any]:
         """What serves, what it was made from, and which bundle or utility is refused, if any."""
         bundle = self._switch.funnel.bundle
@@ -276,6 +306,7 @@ class Feed:
             "id_space": manifest.id_space,
             "actions": bundle.vocabulary.actions,
             "programs": sorted(bundle.programs),
+            "example_users": self.example_users(),
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
             "experiment": self._arms.describe(),

@@ -153,18 +153,19 @@ class Funnel:
         Raises:
             UserError: an id of the wrong type, a context that names nothing.
         """
-        user_id = self.users.canonical_id(request.user_id)
         about = context_row(self.catalogue, request.context, self.bundle.dim)
         if request.surface == RELATED and request.context == type(request.context)():
             raise UserError("surface=related needs context.item_id or context.query_vector")
-        user = self._read(user_id, trace)
+        user = self.read(request.user_id, trace)
         asked = self.catalogue.rows_of(request.exclude)
         named = np.concatenate([asked[self.catalogue.is_known(asked)], shown])
         exclude = self.catalogue.with_copies(np.concatenate([user.seen, named]))
         return Query(user, request.context, request.surface, about, named, exclude, self._tower)
 
-    def _read(self, user_id: int | str, trace: Trace) -> User:
-        return self.users.with_posted(user_id, self._posted(user_id, trace), self.clock.now_ms())
+    def read(self, user_id: int | str, trace: Trace) -> User:
+        """A user as they are known now. Raises UserError for an id of the wrong type."""
+        known = self.users.canonical_id(user_id)
+        return self.users.with_posted(known, self._posted(known, trace), self.clock.now_ms())
 
     def _posted(self, user_id: int | str, trace: Trace) -> list[Document]:
         """What was posted of a user; of a store that fails what was last read there, or nothing."""

@@ -100,6 +100,23 @@ class Event(Body):
     )
 
 
+class Action(BaseModel):
+    """Something a user has done."""
+
+    item_id: int | str | None
+    action: str
+    surface: str
+    timestamp: int
+
+
+class Actions(BaseModel):
+    """What is known of a user, newest first."""
+
+    user_id: int | str
+    known: bool = Field(description="whether the user is in the bundle")
+    actions: list[Action]
+
+
 class EventBatch(Body):
     """Several events."""
 

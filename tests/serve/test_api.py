@@ -258,3 +258,32 @@ def test_too_many_requests_in_work_are_told_to_come_back() -> None:
 
     anyio.run(main)
     assert sorted(statuses) == [(200, None), (200, None), (200, None), (503, "1")]
+
+
+def test_the_page_is_served_and_names_what_it_asks(client: Client) -> None:
+    page = client("GET", "/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    for path in ("/v1/recommend", "/v1/events", "/v1/models", "/actions?limit=", "/similar?"):
+        assert path in page.text
+
+
+def test_actions_of_a_user_are_told_newest_first(client: Client) -> None:
+    posted = {"user_id": 3, "item_id": 1004, "action": "hide", "surface": "home"}
+    client("POST", "/v1/events", json=posted)
+    found = client("GET", "/v1/users/3/actions?limit=2").json()
+    assert found["user_id"] == 3
+    assert found["known"] is True
+    assert len(found["actions"]) == 2
+    newest = found["actions"][0]
+    assert (newest["item_id"], newest["action"], newest["surface"]) == (1004, "hide", "home")
+    nobody = client("GET", "/v1/users/987654/actions").json()
+    assert nobody == {"user_id": 987654, "known": False, "actions": []}
+    assert client("GET", "/v1/users/x/actions").status_code == 422
+
+
+def test_models_name_users_to_try(client: Client) -> None:
+    users = client("GET", "/v1/models").json()["example_users"]
+    assert 0 < len(users) <= 8
+    for user in users:
+        assert client("GET", f"/v1/users/{user}/actions").json()["actions"]
