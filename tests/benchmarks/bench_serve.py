@@ -1,0 +1,171 @@
+"""A bundle under load: `python -m tests.benchmarks.bench_serve root=runs/default [seconds=10]`.
+
+One request after the other in process, then over HTTP: 1, 8 and 32 at a time, the highest rate of
+chance arrivals whose p99 stays under `bound_ms`, and `soak` seconds at 70% of it, with the memory
+and the open files of the serving processes beside. Users are drawn by Zipf's law from 100,000 ids,
+of which the root knows some. profiles= names how Ray Serve is run: `default`, `throughput`
+(RAY_SERVE_THROUGHPUT_OPTIMIZED=1), and `plain`, the same application by uvicorn alone. The last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import psutil
+
+from serve.feed import Feed
+from serve.messages import RecommendRequest
+from serve.settings import ServeSettings
+from tests.benchmarks.load import Load, zipf_users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IDS, REQUESTS, ITEMS = 100_000, 20_000, 10
+CONCURRENCIES = (1, 8, 32)
+PROFILES = {"default": {}, "throughput": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}, "plain": {}}
+START_S, WARM_S, SEARCH_S = 180.0, 3.0, 6.0
+STEPS = 5
+
+
+def main(words: list[str]) -> None:
+    """Measures and prints."""
+    given = dict(word.split("=", 1) for word in words)
+    root, seconds = Path(given["root"]), float(given.get("seconds", "10"))
+    bound_ms, soak = float(given.get("bound_ms", "100")), float(given.get("soak", "60"))
+    users = users_of(root)
+    line: dict[str, Any] = {"name": "serve", "ids": IDS, "in_process": in_process(root, users)}
+    for profile in given.get("profiles", "plain,default,throughput").split(","):
+        with serving(root, profile) as (port, pid):
+            load = Load("127.0.0.1", port, [body(user) for user in users])
+            load.closed(4, WARM_S)
+            line[profile] = measured(load, pid, seconds, bound_ms, soak)
+        print(json.dumps({profile: line[profile]}), file=sys.stderr)
+    print(json.dumps(line))
+
+
+def users_of(root: Path) -> list[int | str]:
+    """Users of the requests, drawn by Zipf's law."""
+    settings = ServeSettings(log_requests=False)
+    feed = Feed(root, settings, background=False)
+    bundle = feed._switch.funnel.bundle
+    lengths = np.diff(bundle.histories.offsets)[: bundle.user_ids.rows].copy()
+    lengths[: bundle.user_ids.first_row] = 0
+    known = bundle.user_ids.external(np.flatnonzero(lengths)).to_pylist()
+    feed.close()
+    return zipf_users(known, IDS, REQUESTS)
+
+
+def body(user_id: int | str) -> bytes:
+    """A request for a feed."""
+    return json.dumps({"user_id": user_id, "num_items": ITEMS}).encode()
+
+
+def in_process(root: Path, users: list[int | str], count: int = 300) -> dict[str, float]:
+    """Milliseconds of a request without HTTP, one after the other."""
+    feed = Feed(root, ServeSettings(), background=False)
+    times = []
+    for user in users[:count]:
+        started = time.perf_counter()
+        feed.recommend(RecommendRequest(user_id=user, num_items=ITEMS))
+        times.append((time.perf_counter() - started) * 1000)
+    feed.close()
+    warm = times[20:]
+    return {f"p{q}_ms": round(float(np.percentile(warm, q)), 3) for q in (50, 95, 99)}
+
+
+@contextmanager
+def serving(root: Path, profile: str) -> Iterator[tuple[int, int]]:
+    """A server of a root: its port, and the process whose children serve."""
+    port = free_port()
+    command = [sys.executable, "-m", "ray_jobs.deploy", f"root={root}", f"serve.port={port}"]
+    if profile == "plain":
+        command = [sys.executable, "-m", "tests.benchmarks.serve_plain", str(root), str(port)]
+    environment = os.environ | PROFILES[profile]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until_ready(port, process)
+            yield port, process.pid
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(90)
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the server answers."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.3)
+    raise RuntimeError("the server was not ready in time")
+
+
+def measured(load: Load, pid: int, seconds: float, bound_ms: float, soak: float) -> dict[str, Any]:
+    """Latency by concurrency, the highest rate within the bound, and a soak below it."""
+    found: dict[str, Any] = {
+        str(concurrency): load.closed(concurrency, seconds).told() for concurrency in CONCURRENCIES
+    }
+    rate = highest_rate(load, bound_ms, max(c["requests_per_s"] for c in found.values()))
+    before = footprint(pid)
+    soaked = load.open(0.7 * rate, soak, seed=1) if rate else None
+    after = footprint(pid)
+    return found | {
+        "max_rate": rate,
+        "soak": None if soaked is None else soaked.told() | {"rate": 0.7 * rate, "seconds": soak},
+        "footprint": {"before": before, "after": after},
+    }
+
+
+def highest_rate(load: Load, bound_ms: float, top: float) -> float:
+    """The highest rate of arrivals, by bisection, whose p99 is within a bound without an error."""
+    low, high = 0.0, top
+    for step in range(STEPS):
+        rate = (low + high) / 2 if step else 0.8 * high
+        found = load.open(rate, SEARCH_S, seed=step).told()
+        low, high = (
+            (rate, high) if found["p99_ms"] <= bound_ms and not found["errors"] else (low, rate)
+        )
+    return round(low, 2)
+
+
+def footprint(pid: int) -> dict[str, int]:
+    """MiB and open files of a process and all below it."""
+    parent = psutil.Process(pid)
+    processes = [parent, *parent.children(recursive=True)]
+    mib = files = 0
+    for process in processes:
+        try:
+            mib += process.memory_info().rss >> 20
+            files += process.num_fds()
+        except psutil.Error:
+            continue
+    return {"processes": len(processes), "rss_mib": mib, "open_files": files}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

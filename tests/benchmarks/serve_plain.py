@@ -1,0 +1,23 @@
+"""The application by uvicorn alone, in one process: what Ray Serve is measured against."""
+
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from serve.api import create_api
+from serve.feed import Feed
+from serve.settings import ServeSettings
+
+
+def main(root: str, port: str) -> None:
+    """Serves until Ctrl-C."""
+    feed = Feed(Path(root), ServeSettings())
+    try:
+        uvicorn.run(create_api(feed), port=int(port), log_level="warning", access_log=False)
+    finally:
+        feed.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
