@@ -9,6 +9,7 @@ import numpy as np
 
 from data.contract.encode import Ints
 from serve.blend import occurrence
+from serve.lists import left
 from serve.programs import Floats
 
 WHOLE = np.float32(0.5)  # share of what is found for all that a user did, beside their interests
@@ -64,19 +65,20 @@ def merge(
 
     Args:
         found: what each source found; earlier ones win ties.
-        exclude: rows that may not be shown.
+        exclude: rows that may not be shown, sorted.
         shares: source -> share of `limit`, scaled to those that answered.
         limit: candidates wanted.
     """
-    lists = [one.rows[~np.isin(one.rows, exclude)] for one in found]
+    lists = [one.rows[left(one.rows, exclude)] for one in found]
     weights = np.array([shares.get(one.source, 0.1) for one in found])
     quotas = np.ceil(limit * weights / max(weights.sum(), 1e-9)).astype(np.int64)
     taken: list[Ints] = []
+    before = np.zeros(0, np.int64)
     for rows, quota in zip(lists, quotas, strict=True):
-        before = np.concatenate([*taken, np.zeros(0, np.int64)])
-        taken.append(rows[~np.isin(rows, before)][:quota])
-    first, left = _by_place(taken), _by_place(lists)
-    rows, source = (np.concatenate(pair) for pair in zip(first, left, strict=True))
+        taken.append(rows[left(rows, before)][:quota])
+        before = np.sort(np.concatenate([before, taken[-1]]))
+    first, others = _by_place(taken), _by_place(lists)
+    rows, source = (np.concatenate(pair) for pair in zip(first, others, strict=True))
     _, distinct = np.unique(rows, return_index=True)
     kept = np.sort(distinct)[:limit]
     return Candidates(rows[kept], source[kept], tuple(one.source for one in found))

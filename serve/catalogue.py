@@ -214,13 +214,21 @@ class Catalogue:
 
         Neither the item itself, nor a copy of it, nor any of the sorted `exclude` is among them.
         """
-        index, exclude = self._bundle.similar, np.union1d(exclude, self.with_copies(row))
+        return self.similar_to_each(row, k, exclude)[0]
+
+    def similar_to_each(self, rows: Ints, k: int, exclude: Ints) -> list[tuple[Ints, Floats]]:
+        """The same for each of the items at `rows` [M], none of which, nor a copy, is found."""
+        index, exclude = self._bundle.similar, np.union1d(exclude, self.with_copies(rows))
         if index is None:
-            return self.nearest(self.embeddings(row)[0], k, exclude)
+            return [self.nearest(vector, k, exclude) for vector in self.embeddings(rows)]
         name = f"item.{GRAPH_COLUMN}"
-        query = self.features(row)[name][0]
-        of_posted = self._delta.features.gather(np.arange(len(self._delta.ids)))[name] @ query
-        return self._with_posted(index.search(query, k, exclude), of_posted, k, exclude)
+        queries = self.features(rows, (GRAPH_COLUMN,))[name]
+        posted = np.arange(len(self._delta.ids))
+        own = self._delta.features.only((GRAPH_COLUMN,)).gather(posted)[name]
+        return [
+            self._with_posted(index.search(query, k, exclude), own @ query, k, exclude)
+            for query in queries
+        ]
 
     def _with_posted(
         self, found: tuple[Ints, Floats], of_posted: Floats, k: int, exclude: Ints

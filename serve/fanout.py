@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+
+import faiss
 
 from serve.candidates import Found
 
@@ -49,7 +52,10 @@ class Fanout:
 
     def __init__(self, threads: int, queue: int, breakers: Breakers) -> None:
         self.breakers = breakers
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="source")
+        # A search by two threads beside others that search takes longer than by one.
+        self._pool = ThreadPoolExecutor(
+            threads, "source", initializer=partial(faiss.omp_set_num_threads, 1)
+        )
         self._places = threading.BoundedSemaphore(threads + queue)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ from serve.candidates import Candidates, Found, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
 from serve.filters import open_filters
+from serve.lists import left
 from serve.ordering import Ordering
 from serve.programs import Floats
 from serve.query import RELATED, Query, context_row
@@ -215,11 +216,11 @@ class Funnel:
         if answers.failures:
             trace.fallbacks.add("partial")
         found = [self._servable(one, query, trace) for one in answers.found]
-        merged = merge(found, query.exclude, self._settings.shares, limit)
+        merged = merge(found, NO_ROWS, self._settings.shares, limit)
         every = np.unique(np.concatenate([NO_ROWS, *(one.rows for one in found)]))
-        trace.drop("quota", np.setdiff1d(every, merged.rows))
+        trace.drop("quota", every[left(every, np.sort(merged.rows))])
         kept = without_duplicates(merged, self.catalogue.keys(merged.rows))
-        trace.drop("copy", np.setdiff1d(merged.rows, kept.rows))
+        trace.drop("copy", merged.rows[left(merged.rows, np.sort(kept.rows))])
         trace.funnel |= {
             "found": {one.source: len(one.rows) for one in answers.found},
             "kept": {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)},
@@ -231,9 +232,9 @@ class Funnel:
         """What a source found that is in the corpus and may be shown again."""
         served = self.catalogue.may_serve(found.rows)
         trace.drop("corpus", found.rows[~served])
-        again = np.isin(found.rows, query.exclude)
-        trace.drop("seen", found.rows[served & again])
-        return found.where(served & ~again)
+        new = left(found.rows, query.exclude)
+        trace.drop("seen", found.rows[served & ~new])
+        return found.where(served & new)
 
     def _filtered(self, query: Query, candidates: Candidates, trace: Trace) -> Candidates:
         for one in self.filters:

@@ -14,6 +14,7 @@ import numpy as np
 from data.contract.encode import Ints
 from serve.blend import cap_per_creator, least_items, with_least_share, within_gates
 from serve.diversity import determinantal, spaced
+from serve.lists import left
 from serve.programs import Floats
 from serve.query import RELATED
 
@@ -75,16 +76,17 @@ class Ordering:
         order = np.argsort(-scores, kind="stable")
         if above is not None:
             kept = within_gates(order, above, num_items)
-            trace.drop("gate", candidates.rows[np.setdiff1d(order, kept)])
+            trace.drop("gate", candidates.rows[order[left(order, np.sort(kept))]])
             order = kept
         wanted = order[:num_items]
         order = self._diverse(candidates, scores, order, num_items)
         if query.surface != RELATED:
             order = self._shared(query, candidates, order, num_items)
         places = self._explored(query, order, num_items)
-        passed = np.setdiff1d(wanted, places.best)
+        shown = np.sort(places.best)
+        passed = wanted[left(wanted, shown)]
         trace.drop("diversity", candidates.rows[passed])
-        others = np.setdiff1d(order, np.concatenate([places.best, passed]))
+        others = order[left(order, np.sort(np.concatenate([shown, passed])))]
         trace.drop("score", candidates.rows[others])
         return places
 

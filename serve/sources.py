@@ -118,9 +118,7 @@ class PinnerSage:
     def __call__(self, query: Query, limit: int) -> Found:
         """The clusters in turns."""
         medoids, importance = self._clusters(query)
-        near = [
-            self._catalogue.similar(medoid, limit, query.exclude) for medoid in medoids[:, None]
-        ]
+        near = self._catalogue.similar_to_each(medoids, limit, query.exclude)
         lists = [Found(str(at), *found) for at, found in enumerate(near)]
         shares = {one.source: float(share) for one, share in zip(lists, importance, strict=True)}
         return head(self.name, merge(lists, query.exclude, shares, limit).rows, limit)
