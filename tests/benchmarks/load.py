@@ -75,11 +75,18 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> str:
-        """Sends a request and reads its answer; a kind of `Outcomes`."""
+        """Sends a request and reads its answer; a kind of `Outcomes`.
+
+        A kept connection may have been closed while it was idle: then a new one asks once more.
+        """
+        kept = self._streams is not None
         try:
             return await asyncio.wait_for(self._ask(request), TIMEOUT_S)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
+            unheard = isinstance(error, asyncio.IncompleteReadError) and not error.partial
+            if kept and unheard:
+                return await self.ask(request)
             return type(error).__name__
 
     async def _ask(self, request: bytes) -> str:
