@@ -16,7 +16,6 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import numpy as np
 from ray import serve
 
 from data.contract.artifact import current
@@ -26,6 +25,7 @@ from ray_jobs.engine.job import console, run
 from serve.access import TOKEN, refuse_open_host
 from serve.app import NAME, app
 from serve.bundle import KIND, Bundle
+from serve.users import middling_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,12 +146,7 @@ def wait_for_bundle(url: str, version: str) -> None:
 def known_user(job: Job) -> int | str:
     """A user with a history of middling length."""
     bundle = Bundle.open(current(job.root, KIND).path)
-    lengths = np.diff(bundle.histories.offsets)
-    lengths[: bundle.user_ids.first_row] = 0
-    users = np.flatnonzero(lengths)
-    middle = users[np.argsort(lengths[users], kind="stable")[len(users) // 2]]
-    user: int | str = bundle.user_ids.external(np.array([middle]))[0].as_py()
-    return user
+    return middling_users(bundle, 1)[0]
 
 
 def ask(url: str, user_id: int | str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from rich.table import Table
 from data.contract.encode import Events
 from data.contract.settings import UserError
 from ray_jobs.engine.job import console, run
-from serve.breaker import Breakers
 from serve.bundle import KIND, Bundle
 from serve.fanout import Fanout
 from serve.funnel import Funnel
@@ -128,7 +127,7 @@ def main(job: Job) -> dict[str, Any]:
 def funnel_of(job: Job, bundle: Bundle, store: Store) -> Iterator[Funnel]:
     """A funnel of its own, with time to spare."""
     settings = job.settings.serve
-    fanout = Fanout(settings.threads, settings.queue, Breakers(1, 1.0))
+    fanout = Fanout(settings.threads, settings.queue)
     utility = Utility.of(settings.utility, bundle.vocabulary)
     try:
         funnel = Funnel(bundle, store, fanout, settings, utility)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data.contract.settings import UserError, build, merge, nest, to_tree
 from serve.experiments import OUTSIDE
 from serve.stages import Trace
+from serve.utility import Utility
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from serve.messages import RecommendRequest
     from serve.metrics import Metrics
     from serve.settings import ServeSettings
-    from serve.store import ExternalId
+    from serve.store import ExternalId, Store
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,17 @@ class Arms:
         if arm.bundle and arm.bundle != main.bundle.version:
             if arm.bundle not in self._canaries:
                 self._canaries[arm.bundle] = self._load(arm.bundle)
-            funnel = self._canaries[arm.bundle].with_utility(main.utility)
-        return (
-            funnel.with_settings(changed(self._settings, arm.settings)) if arm.settings else funnel
-        )
+            canary = self._canaries[arm.bundle]
+            utility = Utility.of(main.utility.settings, canary.bundle.vocabulary)
+            funnel = canary.with_utility(utility)
+        if not arm.settings:
+            return funnel
+        return funnel.with_settings(changed(self._settings, arm.settings))
+
+    def take_posted(self, store: Store) -> None:
+        """Takes posted items into the bundles of canaries."""
+        for canary in self._canaries.values():
+            canary.catalogue.take_posted(store)
 
     def of(self, user_id: ExternalId, main: Funnel) -> tuple[str, Funnel]:
         """The arm that a user is in, and what serves them."""

@@ -47,11 +47,9 @@ class Fanout:
     Args:
         threads: sources that run at the same time.
         queue: sources that may wait for a thread.
-        breakers: of the sources, by name; those of this process's other parts may be among them.
     """
 
-    def __init__(self, threads: int, queue: int, breakers: Breakers) -> None:
-        self.breakers = breakers
+    def __init__(self, threads: int, queue: int) -> None:
         # A search by two threads beside others that search takes longer than by one.
         self._pool = ThreadPoolExecutor(
             threads, "source", initializer=partial(faiss.omp_set_num_threads, 1)
@@ -62,23 +60,26 @@ class Fanout:
         """Ends the threads once they are done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def ask(self, calls: Mapping[str, Call], deadlines_s: Mapping[str, float]) -> Answers:
+    def ask(
+        self, calls: Mapping[str, Call], deadlines_s: Mapping[str, float], breakers: Breakers
+    ) -> Answers:
         """Asks all sources and waits for each until its deadline.
 
         Args:
             calls: source -> call, in the order in which ties are won.
             deadlines_s: source -> seconds from now.
+            breakers: of the sources.
         """
         started = time.perf_counter()
         answers = Answers([], {})
-        asked = {name: call for name, call in calls.items() if self.breakers[name].allows()}
+        asked = {name: call for name, call in calls.items() if breakers[name].allows()}
         answers.failures.update(dict.fromkeys(calls.keys() - asked.keys(), "open"))
         futures = {name: self._submit(call) for name, call in asked.items()}
         for name, future in futures.items():
             left = started + deadlines_s[name] - time.perf_counter()
             _collect(name, future, left, answers)
             if future is not None:
-                self.breakers[name].note(name not in answers.failures)
+                breakers[name].note(name not in answers.failures)
         return answers
 
     def _submit(self, call: Call) -> Future[Found] | None:

@@ -17,7 +17,6 @@ import numpy as np
 
 from data.contract.settings import UserError
 from serve.arms import Arms
-from serve.breaker import Breakers
 from serve.clock import wall_ms
 from serve.fanout import Fanout
 from serve.funnel import NO_ROWS, Funnel, Slate
@@ -43,6 +42,7 @@ from serve.shown import Shown
 from serve.stages import Trace
 from serve.stores import open_store
 from serve.switch import Switch
+from serve.users import middling_users
 from serve.utility_file import UtilityFile
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class Feed:
         self._root = root
         self.metrics = Metrics()
         self.store = open_store(root, settings)
-        breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
-        self._fanout = Fanout(settings.threads, settings.queue, breakers)
+        self._fanout = Fanout(settings.threads, settings.queue)
         self._utility = UtilityFile(root, settings.utility)
         try:
             self._switch = Switch(root, self._build)
@@ -136,6 +135,7 @@ class Feed:
         self._arms.follow(self._switch.funnel)
         self.metrics.refused.set(self._switch.refused is not None)
         self._switch.funnel.catalogue.take_posted(self.store)
+        self._arms.take_posted(self.store)
         if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
             self._logged_ms = wall_ms()
             self._log.write()
@@ -281,16 +281,6 @@ class Feed:
         done = [Action(item_id=i, action=a, surface=s, timestamp=t) for i, a, s, t in rows]
         return Actions(user_id=user.user_id, known=user.admitted, actions=done[::-1])
 
-    def example_users(self) -> list[int | str]:
-        """Some users with histories of middling length, to try the server with."""
-        bundle = self._switch.funnel.bundle
-        lengths = np.diff(bundle.histories.offsets)[: bundle.user_ids.rows].copy()
-        lengths[: bundle.user_ids.first_row] = 0
-        known = np.flatnonzero(lengths)
-        middle = known[np.argsort(lengths[known], kind="stable")][len(known) // 2 :][:EXAMPLES]
-        found: list[int | str] = bundle.user_ids.external(middle).to_pylist()
-        return found
-
     def models(self) -> dict[str, Any]:
         """What serves, what it was made from, and which bundle or utility is refused, if any."""
         bundle = self._switch.funnel.bundle
@@ -306,7 +296,7 @@ class Feed:
             "id_space": manifest.id_space,
             "actions": bundle.vocabulary.actions,
             "programs": sorted(bundle.programs),
-            "example_users": self.example_users(),
+            "example_users": middling_users(bundle, EXAMPLES),
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
             "experiment": self._arms.describe(),

@@ -28,6 +28,7 @@ import numpy as np
 
 from data.contract.encode import Ints
 from data.contract.settings import UserError
+from serve.breaker import Breakers
 from serve.candidates import Candidates, Found, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
@@ -117,6 +118,7 @@ class Funnel:
         self._settings = settings
         self._remembered: Recent[list[Document]] = Recent(settings.remembered_users)
         self._ranking_s = 0.0
+        self.breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
 
     def with_utility(self, utility: Utility) -> Funnel:
         """The same funnel, ordered by another utility; requests under way keep this one."""
@@ -170,7 +172,7 @@ class Funnel:
 
     def _posted(self, user_id: int | str, trace: Trace) -> list[Document]:
         """What was posted of a user; of a store that fails what was last read there, or nothing."""
-        breaker = self._fanout.breakers["store"]
+        breaker = self.breakers["store"]
         if breaker.allows():
             try:
                 posted = self.users.posted(user_id, self._store)
@@ -212,7 +214,7 @@ class Funnel:
         # Sources may take half of what is left: the other half is for what comes after them.
         most = trace.left_s / 2
         deadlines = {name: min(self._settings.deadline_s(name), most) for name in calls}
-        answers = self._fanout.ask(calls, deadlines)
+        answers = self._fanout.ask(calls, deadlines, self.breakers)
         if answers.failures:
             trace.fallbacks.add("partial")
         found = [self._servable(one, query, trace) for one in answers.found]
@@ -267,7 +269,7 @@ class Funnel:
         """Probabilities [N, T]; None without a ranker, without time for it, or if it fails."""
         if self.ranker is None or not len(candidates.rows):
             return None
-        breaker = self._fanout.breakers["ranker"]
+        breaker = self.breakers["ranker"]
         in_time = self._ranking_s < trace.left_s
         if not in_time:
             self._ranking_s *= 1 - SMOOTHING  # or what was slow once would never be tried again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,77 +14,41 @@ if TYPE_CHECKING:
     from serve.stages import Trace
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+TENTHS = tuple(at / 10 for at in range(11))
 
 
 class Metrics:
     """What is counted, in a registry of its own."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "homefeed_requests", "HTTP requests", ["route", "status"], registry=registry
+        self._registry = CollectorRegistry()
+        count = partial(Counter, registry=self._registry)
+        level = partial(Gauge, registry=self._registry)
+        time_of = partial(Histogram, registry=self._registry, buckets=SECONDS)
+        share = partial(Histogram, registry=self._registry, buckets=TENTHS)
+        self.requests = count("homefeed_requests", "HTTP requests", ["route", "status"])
+        self.latency = time_of("homefeed_request_seconds", "Time to answer", ["route"])
+        self.stages = time_of("homefeed_stage_seconds", "Time of a stage", ["stage"])
+        self.fallbacks = count("homefeed_fallbacks", "Feeds that lacked something", ["kind"])
+        self.failures = count(
+            "homefeed_source_failures", "Sources late, shed or failed", ["source"]
         )
-        self.latency = Histogram(
-            "homefeed_request_seconds",
-            "Time to answer",
-            ["route"],
-            buckets=SECONDS,
-            registry=registry,
+        self.items = count("homefeed_recommended_items", "Items shown, by source", ["source"])
+        self.dropped = count("homefeed_dropped_items", "Candidates dropped, by reason", ["reason"])
+        self.events = count("homefeed_events", "Posted events", ["outcome"])
+        self.log_lost = count("homefeed_log_lost_items", "Shown items that were not logged")
+        self.bundle = level("homefeed_bundle", "1 for the bundle that serves", ["version"])
+        self.refused = level("homefeed_bundle_refused", "1 while the newest bundle is refused")
+        self.utility_refused = level("homefeed_utility_refused", "1 while utility.json is refused")
+        self.arms = count("homefeed_arm_requests", "Feeds by arm", ["experiment", "arm"])
+        self.shadows = count("homefeed_shadow_requests", "Answers of shadows", ["arm", "outcome"])
+        self.shadow_seconds = time_of(
+            "homefeed_shadow_seconds", "Time of a shadow's answer", ["arm"]
         )
-        self.stages = Histogram(
-            "homefeed_stage_seconds",
-            "Time of a stage",
-            ["stage"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.fallbacks = Counter(
-            "homefeed_fallbacks", "Feeds that lacked something", ["kind"], registry=registry
-        )
-        self.failures = Counter(
-            "homefeed_source_failures",
-            "Sources late, shed or failed",
-            ["source"],
-            registry=registry,
-        )
-        self.items = Counter(
-            "homefeed_recommended_items", "Items shown, by source", ["source"], registry=registry
-        )
-        self.events = Counter("homefeed_events", "Posted events", ["outcome"], registry=registry)
-        self.log_lost = Counter(
-            "homefeed_log_lost_items", "Shown items that were not logged", registry=registry
-        )
-        self.bundle = Gauge(
-            "homefeed_bundle", "1 for the bundle that serves", ["version"], registry=registry
-        )
-        self.refused = Gauge(
-            "homefeed_bundle_refused", "1 while the newest bundle is refused", registry=registry
-        )
-        self.utility_refused = Gauge(
-            "homefeed_utility_refused", "1 while utility.json is refused", registry=registry
-        )
-        self.shadows = Counter(
-            "homefeed_shadow_requests", "Answers of shadows", ["arm", "outcome"], registry=registry
-        )
-        self.shadow_overlap = Histogram(
+        self.shadow_overlap = share(
             "homefeed_shadow_overlap",
             "Share of the served items that a shadow would have shown",
             ["arm"],
-            buckets=[at / 10 for at in range(11)],
-            registry=registry,
-        )
-        self.shadow_seconds = Histogram(
-            "homefeed_shadow_seconds",
-            "Time of a shadow's answer",
-            ["arm"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.arms = Counter(
-            "homefeed_arm_requests", "Feeds by arm", ["experiment", "arm"], registry=registry
-        )
-        self.dropped = Counter(
-            "homefeed_dropped_items", "Candidates dropped, by reason", ["reason"], registry=registry
         )
 
     def observe(self, trace: Trace, sources: list[str]) -> None:

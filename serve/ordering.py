@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from serve.stages import Trace
 
 
+LEAST_SHARES, EXPLORING = 0, 1  # what random numbers are drawn for: streams of their own
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """What stands where.
@@ -105,7 +108,7 @@ class Ordering:
 
     def _shared(self, query: Query, candidates: Candidates, order: Ints, num_items: int) -> Ints:
         sources = len(candidates.names)
-        draw = _draws(query, "sources").random(sources)
+        draw = _draws(query, LEAST_SHARES).random(sources)
         least = least_items(self._settings.least_share, num_items, sources, draw)
         return with_least_share(order, candidates.source, num_items, least)
 
@@ -114,7 +117,7 @@ class Ordering:
         share = self._settings.explore if len(pool) and len(best) else 0.0
         at_place = share / max(len(best), 1)
         propensity = np.full(len(best), 1 - at_place, np.float32)
-        rng = _draws(query, "explore")
+        rng = _draws(query, EXPLORING)
         if rng.random() >= share:
             return Places(best, propensity)
         place, drawn = int(rng.integers(len(best))), int(rng.integers(len(pool)))
@@ -123,7 +126,7 @@ class Ordering:
         return Places(best, propensity, place)
 
 
-def _draws(query: Query, what: str) -> np.random.Generator:
+def _draws(query: Query, purpose: int) -> np.random.Generator:
     """Random numbers of a user's state: until they do something, a request is answered alike."""
-    state = [query.user.row, len(query.user.events.item), len(what)]
+    state = [query.user.row, len(query.user.events.item), purpose]
     return np.random.default_rng(state)

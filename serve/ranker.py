@@ -29,6 +29,7 @@ class Ranker:
         self._items_program = bundle.programs["ranker_items"]
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
+        self._no_context = self._item_inputs(np.zeros(1, np.int64))
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
@@ -57,7 +58,7 @@ class Ranker:
             user.events.newest(self._max_length), np.array([user.reference_ms])
         )
         items = self._item_inputs(np.asarray(history["history.item"], np.int64))
-        context = self._item_inputs(about if len(about) else np.zeros(1, np.int64))
+        context = self._item_inputs(about) if len(about) else self._no_context
         row = np.array([user.row])
         return {
             **history,

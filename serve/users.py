@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from serve.catalogue import Catalogue
 
 
+EXAMINED = 1 << 17
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """One user at one time.
@@ -52,6 +55,18 @@ class User:
     def seen(self) -> Ints:
         """Sorted rows of all items the user ever acted on."""
         return np.unique(self.events.item)
+
+
+def middling_users(bundle: Bundle, count: int) -> list[ExternalId]:
+    """Users with histories of middling length, of the first `EXAMINED` rows."""
+    rows = np.arange(bundle.user_ids.first_row, min(bundle.user_ids.rows, EXAMINED))
+    lengths = np.diff(bundle.histories.offsets[bundle.user_ids.first_row : rows[-1] + 2])
+    known = rows[lengths > 0]
+    order = np.argsort(lengths[lengths > 0], kind="stable")
+    found: list[ExternalId] = bundle.user_ids.external(
+        known[order][len(known) // 2 :][:count]
+    ).to_pylist()
+    return found
 
 
 class Users:

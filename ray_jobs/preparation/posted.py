@@ -90,14 +90,20 @@ def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
     with open_store(job.root, job.settings.serve) as store:
         tables = {"events": store.events_since(first, last)}
         tables["items"] = store.items_since(first, last)
-        since = store.events_since(day.before.open_sequence, last)
     found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
     if dataset.calendar is not None and span[1] > span[0]:
-        path, follow = folder / "impressions.parquet", Attribution(since, _label_ms(job))
-        if path.is_file() or write_served(job.root, span, follow, dataset, path):
+        path = folder / "impressions.parquet"
+        if path.is_file() or write_served(job.root, span, _following(job, day), dataset, path):
             found["impressions"] = path
     sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
     return RawTables.of(dataset.order, sets)
+
+
+def _following(job: Job, day: Yesterday) -> Attribution:
+    """Of the events that may label what has waited."""
+    with open_store(job.root, job.settings.serve) as store:
+        events = store.events_since(day.before.open_sequence, day.after.store_sequence)
+    return Attribution(events, _label_ms(job))
 
 
 def _written(rows: pa.Table, path: Path) -> Path:

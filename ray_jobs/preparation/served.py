@@ -57,7 +57,7 @@ class Taken:
 
 def closed_until(root: Path, label_ms: int) -> int:
     """The last moment whose requests have closed labels, ms; 0 where nothing was served."""
-    hours = sorted((root / FOLDER / "impressions").glob("hour=*"))
+    hours = _logged(root)
     if not hours:
         return 0
     newest: int = pc.max(_read(hours[-1], ["timestamp"])["timestamp"]).as_py()
@@ -102,8 +102,13 @@ def write_served(
 def _hours(root: Path, first_ms: int, last_ms: int) -> list[Path]:
     """Folders of the request log from the hour of a moment to that of another."""
     low, high = (f"hour={hour_of(moment)}" for moment in (first_ms, last_ms))
+    return [folder for folder in _logged(root) if low <= folder.name <= high]
+
+
+def _logged(root: Path) -> list[Path]:
+    """Folders of hours in order; one that a server was killed in may have no whole file."""
     folders = sorted((root / FOLDER / "impressions").glob("hour=*"))
-    return [folder for folder in folders if low <= folder.name <= high]
+    return [folder for folder in folders if _files(folder)]
 
 
 def _read(folder: Path, columns: Sequence[str]) -> pa.Table:

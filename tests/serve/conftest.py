@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import redis
 
 from serve.feed import Feed
 from serve.settings import ServeSettings
+from tests.e2e.processes import free_port
 from tests.tiny_root import TinyLog, write_bundle
 
 Root = Callable[..., Path]
@@ -82,9 +82,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("needs redis-server (make servers)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "yes"]
     words += ["--appendfsync", "always", "--dir", str(tmp_path_factory.mktemp("redis"))]
     with subprocess.Popen([program, *words], stdout=subprocess.DEVNULL) as server:

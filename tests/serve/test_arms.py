@@ -13,8 +13,9 @@ from data.contract.settings import UserError
 from serve.arms import changed
 from serve.experiments import Arm, Experiment
 from serve.feed import Feed
-from serve.messages import RecommendRequest
+from serve.messages import Item, RecommendRequest
 from serve.settings import ServeSettings
+from serve.stages import Trace
 
 Serving = Callable[..., Feed]
 
@@ -51,7 +52,7 @@ def test_users_of_an_arm_are_served_by_its_settings(serving: Serving, root: Path
     for arm, same in (("", True), ("hated", False)):
         for user in users_of(feed, arm)[:5]:
             known = reference.slate(
-                reference.query(RecommendRequest(user_id=user), _trace()), 10, _trace()
+                reference.query(RecommendRequest(user_id=user), Trace()), 10, Trace()
             )
             assert (shown(feed, user) == reference.catalogue.external(known.rows)) is same
     feed._log.write()
@@ -61,12 +62,6 @@ def test_users_of_an_arm_are_served_by_its_settings(serving: Serving, root: Path
         (True, "try", "hated"),
         (False, "", ""),
     }
-
-
-def _trace() -> Any:
-    from serve.stages import Trace
-
-    return Trace()
 
 
 def test_a_canary_serves_its_share_by_another_bundle(
@@ -112,7 +107,7 @@ def serving_without(feed: Feed) -> Callable[[int], list[Any]]:
     funnel = feed._switch.funnel
 
     def answer(user_id: int) -> list[Any]:
-        trace = _trace()
+        trace = Trace()
         slate = funnel.slate(funnel.query(RecommendRequest(user_id=user_id), trace), 10, trace)
         return funnel.catalogue.external(slate.rows)
 
@@ -152,3 +147,32 @@ def test_settings_of_an_arm_are_checked() -> None:
     assert (found.utility.weights, found.diversity) == ({"save": 2.0}, 1.0)
     with pytest.raises(UserError):
         changed(ServeSettings(), {"diversity": -1.0})
+
+
+def test_a_canary_that_fails_leaves_the_others_their_ranker(
+    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
+) -> None:
+    publish_bundle(root, "v2")
+    write_atomically(root / "bundles" / "CURRENT", "v1")
+    feed = serving(canary=Arm(share=0.5, bundle="v2"))
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("no luck")
+
+    feed._arms._funnels["canary"].ranker = broken
+    for user in users_of(feed, "canary")[:8]:
+        assert feed.recommend(RecommendRequest(user_id=user)).fallback == "unranked"
+    for user in users_of(feed, "")[:3]:
+        assert feed.recommend(RecommendRequest(user_id=user)).fallback is False
+
+
+def test_a_canary_takes_posted_items_in(
+    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
+) -> None:
+    publish_bundle(root, "v2")
+    write_atomically(root / "bundles" / "CURRENT", "v1")
+    feed = serving(canary=Arm(share=0.5, bundle="v2"))
+    feed.post_items([Item(item_id=5_000_000, content=[1.0] + [0.0] * 7)])
+    feed.tick()
+    rows = feed._arms._funnels["canary"].catalogue.rows_of([5_000_000])
+    assert feed._arms._funnels["canary"].catalogue.may_serve(rows).all()

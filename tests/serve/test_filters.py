@@ -13,6 +13,7 @@ from serve.feed import Feed
 from serve.filters import OtherValue, Rule
 from serve.messages import Event, Item, RecommendRequest, RecommendResponse
 from serve.settings import ServeSettings
+from serve.stages import Trace
 from tests.tiny_root import FIRST_ITEM, ITEMS
 
 Serving = Callable[..., Feed]
@@ -85,15 +86,9 @@ def test_posted_items_are_under_the_rules_too(serving: Serving) -> None:
     ]
     feed.post_items(made)
     rows = feed._switch.funnel.catalogue.rows_of([one.item_id for one in made])
-    query = feed._switch.funnel.query(RecommendRequest(user_id=3), _trace())
+    query = feed._switch.funnel.query(RecommendRequest(user_id=3), Trace())
     (rule, *_) = feed._switch.funnel.filters
     assert rule(query, rows).tolist() == [False, True]
-
-
-def _trace() -> Any:
-    from serve.stages import Trace
-
-    return Trace()
 
 
 def test_a_creator_of_whom_several_items_were_hidden_is_not_shown(serving: Serving) -> None:

@@ -1,7 +1,6 @@
 """The page, in a real browser."""
 
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import uvicorn
 
 from serve.api import create_api
 from serve.feed import Feed
+from tests.e2e.processes import free_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
@@ -21,9 +21,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (make s
 @pytest.fixture
 def url(feed: Feed) -> Iterator[str]:
     """The application over loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_api(feed), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -145,6 +145,15 @@ def test_an_interrupted_day_takes_what_it_began_with(job: Job) -> None:
     assert made.counts["new_events"] == 1
 
 
+def test_an_hour_in_which_a_server_was_killed_is_gone_over(job: Job) -> None:
+    serve(job.root, 1, NOW_MS, 3)
+    serve(job.root, 2, NOW_MS + 25 * HOUR_MS, 3)
+    for hour in (5, 30):
+        (job.root / FOLDER / "impressions" / f"hour={hour_of(NOW_MS + hour * HOUR_MS)}").mkdir()
+    post(job, (3, NOW_MS + HOUR_MS, "save"))
+    assert saved(next_day(job)) == {(1, 3): True}
+
+
 def test_where_nothing_was_served_posted_events_are_taken_alone(job: Job) -> None:
     post(job, (3, NOW_MS, "save"))
     assert next_day(job).counts["impressions"] == 0
