@@ -80,7 +80,8 @@ def write_served(
     for number, folder in enumerate(hours):
         attribution.see(number, _read(folder, KEYS))
     part, writer = path.with_suffix(".part"), None
-    for number, folder in enumerate(hours):
+    # Later hours were seen for what they take of the events; their own feeds wait.
+    for number, folder in enumerate(_hours(root, *span)):
         shown = _read(folder, COLUMNS)
         table = attribution.labelled(number, shown, dataset.vocabulary.actions)
         position = pc.add(table["position"], pa.scalar(dataset.first_position, pa.int16()))
