@@ -85,20 +85,19 @@ class FeatureEncoder(nn.Module):
         first = self.width - (VECTOR_DIM + 1) * len(self.vectors)
         return [first + (VECTOR_DIM + 1) * i for i in range(len(self.vectors))]
 
-    def example(self, rows: int, prefix: str = "", beside: int = 0) -> dict[str, Tensor]:
+    def example(self, rows: int, prefix: str = "") -> dict[str, Tensor]:
         """What `forward` reads, for an export: list columns have sizes of their own.
 
         Args:
             rows: N.
             prefix: of the names.
-            beside: list columns of as many rows that the same program reads.
         """
         columns = {name: torch.zeros(rows) for name in self.numeric}
         columns |= {name: torch.zeros(rows, dtype=torch.int64) for name in self.categories}
         columns |= {name: torch.zeros(rows, dim) for name, dim in self.vector_dims.items()}
         for index, name in enumerate(self.multis):
             lengths = torch.zeros(rows, dtype=torch.int64)
-            lengths[-1] = 100 * rows + beside + index
+            lengths[-1] = 100 * rows + index
             columns[f"{name}.values"] = torch.zeros(int(lengths[-1]), dtype=torch.int64)
             columns[f"{name}.lengths"] = lengths
         return {f"{prefix}{self.side}.{name}": column for name, column in columns.items()}

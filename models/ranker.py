@@ -10,6 +10,7 @@ Notable here:
   was liked next;
 - how items, their creators and users had done before the day is an input: counts and rates by
   action, which also reach every head by a linear path of their own;
+- what an item is, whoever asks, is a program of its own: a server looks it up;
 - the first layer of the over-arch is split: its user part is computed once a request;
 - position enters as an additive bias that is zero at position 0, where serving ranks.
 
@@ -71,49 +72,69 @@ class RankedItem(nn.Module):
         return Items(vectors, self.features.codes(inputs, vectors, prefix))
 
 
+class RankerItem(nn.Module):
+    """The exported item encoder: what does not depend on who asks, computed once an item."""
+
+    def __init__(self, item: RankedItem) -> None:
+        """Shares the part of a ranker."""
+        super().__init__()
+        self.item = item
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """`item_id.rows` [N, id_dim], `item.<feature>` of N items. Gives `Items`."""
+        return tuple(self.item.described(inputs))
+
+    def program(self, id_dim: int) -> Program:
+        """What is exported; sizes: items, and the values of each list column."""
+        features = self.item.features
+        rows = {"item_id.rows": torch.zeros(NUM_ITEMS, id_dim)}
+        return Program(
+            module=self,
+            inputs=rows | features.example(NUM_ITEMS),
+            dynamic=dict.fromkeys(rows, "items") | features.dynamic("items"),
+            outputs=Items._fields,
+        )
+
+
 class RankerUser(nn.Module):
     """The exported user side: named arrays of one or more users -> their states."""
 
-    def __init__(self, item: RankedItem, user: UserState) -> None:
-        """Shares the parts of a ranker."""
+    def __init__(self, user: UserState, categories: int) -> None:
+        """Shares the part of a ranker whose items have so many categorical columns."""
         super().__init__()
-        self.item = item
         self.user = user
+        self.categories = categories
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """`user_id.rows`, `user.*`, `user_tally.counts`, `history.*`, `context.*`, `request.*`.
 
-        `request.surface` int64[B] is 0 where unknown, `request.has_context` float32[B] where the
-        request is about no item. Gives a `Reading` of B users.
+        `history.vectors|codes` and `context.vectors|codes` are `Items`, `request.surface` int64[B]
+        is 0 where unknown, `request.has_context` float32[B] where the request is about no item.
+        Gives a `Reading` of B users.
         """
         width = self.user.settings.sequence.max_length
-        about = self.item.described(inputs, "context.").where(inputs["request.has_context"] > 0)
-        return tuple(self.user(inputs, self.item.described(inputs, "history."), about, width))
+        about = named(inputs, "context.").where(inputs["request.has_context"] > 0)
+        return tuple(self.user(inputs, named(inputs, "history."), about, width))
 
     def program(self) -> Program:
         """What is exported; sizes: users, events, and the values of each list column."""
-        features, of_items = self.user.features, self.item.features
-        id_dim = self.user.settings.id_dim
-        events = {"history.item_id.rows": torch.zeros(NUM_EVENTS, id_dim)}
-        events |= self.user.events.example(NUM_EVENTS)
-        users = {"user_id.rows": torch.zeros(NUM_USERS, id_dim)} | features.example(NUM_USERS)
+        features, settings = self.user.features, self.user.settings
+        events = self.user.events.example(NUM_EVENTS)
+        events |= example_items(NUM_EVENTS, settings.dim, self.categories, "history.")
+        users = {"user_id.rows": torch.zeros(NUM_USERS, settings.id_dim)}
+        users |= features.example(NUM_USERS)
+        users |= example_items(NUM_USERS, settings.dim, self.categories, "context.")
         users["history.lengths"] = torch.tensor([2, 0, NUM_EVENTS - 2])
         users["request.surface"] = torch.zeros(NUM_USERS, dtype=torch.int64)
         users["request.has_context"] = torch.ones(NUM_USERS)
-        users["context.item_id.rows"] = torch.zeros(NUM_USERS, id_dim)
         if self.user.tally is not None:
             users["user_tally.counts"] = torch.ones(NUM_USERS, 2, self.user.kinds)
         return Program(
             module=self,
-            inputs=users
-            | events
-            | of_items.example(NUM_EVENTS, "history.")
-            | of_items.example(NUM_USERS, "context.", len(features.multis)),
+            inputs=users | events,
             dynamic=dict.fromkeys(users, "users")
             | features.dynamic("users")
-            | dict.fromkeys(events, "events")
-            | of_items.dynamic("events", "history.")
-            | of_items.dynamic("users", "context."),
+            | dict.fromkeys(events, "events"),
             outputs=Reading._fields,
         )
 
@@ -125,43 +146,55 @@ class RankerItems(nn.Module):
         """Shares the parts of a ranker."""
         super().__init__()
         self.settings = ranker.settings
-        self.item, self.record, self.over = ranker.item, ranker.record, ranker.over
+        self.categories = len(ranker.item.features.categories)
+        self.record, self.over = ranker.record, ranker.over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A `Reading` of one user; `item_id.rows`, `item.*`, `trend.*`, `tally.counts`, `position`.
+        """A `Reading` of one user; `candidate.*` (`Items`), `trend.*`, `tally.counts`, `position`.
 
         Gives logits float32[N, A].
         """
-        asked = Items(*(part.unsqueeze(0) for part in self.item.described(inputs)))
+        asked = Items(*(part.unsqueeze(0) for part in named(inputs, "candidate.")))
         read = Reading(*(inputs[name] for name in Reading._fields))
         record = self.record(inputs).unsqueeze(0) if self.record.width else None
         logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), record)
         return logits.squeeze(0)
 
     def program(self) -> Program:
-        """What is exported; sizes: items, and the values of each list column."""
-        settings, features = self.settings, self.item.features
+        """What is exported; size: items."""
+        settings = self.settings
         length = settings.sequence.max_length + 1
         user = {
             "user": torch.zeros(1, settings.dim),
             "keys": torch.zeros(1, length, settings.dim),
             "items": torch.zeros(1, length, settings.dim),
             **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent", "hidden")},
-            "codes": torch.zeros(1, length, len(features.categories), dtype=torch.int64),
+            "codes": torch.zeros(1, length, self.categories, dtype=torch.int64),
             **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later", "about")},
-            "about_codes": torch.zeros(1, len(features.categories), dtype=torch.int64),
+            "about_codes": torch.zeros(1, self.categories, dtype=torch.int64),
         }
         items = {
-            "item_id.rows": torch.zeros(NUM_ITEMS, settings.id_dim),
+            **example_items(NUM_ITEMS, settings.dim, self.categories, "candidate."),
             "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
             **self.record.example(),
         }
         return Program(
             module=self,
-            inputs=user | items | features.example(NUM_ITEMS),
-            dynamic=dict.fromkeys(items, "items") | features.dynamic("items"),
+            inputs=user | items,
+            dynamic=dict.fromkeys(items, "items"),
             outputs=("logits",),
         )
+
+
+def named(inputs: Mapping[str, Tensor], prefix: str) -> Items:
+    """Encoded items by their names in a program."""
+    return Items(*(inputs[f"{prefix}{name}"] for name in Items._fields))
+
+
+def example_items(count: int, dim: int, categories: int, prefix: str) -> dict[str, Tensor]:
+    """Encoded items that a program reads, for an export."""
+    codes = torch.zeros(count, categories, dtype=torch.int64)
+    return {f"{prefix}vectors": torch.zeros(count, dim), f"{prefix}codes": codes}
 
 
 class Ranker(nn.Module):
@@ -196,9 +229,14 @@ class Ranker(nn.Module):
         return [Table("item_id", num_items, dim), Table("user_id", num_users, dim)]
 
     @property
+    def item_program(self) -> RankerItem:
+        """What encodes an item once and for all, over the same weights."""
+        return RankerItem(self.item)
+
+    @property
     def user_program(self) -> RankerUser:
         """The user side as it is served, over the same weights."""
-        return RankerUser(self.item, self.user)
+        return RankerUser(self.user, len(self.item.features.categories))
 
     @property
     def items_program(self) -> RankerItems:
@@ -206,8 +244,9 @@ class Ranker(nn.Module):
         return RankerItems(self)
 
     def programs(self) -> dict[str, Program]:
-        """What serving runs: the user side once a request, the item side over its candidates."""
+        """What serving runs: once an item, once a request, and once over its candidates."""
         return {
+            "ranker_item": self.item_program.program(self.settings.id_dim),
             "ranker_user": self.user_program.program(),
             "ranker_items": self.items_program.program(),
         }

@@ -52,6 +52,7 @@ from serve.medoids import FILES as MEDOID_FILES
 from serve.pairing import write_pairing
 from serve.partitions import build_partitions, carried
 from serve.programs import Floats, Program, gather_rows
+from serve.ranked import TABLE, write_ranked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +96,7 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         corpus = corpus_of(dataset, blocked, settings.corpus)
         np.save(draft.path / BLOCKED_FILE, blocked.hashes)
         draft.fields |= _write_items(draft.path, dataset, items, corpus, settings.index)
+        write_ranked(export.path, draft.path, items, dataset.item_ids)
         tallies = export.manifest.details.get("tallies")
         if tallies is not None:
             write_tallies(draft.path, log_of(job, dataset), tallies["half_life_days"])
@@ -113,8 +115,9 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
 
 
 def _own(_: str, names: list[str]) -> set[str]:
-    """The export's own manifest, and programs in torch's format, which serving does not read."""
-    return {name for name in names if name == "manifest.json" or name.endswith(".pt2")}
+    """What serving does not read: programs in torch's format, rows of items that are encoded."""
+    own = {"manifest.json", f"{TABLE}.npy"}
+    return {name for name in names if name in own or name.endswith(".pt2")}
 
 
 def _write_items(

@@ -1,11 +1,12 @@
 """A bundle: everything that serving needs, immutable, memory-mapped, checked before it serves.
 
 Files under `<root>/bundles/<version>/`:
-    programs/<name>.onnx      item_tower, user_tower; item_prior in a log with a clock; ranker_user
-                              and ranker_items unless there is no ranker: then the retrieval score
-                              ranks; graph_item where items have graph embeddings
+    programs/<name>.onnx      item_tower, user_tower; item_prior in a log with a clock; ranker_item,
+                              ranker_user and ranker_items unless there is no ranker: then the
+                              retrieval score ranks; graph_item where items have graph embeddings
     calibrators.json          what turns the ranker's logits into probabilities
     tables/<model>.<id>.npy   id embeddings [rows, D]; zero where untrained
+    ranked.<part>.npy         items as the ranker sees them (serve.ranked)
     item_embeddings.npy       vectors of the item tower [rows, D]; zero where there is none
     item_priors.npy           what an item gains whoever asks [rows]: popular, new
     trend.counts.npy, trend.age_ms.npy  how items do on the day after the log [rows], if it has days
@@ -43,6 +44,7 @@ from serve.medoids import Medoids
 from serve.pairing import check_pairing
 from serve.partitions import Partitions
 from serve.programs import Floats, Program, gather_rows, open_programs
+from serve.ranked import Ranked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +86,7 @@ class Bundle:
     similar: ItemIndex | None = None
     medoids: Medoids | None = None
     partitions: Partitions | None = None
+    ranked: Ranked | None = None
     calibrators: Calibrators
 
     @classmethod
@@ -100,6 +103,7 @@ class Bundle:
         bundle = _load(path, artifact)
         check_id_spaces(bundle)
         check_embeddings(bundle)
+        check_ranked(bundle)
         return bundle
 
     @property
@@ -125,7 +129,7 @@ class Bundle:
     @property
     def has_ranker(self) -> bool:
         """Whether a ranker orders the candidates."""
-        return {"ranker_user", "ranker_items"} <= self.programs.keys()
+        return self.ranked is not None
 
     @property
     def versions(self) -> dict[str, str]:
@@ -187,6 +191,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
         medoids=Medoids.open(path),
         partitions=Partitions.open(path, item_embeddings, item_priors),
+        ranked=Ranked.open(path),
         calibrators=_open_calibrators(path, vocabulary.actions),
     )
 
@@ -258,6 +263,18 @@ def check_embeddings(bundle: Bundle) -> None:
         raise UserError(
             f"{name}: its item embeddings and index were not made by its item tower "
             f"two_tower/{bundle.versions.get('two_tower', '?')}; index the export again"
+        )
+
+
+def check_ranked(bundle: Bundle) -> None:
+    """Refuses a ranker of an earlier release, and encoded items of another id space."""
+    name, ranked = bundle.artifact.manifest.name, bundle.ranked
+    if ranked is None and "ranker_items" in bundle.programs:
+        raise UserError(f"{name} holds no items as its ranker sees them; export and index again")
+    if ranked is not None and len(ranked.known) != bundle.item_ids.rows:
+        raise UserError(
+            f"{name} has {len(ranked.known)} items as its ranker sees them but "
+            f"{bundle.item_ids.rows} item rows; index the export again"
         )
 
 

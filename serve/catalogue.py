@@ -21,6 +21,7 @@ from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.partitions import NONE, carried
 from serve.posted_items import encode_items
 from serve.programs import Floats, gather_rows
+from serve.ranked import PROGRAM, Ranked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +62,12 @@ class Catalogue:
         features = FeatureTable("item", self._bundle.items.features, columns)
         no_rows = np.full(len(new), self.first_posted_row)
         id_rows = self._bundle.id_rows("two_tower", "item", no_rows)
-        tower = self._bundle.programs["item_tower"]
-        vectors = embed_items(tower, id_rows, features.gather(np.arange(len(new))))
-        self._delta = self._delta.extended([ids[i] for i in new], columns, vectors)
+        programs, arrays = self._bundle.programs, features.gather(np.arange(len(new)))
+        vectors = embed_items(programs["item_tower"], id_rows, arrays)
+        ranked = None
+        if self._bundle.has_ranker:
+            ranked = Ranked.unknown(programs[PROGRAM], arrays, len(new))
+        self._delta = self._delta.extended([ids[i] for i in new], columns, vectors, ranked)
         return len(new)
 
     def _graph_column(self, columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
@@ -121,9 +125,15 @@ class Catalogue:
         delta = self._delta
         return delta.rows[delta.allowed][::-1]
 
-    def id_rows(self, model: str, rows: Ints) -> Floats:
-        """Id embeddings f32[N, D] in a model's table; zero for posted items."""
-        return self._bundle.id_rows(model, "item", rows)
+    def ranked(self, rows: Ints) -> Ranked:
+        """As the ranker sees them, where there is one."""
+        known, own, posted = self._bundle.ranked, self._delta.ranked, rows >= self.first_posted_row
+        assert known is not None
+        assert own is not None
+        found = known.take(np.where(posted, 0, rows))
+        if posted.any():
+            found.overlay(own.take(rows[posted] - self.first_posted_row), posted)
+        return found
 
     def embeddings(self, rows: Ints) -> Floats:
         """Vectors f32[N, D]; zero where there is none."""

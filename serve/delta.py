@@ -15,6 +15,7 @@ from serve.corpus import Corpus
 from serve.ids import Mask
 from serve.posted_tallies import PostedTallies
 from serve.programs import Floats
+from serve.ranked import Ranked
 from serve.store import ExternalId
 
 # How an item does that was posted a moment ago.
@@ -36,6 +37,7 @@ class Delta:
         positions: external id -> position here.
         allowed: which may be served, [N].
         counts: of those with equal values, float32[N, G, W]; None where no ranker reads any.
+        ranked: as the ranker sees them; None where there is none.
     """
 
     ids: list[ExternalId]
@@ -48,6 +50,7 @@ class Delta:
     positions: dict[ExternalId, int] = field(default_factory=dict)
     allowed: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
     counts: Floats | None = None
+    ranked: Ranked | None = None
 
     @classmethod
     def empty(cls, bundle: Bundle) -> Delta:
@@ -57,7 +60,9 @@ class Delta:
         prior = float(prior_of(bundle.programs, UNSEEN)[0])
         vectors = np.zeros((0, bundle.dim), np.float32)
         tallies, corpus = PostedTallies(bundle), Corpus.of(bundle)
-        return cls([], features, vectors, prior, tallies, corpus, bundle.item_ids.rows)
+        ranked = None if bundle.ranked is None else bundle.ranked.take(np.zeros(0, np.int64))
+        first_row = bundle.item_ids.rows
+        return cls([], features, vectors, prior, tallies, corpus, first_row, ranked=ranked)
 
     @property
     def rows(self) -> Ints:
@@ -70,7 +75,11 @@ class Delta:
         return image_keys(self.features.hashes(SIGNATURE_COLUMN), self.rows)
 
     def extended(
-        self, ids: list[ExternalId], columns: dict[str, pa.Array], embeddings: Floats
+        self,
+        ids: list[ExternalId],
+        columns: dict[str, pa.Array],
+        embeddings: Floats,
+        ranked: Ranked | None,
     ) -> Delta:
         """With more items; one that was here keeps its position and takes the new columns."""
         newest = self.positions | {
@@ -89,5 +98,10 @@ class Delta:
             counts=self.tallies(features),
             embeddings=np.concatenate([self.embeddings, embeddings])[order],
             positions={identifier: at for at, identifier in enumerate(newest)},
+            ranked=_joined(self.ranked, ranked, order),
         )
         return replace(more, allowed=self.corpus.allows(more.ids, more.keys))
+
+
+def _joined(known: Ranked | None, new: Ranked | None, order: Ints) -> Ranked | None:
+    return None if known is None or new is None else Ranked.join([known, new]).take(order)

@@ -34,7 +34,7 @@ class Program:
     """One exported program.
 
     Attributes:
-        name: item_tower, user_tower, ranker_user or ranker_items.
+        name: such as user_tower or ranker_items.
         inputs: names of the arrays it reads.
         outputs: names of the arrays it gives.
     """
@@ -49,6 +49,11 @@ class Program:
             )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self._widths = {v.name: v.shape[-1] for v in self._session.get_inputs()}
+
+    def width(self, name: str) -> int:
+        """Size of the last axis of an input."""
+        return int(self._widths[name])
 
     def __call__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Runs on those of `arrays` that the program reads. Raises UserError when one is absent."""

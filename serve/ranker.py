@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from data.contract.encode import Arrays, Ints, Mask, encode_history
 
@@ -13,10 +12,11 @@ if TYPE_CHECKING:
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
     from serve.programs import Floats
+    from serve.ranked import Ranked
     from serve.users import User
 
 MODEL = "ranker"
-NOTHING = np.zeros(0, np.int64)
+NOTHING, NO_ITEM = np.zeros(0, np.int64), np.zeros(1, np.int64)
 
 
 class Ranker:
@@ -29,7 +29,6 @@ class Ranker:
         self._items_program = bundle.programs["ranker_items"]
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
-        self._no_context = self._item_inputs(np.zeros(1, np.int64))
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
@@ -45,25 +44,28 @@ class Ranker:
         """
         of_user = self.user_inputs(user, surface, about)
         state = self._user_program(of_user)
-        candidates = self._item_inputs(rows) | self._catalogue.record(rows)
-        candidates["position"] = np.zeros(len(rows), np.int64)
-        outputs = self._items_program({**state, **candidates})
+        items = self._catalogue.ranked(rows)
+        outputs = self._items_program({**state, **self.item_inputs(rows, items)})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
-        segments = without_rows(candidates["item_id.rows"], of_user["user_id.rows"])
+        segments = without_rows(items.known, bool(of_user["user_id.rows"].any()))
         return self._bundle.calibrators(logits, segments)
+
+    def item_inputs(self, rows: Ints, items: Ranked) -> Arrays:
+        """Named arrays of the item side, of candidates [N] as they are looked up."""
+        position = {"position": np.zeros(len(rows), np.int64)}
+        return items.inputs("candidate.") | self._catalogue.record(rows) | position
 
     def user_inputs(self, user: User, surface: str = "", about: Ints = NOTHING) -> Arrays:
         """Named arrays of the user side."""
         history = encode_history(
             user.events.newest(self._max_length), np.array([user.reference_ms])
         )
-        items = self._item_inputs(np.asarray(history["history.item"], np.int64))
-        context = self._item_inputs(about) if len(about) else self._no_context
-        row = np.array([user.row])
+        context, row = about if len(about) else NO_ITEM, np.array([user.row])
+        past = np.asarray(history["history.item"], np.int64)
         return {
             **history,
-            **{f"history.{name}": array for name, array in items.items()},
-            **{f"context.{name}": array for name, array in context.items()},
+            **self._catalogue.ranked(past).inputs("history."),
+            **self._catalogue.ranked(context).inputs("context."),
             **self._bundle.users.gather(row),
             **self._bundle.user_record(row),
             "user_id.rows": self._bundle.id_rows(MODEL, "user", row),
@@ -71,21 +73,15 @@ class Ranker:
             "request.has_context": np.full(1, len(about) > 0, np.float32),
         }
 
-    def _item_inputs(self, rows: Ints) -> Arrays:
-        return {
-            "item_id.rows": self._catalogue.id_rows(MODEL, rows),
-            **self._catalogue.features(rows),
-        }
 
-
-def without_rows(items: npt.NDArray[Any], user: npt.NDArray[Any]) -> Mask:
+def without_rows(items: Mask, user: bool) -> Mask:
     """Where there was no ID row to go by, bool[N, 2] (`calibration.SEGMENTS`).
 
     Args:
-        items: ID rows of N items, [N, D].
-        user: that of the user, [1, D].
+        items: whether there was that of each of N items, [N].
+        user: whether there was that of the user.
     """
     unknown = np.zeros((len(items), 2), bool)
-    unknown[:, 0] = ~np.any(items, axis=1)
-    unknown[:, 1] = not np.any(user)
+    unknown[:, 0] = ~items
+    unknown[:, 1] = not user
     return unknown

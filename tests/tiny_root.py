@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
 from data.contract import artifact
-from data.contract.encode import encode_columns
+from data.contract.encode import FeatureTable, encode_columns
 from data.contract.idspace import IdSpace
 from data.contract.schema import (
     DAY_MS,
@@ -24,6 +24,7 @@ from data.contract.schema import (
     Vocabulary,
 )
 from serve.index import build_index
+from serve.ranked import write_ranked
 
 ITEMS, USERS, DIM, BUCKETS = 200, 50, 8, 4
 FIRST_DAY_MS = 1_767_225_600_000
@@ -214,20 +215,34 @@ def write_towers(folder: Path, scale: float) -> None:
 
 
 def write_ranker(folder: Path) -> None:
-    """user: id row + sum of history contents; logits: (id row + content) . user * weights."""
+    """item: id row + content; user: id row + sum of history; logits: item . user * weights."""
     node = helper.make_node
+    save_program(
+        folder,
+        "ranker_item",
+        [
+            node("Add", ["item_id.rows", "item.content"], ["vectors"]),
+            node("Unsqueeze", ["item.creator_id", "one"], ["codes"]),
+        ],
+        [
+            tensor("item_id.rows", "N", DIM),
+            tensor("item.content", "N", DIM),
+            tensor("item.creator_id", "N", kind=TensorProto.INT64),
+        ],
+        [tensor("vectors", "N", DIM), tensor("codes", "N", 1, kind=TensorProto.INT64)],
+        [constant("one", np.array([1]))],
+    )
     save_program(
         folder,
         "ranker_user",
         [
-            node("ReduceSum", ["history.item.content", "zero"], ["read"], keepdims=1),
+            node("ReduceSum", ["history.vectors", "zero"], ["read"], keepdims=1),
             node("Add", ["read", "user_id.rows"], ["user"]),
-            node("Unsqueeze", ["history.item_id.rows", "zero"], ["keys"]),
+            node("Unsqueeze", ["history.vectors", "zero"], ["keys"]),
         ],
         [
             tensor("user_id.rows", "B", DIM),
-            tensor("history.item_id.rows", "H", DIM),
-            tensor("history.item.content", "H", DIM),
+            tensor("history.vectors", "H", DIM),
             tensor("history.age_ms", "H", kind=TensorProto.INT64),
             tensor("history.lengths", "B", kind=TensorProto.INT64),
         ],
@@ -238,15 +253,13 @@ def write_ranker(folder: Path) -> None:
         folder,
         "ranker_items",
         [
-            node("Add", ["item_id.rows", "item.content"], ["item"]),
-            node("Gemm", ["item", "user"], ["match"], transB=1),
+            node("Gemm", ["candidate.vectors", "user"], ["match"], transB=1),
             node("Mul", ["match", "weights"], ["logits"]),
         ],
         [
             tensor("user", 1, DIM),
             tensor("keys", 1, "L", DIM),
-            tensor("item_id.rows", "N", DIM),
-            tensor("item.content", "N", DIM),
+            tensor("candidate.vectors", "N", DIM),
             tensor("position", "N", kind=TensorProto.INT64),
         ],
         [tensor("logits", "N", 3)],
@@ -352,6 +365,10 @@ def write_bundle(
         )
         if graph:
             write_graph(draft.path, log)
+        if ranker:
+            features = with_graph(VOCABULARY).item_features if graph else VOCABULARY.item_features
+            items = FeatureTable.open("item", features, draft.path / "items.arrow")
+            write_ranked(draft.path, draft.path, items, log.item_ids)
         write_histories(draft.path / "histories", log)
         write_vectors(draft.path, log, scale, rng)
     published = artifact.read(root / "bundles" / version)

@@ -66,11 +66,11 @@ class Ready:
 
     def __init__(self, request: Request, ranker: Ranker) -> None:
         self.user = ranker.user_inputs(request.user)
-        self.items = ranker._item_inputs(request.rows) | request.catalogue.record(request.rows)
-        self.items |= {"position": np.zeros(len(request.rows), np.int64)}
+        items = request.catalogue.ranked(request.rows)
+        self.items = ranker.item_inputs(request.rows, items)
         self._programs = ranker._user_program, ranker._items_program
         self._calibrators = request.bundle.calibrators
-        self._segments = without_rows(self.items["item_id.rows"], self.user["user_id.rows"])
+        self._segments = without_rows(items.known, bool(self.user["user_id.rows"].any()))
         self.state = self._programs[0](self.user)
 
     def __call__(self) -> Any:

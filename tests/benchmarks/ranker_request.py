@@ -27,6 +27,7 @@ from models.ranker_settings import RankerSettings
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.programs import gather_rows, open_programs
+from serve.ranked import PROGRAM, Ranked
 from serve.ranker import Ranker
 from serve.users import User
 from tests.benchmarks.ranker_columns import WORLD
@@ -123,9 +124,9 @@ def made_up(settings: RankerSettings, folder: Path) -> Request:
         for shape in ((USERS, 2, kinds), (ITEMS, 2 + columns, kinds))
     )
     record = made_up_trends(rng) | {"tally.counts": of_items}
+    ranked = Ranked.of(bundle.programs[PROGRAM], tables["item"], items.gather(np.arange(ITEMS)))
     catalogue = SimpleNamespace(
-        id_rows=lambda _, rows: gather_rows(tables["item"], rows),
-        features=items.gather,
+        ranked=ranked.take,
         record=lambda rows: {name: array[rows] for name, array in record.items()},
     )
     user = User(17, 17, True, made_up_events(vocabulary, rng), NOW_MS, True)

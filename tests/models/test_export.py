@@ -103,7 +103,7 @@ def listing(folder: Path) -> Any:
     return json.loads((folder / "programs.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["item_tower", "ranker_items"])
+@pytest.mark.parametrize("name", ["item_tower", "ranker_item", "ranker_items"])
 @pytest.mark.parametrize("tags", [0, 1, 3])
 @pytest.mark.parametrize("num_items", [0, 1, 2, 3, 499, 500, 1024])
 def test_served_items_equal_the_module(
@@ -147,7 +147,7 @@ def test_the_torch_file_equals_the_module(written: Written) -> None:
 def test_the_listing_names_dynamic_sizes(written: Written) -> None:
     listed = listing(written[1])
     towers = {"item_tower", "user_tower", "item_prior"}
-    assert set(listed) == towers | {"ranker_user", "ranker_items"}
+    assert set(listed) == towers | {"ranker_item", "ranker_user", "ranker_items"}
     inputs = {entry["name"]: entry for entry in listed["user_tower"]["inputs"]}
     gap = {"name": "history.gap_ms", "dtype": "int64", "shape": ["events"]}
     assert inputs["history.gap_ms"] == gap

@@ -67,32 +67,33 @@ def listening() -> Ranker:
     return core
 
 
-def described(prefix: str, items: Tensor) -> dict[str, Tensor]:
-    """Rows and columns of items under their names in a program."""
+def encoded(core: Ranker, prefix: str, items: Tensor) -> dict[str, Tensor]:
+    """Items as their own program encodes them, under their names in another."""
     columns = cases.columns(cases.ITEM_FEATURES, "item", items)
-    rows = {"item_id.rows": tables()["item_id"][items]}
-    return {f"{prefix}{name}": column for name, column in (rows | columns).items()}
+    found = core.item_program(columns | {"item_id.rows": tables()["item_id"][items]})
+    return {f"{prefix}{name}": part for name, part in zip(Items._fields, found, strict=True)}
 
 
 def programs_answer(core: Ranker, visit: Visit) -> Tensor:
-    """Logits of one visit by the two programs."""
+    """Logits of one visit by the three programs."""
     history, asked = torch.tensor(visit.history, dtype=torch.int64), torch.tensor(visit.asked)
     batch, _ = cases.shared([visit])
     user = {
         **batch.inputs,
         "user_id.rows": tables()["user_id"][[visit.user]],
         "request.has_context": torch.tensor([float(visit.context > 0)]),
-        **described("history.", history),
-        **described("context.", torch.tensor([visit.context])),
+        **encoded(core, "history.", history),
+        **encoded(core, "context.", torch.tensor([visit.context])),
     }
     state = dict(zip(Reading._fields, core.user_program(user), strict=True))
-    items = {"position": torch.zeros_like(asked), **described("", asked), **cases.record(asked)}
+    items = {"position": torch.zeros_like(asked), **cases.record(asked)}
+    items |= encoded(core, "candidate.", asked)
     return core.items_program({**state, **items})
 
 
 @pytest.mark.parametrize("index", [0, 1, 5])
 @pytest.mark.parametrize("context", [0, 7])
-def test_the_two_programs_answer_as_the_whole_does(index: int, context: int) -> None:
+def test_the_programs_answer_as_the_whole_does(index: int, context: int) -> None:
     made = [dataclasses.replace(v, context=context * (v.user % 2)) for v in visits(6)]
     core, batch = listening(), cases.ranker_batch(made)
     batch.inputs["candidate.position"] = torch.zeros_like(batch.inputs["candidate.position"])

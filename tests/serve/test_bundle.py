@@ -73,7 +73,7 @@ def test_trends_over_other_days_are_refused(root: Path, edit_manifest: Edit) -> 
 def test_headroom_of_a_table_is_not_served(root: Path) -> None:
     bundle = Bundle.open(root / "bundles" / "v1")
     rows = np.array([0, 204, 205, 10_000])
-    served = bundle.id_rows("ranker", "item", rows)
+    served = bundle.id_rows("two_tower", "item", rows)
     assert served.dtype == np.float32
     assert not served[[0, 2, 3]].any()
     assert served[1].any()

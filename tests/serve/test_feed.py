@@ -72,7 +72,8 @@ def test_scores_are_those_of_the_ranker_over_the_newest_events(feed: Feed, root:
     newest = user.events.item[-4:]
     table = np.load(root / "bundles" / "v1" / "tables" / "ranker.item_id.npy")
     users = np.load(root / "bundles" / "v1" / "tables" / "ranker.user_id.npy")
-    state = users[user.row] + funnel.catalogue.features(newest)["item.content"].sum(0)
+    past = table[newest] + funnel.catalogue.features(newest)["item.content"]
+    state = users[user.row] + past.sum(0)
     answer = ask(feed, 3)
     rows = funnel.catalogue.rows_of(shown(answer))
     match = (table[rows] + content_of(feed, shown(answer))) @ state
