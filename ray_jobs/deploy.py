@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import statistics
+import sys
 import time
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
@@ -20,17 +21,19 @@ from ray import serve
 
 from data.contract.artifact import current
 from data.contract.settings import UserError, to_tree
-from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.job import console, run
-from serve.access import TOKEN, refuse_open_host
-from serve.app import NAME, app
+from serve.access import TOKEN
+from serve.app import NAME, app, refuse_overcommitment
 from serve.bundle import KIND, Bundle
+from serve.proxies import ENVIRONMENT, refuse_open
 from serve.users import middling_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ray_jobs.engine.job import Job
+    from serve.proxies import Proxy
     from serve.settings import ServeSettings
 
 SWITCH_SECONDS = 60.0
@@ -40,8 +43,9 @@ REQUESTS = 5
 def main(job: Job) -> dict[str, Any]:
     """Serves the current bundle over HTTP until Ctrl-C."""
     settings = job.settings.serve
-    refuse_open_host(settings.host, os.environ.get(TOKEN, ""))
+    refuse_open(settings, os.environ.get(TOKEN, ""))
     refuse_taken_port(settings)
+    prepare_environment(settings.proxy)
     bundle = Bundle.open(current(job.root, KIND).path)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
@@ -61,7 +65,8 @@ def served(job: Job, port: int) -> Iterator[str]:
         UserError: the cluster runs Serve already, which this would reconfigure and then end.
     """
     settings = job.settings.serve
-    connect(settings.replicas + 1)
+    connect(settings.most_replicas + 1)
+    refuse_overcommitment(settings, num_gpus())
     if serve.status().proxies:
         raise UserError(
             f"this Ray cluster runs Serve already, but not {job.root} at serve.port="
@@ -81,6 +86,13 @@ def served(job: Job, port: int) -> Iterator[str]:
         # Ray reports the end of Serve's controller on stdout as if it were a failure.
         with redirect_stdout(StringIO()):
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def prepare_environment(proxy: Proxy) -> None:
+    """Starts this program again where Ray Serve, imported by now, was to read other variables."""
+    wanted = ENVIRONMENT[proxy]
+    if wanted.keys() - os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, wanted | os.environ)
 
 
 def refuse_taken_port(settings: ServeSettings) -> None:

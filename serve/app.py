@@ -1,7 +1,9 @@
 """The Ray Serve application: one deployment, everything of a request in one process.
 
-`from serve.app import app`; in a Serve configuration file `import_path: serve.app:app` with
-`args: {root: /path/of/the/root, settings: {candidates: 500}}`.
+`from serve.app import app`; in a Serve configuration file (`serve/config.yaml`) `import_path:
+serve.app:app` with `args: {root: /path/of/the/root, settings: {candidates: 500}}`. The deployment's
+`user_config: {bundle: <version>}` names what to serve, and changes it without a restart; without
+one, replicas follow `bundles/CURRENT`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from data.contract.settings import build
+from data.contract.settings import UserError, build
 from serve.api import create_api
 from serve.feed import Feed
 from serve.settings import ServeSettings
@@ -34,6 +36,10 @@ class FeedReplica:
     def __init__(self, root: str, settings: dict[str, Any]) -> None:
         self._feed = Feed(Path(root), build(ServeSettings, settings))
 
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes `{"bundle": version}`; the feed's own thread switches, requests go on meanwhile."""
+        self._feed.pin(user_config.get("bundle") or "")
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._feed)
 
@@ -46,9 +52,36 @@ def app(args: dict[str, Any]) -> Application:
     settings = build(ServeSettings, args.get("settings", {}))
     deployment = serve.deployment(
         name=NAME,
-        num_replicas=settings.replicas,
         logging_config={"enable_access_log": False},
         max_ongoing_requests=2 * settings.max_concurrent,
-        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}},
+        ray_actor_options=resources(settings),
+        request_router_config={"request_router_class": "serve.routing:UserRouter"},
+        user_config={},
+        **replicas(settings),
     )(serve.ingress()(FeedReplica))
     return deployment.bind(str(Path(args["root"]).resolve()), args.get("settings", {}))
+
+
+def replicas(settings: ServeSettings) -> dict[str, Any]:
+    """How many there are: as many as set, or as many as are needed."""
+    if not settings.max_replicas:
+        return {"num_replicas": settings.replicas}
+    bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
+    target = {"target_ongoing_requests": settings.target_requests}
+    return {"autoscaling_config": bounds | target}
+
+
+def resources(settings: ServeSettings) -> dict[str, Any]:
+    """What a replica takes of a machine."""
+    needed: dict[str, Any] = {"num_cpus": 1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+    return needed if settings.placement == "cpu" else needed | {"num_gpus": settings.gpu_share}
+
+
+def refuse_overcommitment(settings: ServeSettings, gpus: int) -> None:
+    """Raises UserError for more replicas than fit on so many GPUs: memory has no queue."""
+    room = int(1 / settings.gpu_share + 1e-9) * gpus
+    if settings.placement != "cpu" and settings.most_replicas > room:
+        raise UserError(
+            f"{settings.most_replicas} replicas with serve.gpu_share={settings.gpu_share} do not "
+            f"fit on {gpus} GPUs, which have room for {room}; give each less, or start fewer"
+        )

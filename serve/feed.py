@@ -103,7 +103,7 @@ class Feed:
 
     def _build(self, bundle: Bundle) -> Funnel:
         utility = self._utility.of(bundle.vocabulary)
-        programs = placed(bundle.programs, self.settings.placement)
+        programs = placed(bundle.programs, self.settings.placement, self.settings.gpu_share)
         bundle = replace(bundle, programs=programs)
         funnel = Funnel(bundle, self.store, self._fanout, self.settings, utility)
         self.store.skip_to(bundle.store_sequence)
@@ -139,6 +139,10 @@ class Feed:
         if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
             self._logged_ms = wall_ms()
             self._log.write()
+
+    def pin(self, version: str) -> None:
+        """Serves a version of the bundle from the next tick on; "" what the pointer names."""
+        self._switch.pin(version)
 
     def _follow_utility(self) -> None:
         utility = self._utility.follow(self._switch.funnel.bundle.vocabulary)

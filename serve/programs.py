@@ -39,13 +39,14 @@ class Program:
         outputs: names of the arrays it gives.
     """
 
-    def __init__(self, path: Path, providers: tuple[str, ...] = (CPU,)) -> None:
+    def __init__(self, path: Path, gpu_bytes: int = 0) -> None:
         self.name, self.path = path.stem, path
-        self._session = onnxruntime.InferenceSession(str(path), _options(), providers=[*providers])
-        if providers[0] not in self._session.get_providers():
+        providers = [_on_gpu(gpu_bytes), CPU] if gpu_bytes else [CPU]
+        self._session = onnxruntime.InferenceSession(str(path), _options(), providers=providers)
+        if gpu_bytes and GPU not in self._session.get_providers():
             raise UserError(
-                f"ONNX Runtime has {providers[0]} but cannot start it: look at its driver and "
-                "libraries; serve.placement=cpu runs anywhere"
+                f"ONNX Runtime has {GPU} but cannot start it: look at its driver and libraries; "
+                "serve.placement=cpu runs anywhere"
             )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
@@ -66,6 +67,12 @@ class Program:
         return dict(zip(self.outputs, self._session.run(None, fed), strict=True))
 
 
+def _on_gpu(most_bytes: int) -> tuple[str, dict[str, Any]]:
+    """A GPU that others use too: without a bound the first to come takes what it likes."""
+    limits = {"gpu_mem_limit": most_bytes, "arena_extend_strategy": "kSameAsRequested"}
+    return GPU, limits
+
+
 def _options() -> onnxruntime.SessionOptions:
     # A second thread beside a busy process costs more than it brings (DESIGN, serving).
     options = onnxruntime.SessionOptions()
@@ -80,8 +87,15 @@ def open_programs(folder: Path) -> dict[str, Program]:
     return {path.stem: Program(path) for path in sorted(folder.glob("*.onnx"))}
 
 
-def placed(programs: Mapping[str, Program], placement: Placement) -> dict[str, Program]:
+def placed(
+    programs: Mapping[str, Program], placement: Placement, share: float
+) -> dict[str, Program]:
     """The same programs, those of the ranker where a placement wants them.
+
+    Args:
+        programs: by name.
+        placement: of the ranker.
+        share: of a GPU's memory that they may use together.
 
     Raises:
         UserError: it wants a GPU, and this machine or build has none.
@@ -92,7 +106,17 @@ def placed(programs: Mapping[str, Program], placement: Placement) -> dict[str, P
             f"serve.placement={placement} needs a GPU and ONNX Runtime's build for it "
             "(make setup GPU=1); serve.placement=cpu runs anywhere"
         )
-    return {**programs, **{name: Program(programs[name].path, (GPU, CPU)) for name in moved}}
+    if not moved:
+        return dict(programs)
+    each = int(share * gpu_memory_bytes() / len(moved))
+    return {**programs, **{name: Program(programs[name].path, each) for name in moved}}
+
+
+def gpu_memory_bytes() -> int:
+    """All memory of the GPU that this process sees."""
+    import torch  # takes seconds, and only replicas with a GPU need it
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def gather_rows(table: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]) -> Floats:

@@ -11,6 +11,7 @@ from data.contract.settings import Count, NonNegative, Positive, Share
 from serve.experiments import Experiment
 from serve.filters import Rule
 from serve.programs import Placement
+from serve.proxies import Proxy
 from serve.utility import UtilitySettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -31,9 +32,14 @@ class ServeSettings:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         replicas: processes that serve; all on the machine that holds a local store.
+        max_replicas: processes that may serve while there is much to do; 0: just `replicas`.
+        target_requests: requests in work at a replica above which another one is started.
+        proxy: what listens: `python`, Ray Serve's own, or `haproxy`, which is faster but listens on
+            all interfaces whatever `host` is, and so asks for a token.
         store: where what is posted is kept: `local`, under the root, for one machine, or a Redis
             server, `redis://host:port/database`, with a database of its own for each root.
         placement: where the ranker runs: `cpu`, `gpu`, or `mixed`, with its item side on a GPU.
+        gpu_share: share of a GPU, and of its memory, that a replica takes where it runs on one.
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
             theirs to the others.
@@ -80,8 +86,12 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: Port = 8000
     replicas: Count = 1
+    max_replicas: NonNegative = 0
+    target_requests: Positive = 2.0
+    proxy: Proxy = "python"
     store: str = "local"
     placement: Placement = "cpu"
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     candidates: Count = 500
     shares: dict[str, Share] = field(default_factory=_shares)
     least_share: Share = 0.05
@@ -120,6 +130,16 @@ class ServeSettings:
                 f"serve.store={self.store} is neither local nor an address of Redis such as "
                 "redis://127.0.0.1:6379/0"
             )
+        if 0 < self.max_replicas < self.replicas:
+            raise ValueError(
+                f"serve.max_replicas={self.max_replicas} is less than "
+                f"serve.replicas={self.replicas}"
+            )
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be at once."""
+        return max(self.replicas, self.max_replicas)
 
     def deadline_s(self, source: str) -> float:
         """Seconds that a source may take."""

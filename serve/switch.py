@@ -1,4 +1,6 @@
-"""The bundle that serves: follows `bundles/CURRENT`, switches whole, refuses what is broken.
+"""The bundle that serves: follows `bundles/CURRENT`, or a version that is asked for by name.
+
+It switches whole and refuses what is broken.
 
 A new bundle is opened, checked and tried in a background thread while the old one serves; then one
 assignment makes it the one that new requests take. Requests under way end on the old one.
@@ -60,9 +62,14 @@ class Switch:
         self._folder = root / KIND
         self._build = build
         self._lock = threading.Lock()
+        self._pinned = ""
         self._pointed = self._pointer()
         self.funnel = self.load(self._pointed[0])
         self.refused: Refused | None = None
+
+    def pin(self, version: str) -> None:
+        """Lets `follow` switch to a version and stay there; "" goes back to the pointer."""
+        self._pinned = version
 
     def follow(self) -> bool:
         """Looks at the pointer and switches if it names another bundle. Gives whether it did."""
@@ -70,7 +77,7 @@ class Switch:
             try:
                 pointed = self._pointer()
             except UserError as error:
-                self._refuse("", error)
+                self._refuse(self._pinned, error)
                 return False
             if pointed == self._pointed:
                 return False
@@ -105,10 +112,13 @@ class Switch:
 
     def _pointer(self) -> tuple[str, int]:
         """Version that is pointed to, and when it was published. Raises UserError."""
+        version = self._pinned
         try:
-            version = (self._folder / POINTER).read_text().strip()
+            version = version or (self._folder / POINTER).read_text().strip()
             return version, (self._folder / version / MANIFEST).stat().st_mtime_ns
         except OSError:
+            if self._pinned:
+                raise UserError(f"{self._folder} has no bundle {version}") from None
             raise UserError(
                 f"no bundle to serve at {self._folder}; run the pipeline first"
             ) from None

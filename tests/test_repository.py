@@ -15,7 +15,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = {"data", "models", "ray_jobs", "serve", "tests"}
-FILES = {"README.md", "pyproject.toml", "Makefile", "cluster.yaml"} | {
+FILES = {"README.md", "pyproject.toml", "Makefile", "cluster.yaml", "rayservice.yaml"} | {
     "LICENSE",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -438,6 +438,26 @@ def test_a_corrupt_bundle_is_refused_and_the_old_one_serves(
     assert feed.models()["refused"] is None
 
 
+def test_a_pinned_bundle_serves_whatever_is_pointed_to(
+    root: Path, feed: Feed, publish_bundle: Callable[..., Path]
+) -> None:
+    publish_bundle(root, "v2")
+    feed.pin("v1")
+    feed.tick()
+    assert feed.models()["bundle"] == "v1"
+    feed.pin("")
+    feed.tick()
+    assert feed.models()["bundle"] == "v2"
+
+
+def test_pinning_what_is_not_there_is_refused_and_the_old_one_serves(feed: Feed) -> None:
+    feed.pin("v9")
+    feed.tick()
+    assert feed.models()["bundle"] == "v1"
+    assert feed.models()["refused"]["version"] == "v9"
+    assert "no bundle v9" in feed.models()["refused"]["reason"]
+
+
 def test_pointing_back_clears_the_refusal(
     root: Path, feed: Feed, publish_bundle: Callable[..., Path]
 ) -> None:

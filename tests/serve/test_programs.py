@@ -18,12 +18,13 @@ KNOWN = onnxruntime.InferenceSession
 class Session:
     """Stands for a session on a GPU: it runs on the CPU and keeps what it was asked for."""
 
-    asked: ClassVar[list[tuple[str, list[str]]]] = []
+    asked: ClassVar[list[tuple[str, list[Any]]]] = []
     started = True
 
-    def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+    def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
         self.asked.append((Path(path).stem, providers))
-        self.providers, self.session = providers, KNOWN(path, options, providers=[CPU])
+        self.providers = [one if isinstance(one, str) else one[0] for one in providers]
+        self.session = KNOWN(path, options, providers=[CPU])
 
     def get_providers(self) -> list[str]:
         return self.providers if self.started else [CPU]
@@ -37,6 +38,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [GPU, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(Session, "asked", [])
+    monkeypatch.setattr("serve.programs.gpu_memory_bytes", lambda: 80 << 30)
     return Session
 
 
@@ -49,8 +51,12 @@ def test_a_placement_moves_the_rankers_programs_and_no_others(
 ) -> None:
     programs = open_programs(root / "bundles" / "v1" / "programs")
     assert {name for name, providers in gpu.asked if providers != [CPU]} == set()
-    after = placed(programs, placement)
-    assert {name for name, providers in gpu.asked if providers == [GPU, CPU]} == moved
+    after = placed(programs, placement, 0.5)
+    on_gpu = {name: providers for name, providers in gpu.asked if providers != [CPU]}
+    assert set(on_gpu) == moved
+    for (name, limits), other in on_gpu.values():
+        assert (name, other) == (GPU, CPU)
+        assert limits["gpu_mem_limit"] == (40 << 30) // len(moved)
     assert {name for name in after if after[name] is not programs[name]} == moved
 
 

@@ -1,0 +1,32 @@
+"""What listens for Ray Serve: its own proxy in Python, or HAProxy before the replicas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from data.contract.settings import UserError
+from serve.access import TOKEN, refuse_open_host
+
+if TYPE_CHECKING:
+    from serve.settings import ServeSettings
+
+Proxy = Literal["python", "haproxy"]
+# Read when Ray Serve is imported, by its controller and proxies too.
+ENVIRONMENT: dict[Proxy, dict[str, str]] = {
+    "python": {},
+    "haproxy": {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(x-session-id)",
+    },
+}
+
+
+def refuse_open(settings: ServeSettings, token: str) -> None:
+    """Raises UserError where others could ask without a token."""
+    refuse_open_host(settings.host, token)
+    if settings.proxy == "haproxy" and not token:
+        raise UserError(
+            "serve.proxy=haproxy listens on all interfaces: give the server a token, "
+            f"{TOKEN}=..., or keep to serve.proxy=python"
+        )

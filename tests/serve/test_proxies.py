@@ -1,0 +1,55 @@
+"""What listens, and how much of a machine replicas take."""
+
+import pytest
+
+from data.contract.settings import UserError, build
+from serve.app import refuse_overcommitment, replicas, resources
+from serve.proxies import refuse_open
+from serve.settings import ServeSettings
+
+
+def test_haproxy_needs_a_token_wherever_it_is_said_to_listen() -> None:
+    settings = ServeSettings(proxy="haproxy")
+    with pytest.raises(UserError, match="listens on all interfaces"):
+        refuse_open(settings, "")
+    refuse_open(settings, "secret")
+    refuse_open(ServeSettings(), "")
+
+
+def test_replicas_come_and_go_between_bounds() -> None:
+    assert replicas(ServeSettings(replicas=3)) == {"num_replicas": 3}
+    found = replicas(ServeSettings(replicas=2, max_replicas=5, target_requests=1.5))
+    bounds = {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 1.5}
+    assert found == {"autoscaling_config": bounds}
+
+
+def test_more_replicas_at_least_than_at_most_are_refused() -> None:
+    with pytest.raises(UserError, match=r"max_replicas=1 is less than serve\.replicas=2"):
+        build(ServeSettings, {"replicas": 2, "max_replicas": 1})
+
+
+def test_only_a_placement_on_a_gpu_takes_a_share_of_one() -> None:
+    assert "num_gpus" not in resources(ServeSettings())
+    assert resources(ServeSettings(placement="mixed", gpu_share=0.5))["num_gpus"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("share", "most", "gpus", "fits"),
+    [
+        (0.25, 4, 1, True),
+        (0.25, 5, 1, False),
+        (0.4, 3, 1, False),
+        (0.4, 4, 2, True),
+        (1, 1, 0, False),
+    ],
+)
+def test_replicas_that_do_not_fit_on_the_gpus_are_refused(
+    share: float, most: int, gpus: int, fits: bool
+) -> None:
+    settings = ServeSettings(placement="gpu", gpu_share=share, max_replicas=most)
+    if fits:
+        refuse_overcommitment(settings, gpus)
+    else:
+        with pytest.raises(UserError, match=rf"{most} replicas .* do not fit on {gpus} GPUs"):
+            refuse_overcommitment(settings, gpus)
+    refuse_overcommitment(ServeSettings(max_replicas=most), 0)
