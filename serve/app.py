@@ -55,11 +55,18 @@ def app(args: dict[str, Any]) -> Application:
         logging_config={"enable_access_log": False},
         max_ongoing_requests=2 * settings.max_concurrent,
         ray_actor_options=resources(settings),
-        request_router_config={"request_router_class": "serve.routing:UserRouter"},
         user_config={},
+        **routing(settings),
         **replicas(settings),
     )(serve.ingress()(FeedReplica))
     return deployment.bind(str(Path(args["root"]).resolve()), args.get("settings", {}))
+
+
+def routing(settings: ServeSettings) -> dict[str, Any]:
+    """Who chooses among replicas; HAProxy chooses itself (serve.proxies)."""
+    if settings.proxy == "haproxy":
+        return {}
+    return {"request_router_config": {"request_router_class": "serve.routing:UserRouter"}}
 
 
 def replicas(settings: ServeSettings) -> dict[str, Any]:

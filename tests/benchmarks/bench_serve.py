@@ -4,8 +4,9 @@ One request after the other in process, then over HTTP: 1, 8 and 32 at a time, t
 chance arrivals whose p99 stays under `bound_ms`, and `soak` seconds at 70% of it, with the memory
 and the open files of the serving processes beside. Users are drawn by Zipf's law from 100,000 ids,
 of which the root knows some. profiles= names how Ray Serve is run: `default`, `throughput`
-(RAY_SERVE_THROUGHPUT_OPTIMIZED=1), and `plain`, the same application by uvicorn alone. The last
-line is one JSON object.
+(RAY_SERVE_THROUGHPUT_OPTIMIZED=1), `haproxy` (`serve.proxy=haproxy`), and `plain`, the same
+application by uvicorn alone. HAProxy listens on all interfaces: it is tried in a network namespace
+of its own. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from serve.access import TOKEN
 from serve.feed import Feed
 from serve.messages import RecommendRequest
 from serve.settings import ServeSettings
@@ -34,7 +36,15 @@ if TYPE_CHECKING:
 
 IDS, REQUESTS, ITEMS = 100_000, 20_000, 10
 CONCURRENCIES = (1, 8, 32)
-PROFILES = {"default": {}, "throughput": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}, "plain": {}}
+SECRET = "of-this-benchmark"
+PROFILES: dict[str, dict[str, str]] = {
+    "default": {},
+    "throughput": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+    "haproxy": {TOKEN: SECRET},
+    "plain": {},
+}
+APART = "HOMEFEED_NETWORK_APART"
+NETWORK = 'ip link set lo up && exec "$@"'
 WARM_S, SEARCH_S = 3.0, 6.0
 STEPS = 5
 
@@ -46,13 +56,29 @@ def main(words: list[str]) -> None:
     bound_ms, soak = float(given.get("bound_ms", "100")), float(given.get("soak", "60"))
     users = users_of(root)
     line: dict[str, Any] = {"name": "serve", "ids": IDS, "in_process": in_process(root, users)}
-    for profile in given.get("profiles", "plain,default,throughput").split(","):
+    for profile in given.get("profiles", "plain,default,throughput,haproxy").split(","):
+        if profile == "haproxy" and APART not in os.environ:
+            line[profile] = apart(
+                [*(w for w in words if not w.startswith("profiles=")), "profiles=haproxy"]
+            )
+            continue
         with serving(root, profile) as (port, pid):
-            load = Load("127.0.0.1", port, [body(user) for user in users])
+            token = PROFILES[profile].get(TOKEN, "")
+            load = Load("127.0.0.1", port, [body(user) for user in users], token)
             load.closed(4, WARM_S)
             line[profile] = measured(load, pid, seconds, bound_ms, soak)
         print(json.dumps({profile: line[profile]}), file=sys.stderr)
     print(json.dumps(line))
+
+
+def apart(words: list[str]) -> dict[str, Any]:
+    """The figures of HAProxy, in a network that nobody else reaches."""
+    program = [sys.executable, "-m", "tests.benchmarks.bench_serve", *words]
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", NETWORK, "sh", *program]
+    environment = os.environ | {APART: "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["haproxy"]
+    return found
 
 
 def users_of(root: Path) -> list[int | str]:
@@ -92,12 +118,14 @@ def serving(root: Path, profile: str) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "ray_jobs.deploy", f"root={root}", f"serve.port={port}"]
     if profile == "plain":
         command = [sys.executable, "-m", "tests.benchmarks.serve_plain", str(root), str(port)]
+    if profile == "haproxy":
+        command.append("serve.proxy=haproxy")
     environment = os.environ | PROFILES[profile]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, text=True
     ) as process:
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}", process)
+            wait_until_ready(f"http://127.0.0.1:{port}", process, PROFILES[profile].get(TOKEN, ""))
             yield port, process.pid
         finally:
             process.send_signal(signal.SIGINT)

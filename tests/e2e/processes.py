@@ -67,13 +67,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[str], token: str = "") -> None:
     """Waits until a server answers that it is ready."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         assert process.poll() is None, (process.stderr.read() if process.stderr else "")[-4000:]
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=2, headers=headers).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
