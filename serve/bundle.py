@@ -43,7 +43,7 @@ from serve.index import ItemIndex
 from serve.medoids import Medoids
 from serve.pairing import check_pairing
 from serve.partitions import Partitions
-from serve.programs import Floats, Program, gather_rows, open_programs
+from serve.programs import Floats, Program, gather_rows, mapped, open_programs
 from serve.ranked import Ranked
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
     calendar = details.get("calendar")
     item_ids, user_ids = IdSpace.open(path / "ids" / "item"), IdSpace.open(path / "ids" / "user")
     item_embeddings, item_priors = (
-        _map(path / "item_embeddings.npy"),
-        _map(path / "item_priors.npy"),
+        mapped(path / "item_embeddings.npy"),
+        mapped(path / "item_priors.npy"),
     )
     rows = {"item_id": item_ids.rows, "user_id": user_ids.rows}
-    tables = {f.stem: _map(f) for f in sorted((path / "tables").glob("*.npy"))}
+    tables = {f.stem: mapped(f) for f in sorted((path / "tables").glob("*.npy"))}
     return Bundle(
         artifact=artifact,
         vocabulary=vocabulary,
@@ -179,13 +179,13 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         tables={name: table[: rows[name.split(".")[1]]] for name, table in tables.items()},
         item_embeddings=item_embeddings,
         item_priors=item_priors,
-        trends={f.stem: _map(f) for f in sorted(path.glob("trend.*.npy"))},
+        trends={f.stem: mapped(f) for f in sorted(path.glob("trend.*.npy"))},
         tallies=_map_if_there(path / TALLIES_FILE),
         user_tallies=_map_if_there(path / USER_TALLIES_FILE),
-        live_items=_map(path / "live_items.npy"),
+        live_items=mapped(path / "live_items.npy"),
         blocked_ids=_open_blocked(path / BLOCKED_FILE),
-        popular=_map(path / "popular.npy"),
-        fresh=_map(path / "fresh.npy"),
+        popular=mapped(path / "popular.npy"),
+        fresh=mapped(path / "fresh.npy"),
         programs=open_programs(path / "programs"),
         index=ItemIndex.open(path / "index.faiss"),
         similar=ItemIndex.open(path / SIMILAR_FILE) if (path / SIMILAR_FILE).is_file() else None,
@@ -196,17 +196,13 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
     )
 
 
-def _map(path: Path) -> Any:
-    return np.load(path, mmap_mode="r")
-
-
 def _map_if_there(path: Path) -> Any:
-    return _map(path) if path.is_file() else None
+    return mapped(path) if path.is_file() else None
 
 
 def _open_blocked(path: Path) -> Keys:
     """None in bundles of earlier releases."""
-    found: Keys = _map(path) if path.is_file() else np.zeros(0, np.uint64)
+    found: Keys = mapped(path) if path.is_file() else np.zeros(0, np.uint64)
     return found
 
 
@@ -220,7 +216,7 @@ def _open_calibrators(path: Path, actions: tuple[str, ...]) -> Calibrators:
 def open_histories(folder: Path) -> Events:
     """Memory-maps the timelines of all users: `Events` with one entry a user row."""
     paths = {name: folder / f"{name}.npy" for name in ("offsets", *HISTORY_COLUMNS)}
-    columns = {name: _map(path) for name, path in paths.items() if path.is_file()}
+    columns = {name: mapped(path) for name, path in paths.items() if path.is_file()}
     # Bundles of earlier releases have no durations.
     columns.setdefault("duration_s", np.zeros(len(columns["item"]), np.float32))
     return Events(**columns)

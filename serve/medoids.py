@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.encode import Ints
-from serve.programs import Floats
+from serve.programs import Floats, mapped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ class Medoids:
         paths = [folder / name for name in FILES]
         if not all(path.is_file() for path in paths):
             return None
-        return cls(*(np.load(path, mmap_mode="r") for path in paths))
+        return cls(*(mapped(path) for path in paths))
 
     def of(self, row: int) -> tuple[Ints, Floats]:
         """Item rows int64[k] and importance [k] of a user's clusters, k ≤ K."""

@@ -119,6 +119,11 @@ def gpu_memory_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
+def mapped(path: Path) -> npt.NDArray[Any]:
+    """An array that stays on disk until it is read; without memmap's cost at each indexing."""
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
 def gather_rows(table: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]) -> Floats:
     """Rows of an embedding table as float32; a row past the end is a missing one, zero.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.contract.encode import Arrays, Ints
 from serve.ids import Mask
-from serve.programs import Floats, Program, gather_rows
+from serve.programs import Floats, Program, gather_rows, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Ranked:
         paths = [folder / f"ranked.{name}.npy" for name in FIELDS]
         if not all(path.is_file() for path in paths):
             return None
-        return cls(*(np.load(path, mmap_mode="r") for path in paths))
+        return cls(*(mapped(path) for path in paths))
 
     @classmethod
     def join(cls, parts: Sequence[Ranked]) -> Ranked:
@@ -98,7 +98,7 @@ def write_ranked(export: Path, folder: Path, items: FeatureTable, space: IdSpace
     if not (export / "programs" / f"{PROGRAM}.onnx").is_file():
         return
     program = Program(export / "programs" / f"{PROGRAM}.onnx")
-    table = np.load(export / "tables" / f"{TABLE}.npy", mmap_mode="r")
+    table = mapped(export / "tables" / f"{TABLE}.npy")
     written: list[Floats] = []
     for at in range(0, space.rows, CHUNK):
         chunk = np.arange(at, min(at + CHUNK, space.rows))
