@@ -47,7 +47,9 @@ def main(job: Job) -> dict[str, Any]:
     refuse_taken_port(settings)
     prepare_environment(settings.proxy)
     bundle = Bundle.open(current(job.root, KIND).path)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that is no terminal's starts its background jobs deaf to Ctrl-C's signal.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     started = time.monotonic()
     with suppress(KeyboardInterrupt), served(job, settings.port or free_port(settings.host)) as url:
         line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs); Ctrl-C ends it"

@@ -26,6 +26,7 @@ from serve.messages import (
     each_item,
 )
 from serve.metrics import RequestMetrics
+from serve.store import StoreError
 
 Deadline = Annotated[float | None, Header(gt=0, le=60_000)]
 NumItems = Annotated[int, Query(ge=1, le=500)]
@@ -43,6 +44,7 @@ def create_api(feed: Feed) -> FastAPI:
     _add_posting(api, feed)
     _add_status(api, feed)
     api.add_exception_handler(UserError, _answer_user_error)
+    api.add_exception_handler(StoreError, _answer_store_error)
     api.add_exception_handler(RequestValidationError, _answer_bad_body)
     return api
 
@@ -100,10 +102,10 @@ def _add_status(api: FastAPI, feed: Feed) -> None:
         return {"status": "ok"}
 
     @api.get("/readyz")
-    def readyz() -> dict[str, Any]:
-        """A bundle serves; `refused` tells of a newer one that cannot."""
-        models = feed.models()
-        return {"ready": True, "bundle": models["bundle"], "refused": models["refused"]}
+    def readyz() -> Response:
+        """A bundle serves; `refused` is a newer one that cannot, `degraded` what else is amiss."""
+        found = feed.readiness()
+        return JSONResponse(found, 200 if found["ready"] else 503)
 
     @api.get("/v1/models")
     def models() -> dict[str, Any]:
@@ -118,6 +120,10 @@ def _add_status(api: FastAPI, feed: Feed) -> None:
 
 def _answer_user_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": [{"loc": ["body"], "msg": str(error)}]}, 422)
+
+
+def _answer_store_error(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": [{"msg": str(error)}]}, 503, {"Retry-After": "1"})
 
 
 def _answer_bad_body(_: Request, error: Exception) -> Response:

@@ -118,6 +118,15 @@ class Arms:
         self._metrics.shadow_overlap.labels(name).observe(same / max(len(served), 1))
         self._metrics.shadow_seconds.labels(name).observe(time.perf_counter() - started)
 
+    def breakers(self, main: Funnel) -> dict[str, bool]:
+        """Which breakers of canaries are open; other arms share those of `main`."""
+        return {
+            f"{arm}/{name}": is_open
+            for arm, funnel in self._funnels.items()
+            if funnel.breakers is not main.breakers
+            for name, is_open in funnel.breakers.states.items()
+        }
+
     def describe(self) -> dict[str, Any]:
         """The experiment, and which arms cannot serve and why."""
         return {"name": self._experiment.name, "refused": self.refused} | {

@@ -76,4 +76,9 @@ class Breakers:
     @property
     def open(self) -> list[str]:
         """Names of those that are open, sorted."""
-        return sorted(name for name, breaker in self._known.items() if breaker.is_open)
+        return sorted(name for name, is_open in self.states.items() if is_open)
+
+    @property
+    def states(self) -> dict[str, bool]:
+        """Whether each is open, of those asked for so far."""
+        return {name: breaker.is_open for name, breaker in list(self._known.items())}

@@ -1,8 +1,9 @@
 """Runs sources side by side, each with a deadline, in a pool of fixed size.
 
-A thread that is late cannot be stopped: it keeps its place until it ends, its answer is dropped,
-and when too many wait for a place a source is shed at once. A source that was late or failed
-several times in a row is not asked for a while.
+A thread that is late cannot be stopped: it keeps its place until it ends, and its answer is
+dropped. So a source has at most half of the threads and half of the places to wait: one that hangs
+leaves the other half to the rest. Where there is no place a source is shed at once, and one that
+was late or failed several times in a row is not asked for a while.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Call = Callable[[], Found]
+Observe = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +44,40 @@ class Answers:
     failures: dict[str, str]
 
 
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A call to a source that waits, runs or is done."""
+
+    source: str
+    call: Call
+    future: Future[Found] = field(default_factory=Future)
+
+
 class Fanout:
     """A pool shared by all requests of a process.
 
     Args:
-        threads: sources that run at the same time.
+        threads: sources that run at the same time; with one alone a source that hangs holds it.
         queue: sources that may wait for a thread.
+        observe: told how many seconds a source took, when it ended.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
+    def __init__(self, threads: int, queue: int, observe: Observe | None = None) -> None:
         # A search by two threads beside others that search takes longer than by one.
         self._pool = ThreadPoolExecutor(
             threads, "source", initializer=partial(faiss.omp_set_num_threads, 1)
         )
-        self._places = threading.BoundedSemaphore(threads + queue)
+        self._threads, self._queue = threads, queue
+        self._own_threads, self._own_queue = max(threads // 2, 1), (queue + 1) // 2
+        self._observe = observe
+        self._waiting: list[Asked] = []
+        self._running: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Ends the threads once they are done."""
+        with self._lock:
+            self._waiting.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def ask(
@@ -72,33 +92,72 @@ class Fanout:
         """
         started = time.perf_counter()
         answers = Answers([], {})
-        asked = {name: call for name, call in calls.items() if breakers[name].allows()}
-        answers.failures.update(dict.fromkeys(calls.keys() - asked.keys(), "open"))
-        futures = {name: self._submit(call) for name, call in asked.items()}
-        for name, future in futures.items():
-            left = started + deadlines_s[name] - time.perf_counter()
-            _collect(name, future, left, answers)
-            if future is not None:
-                breakers[name].note(name not in answers.failures)
+        allowed = {name: call for name, call in calls.items() if breakers[name].allows()}
+        answers.failures.update(dict.fromkeys(calls.keys() - allowed.keys(), "open"))
+        asked = {name: self._submit(Asked(name, call)) for name, call in allowed.items()}
+        for name, one in asked.items():
+            left_s = started + deadlines_s[name] - time.perf_counter()
+            failure = "shed" if one is None else self._collect(one, left_s, answers.found)
+            if failure is not None:
+                answers.failures[name] = failure
+            if failure != "shed":  # which says nothing about the source
+                breakers[name].note(failure is None)
         return answers
 
-    def _submit(self, call: Call) -> Future[Found] | None:
-        if not self._places.acquire(blocking=False):
-            return None
-        future = self._pool.submit(call)
-        future.add_done_callback(lambda _: self._places.release())
-        return future
+    def _collect(self, one: Asked, left_s: float, found: list[Found]) -> str | None:
+        """Waits for an answer; what was wrong with it, if anything."""
+        try:
+            found.append(one.future.result(timeout=max(left_s, 0.0)))
+        except TimeoutError:
+            return "shed" if self._given_up(one) else "late"
+        except Exception as error:
+            log.exception("source %s failed", one.source)
+            return repr(error)
+        return None
 
+    def _given_up(self, one: Asked) -> bool:
+        """Gives up a call; whether it never began because of other sources than its own."""
+        with self._lock:
+            if one not in self._waiting:
+                return False
+            self._waiting.remove(one)
+            return self._running[one.source] < self._own_threads
 
-def _collect(name: str, future: Future[Found] | None, left_s: float, answers: Answers) -> None:
-    if future is None:
-        answers.failures[name] = "shed"
-        return
-    try:
-        answers.found.append(future.result(timeout=max(left_s, 0.0)))
-    except TimeoutError:
-        future.cancel()
-        answers.failures[name] = "late"
-    except Exception as error:
-        log.exception("source %s failed", name)
-        answers.failures[name] = repr(error)
+    def _submit(self, one: Asked) -> Asked | None:
+        """Lets a call run, now or later; None where there is no place for it."""
+        with self._lock:
+            if not self._may_run(one.source):
+                own = sum(other.source == one.source for other in self._waiting)
+                if own >= self._own_queue or len(self._waiting) >= self._queue:
+                    return None
+                self._waiting.append(one)
+                return one
+            self._run_soon(one)
+        return one
+
+    def _may_run(self, source: str) -> bool:
+        free = self._running.total() < self._threads
+        return free and self._running[source] < self._own_threads
+
+    def _run_soon(self, one: Asked) -> None:
+        self._running[one.source] += 1
+        self._pool.submit(self._run, one)
+
+    def _run(self, one: Asked) -> None:
+        started = time.perf_counter()
+        try:
+            one.future.set_result(one.call())
+        except Exception as error:
+            one.future.set_exception(error)
+        finally:
+            self._make_room(one.source)
+            if self._observe is not None:
+                self._observe(one.source, time.perf_counter() - started)
+
+    def _make_room(self, source: str) -> None:
+        with self._lock:
+            self._running[source] -= 1
+            following = next((one for one in self._waiting if self._may_run(one.source)), None)
+            if following is not None:
+                self._waiting.remove(following)
+                self._run_soon(following)

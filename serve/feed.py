@@ -20,6 +20,7 @@ from serve.arms import Arms
 from serve.clock import wall_ms
 from serve.fanout import Fanout
 from serve.funnel import NO_ROWS, Funnel, Slate
+from serve.health import Health
 from serve.messages import (
     Action,
     Actions,
@@ -40,10 +41,12 @@ from serve.recent import Recent
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
+from serve.store import StoreError
 from serve.stores import open_store
 from serve.switch import Switch
 from serve.users import middling_users
 from serve.utility_file import UtilityFile
+from serve.watched_store import WatchedStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +80,12 @@ class Feed:
     def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
         self.settings = settings
         self._root = root
-        self.metrics = Metrics()
-        self.store = open_store(root, settings)
-        self._fanout = Fanout(settings.threads, settings.queue)
+        self._health = Health(root, settings)
+        several = settings.replicas > 1
+        self.metrics = Metrics(self._health.replicas.name if several else "")
+        self.store = WatchedStore(open_store(root, settings), self.metrics)
+        observe = self.metrics.observe_source
+        self._fanout = Fanout(settings.threads, settings.queue, observe)
         self._utility = UtilityFile(root, settings.utility)
         try:
             self._switch = Switch(root, self._build)
@@ -96,9 +102,10 @@ class Feed:
         self._request_ids = RequestIds()
         self._closing = threading.Event()
         self._logged_ms = wall_ms()
-        self._note_bundle()
+        self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         if background:
+            self._note()
             self._thread.start()
 
     def _build(self, bundle: Bundle) -> Funnel:
@@ -106,8 +113,11 @@ class Feed:
         programs = placed(bundle.programs, self.settings.placement, self.settings.gpu_share)
         bundle = replace(bundle, programs=programs)
         funnel = Funnel(bundle, self.store, self._fanout, self.settings, utility)
-        self.store.skip_to(bundle.store_sequence)
-        funnel.catalogue.take_posted(self.store)
+        try:
+            self.store.skip_to(bundle.store_sequence)
+            funnel.catalogue.take_posted(self.store)
+        except StoreError:
+            log.exception("bundle %s will take in what was posted later", bundle.version)
         return funnel
 
     def close(self) -> None:
@@ -115,6 +125,7 @@ class Feed:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._health.replicas.close()
         self._log.write()
         self._arms.close()
         self._fanout.close()
@@ -122,20 +133,30 @@ class Feed:
 
     def _run(self) -> None:
         while not self._closing.wait(self.settings.poll_seconds):
-            try:
-                self.tick()
-            except Exception:
-                log.exception("background work failed; trying again")
+            self.tick()
 
     def tick(self) -> None:
-        """One round of background work."""
-        self._follow_utility()
-        if self._switch.follow():
-            self._note_bundle()
-        self._arms.follow(self._switch.funnel)
+        """One round of background work; what fails is told by `readiness`, and tried again."""
+        self._health.work(
+            {
+                "following the utility": self._follow_utility,
+                "following the bundle": self._follow_bundle,
+                "taking in posted items": self._take_posted,
+                "writing the log": self._write_log,
+                "telling of itself": self._note,
+            }
+        )
+
+    def _follow_bundle(self) -> None:
+        self._switch.follow()
         self.metrics.refused.set(self._switch.refused is not None)
+        self._arms.follow(self._switch.funnel)
+
+    def _take_posted(self) -> None:
         self._switch.funnel.catalogue.take_posted(self.store)
         self._arms.take_posted(self.store)
+
+    def _write_log(self) -> None:
         if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
             self._logged_ms = wall_ms()
             self._log.write()
@@ -144,15 +165,14 @@ class Feed:
         """Serves a version of the bundle from the next tick on; "" what the pointer names."""
         self._switch.pin(version)
 
+    def _note(self) -> None:
+        self._health.note(self.metrics, self._switch, self._arms)
+
     def _follow_utility(self) -> None:
         utility = self._utility.follow(self._switch.funnel.bundle.vocabulary)
         if utility is not None:
             self._switch.use(utility)
         self.metrics.utility_refused.set(self._utility.refused is not None)
-
-    def _note_bundle(self) -> None:
-        self.metrics.bundle.clear()
-        self.metrics.bundle.labels(self._switch.funnel.bundle.version).set(1)
 
     def recommend(
         self, request: RecommendRequest, deadline_ms: float | None = None
@@ -176,7 +196,7 @@ class Feed:
         if query is not None:
             self._remember(request_id, query, slate, item_ids, funnel, arm)
         self._arms.shadow(arm, request, slate, main)
-        self.metrics.observe(trace, slate.sources)
+        self.metrics.observe(trace, slate, funnel.bundle.vocabulary.actions)
         self.metrics.arms.labels(self.settings.experiment.name, arm).inc()
         return RecommendResponse(
             request_id=request_id,
@@ -305,6 +325,17 @@ class Feed:
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
             "experiment": self._arms.describe(),
             "refused": None if refused is None else asdict(refused),
+            "replicas": self._health.replicas.living(),
+        }
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether there are feeds, and what they have to do without."""
+        refused = self._switch.refused
+        return {
+            "ready": not self._closing.is_set(),
+            "bundle": self._switch.funnel.bundle.version,
+            "refused": None if refused is None else asdict(refused),
+            **self._health.told(self._switch, self._arms, self._utility),
         }
 
 

@@ -1,7 +1,9 @@
 """The store of several machines: a Redis server that all replicas of a root share.
 
 Each call is one script or one round trip. A database belongs to one root. What is acknowledged is
-as safe as the server keeps it: with `appendonly yes` and `appendfsync always` it is on disk.
+as safe as the server keeps it: with `appendonly yes` and `appendfsync always` it is on disk. A call
+that times out is not tried again: who waits for it has waited long enough. Numbers that were given
+out are not given again, also by a server that has lost what it held.
 
 Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
 `<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from data.contract.settings import UserError
 from serve.store import (
@@ -37,8 +41,9 @@ PREFIX = b"homefeed:"
 PAGE = 1000
 APPEND = """
 local p, most = KEYS[1], tonumber(ARGV[1])
-local sequence, duplicates = tonumber(redis.call('GET', p .. 'sequence') or '0'), 0
-for i = 2, #ARGV, 3 do
+local sequence = math.max(tonumber(redis.call('GET', p .. 'sequence') or '0'), tonumber(ARGV[2]))
+local duplicates = 0
+for i = 3, #ARGV, 3 do
   if redis.call('HSETNX', p .. 'event_keys', ARGV[i], sequence + 1) == 1 then
     sequence = sequence + 1
     redis.call('XADD', p .. 'events', string.format('%.0f-0', sequence), 'd', ARGV[i + 2])
@@ -54,7 +59,8 @@ return {sequence, duplicates}
 """
 PUT_ITEMS = """
 local p, sequence = KEYS[1], tonumber(redis.call('GET', KEYS[1] .. 'sequence') or '0')
-for i = 1, #ARGV, 2 do
+sequence = math.max(sequence, tonumber(ARGV[1]))
+for i = 2, #ARGV, 2 do
   sequence = sequence + 1
   redis.call('HSET', p .. 'items', ARGV[i], ARGV[i + 1])
   redis.call('ZADD', p .. 'item_numbers', sequence, ARGV[i])
@@ -69,24 +75,37 @@ end
 """
 
 
+def _client(url: str, timeout_s: float) -> Any:
+    """A client that opens a lost connection again, once, and waits for nothing twice."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+    )
+
+
 class RedisStore(Store):
     """Posted events and items in a Redis server.
 
     Args:
         url: `redis://host:port/database`.
         max_actions: newest actions kept at hand for a user.
-        timeout_s: after which a call fails; the feed then goes on without the store.
+        timeout_s: after which a call fails.
+        read_s: after which reading a user's actions fails, for which a feed waits.
 
     Raises:
         UserError: no server answers there.
     """
 
-    def __init__(self, url: str, max_actions: int = 1000, timeout_s: float = 1.0) -> None:
+    def __init__(
+        self, url: str, max_actions: int = 1000, timeout_s: float = 1.0, read_s: float = 0.3
+    ) -> None:
         self._max_actions = max_actions
+        self._highest = 0
         try:
-            self._redis: Any = redis.Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-            )
+            self._redis = _client(url, timeout_s)
+            self._reader = _client(url, read_s)
             self._redis.ping()
         except (redis.RedisError, ValueError) as error:
             raise UserError(f"serve.store={url}: {error}; is a Redis server there?") from None
@@ -112,34 +131,41 @@ class RedisStore(Store):
     def close(self) -> None:
         """Ends the connections."""
         self._redis.close()
+        self._reader.close()
 
     @property
     def last_sequence(self) -> int:
         """Number of what was posted last; 0 when nothing was."""
-        return int(self._redis.get(PREFIX + b"sequence") or 0)
+        return self._seen(int(self._redis.get(PREFIX + b"sequence") or 0))
+
+    def _seen(self, number: int) -> int:
+        """Remembers that a number was given out."""
+        self._highest = max(self._highest, number)
+        return number
 
     def skip_to(self, sequence: int) -> None:
         """Gives out only higher numbers from now on."""
-        self._skip(keys=[PREFIX], args=[sequence])
+        self._skip(keys=[PREFIX], args=[self._seen(sequence)])
 
     def append(self, events: Iterable[Document]) -> Appended:
         """Appends events in one script."""
         known = list(events)
         parts = [(event_key(e), digest(e["user_id"]), orjson.dumps(e)) for e in known]
         flat = [value for part in parts for value in part]
-        sequence, duplicates = self._append(keys=[PREFIX], args=[self._max_actions, *flat])
-        return Appended(len(known) - duplicates, duplicates, sequence)
+        words = [self._max_actions, self._highest, *flat]
+        sequence, duplicates = self._append(keys=[PREFIX], args=words)
+        return Appended(len(known) - duplicates, duplicates, self._seen(sequence))
 
     def actions(self, user_id: ExternalId, after: int, limit: int) -> list[Document]:
         """The newest events of a user, oldest first."""
         own = PREFIX + b"actions:" + digest(user_id)
-        found = map(unpacked, self._redis.lrange(own, -limit, -1))
+        found = map(unpacked, self._reader.lrange(own, -limit, -1))
         return [document for number, document in found if number > after]
 
     def put_items(self, items: Iterable[Document]) -> int:
         """Keeps items in one script, replacing those posted before. Gives the last number."""
         flat = [part for item in items for part in (digest(item["item_id"]), orjson.dumps(item))]
-        return int(self._put(keys=[PREFIX], args=flat))
+        return self._seen(int(self._put(keys=[PREFIX], args=[self._highest, *flat])))
 
     def documents(
         self, kind: Kind, after: int, until: int | None = None
@@ -149,7 +175,7 @@ class RedisStore(Store):
         last = "+" if until is None else until
         while found := page(after, last):
             yield from found
-            after = found[-1][0]
+            after = self._seen(found[-1][0])
 
     def _events(self, after: int, last: int | str) -> list[tuple[int, Document]]:
         if last != "+" and int(last) <= after:

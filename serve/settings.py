@@ -47,15 +47,17 @@ class ServeSettings:
             as many; not beside a related item.
         sources: candidate sources of one's own, `package.module:Class`, made from (bundle,
             catalogue) and asked after the built-in ones.
-        deadlines_ms: source -> time it may take; `default` stands for the sources not named.
+        deadlines_ms: source -> time it may take; `default` stands for the sources not named, and
+            `store` is that of reading a user from a Redis server.
         budget_ms: time for a whole request, unless its header x-deadline-ms gives it less; sources
             get what is left of it, and the ranker runs only while there is enough.
         breaker_failures: failures in a row of a source, the ranker or the store after which it is
             left alone.
         breaker_seconds: for so long; then one request tries again.
         remembered_users: users whose last feed and actions a replica keeps for bad times.
-        threads: threads for the sources of all requests of a replica.
-        queue: sources of all requests that may wait for a thread; more are shed.
+        threads: threads for the sources of all requests of a replica; one source has at most half.
+        queue: sources of all requests that may wait for a thread, half of them of one source; more
+            are shed.
         max_concurrent: requests in work or waiting in a replica before it answers 503.
         seen_hours: hours for which an item that was shown is not shown again; 0 shows it again.
         max_actions: newest posted actions kept at hand for a user.

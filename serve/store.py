@@ -26,6 +26,10 @@ Document = dict[str, Any]
 Kind = Literal["events", "items"]
 
 
+class StoreError(Exception):
+    """The store did not do what it was asked: it does not answer, or its disk refuses."""
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of a batch of events."""

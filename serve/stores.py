@@ -23,4 +23,5 @@ def open_store(root: Path, settings: ServeSettings) -> Store:
         return LmdbStore(root / FOLDER, settings.max_actions, settings.store_gib)
     from serve.redis_store import RedisStore
 
-    return RedisStore(settings.store, settings.max_actions)
+    read_s = settings.deadline_s("store")
+    return RedisStore(settings.store, settings.max_actions, read_s=read_s)

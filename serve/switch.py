@@ -71,6 +71,11 @@ class Switch:
         """Lets `follow` switch to a version and stay there; "" goes back to the pointer."""
         self._pinned = version
 
+    @property
+    def is_current(self) -> bool:
+        """Whether what serves is what the pointer named when it was last looked at."""
+        return self.refused is None and self._pointed[0] == self.funnel.bundle.version
+
     def follow(self) -> bool:
         """Looks at the pointer and switches if it names another bundle. Gives whether it did."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,41 @@ def test_a_taken_port_is_refused(root: Path) -> None:
 def test_a_root_without_a_bundle_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no bundles yet"):
         main(job_of(tmp_path))
+
+
+WITHOUT_RAY = """
+import contextlib
+from ray_jobs import deploy
+from ray_jobs.engine.job import run
+
+@contextlib.contextmanager
+def served(job, port):
+    yield "http://nowhere"
+
+deploy.served = served
+run("deploy", deploy.main)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_in_the_background_of_a_script_can_be_ended(
+    root: Path, ending: signal.Signals
+) -> None:
+    words = [sys.executable, "-c", WITHOUT_RAY, f"root={root}", "serve.port=0"]
+    script = f"{shlex.join(words)} & echo $!; wait $!"  # such a shell lets it ignore SIGINT
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    shell = subprocess.Popen(["sh", "-c", script], cwd=REPOSITORY, **pipes)
+    pid = int(shell.stdout.readline())
+    try:
+        assert any("serving" in line for line in iter(shell.stderr.readline, ""))
+        os.kill(pid, ending)
+        output, errors = shell.communicate(timeout=60)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        shell.communicate()
+        raise
+    assert shell.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["bundle"] == "v1"
 
 
 @pytest.mark.ray

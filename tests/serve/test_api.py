@@ -191,7 +191,8 @@ def test_an_unknown_item_is_not_found(client: Client) -> None:
 
 def test_status_tells_what_serves(client: Client) -> None:
     assert client("GET", "/healthz").json() == {"status": "ok"}
-    assert client("GET", "/readyz").json() == {"ready": True, "bundle": "v1", "refused": None}
+    ready = {"ready": True, "bundle": "v1", "refused": None, "open_breakers": [], "degraded": {}}
+    assert client("GET", "/readyz").json() == ready
     models = client("GET", "/v1/models").json()
     utility = {"utility": models["utility"]["version"]}
     assert models["versions"] == {"bundle": "v1", "two_tower": "tt1", "ranker": "r1"} | utility

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -92,3 +93,76 @@ def test_what_is_shed_says_nothing_about_the_source() -> None:
     assert breakers.open == ["a"]
     gate.set()
     crowded.close()
+
+
+def test_a_source_that_hangs_leaves_half_of_the_places_to_the_others() -> None:
+    fanout, gate, breakers = Fanout(threads=4, queue=4), threading.Event(), Breakers(100, 60.0)
+
+    def stuck() -> Found:
+        gate.wait(30)
+        return nothing()
+
+    for at in range(8):
+        found = fanout.ask(
+            {"stuck": stuck, "quick": nothing}, {"stuck": 0.02, "quick": 20.0}, breakers
+        )
+        assert [one.source for one in found.found] == ["quick"], at
+        assert found.failures == {"stuck": "late"}, at
+    gate.set()
+    fanout.close()
+
+
+def test_waiting_behind_oneself_is_a_failure_but_not_waiting_behind_others() -> None:
+    fanout, gate, breakers = Fanout(threads=2, queue=8), threading.Event(), Breakers(2, 60.0)
+
+    def stuck() -> Found:
+        gate.wait(30)
+        return nothing()
+
+    calls, deadlines = {"a": stuck, "b": stuck, "c": nothing}, dict.fromkeys("abc", 0.05)
+    for _ in range(2):
+        found = fanout.ask(calls, deadlines, breakers)
+        assert found.failures == {"a": "late", "b": "late", "c": "shed"}
+    assert breakers.open == ["a", "b"]
+    gate.set()
+    fanout.close()
+
+
+def test_times_are_told_also_of_calls_that_were_too_late() -> None:
+    told: list[tuple[str, float]] = []
+    fanout = Fanout(1, 1, lambda source, seconds: told.append((source, seconds)))
+    gate, within = threading.Event(), []
+
+    def slow() -> Found:
+        started = time.perf_counter()
+        gate.wait(30)
+        within.append(time.perf_counter() - started)
+        return nothing()
+
+    assert fanout.ask({"slow": slow}, {"slow": 0.02}, Breakers(5, 60.0)).failures
+    assert told == []
+    gate.set()
+    fanout.close()
+    assert [source for source, _ in told] == ["slow"]
+    assert told[0][1] >= within[0]
+
+
+def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
+    fanout, gate = Fanout(threads=1, queue=8), threading.Event()
+    ran: list[str] = []
+
+    def stuck() -> Found:
+        gate.wait(30)
+        return nothing()
+
+    def named(name: str) -> Found:
+        ran.append(name)
+        return nothing()
+
+    threading.Timer(0.2, gate.set).start()
+    names = ["b", "c", "d"]
+    calls = {"a": stuck, **{name: partial(named, name) for name in names}}
+    found = fanout.ask(calls, dict.fromkeys(calls, 20.0), Breakers(5, 60.0))
+    assert len(found.found) == 4
+    assert ran == names
+    fanout.close()

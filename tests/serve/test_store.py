@@ -1,6 +1,9 @@
 """What every store does, the local one and Redis."""
 
 import multiprocessing
+import shutil
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 from serve.lmdb_store import LmdbStore
 from serve.redis_store import RedisStore
 from serve.store import Store
+from tests.e2e.processes import free_port
+from tests.serve.conftest import wait_for
 
 Open = Callable[..., Store]
 
@@ -221,3 +226,69 @@ def test_the_number_of_the_last_event_before_a_moment_is_found(store: Store) -> 
     assert store.last_before(10**12 + 2, 0) == 3
     assert store.last_before(10**12 + 9, 2) == 5
     assert store.last_before(10**12 - 1, 0) == 0
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("needs redis-server (make servers)")
+    words = ["--bind", "127.0.0.1", "--port", str(free_port()), "--save", ""]
+    with subprocess.Popen([program, *words], cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        wait_for_one(server)
+        yield server
+        server.kill()
+
+
+def wait_for_one(server: subprocess.Popen[bytes]) -> None:
+    with redis.Redis.from_url(url_of(server)) as client:
+        wait_for(client)
+
+
+def url_of(server: subprocess.Popen[bytes]) -> str:
+    words = list(map(str, server.args))  # type: ignore[arg-type]
+    return f"redis://127.0.0.1:{words[words.index('--port') + 1]}/0"
+
+
+def test_a_redis_that_hangs_is_asked_once(
+    own_redis: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisStore(url_of(own_redis), timeout_s=0.2, read_s=0.2)
+    store.actions(1, 0, 10)
+    sent: list[bytes] = []
+    send = redis.connection.Connection.send_packed_command
+
+    def noting(connection: Any, command: Any, *words: Any, **more: Any) -> None:
+        sent.append(b"".join(command))
+        send(connection, command, *words, **more)
+
+    monkeypatch.setattr(redis.connection.Connection, "send_packed_command", noting)
+    own_redis.send_signal(signal.SIGSTOP)
+    with pytest.raises(redis.TimeoutError):
+        store.actions(1, 0, 10)
+    assert len([text for text in sent if b"LRANGE" in text]) == 1
+    with pytest.raises(redis.TimeoutError):
+        store.append([event("a")])
+    assert len([text for text in sent if b"EVALSHA" in text]) == 1
+    own_redis.send_signal(signal.SIGCONT)
+    wait_for(store._redis)
+    assert store.append([event("a")]).sequence == 1
+    store.close()
+
+
+def test_a_redis_that_was_restarted_is_found_again_at_once(
+    own_redis: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    store = RedisStore(url_of(own_redis))
+    store.append([event(n) for n in range(3)])
+    own_redis.kill()
+    own_redis.wait()
+    with pytest.raises(redis.ConnectionError):
+        store.actions(1, 0, 10)
+    with subprocess.Popen(own_redis.args, cwd=tmp_path, stdout=subprocess.DEVNULL) as again:
+        wait_for_one(own_redis)
+        assert store.actions(1, 0, 10) == []  # this one kept nothing
+        assert store.append([event("a")]).sequence == 4
+        assert store.put_items([{"item_id": 5}]) == 5
+        again.kill()
+    store.close()

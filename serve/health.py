@@ -1,0 +1,76 @@
+"""How well a replica serves: what is refused, left alone or failing."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from serve.replicas import Replicas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from serve.arms import Arms
+    from serve.metrics import Metrics
+    from serve.settings import ServeSettings
+    from serve.switch import Switch
+    from serve.utility_file import UtilityFile
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """Looks at the parts of a feed.
+
+    Args:
+        root: the root.
+        settings: of serving.
+    """
+
+    def __init__(self, root: Path, settings: ServeSettings) -> None:
+        self._settings = settings
+        self.replicas = Replicas(root)
+        self._troubles: dict[str, str] = {}
+        self._breakers: set[str] = set()
+
+    def work(self, pieces: Mapping[str, Callable[[], object]]) -> None:
+        """Does pieces of background work; what fails is told and keeps no other from being done."""
+        for name, piece in pieces.items():
+            try:
+                piece()
+            except Exception as error:
+                if self._troubles.get(name) != repr(error):
+                    log.exception("%s failed; trying again", name)
+                self._troubles[name] = repr(error)
+            else:
+                self._troubles.pop(name, None)
+
+    def note(self, metrics: Metrics, switch: Switch, arms: Arms) -> None:
+        """Tells the metrics, and the other replicas, how things stand."""
+        funnel = switch.funnel
+        metrics.serves(funnel.versions, switch.is_current)
+        states = {**funnel.breakers.states, **arms.breakers(funnel)}
+        self._breakers |= states.keys()
+        for name in self._breakers:
+            metrics.breakers.labels(name).set(states.get(name, False))
+        refused = None if switch.refused is None else switch.refused.version
+        self.replicas.note({"versions": funnel.versions, "refused": refused})
+        metrics.replicas.clear()
+        for note in self.replicas.living():
+            metrics.replicas.labels(note["versions"]["bundle"]).inc()
+
+    def told(self, switch: Switch, arms: Arms, utility: UtilityFile) -> dict[str, Any]:
+        """Open breakers, and of all that is not as it should be the reason."""
+        funnel = switch.funnel
+        states = {**funnel.breakers.states, **arms.breakers(funnel)}
+        opened = sorted(name for name, is_open in states.items() if is_open)
+        times, pause_s = self._settings.breaker_failures, self._settings.breaker_seconds
+        left = f"failed {times} times in a row; one request in {pause_s:g} s tries again"
+        degraded = {**self._troubles, **dict.fromkeys(opened, left)}
+        if switch.refused is not None:
+            degraded["bundle"] = f"{switch.refused.version} is refused: {switch.refused.reason}"
+        if utility.refused is not None:
+            degraded["utility"] = utility.refused
+        degraded |= {f"arm {name}": reason for name, reason in arms.refused.items()}
+        return {"open_breakers": opened, "degraded": degraded}

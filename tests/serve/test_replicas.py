@@ -1,0 +1,54 @@
+"""Notes of replicas."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from serve.replicas import SILENT_S, Replicas
+
+
+def note_of(replicas: Replicas) -> Path:
+    return replicas._file
+
+
+def test_each_replica_is_told_with_what_it_serves(tmp_path: Path) -> None:
+    first, second = Replicas(tmp_path), Replicas(tmp_path)
+    assert first.living() == []
+    first.note({"bundle": "v1"})
+    second.note({"bundle": "v2"})
+    assert {note["bundle"] for note in first.living()} == {"v1", "v2"}
+    assert {note["pid"] for note in second.living()} == {os.getpid()}
+    first.note({"bundle": "v2"})
+    assert [note["bundle"] for note in second.living()] == ["v2", "v2"]
+    first.close()
+    assert len(second.living()) == 1
+
+
+def test_one_whose_process_is_gone_is_forgotten(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = Replicas(tmp_path), Replicas(tmp_path)
+    dead.note({})
+    alive.note({})
+    note = json.loads(note_of(dead).read_text())
+    note_of(dead).write_text(json.dumps(note | {"pid": ended.pid}))
+    assert len(alive.living()) == 1
+    assert not note_of(dead).exists()
+
+
+def test_one_of_another_machine_is_there_while_it_touches_its_note(tmp_path: Path) -> None:
+    here, elsewhere = Replicas(tmp_path), Replicas(tmp_path)
+    elsewhere._host = "elsewhere"
+    elsewhere.note({})
+    here.note({})
+    assert len(here.living()) == 2
+    past = note_of(elsewhere).stat().st_mtime - 2 * SILENT_S
+    os.utime(note_of(elsewhere), (past, past))
+    elsewhere.note({})
+    assert len(here.living()) == 2
+    os.utime(note_of(elsewhere), (past, past))
+    assert len(here.living()) == 1
+    elsewhere.note({})
+    assert len(here.living()) == 2
