@@ -281,11 +281,19 @@ class Feed:
         done = [Action(item_id=i, action=a, surface=s, timestamp=t) for i, a, s, t in rows]
         return Actions(user_id=user.user_id, known=user.admitted, actions=done[::-1])
 
+    def readiness(self) -> dict[str, Any]:
+        """Which bundle serves and which is refused; the store is not asked, as feeds do without."""
+        refused = self._switch.refused
+        return {
+            "ready": True,
+            "bundle": self._switch.funnel.bundle.version,
+            "refused": None if refused is None else asdict(refused),
+        }
+
     def models(self) -> dict[str, Any]:
         """What serves, what it was made from, and which bundle or utility is refused, if any."""
         bundle = self._switch.funnel.bundle
         manifest = bundle.artifact.manifest
-        refused = self._switch.refused
         return {
             "root": str(self._root.resolve()),
             "bundle": bundle.version,
@@ -300,7 +308,7 @@ class Feed:
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
             "experiment": self._arms.describe(),
-            "refused": None if refused is None else asdict(refused),
+            "refused": self.readiness()["refused"],
         }
 
 
