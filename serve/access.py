@@ -15,9 +15,8 @@ from collections import OrderedDict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse
-
 from data.contract.settings import UserError
+from serve.refusals import refuse_saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,14 +50,13 @@ class Access:
         given = dict(scope["headers"]).get(b"authorization", b"")
         if self._token and not hmac.compare_digest(given, b"Bearer " + self._token):
             text = f"this server needs Authorization: Bearer <its {TOKEN}>"
-            answer = JSONResponse({"detail": [{"msg": text}]}, 401, {"WWW-Authenticate": "Bearer"})
-            await answer(scope, receive, send)
+            refused = refuse_saying(401, text, {"WWW-Authenticate": "Bearer"})
+            await refused(scope, receive, send)
             return
         wait_s = self._buckets.wait_s(_client(scope)) if self._buckets else 0.0
         if wait_s:
             headers = {"Retry-After": str(math.ceil(wait_s))}
-            answer = JSONResponse({"detail": [{"msg": "too many requests"}]}, 429, headers)
-            await answer(scope, receive, send)
+            await refuse_saying(429, "too many requests", headers)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

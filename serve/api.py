@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import Body, FastAPI, Header, HTTPException, Query, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
-from data.contract.settings import UserError
 from serve.access import TOKEN, Access
+from serve.description import DescribedApi
 from serve.feed import Feed
 from serve.limits import Limits
 from serve.messages import (
@@ -26,26 +25,28 @@ from serve.messages import (
     each_item,
 )
 from serve.metrics import RequestMetrics
-from serve.store import StoreError
+from serve.refusals import add_handlers, answers
 
 Deadline = Annotated[float | None, Header(gt=0, le=60_000)]
 NumItems = Annotated[int, Query(ge=1, le=500)]
+PLAIN = answers(401, 429)
+PATH = answers(401, 404, 422, 429)
+BODY = answers(400, 401, 413, 422, 429)
 
 
 def create_api(feed: Feed) -> FastAPI:
     """The application that serves `feed`."""
-    api = FastAPI(title="homefeed", version="0.1.0", description="Recommendations over HTTP")
+    api = DescribedApi(title="homefeed", version="0.1.0", description="Recommendations over HTTP")
     api.add_middleware(Limits, max_concurrent=feed.settings.max_concurrent)
     token = os.environ.get(TOKEN, "")
+    api.needs_token = bool(token)
     api.add_middleware(Access, token=token, rate=feed.settings.rate)
     api.add_middleware(RequestMetrics, metrics=feed.metrics)
     _add_recommendations(api, feed)
     _add_page(api, feed)
     _add_posting(api, feed)
     _add_status(api, feed)
-    api.add_exception_handler(UserError, _answer_user_error)
-    api.add_exception_handler(StoreError, _answer_store_error)
-    api.add_exception_handler(RequestValidationError, _answer_bad_body)
+    add_handlers(api)
     return api
 
 
@@ -55,17 +56,17 @@ def _json(model: BaseModel) -> Response:
 
 
 def _add_recommendations(api: FastAPI, feed: Feed) -> None:
-    @api.post("/v1/recommend", response_model=RecommendResponse)
+    @api.post("/v1/recommend", response_model=RecommendResponse, responses=BODY)
     def recommend(request: RecommendRequest, x_deadline_ms: Deadline = None) -> Response:
         """A feed for a user, known or not; `x-deadline-ms` is the time that the caller has."""
         return _json(feed.recommend(request, x_deadline_ms))
 
-    @api.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems)
+    @api.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, responses=PATH)
     def similar(item_id: str, num_items: NumItems = 10) -> Response:
         """Items near an item."""
         found = feed.similar(item_id, num_items)
         if found is None:
-            raise HTTPException(404, [{"msg": f"item {item_id!r} is unknown"}])
+            raise HTTPException(404, f"item {item_id!r} is unknown")
         return _json(found)
 
 
@@ -77,57 +78,42 @@ def _add_page(api: FastAPI, feed: Feed) -> None:
         """A page to look at feeds with."""
         return Response(page, media_type="text/html; charset=utf-8")
 
-    @api.get("/v1/users/{user_id:path}/actions", response_model=Actions)
+    @api.get("/v1/users/{user_id:path}/actions", response_model=Actions, responses=PATH)
     def actions(user_id: str, limit: NumItems = 20) -> Response:
         """What a user did, newest first; nothing of a user who is unknown."""
         return _json(feed.actions(user_id, limit))
 
 
 def _add_posting(api: FastAPI, feed: Feed) -> None:
-    @api.post("/v1/events", response_model=EventsAccepted)
+    @api.post("/v1/events", response_model=EventsAccepted, responses=BODY)
     def events(body: Annotated[Events, Body()]) -> Response:
         """Takes one event, a list, or `{"events": [...]}`; all or none are on disk after it."""
         return _json(feed.post_events(each_event(body)))
 
-    @api.post("/v1/items", response_model=ItemsAccepted)
+    @api.post("/v1/items", response_model=ItemsAccepted, responses=BODY)
     def items(body: Annotated[Items, Body()]) -> Response:
         """Takes one item, a list, or `{"items": [...]}`; one posted again is replaced."""
         return _json(feed.post_items(each_item(body)))
 
 
 def _add_status(api: FastAPI, feed: Feed) -> None:
-    @api.get("/healthz")
+    @api.get("/healthz", responses=answers())
     def healthz() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
-    @api.get("/readyz")
+    @api.get("/readyz", responses=PLAIN)
     def readyz() -> Response:
         """A bundle serves; `refused` is a newer one that cannot, `degraded` what else is amiss."""
         found = feed.readiness()
         return JSONResponse(found, 200 if found["ready"] else 503)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=PLAIN)
     def models() -> dict[str, Any]:
         """Versions that serve and what they were made from."""
         return feed.models()
 
-    @api.get("/metrics")
+    @api.get("/metrics", response_class=PlainTextResponse, responses=PLAIN)
     def metrics() -> Response:
         """Prometheus metrics."""
         return Response(feed.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def _answer_user_error(_: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": [{"loc": ["body"], "msg": str(error)}]}, 422)
-
-
-def _answer_store_error(_: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": [{"msg": str(error)}]}, 503, {"Retry-After": "1"})
-
-
-def _answer_bad_body(_: Request, error: Exception) -> Response:
-    """Says where and why; the input itself is not sent back, as it may be no valid text."""
-    assert isinstance(error, RequestValidationError)
-    reasons = [{"loc": [str(p) for p in e["loc"]], "msg": e["msg"]} for e in error.errors()]
-    return JSONResponse({"detail": reasons[:20]}, 422)

@@ -305,11 +305,20 @@ class Feed:
         done = [Action(item_id=i, action=a, surface=s, timestamp=t) for i, a, s, t in rows]
         return Actions(user_id=user.user_id, known=user.admitted, actions=done[::-1])
 
+    def readiness(self) -> dict[str, Any]:
+        """Whether there are feeds, and what they have to do without."""
+        refused = self._switch.refused
+        return {
+            "ready": not self._closing.is_set(),
+            "bundle": self._switch.funnel.bundle.version,
+            "refused": None if refused is None else asdict(refused),
+            **self._health.told(self._switch, self._arms, self._utility),
+        }
+
     def models(self) -> dict[str, Any]:
         """What serves, what it was made from, and which bundle or utility is refused, if any."""
         bundle = self._switch.funnel.bundle
         manifest = bundle.artifact.manifest
-        refused = self._switch.refused
         return {
             "root": str(self._root.resolve()),
             "bundle": bundle.version,
@@ -324,18 +333,8 @@ class Feed:
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
             "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
             "experiment": self._arms.describe(),
-            "refused": None if refused is None else asdict(refused),
+            "refused": self.readiness()["refused"],
             "replicas": self._health.replicas.living(),
-        }
-
-    def readiness(self) -> dict[str, Any]:
-        """Whether there are feeds, and what they have to do without."""
-        refused = self._switch.refused
-        return {
-            "ready": not self._closing.is_set(),
-            "bundle": self._switch.funnel.bundle.version,
-            "refused": None if refused is None else asdict(refused),
-            **self._health.told(self._switch, self._arms, self._utility),
         }
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from serve.refusals import AGAIN, refuse_saying
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 8 << 20
-
-
-class BodyTooLargeError(Exception):
-    """Raised inside a request whose body goes beyond the bound."""
+TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
 
 
 class Limits:
@@ -34,9 +33,10 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._in_work >= self._max_concurrent:
-            await _refuse(503, "too many requests in work", scope, receive, send)
+            refused = refuse_saying(503, "too many requests in work", AGAIN)
+            await refused(scope, receive, send)
         elif _declared_bytes(scope) > MAX_BODY_BYTES:
-            await _refuse(413, f"a body may have {MAX_BODY_BYTES} bytes", scope, receive, send)
+            await refuse_saying(413, TOO_LARGE)(scope, receive, send)
         else:
             await self._serve(scope, receive, send)
 
@@ -44,8 +44,6 @@ class Limits:
         self._in_work += 1
         try:
             await self._app(scope, _bounded(receive), send)
-        except BodyTooLargeError:
-            await _refuse(413, f"a body may have {MAX_BODY_BYTES} bytes", scope, receive, send)
         finally:
             self._in_work -= 1
 
@@ -58,18 +56,12 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
-            raise BodyTooLargeError
+            raise HTTPException(413, TOO_LARGE)  # the application answers it
         return message
 
     return bounded
 
 
-def _declared_bytes(scope: Scope) -> int:
+def _declared_bytes(scope: Scope) -> float:
     value = dict(scope["headers"]).get(b"content-length", b"0")
-    return int(value) if value.isdigit() else 0
-
-
-async def _refuse(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = {"Retry-After": "1"} if status == 503 else {}
-    response = JSONResponse({"detail": [{"msg": text}]}, status, headers)
-    await response(scope, receive, send)
+    return float(value) if value.isdigit() else 0.0

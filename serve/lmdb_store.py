@@ -42,6 +42,7 @@ class LmdbStore(Store):
         self._environment = lmdb.open(
             str(folder), map_size=max_gib * GIB, max_dbs=len(TABLES), max_readers=512
         )
+        self._environment.reader_check()  # places of readers that were killed
         self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
         self._writer = GroupCommit(self._environment)
 

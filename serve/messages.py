@@ -18,12 +18,21 @@ from pydantic import (
 
 MAX_BATCH = 10_000
 MAX_LIST = 10_000
+MAX_SECONDS = 10**9
+MAX_COORDINATE = 65_504  # the largest number of 16 bits, which vectors are kept in
 
 Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[StrictStr, Field(max_length=64)]
 Id = Int64 | Annotated[StrictStr, Field(min_length=1, max_length=256)]
 Milliseconds = Annotated[StrictInt, Field(ge=631_152_000_000, lt=4_102_444_800_000)]
-Number = Annotated[StrictFloat | Int64, Field(allow_inf_nan=False)]
+Seconds = (
+    Annotated[StrictFloat, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+    | Annotated[StrictInt, Field(ge=0, le=MAX_SECONDS)]
+)
+Coordinate = (
+    Annotated[StrictFloat, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE, allow_inf_nan=False)]
+    | Annotated[StrictInt, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+)
 
 
 class Body(BaseModel):
@@ -39,7 +48,7 @@ class Context(Body):
     interests: list[Id] | None = Field(
         default=None, max_length=100, description="retrieve items of these interests"
     )
-    query_vector: list[Number] | None = Field(
+    query_vector: list[Coordinate] | None = Field(
         default=None,
         max_length=4096,
         description="retrieve what is near this vector of the item space",
@@ -93,7 +102,7 @@ class Event(Body):
     timestamp: Milliseconds | None = Field(
         default=None, description="ms since 1970; now when absent"
     )
-    duration_s: Annotated[Number, Field(ge=0)] | None = None
+    duration_s: Seconds | None = None
     board_id: Id | None = None
     request_id: Id | None = Field(
         default=None, description="of the feed in which the item was shown"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from data.contract.encode import encode_columns
 from data.contract.schema import GRAPH_COLUMN
 from data.contract.settings import UserError
+from serve.messages import MAX_COORDINATE
 
 if TYPE_CHECKING:
     from data.contract.schema import Feature, FeatureKind
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 MAX_TEXT = 10_000
+MAX_WHOLE = 2**53  # whole numbers beyond are no floats
 OWN_COLUMNS = frozenset({"item_id", "created_at", "title", "text"})
 
 
@@ -42,10 +44,12 @@ def _check_text(name: str, value: Any) -> None:
 
 
 _EXPECTED: dict[FeatureKind, str] = {
-    "numeric": "a finite number",
+    "numeric": "a finite number, below 2^53 if whole",
     "categorical": "a string, an integer or true/false",
     "multi": "a list of strings or a list of integers",
-    "vector": "a list of as many finite numbers as the item table's vectors have",
+    "vector": (
+        f"a list of as many numbers as the item table's vectors have, none beyond {MAX_COORDINATE}"
+    ),
 }
 
 
@@ -59,8 +63,13 @@ def _is_unicode(value: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and abs(value) < 1e30 and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= MAX_WHOLE
+    return isinstance(value, float) and abs(value) < 1e30 and math.isfinite(value)
+
+
+def _is_coordinate(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= MAX_COORDINATE
 
 
 def _is_integer(value: Any) -> bool:
@@ -75,7 +84,7 @@ def _fits(feature: Feature, value: Any) -> bool:
     if not isinstance(value, list) or len(value) > MAX_TEXT:
         return False
     if feature.kind == "vector":
-        return len(value) == feature.dim and all(map(_is_number, value))
+        return len(value) == feature.dim and all(map(_is_coordinate, value))
     return all(map(_is_text, value)) or all(_is_integer(v) for v in value)
 
 

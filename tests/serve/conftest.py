@@ -2,18 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from serve.feed import Feed
 from serve.settings import ServeSettings
-from tests.e2e.processes import free_port
+from tests.redis_server import is_installed, running_redis
 from tests.tiny_root import TinyLog, write_bundle
 
 Root = Callable[..., Path]
@@ -79,28 +76,7 @@ def feed(root: Path, settings: ServeSettings) -> Iterator[Feed]:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis server of the session's own that writes before it answers."""
-    program = shutil.which("redis-server")
-    if program is None:
+    if not is_installed():
         pytest.skip("needs redis-server (make servers)")
-    port = free_port()
-    words = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "yes"]
-    words += ["--appendfsync", "always", "--dir", str(tmp_path_factory.mktemp("redis"))]
-    with subprocess.Popen([program, *words], stdout=subprocess.DEVNULL) as server:
-        url = f"redis://127.0.0.1:{port}/0"
-        wait_for(redis.Redis.from_url(url))
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
         yield url
-        server.terminate()
-
-
-def wait_for(server: Any, seconds: float = 10.0) -> None:
-    """Until a Redis server answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            server.ping()
-        except redis.RedisError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-        else:
-            return
