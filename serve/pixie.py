@@ -86,9 +86,9 @@ class Pixie:
             exclude = np.union1d(exclude, self._catalogue.with_copies(query.about))
         settings = replace(self._walk.settings, candidates=limit + len(exclude))
         answer = replace(self._walk, settings=settings).recommend(
-            *self._starts(query), _seed(query)
+            *self._starts(query), seed=_seed(query), allowed=self._catalogue.may_serve
         )
-        kept = left(answer.items, exclude) & self._catalogue.may_serve(answer.items)
+        kept = left(answer.items, exclude)
         return Found(self.name, answer.items[kept][:limit], answer.scores[kept][:limit])
 
     def _starts(self, query: Query) -> tuple[Ints, Floats]:

@@ -17,8 +17,8 @@ import copy
 import json
 import sys
 import time
-from collections import defaultdict
-from dataclasses import replace
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -108,49 +108,67 @@ class Tally:
         return [round(float(apart.mean()), 5), round(float(half), 5)]
 
 
-def retrieved(funnel: Funnel, liked: dict[int, Ints]) -> dict[str, Any]:
-    """Recall of candidates, finds by source, cost."""
-    recall, own, placed, costs = Tally(), Tally(), Tally(), Tally()
-    alone: dict[str, int] = defaultdict(int)
-    total = 0
-    for user_id, positives in liked.items():
-        query, found, cost = ask(funnel, user_id)
-        wanted = np.setdiff1d(positives, query.exclude)
-        if not len(wanted):
-            continue
-        total += len(wanted)
+@dataclass(slots=True)
+class Retrieved:
+    """What is added up over users."""
+
+    recall: Tally = field(default_factory=Tally)
+    own: Tally = field(default_factory=Tally)
+    placed: Tally = field(default_factory=Tally)
+    costs: Tally = field(default_factory=Tally)
+    alone: Counter[str] = field(default_factory=Counter)
+    positives: int = 0
+
+    def add(self, wanted: Ints, found: list[Found], cost: dict[str, float]) -> None:
+        """Counts one user."""
+        self.positives += len(wanted)
         for share in SHARES:
             merged = candidates_of(found, share)
             for depth in DEPTHS:
-                hits = np.isin(wanted, merged.rows[:depth]).mean()
-                recall.add(f"{share:g} @{depth}", float(hits))
+                self.recall.add(f"{share:g} @{depth}", hits(wanted, merged.rows[:depth]))
             if share == SETTINGS.shares[OURS]:
                 for at, name in enumerate(merged.names):
-                    rows = merged.rows[merged.source == at]
-                    placed.add(name, float(np.isin(wanted, rows).mean()))
+                    self.placed.add(name, hits(wanted, merged.rows[merged.source == at]))
         for at, one in enumerate(found):
             others = np.concatenate([NONE, *(f.rows for f in found[:at] + found[at + 1 :])])
             mine = np.isin(wanted, one.rows)
-            own.add(one.source, float(mine.mean()))
-            alone[one.source] += int((mine & ~np.isin(wanted, others)).sum())
+            self.own.add(one.source, float(mine.mean()))
+            self.alone[one.source] += int((mine & ~np.isin(wanted, others)).sum())
         for name, taken in cost.items():
-            costs.add(name, taken)
-    changes = {
-        f"{share:g} @{depth}": recall.change(f"{share:g} @{depth}", f"0 @{depth}")
-        for share in SHARES[1:]
-        for depth in DEPTHS
-    }
-    p50 = {
-        n: [round(float(q), 3) for q in np.percentile(v, (50, 99))] for n, v in costs.values.items()
-    }
-    return {
-        "users": len(recall.values["0 @10"]),
-        "positives": total,
-        "candidates": recall.means(),
-        "change": changes,
-        "sources": {"own list": own.means(), "merged": placed.means(), "no other found": alone},
-        "cost_ms": p50,
-    }
+            self.costs.add(name, taken)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        pairs = [(f"{share:g} @{depth}", f"0 @{depth}") for share in SHARES[1:] for depth in DEPTHS]
+        costs = self.costs.values.items()
+        return {
+            "users": len(self.recall.values["0 @10"]),
+            "positives": self.positives,
+            "candidates": self.recall.means(),
+            "change": {name: self.recall.change(name, before) for name, before in pairs},
+            "sources": {
+                "own list": self.own.means(),
+                "merged": self.placed.means(),
+                "no other found": self.alone,
+            },
+            "cost_ms_p50_p99": {n: np.percentile(v, (50, 99)).round(3).tolist() for n, v in costs},
+        }
+
+
+def hits(wanted: Ints, rows: Ints) -> float:
+    """Share of what is wanted that is among the rows."""
+    return float(np.isin(wanted, rows).mean())
+
+
+def retrieved(funnel: Funnel, liked: dict[int, Ints]) -> dict[str, Any]:
+    """Recall of candidates, finds by source, cost."""
+    sums = Retrieved()
+    for user_id, positives in liked.items():
+        query, found, cost = ask(funnel, user_id)
+        wanted = np.setdiff1d(positives, query.exclude)
+        if len(wanted):
+            sums.add(wanted, found, cost)
+    return sums.told()
 
 
 def served(job: Job, funnel: Funnel, liked: dict[int, Ints]) -> dict[str, Any]:
