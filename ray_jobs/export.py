@@ -65,7 +65,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         if graph is not None:
             _write_graph(draft.path, open_lone(graph, plain), dataset)
         _write_lookups(dataset, draft.path)
-        _write_edges(draft.path, walked)
+        write_edges(draft.path, walked)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "details": _details(dataset, [*artifacts, *upstream], calibrations)
@@ -138,7 +138,7 @@ def _write_graph(folder: Path, encoder: GraphEncoder | None, dataset: Dataset) -
     link(dataset.vectors.path / INDEX_FILE, folder / SIMILAR_FILE)
 
 
-def _write_edges(folder: Path, walked: Artifact) -> None:
+def write_edges(folder: Path, walked: Artifact) -> None:
     """The graph as of the end of the log, for walks while serving; nothing if it has no edge."""
     if walked.manifest.details["edges"]:
         for side, array in product(("items", "boards"), ("indptr", "indices")):

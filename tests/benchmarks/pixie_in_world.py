@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -59,7 +60,7 @@ def liked_next(job: Job, funnel: Funnel) -> dict[int, Ints]:
         events = pq.read_table(Path(folder) / "events")
     actions, kinds = bundle.vocabulary.actions, bundle.vocabulary.polarity
     positive = [name for name, kind in zip(actions, kinds, strict=True) if kind == "positive"]
-    events = events.filter(pc.is_in(events["action"], pc.scalar(positive).values))
+    events = events.filter(pc.is_in(events["action"], pa.array(positive)))
     found: dict[int, Ints] = {}
     users = events["user_id"].to_numpy()
     rows = bundle.item_ids.lookup(events["item_id"].combine_chunks())
