@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.schema import DAY_MS
-from data.contract.settings import Count, Positive, Share, Weight
+from data.contract.settings import Count, NonNegative, Positive, Share, Weight
 from data.graph.pixie import PixieSettings, PixieWalk
 from serve.candidates import Found
 from serve.lists import left
@@ -36,22 +36,29 @@ class RecentWalks:
     """How candidates are walked for.
 
     Attributes:
-        steps: item-board-item steps of a request, over all items that walks begin at; fewer where
-            as many items as are asked for have `visits` before.
+        steps: item-board-item steps of a request, over all items that walks begin at.
         restart: probability with which a walk begins again after a step.
-        visits: visits of an item that make it a candidate of the item where its walks began.
+        visits: visits of an item that make it a candidate; the walks from an item end once it has
+            its part of as many as are wanted. 0: they take all steps, which is faster where those
+            are few, for more walks move side by side.
         actions: newest actions whose items walks begin at.
         half_life_days: time in which an action's part of the steps halves; in a log without a
             clock the newest actions are alike.
         weights: action -> its part of the steps; positive ones that are not named have 1.
     """
 
-    steps: Count = 20_000
+    steps: Count = 10_000
     restart: Share = 0.5
-    visits: Count = 4
+    visits: NonNegative = 0
     actions: Count = 20
     half_life_days: Positive = 7.0
     weights: dict[str, Weight] = field(default_factory=dict)
+
+    @property
+    def walk(self) -> PixieSettings:
+        """As the walk takes them; how many candidates each request says."""
+        stop = {"visits": self.visits} if self.visits else {"early_stop": False}
+        return PixieSettings(steps=self.steps, restart=self.restart, **stop)
 
 
 class Pixie:
@@ -71,7 +78,7 @@ class Pixie:
         self._worth = np.array([0.0, *worth])
         self._walk: PixieWalk | None = None
         if bundle.graph is not None:
-            self._walk = PixieWalk.of(bundle.graph, _rules(settings))
+            self._walk = PixieWalk.of(bundle.graph, settings.walk)
             self._walk.recommend(np.zeros(1, np.int64), np.ones(1), seed=0)
 
     def applies(self, query: Query) -> bool:
@@ -121,12 +128,6 @@ class Pixie:
         at = np.where(there, rows, 0)
         some: Mask = indptr[at] < indptr[at + 1]
         return there & some
-
-
-def _rules(settings: RecentWalks) -> PixieSettings:
-    return PixieSettings(
-        steps=settings.steps, restart=settings.restart, visits=settings.visits, candidates=1
-    )
 
 
 def _seed(query: Query) -> int:

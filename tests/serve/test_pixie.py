@@ -115,6 +115,14 @@ def test_the_newest_actions_alone_are_walked_from(bundle: Bundle) -> None:
     assert visits_by_board(source, query(*past)).nonzero()[0].tolist() == [11, 12]
 
 
+def test_walks_end_early_once_enough_was_visited_often_enough(bundle: Bundle) -> None:
+    asked, catalogue = query((30, SAVE, 0)), Catalogue(bundle)
+    whole = Pixie(bundle, catalogue, WALKS)(asked, 3)
+    early = Pixie(bundle, catalogue, replace(WALKS, visits=5))(asked, 3)
+    assert len(early.rows) == len(whole.rows) == 3
+    assert whole.scores.sum() > 5 * early.scores.sum() > 0
+
+
 def test_an_action_is_walked_from_by_its_weight(bundle: Bundle) -> None:
     weighed = {"save": 4.0, "click": 0.0}
     source = Pixie(bundle, Catalogue(bundle), replace(WALKS, weights=weighed))
