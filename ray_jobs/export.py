@@ -1,12 +1,14 @@
 """Exports the current models: `python -m ray_jobs.export root=runs/default`.
 
-Programs (torch.export and ONNX), ID tables as plain arrays, and the look-ups that serving shares
-with training: all that an index and a server need, without any of our training code.
+Programs (torch.export and ONNX), ID tables as plain arrays, the look-ups that serving shares with
+training, and the graph that it walks: all that an index and a server need, without any of our
+training code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +26,8 @@ from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
 from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.engine.ranking_model import RankingModel, calibration_of
-from ray_jobs.sample import Cutoff, log_of
-from serve.bundle import SIMILAR_FILE
+from ray_jobs.sample import Cutoff, adjacency, log_of
+from serve.bundle import GRAPH_FOLDER, SIMILAR_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     dataset = with_all_columns(plain, datasets)
     vectors = [found for found in (dataset.vectors, dataset.user_vectors) if found]
     upstream = [found for found in (graph, user_model) if found]
+    walked = adjacency(job, plain, cutoff)
     calibrations = [
         c for a in artifacts if a.kind == "ranker" and (c := calibration_of(job.root, a))
     ]
@@ -62,13 +65,14 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         if graph is not None:
             _write_graph(draft.path, open_lone(graph, plain), dataset)
         _write_lookups(dataset, draft.path)
+        write_edges(draft.path, walked)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "details": _details(dataset, [*artifacts, *upstream], calibrations)
             | {"ranker_arithmetic": job.settings.export.ranker},
         }
 
-    parents = [plain.artifact, *artifacts, *calibrations, *vectors]
+    parents = [plain.artifact, *artifacts, *calibrations, *vectors, walked]
     settings = {"export": to_tree(job.settings.export)}
     return job.make("export", parents, settings, write, move_pointer)
 
@@ -132,6 +136,14 @@ def _write_graph(folder: Path, encoder: GraphEncoder | None, dataset: Dataset) -
         write_programs(encoder.programs(), folder / "programs")
     assert dataset.vectors is not None
     link(dataset.vectors.path / INDEX_FILE, folder / SIMILAR_FILE)
+
+
+def write_edges(folder: Path, walked: Artifact) -> None:
+    """The graph as of the end of the log, for walks while serving; nothing if it has no edge."""
+    if walked.manifest.details["edges"]:
+        for side, array in product(("items", "boards"), ("indptr", "indices")):
+            name = f"{side}.{array}.npy"
+            link(walked.path / name, folder / GRAPH_FOLDER / name)
 
 
 def _write_lookups(dataset: Dataset, folder: Path) -> None:

@@ -95,7 +95,7 @@ class Cutoff:
 
 
 def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
-    """The graph as of a cut-off, or finds it made already. Raises UserError without any edge."""
+    """The graph as of a cut-off, or finds it made already; it may have no edge (`check_edges`)."""
     groups = groups_of(job.settings, dataset)
     tree: dict[str, Any] = {
         "edges": groups,
@@ -108,15 +108,20 @@ def adjacency(job: Job, dataset: Dataset, cutoff: Cutoff) -> Artifact:
     def write(draft: Draft) -> None:
         num_boards = _write_graph(job, dataset, cutoff, draft.path)
         graph = open_graph(draft.path.absolute())
-        if graph.num_edges == 0 and groups != "none":
-            raise UserError(
-                f"the graph of {groups} has no edge up to day {cutoff.day}; check graph.edges, "
-                "source.boards and windows.graph"
-            )
         draft.fields["details"] = {"edges": graph.num_edges, "boards": num_boards}
         draft.fields["id_space"] = dataset.artifact.manifest.id_space
 
     return job.make("adjacency", [dataset.artifact], tree, write, move_pointer=False)
+
+
+def check_edges(graph: Artifact) -> None:
+    """Raises UserError where a graph that is not meant to be empty is."""
+    tree, edges = graph.manifest.settings, graph.manifest.details["edges"]
+    if edges == 0 and tree["edges"] != "none":
+        raise UserError(
+            f"the graph of {tree['edges']} has no edge up to day {tree['cutoff']['day']}; check "
+            "graph.edges, source.boards and windows.graph"
+        )
 
 
 def _write_graph(job: Job, dataset: Dataset, cutoff: Cutoff, folder: Path) -> int:
@@ -225,6 +230,7 @@ def sampled(job: Job, dataset: Dataset, cutoff: Cutoff) -> Sampled:
     """
     settings = job.settings.graph
     graph = adjacency(job, dataset, cutoff)
+    check_edges(graph)
     path = graph.path.absolute()
     if settings.sampling == "on_the_fly" or reads_whole_graph(job.settings, dataset):
         return Sampled(SamplerSource(path, settings.walk, job.settings.seed), (graph,))
@@ -242,6 +248,7 @@ def main(job: Job) -> dict[str, Any]:
     cutoff = Cutoff((TRAIN,), day) if day else Cutoff.of_training(windows, alone=False)
     with job.stage("sample"):
         graph = adjacency(job, dataset, cutoff)
+        check_edges(graph)
         rows = neighborhoods(job, dataset, graph)
     return {"adjacency": graph.version, "neighborhoods": rows.version, **graph.manifest.details}
 

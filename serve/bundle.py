@@ -20,6 +20,8 @@ Files under `<root>/bundles/<version>/`:
     popular.npy, fresh.npy    rows, best and newest first
     conditions.faiss, .npz    the same items by the interests that they carry
     medoids.npy, importance.npy  clusters of each user's past, where items have vectors
+    graph/<side>.<array>.npy  boards and their items, both ways (data.graph.store), in the item rows
+                              of the bundle: 8 bytes an edge, 8 a node
     items.arrow, users.arrow  encoded features by row
     ids/item, ids/user        id spaces
     histories/<column>.npy    timelines of all users in row order, with offsets.npy
@@ -39,6 +41,7 @@ from data.contract.encode import HISTORY_COLUMNS, Arrays, Events, FeatureTable, 
 from data.contract.idspace import IdSpace, Keys
 from data.contract.schema import TREND_DAYS, Calendar, Vocabulary
 from data.contract.settings import UserError
+from data.graph.store import Graph
 from serve.index import ItemIndex
 from serve.medoids import Medoids
 from serve.pairing import check_pairing
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 
 KIND = "bundles"
 SIMILAR_FILE, BLOCKED_FILE = "similar.faiss", "blocked_ids.npy"
+GRAPH_FOLDER = "graph"
 TALLIES_FILE, USER_TALLIES_FILE = "tallies.npy", "user_tallies.npy"
 EMBEDDING_TOLERANCE = 1e-3
 PROBES = 8
@@ -87,6 +91,7 @@ class Bundle:
     medoids: Medoids | None = None
     partitions: Partitions | None = None
     ranked: Ranked | None = None
+    graph: Graph | None = None
     calibrators: Calibrators
 
     @classmethod
@@ -104,6 +109,7 @@ class Bundle:
         check_id_spaces(bundle)
         check_embeddings(bundle)
         check_ranked(bundle)
+        check_graph(bundle)
         return bundle
 
     @property
@@ -192,6 +198,7 @@ def _load(path: Path, artifact: Artifact) -> Bundle:
         medoids=Medoids.open(path),
         partitions=Partitions.open(path, item_embeddings, item_priors),
         ranked=Ranked.open(path),
+        graph=Graph.open(path / GRAPH_FOLDER) if (path / GRAPH_FOLDER).is_dir() else None,
         calibrators=_open_calibrators(path, vocabulary.actions),
     )
 
@@ -271,6 +278,19 @@ def check_ranked(bundle: Bundle) -> None:
         raise UserError(
             f"{name} has {len(ranked.known)} items as its ranker sees them but "
             f"{bundle.item_ids.rows} item rows; index the export again"
+        )
+
+
+def check_graph(bundle: Bundle) -> None:
+    """Refuses a graph of other items, or whose two sides are not of one graph."""
+    graph, rows = bundle.graph, bundle.item_ids.rows
+    if graph is None:
+        return
+    edges = len(graph.items.indices), len(graph.boards.indices)
+    if graph.num_items != rows or edges[0] != edges[1]:
+        raise UserError(
+            f"{bundle.artifact.manifest.name} has a graph of {graph.num_items} items with {edges} "
+            f"edges from either side, but {rows} item rows; export again"
         )
 
 

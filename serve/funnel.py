@@ -108,7 +108,7 @@ class Funnel:
         self.clock = Clock(bundle, settings.clock)
         self.users = Users(bundle, self.catalogue, settings.max_actions)
         self.filters = open_filters(bundle, self.catalogue, settings)
-        self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings.sources)
+        self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings)
         self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
         self._tower = UserTower(bundle, self.catalogue)
         self._ordering = Ordering(self.catalogue, settings)
@@ -136,6 +136,8 @@ class Funnel:
         other._settings = settings
         other.filters = open_filters(self.bundle, self.catalogue, settings)
         other._ordering = Ordering(self.catalogue, settings)
+        if (settings.sources, settings.pixie) != (self._settings.sources, self._settings.pixie):
+            other.sources = open_sources(self.bundle, self.catalogue, settings)
         if settings.utility != self._settings.utility:
             other.utility = Utility.of(settings.utility, self.bundle.vocabulary)
         return other

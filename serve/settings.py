@@ -10,6 +10,7 @@ from pydantic import Field
 from data.contract.settings import Count, NonNegative, Positive, Share
 from serve.experiments import Experiment
 from serve.filters import Rule
+from serve.pixie import RecentWalks
 from serve.programs import Placement
 from serve.proxies import Proxy
 from serve.utility import UtilitySettings
@@ -20,7 +21,7 @@ REDIS = ("redis://", "rediss://", "unix://")
 
 
 def _shares() -> dict[str, Share]:
-    shares = {"two_tower": 0.8, "pinnersage": 0.1, "related": 0.6, "interests": 0.3}
+    shares = {"two_tower": 0.8, "pinnersage": 0.1, "pixie": 0.1, "related": 0.6, "interests": 0.3}
     return {**shares, "popular": 0.1, "fresh": 0.1}
 
 
@@ -47,6 +48,7 @@ class ServeSettings:
             as many; not beside a related item.
         sources: candidate sources of one's own, `package.module:Class`, made from (bundle,
             catalogue) and asked after the built-in ones.
+        pixie: walks from what a user has just liked, where the bundle has a graph.
         deadlines_ms: source -> time it may take; `default` stands for the sources not named, and
             `store` is that of reading a user from a Redis server.
         budget_ms: time for a whole request, unless its header x-deadline-ms gives it less; sources
@@ -98,6 +100,7 @@ class ServeSettings:
     shares: dict[str, Share] = field(default_factory=_shares)
     least_share: Share = 0.05
     sources: tuple[str, ...] = ()
+    pixie: RecentWalks = field(default_factory=RecentWalks)
     deadlines_ms: dict[str, Positive] = field(default_factory=lambda: {"default": 300.0})
     budget_ms: Positive = 1000.0
     breaker_failures: Count = 5

@@ -14,16 +14,16 @@ import numpy as np
 from data.contract.settings import UserError
 from serve.candidates import Found, in_turns, merge
 from serve.partitions import carried
+from serve.pixie import Pixie
 from serve.query import RELATED, Query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from data.contract.encode import Ints
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
     from serve.messages import Context
     from serve.programs import Floats
+    from serve.settings import ServeSettings
 
 POOL = 1000  # items of a list of everybody's of which the nearest to a user are taken
 
@@ -239,23 +239,24 @@ def head(source: str, rows: Ints, limit: int) -> Found:
 
 
 def open_sources(
-    bundle: Bundle, catalogue: Catalogue, own: Sequence[str] = ()
+    bundle: Bundle, catalogue: Catalogue, settings: ServeSettings
 ) -> tuple[Source, ...]:
     """The sources of a bundle; the first to find an item is named as its source.
 
     Args:
         bundle: the open bundle.
         catalogue: its items and the posted ones.
-        own: `package.module:Class` of further sources.
+        settings: of serving.
     """
     return (
         Related(catalogue),
         TwoTower(catalogue),
         PinnerSage(bundle, catalogue),
+        Pixie(bundle, catalogue, settings.pixie),
         Interests(bundle, catalogue),
         Popular(bundle, catalogue),
         Fresh(bundle, catalogue),
-        *(_open_own(path, bundle, catalogue) for path in own),
+        *(_open_own(path, bundle, catalogue) for path in settings.sources),
     )
 
 

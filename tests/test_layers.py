@@ -1,4 +1,7 @@
-"""The import rules: data.contract ← {models, data} ← ray_jobs, data.contract ← serve ← ray_jobs."""
+"""The import rules: data.contract ← {models, data} ← ray_jobs, data.contract ← serve ← ray_jobs.
+
+Serving walks the graph too: it reads the graph and the walk, and nothing else of `data`.
+"""
 
 import ast
 import re
@@ -18,6 +21,7 @@ SERVING_LIBRARIES = frozenset({"ray", "torch", "faiss", "onnxruntime", "numpy", 
     *("fastapi", "starlette", "uvicorn", "httpx", "pydantic", "yaml", "orjson", "jinja2"),
     *("fsspec", "safetensors", "lmdb", "redis", "psutil", "prometheus_client"),
 }
+WALKED = frozenset({"data.graph.pixie", "data.graph.store"})
 
 # The longest matching place decides. What is not listed (ray_jobs) may import everything but
 # what RESERVED keeps for others.
@@ -27,7 +31,7 @@ ALLOWED = {
     "data/batching.py": DATA | {"torch", "models.batch"},
     "models/": MODELS,
     "models/embeddings.py": MODELS | {"torchrec", "fbgemm_gpu"},
-    "serve/": SERVING_LIBRARIES | {"data.contract", "data.walks", "serve"},
+    "serve/": SERVING_LIBRARIES | {"data.contract", "serve"} | WALKED,
 }
 RESERVED = {
     "torchrec": ("models/embeddings.py",),
@@ -103,6 +107,8 @@ def test_every_file_keeps_to_its_layer(path: Path) -> None:
         ("models/ranker.py", "from ..data import world"),
         ("serve/funnel.py", "from models.ranker import Ranker"),
         ("serve/funnel.py", "from data.world import respond"),
+        ("serve/pixie.py", "from data.graph.walks import sample"),
+        ("serve/pixie.py", "import numba"),
         ("serve/app.py", "import ray_jobs.engine.report"),
         ("ray_jobs/train.py", "import torchrec.distributed"),
         ("ray_jobs/train.py", "from tests.conftest import LOOPBACK"),
@@ -121,7 +127,7 @@ def test_a_breach_is_found(path: str, source: str) -> None:
         ("data/contract/encode.py", "import json\nimport numpy as np\nfrom pyarrow import fs"),
         ("data/batching.py", "import torch\nfrom models.batch import Batch"),
         ("models/embeddings.py", "from torchrec.modules import embedding_configs"),
-        ("serve/sources.py", "from ray import serve\nfrom data.walks import random_walks"),
+        ("serve/pixie.py", "from ray import serve\nfrom data.graph.pixie import PixieWalk"),
         ("ray_jobs/simulate.py", "latents = root / 'latents'"),
         ("ray_jobs/evaluate.py", "import ray.data\nlatents = root / 'latents'"),
         ("models/ranker.py", "'''Never sees the latents.'''"),
@@ -129,6 +135,23 @@ def test_a_breach_is_found(path: str, source: str) -> None:
 )
 def test_what_a_layer_may_do_passes(path: str, source: str) -> None:
     assert violations(path, source) == []
+
+
+def reached(name: str) -> Iterator[str]:
+    """The module of `data` that an import names, and those that it imports in turn."""
+    parts = name.split(".")
+    paths = [REPOSITORY.joinpath(*parts[:end]).with_suffix(".py") for end in (len(parts), -1)]
+    for path in paths:
+        if parts[0] == "data" and path.is_file():
+            yield ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+            for inner in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
+                yield from reached(inner)
+
+
+def test_what_serving_walks_with_brings_little_along() -> None:
+    brought = {module for name in WALKED for module in reached(name)}
+    own = {module for module in brought if not module.startswith("data.contract.")}
+    assert own == WALKED | {f"data.graph.{name}" for name in ("visits", "lockstep", "alias")}
 
 
 def test_tests_hold_no_packages() -> None:

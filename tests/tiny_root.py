@@ -23,6 +23,7 @@ from data.contract.schema import (
     Feature,
     Vocabulary,
 )
+from data.graph.store import EDGE, build_graph
 from serve.index import build_index
 from serve.ranked import write_ranked
 
@@ -31,6 +32,8 @@ FIRST_DAY_MS = 1_767_225_600_000
 FIRST_ITEM, FIRST_USER = 1000, 1
 CALENDAR = Calendar(first_day_ms=FIRST_DAY_MS, num_days=10, base_days=10)
 NEWEST = 17
+BOARDS = 20
+ON_BOARDS = ITEMS - 10
 ACTION_WEIGHTS = np.array([4.0, 2.0, -3.0], np.float32)
 
 VOCABULARY = Vocabulary(
@@ -274,7 +277,7 @@ def item_contents(log: TinyLog) -> Any:
 
 
 def write_graph(folder: Path, log: TinyLog) -> None:
-    """graph_item: the content turned by one place; an index over it; a column of the items."""
+    """graph_item: the content turned by one place; an index over it; a column of items; boards."""
     node = helper.make_node
     save_program(
         folder / "programs",
@@ -295,6 +298,15 @@ def write_graph(folder: Path, log: TinyLog) -> None:
     path.unlink()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
+    build_graph(lambda: iter([board_edges(log)]), log.item_ids.rows, BOARDS, folder / "graph")
+
+
+def board_edges(log: TinyLog) -> pa.Table:
+    """Row i of the items is on board i % 20, but for the last ten, which are on none."""
+    items = np.arange(ON_BOARDS)
+    columns = [items % BOARDS, log.item_ids.first_row + items, np.ones(ON_BOARDS), 0 * items]
+    cast = [pa.array(c).cast(f.type) for c, f in zip(columns, EDGE, strict=True)]
+    return pa.table(cast, schema=EDGE)
 
 
 def graph_vectors(log: TinyLog) -> Any:

@@ -15,7 +15,7 @@ is there twice is taken twice as often.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -25,8 +25,12 @@ from data.contract.settings import Count, Share
 from data.graph.store import Adjacency, Floats, Graph, Ints
 from data.graph.visits import visit_all
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 Rows = npt.NDArray[np.int32]
 Classes = npt.NDArray[np.int16]
+Bools = npt.NDArray[np.bool_]
 
 MOST_CLASSES = 1 << 15
 LARGEST_ROW = (1 << 31) - 1
@@ -114,6 +118,7 @@ class PixieWalk:
         weights: npt.NDArray[np.floating[Any]],
         seed: int,
         preferred: int | None = None,
+        allowed: Callable[[Ints], Bools] | None = None,
     ) -> PixieAnswer:
         """Walks from the queries.
 
@@ -123,6 +128,7 @@ class PixieWalk:
             weights: how much each counts, [Q], at least 0.
             seed: of all randomness.
             preferred: class that walks are drawn to by `bias`; None: to no class.
+            allowed: which of some item rows may be candidates; walks pass the others too.
 
         Raises:
             ValueError: weights that do not fit, or a preferred class without classes.
@@ -141,6 +147,9 @@ class PixieWalk:
         steps = np.zeros(len(asked), np.int64)
         found, steps[there[first]] = self._walk(rows, budgets, seed, preferred)
         visited, scores = _join(found, len(rows), self.settings.booster)
+        if allowed is not None:
+            kept = allowed(visited)
+            visited, scores = visited[kept], scores[kept]
         return PixieAnswer(*_best(visited, scores, self.settings.candidates), steps)
 
     def _walk(

@@ -1,5 +1,6 @@
 """From an export and a data set to a bundle that serves."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from serve.settings import ServeSettings
 from serve.sources import Interests
 from serve.stages import Trace
 from tests.tiny_export import job_of, publish_export
-from tests.tiny_root import NEWEST, TinyLog, publish_dataset, timelines
+from tests.tiny_root import BOARDS, NEWEST, TinyLog, board_edges, publish_dataset, timelines
 
 NONE = np.zeros(0, np.int64)
 
@@ -128,6 +129,21 @@ def test_under_an_interest_the_nearest_items_that_carry_it_are_found(made: Simpl
     feed.close()
     assert set(found[:2].tolist()) >= {int(rows[0])}
     assert len(set(found.tolist())) == 20
+
+
+def test_the_graph_of_an_export_is_that_of_its_bundle(tmp_path: Path) -> None:
+    log = TinyLog()
+    export = publish_export(tmp_path, log, publish_dataset(tmp_path, log), graph=True)
+    made = index(job_of(tmp_path), export)
+    graph, edges = Bundle.open(made.path).graph, board_edges(log)
+    assert graph is not None
+    assert np.repeat(np.arange(BOARDS), graph.boards.degrees).tolist() == sorted(
+        edges["board"].to_pylist()
+    )
+    assert sorted(graph.boards.indices.tolist()) == edges["item"].to_pylist()
+    name = "graph/items.indices.npy"
+    assert (made.path / name).samefile(export.path / name)
+    assert name in made.manifest.checksums
 
 
 def test_programs_are_linked_and_those_of_torch_left_out(made: SimpleNamespace) -> None:

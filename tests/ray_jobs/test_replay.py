@@ -20,7 +20,7 @@ SETTINGS = ServeSettings(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "root", "v1", TinyLog())
+    return write_bundle(tmp_path / "root", "v1", TinyLog(), graph=True)
 
 
 def job(root: Path, request_id: int, *words: str) -> Job:
@@ -34,7 +34,7 @@ def served(root: Path, **fields: Any) -> RecommendResponse:
     """A feed of user 3, who did something before it and after it."""
     feed = Feed(root, SETTINGS, background=False)
     feed.post_events([Event(user_id=3, item_id=1001, action="save")])
-    answer = feed.recommend(RecommendRequest(user_id=3, **fields))
+    answer = feed.recommend(RecommendRequest(user_id=3, debug=True, **fields))
     feed.post_events([Event(user_id=3, item_id=1002, action="hide")])
     feed.close()
     return answer
@@ -52,6 +52,8 @@ def test_the_same_features_scores_and_feed_come_out(root: Path, fields: Any) -> 
     assert found["same_feed"]
     assert [row["item_id"] for row in found["items"]] == [item.item_id for item in answer.items]
     assert [row["place"] for row in found["items"]] == list(range(10))
+    assert answer.debug is not None
+    assert answer.debug["found"]["pixie"] > 0
 
 
 def test_another_bundle_may_answer(root: Path) -> None:

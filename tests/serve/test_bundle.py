@@ -70,6 +70,32 @@ def test_trends_over_other_days_are_refused(root: Path, edit_manifest: Edit) -> 
         Bundle.open(folder)
 
 
+def test_a_graph_is_mapped_and_one_of_other_items_refused(
+    root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit
+) -> None:
+    publish_bundle(root, "v2", graph=True)
+    folder = root / "bundles" / "v2"
+    graph = Bundle.open(folder).graph
+    assert graph is not None
+    assert isinstance(graph.boards.indices, np.memmap)
+    assert (graph.num_items, graph.num_boards, graph.num_edges) == (205, 20, 190)
+    edit_manifest(folder, {"checksums": {}})
+    np.save(folder / "graph" / "items.indptr.npy", np.asarray(graph.items.indptr)[:-1])
+    with pytest.raises(UserError, match=r"graph of 204 items .* but 205 item rows; export again"):
+        Bundle.open(folder)
+
+
+def test_a_graph_with_sides_of_two_graphs_is_refused(
+    root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit
+) -> None:
+    publish_bundle(root, "v2", graph=True)
+    folder = root / "bundles" / "v2"
+    edit_manifest(folder, {"checksums": {}})
+    np.save(folder / "graph" / "boards.indices.npy", np.zeros(7, np.int32))
+    with pytest.raises(UserError, match=r"\(190, 7\) edges from either side"):
+        Bundle.open(folder)
+
+
 def test_headroom_of_a_table_is_not_served(root: Path) -> None:
     bundle = Bundle.open(root / "bundles" / "v1")
     rows = np.array([0, 204, 205, 10_000])
