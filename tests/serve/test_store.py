@@ -20,7 +20,7 @@ from serve.lmdb_store import LmdbStore
 from serve.redis_store import RedisStore
 from serve.store import Store
 from tests.e2e.processes import free_port
-from tests.serve.conftest import wait_for
+from tests.redis_server import wait_for
 
 Open = Callable[..., Store]
 
