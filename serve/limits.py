@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 8 << 20
+ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class BodyTooLargeError(Exception):
@@ -18,6 +19,8 @@ class BodyTooLargeError(Exception):
 
 class Limits:
     """Answers 503 when too much is in work and 413 when a body is too large.
+
+    What watches the server is always let in: one that is busy is not dead.
 
     Args:
         app: what is protected.
@@ -31,7 +34,7 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self._app(scope, receive, send)
         elif self._in_work >= self._max_concurrent:
             await _refuse(503, "too many requests in work", scope, receive, send)

@@ -37,6 +37,7 @@ from tests.benchmarks.claim import (
     world_checks,
 )
 from tests.benchmarks.retriever_in_world import FROZEN, INTERESTS, PARTS, ROWS
+from tests.benchmarks.serving_claims import SERVING_CLAIMS
 from tests.benchmarks.user_in_world import INPUTS, NEGATIVES, OBJECTIVES
 
 CLAIMS = (
@@ -386,4 +387,5 @@ CLAIMS = (
         ("tests.benchmarks.kill_stages",),
         (("killed in any stage, the same comes out", lambda s: s["differs"] == []),),
     ),
+    *SERVING_CLAIMS,
 )

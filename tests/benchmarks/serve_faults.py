@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.contract.artifact import POINTER
 from serve.bundle import KIND
+from serve.pairing import MODEL
 from tests.benchmarks.bench_serve import body, users_of
 from tests.benchmarks.bundle_copies import broken, linked_root, point, stranger, twin
 from tests.benchmarks.fault_phases import nothing, then, under_load
@@ -183,7 +184,8 @@ def refused_bundle(trial: Trial, make: Callable[[Path, str], str]) -> dict[str, 
     good = trial.version
     bad = make(trial.root, good)
     with faulty(trial.root, trial.flags) as server:
-        return {"served": good} | trial.run(
+        towers = server.get("/v1/models")["versions"][MODEL]
+        return {"served": good, "towers": towers} | trial.run(
             server,
             ("published", partial(refusing, trial, server, bad)),
             ("pointed back", then(partial(point, trial.root, good), partial(healthy, server))),
