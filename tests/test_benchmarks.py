@@ -90,10 +90,8 @@ def test_a_spoilt_copy_is_refused_and_leaves_what_it_was_made_of(
 
 def test_flags_make_the_ranker_fail_and_the_first_source_slow(tmp_path: Path) -> None:
     root = write_bundle(tmp_path / "root", "v1", TinyLog())
-    settings = ServeSettings(
-        budget_ms=60_000.0, deadlines_ms={"default": 30_000.0, "two_tower": 500.0}
-    )
-    feed = FaultyFeed(root, replace(settings, breaker_failures=100), tmp_path)
+    deadlines = {"default": 30_000.0, "two_tower": 500.0}
+    feed = FaultyFeed(root, ServeSettings(budget_ms=60_000.0, deadlines_ms=deadlines), tmp_path)
     request = RecommendRequest(user_id=3, debug=True)
     (tmp_path / RANKER).touch()
     assert feed.recommend(request).fallback == "unranked"
