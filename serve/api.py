@@ -97,13 +97,14 @@ def _add_posting(api: FastAPI, feed: Feed) -> None:
 
 
 def _add_status(api: FastAPI, feed: Feed) -> None:
+    # These two need no thread, of which a busy server has none to spare.
     @api.get("/healthz", responses=answers())
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
     @api.get("/readyz", responses=PLAIN)
-    def readyz() -> Response:
+    async def readyz() -> Response:
         """A bundle serves; `refused` is a newer one that cannot, `degraded` what else is amiss."""
         found = feed.readiness()
         return JSONResponse(found, 200 if found["ready"] else 503)

@@ -9,6 +9,7 @@ was late or failed several times in a row is not asked for a while.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -81,7 +82,11 @@ class Fanout:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def ask(
-        self, calls: Mapping[str, Call], deadlines_s: Mapping[str, float], breakers: Breakers
+        self,
+        calls: Mapping[str, Call],
+        deadlines_s: Mapping[str, float],
+        breakers: Breakers,
+        left_s: float = math.inf,
     ) -> Answers:
         """Asks all sources and waits for each until its deadline.
 
@@ -89,6 +94,8 @@ class Fanout:
             calls: source -> call, in the order in which ties are won.
             deadlines_s: source -> seconds from now.
             breakers: of the sources.
+            left_s: seconds that the request has for them; a source that had less than half of its
+                deadline is not blamed for being late.
         """
         started = time.perf_counter()
         answers = Answers([], {})
@@ -96,18 +103,19 @@ class Fanout:
         answers.failures.update(dict.fromkeys(calls.keys() - allowed.keys(), "open"))
         asked = {name: self._submit(Asked(name, call)) for name, call in allowed.items()}
         for name, one in asked.items():
-            left_s = started + deadlines_s[name] - time.perf_counter()
-            failure = "shed" if one is None else self._collect(one, left_s, answers.found)
+            wait_s = started + min(deadlines_s[name], left_s) - time.perf_counter()
+            failure = "shed" if one is None else self._collect(one, wait_s, answers.found)
             if failure is not None:
                 answers.failures[name] = failure
-            if failure != "shed":  # which says nothing about the source
+            hurried = failure == "late" and left_s < deadlines_s[name] / 2
+            if failure != "shed" and not hurried:  # these say nothing about the source
                 breakers[name].note(failure is None)
         return answers
 
-    def _collect(self, one: Asked, left_s: float, found: list[Found]) -> str | None:
+    def _collect(self, one: Asked, wait_s: float, found: list[Found]) -> str | None:
         """Waits for an answer; what was wrong with it, if anything."""
         try:
-            found.append(one.future.result(timeout=max(left_s, 0.0)))
+            found.append(one.future.result(timeout=max(wait_s, 0.0)))
         except TimeoutError:
             return "shed" if self._given_up(one) else "late"
         except Exception as error:

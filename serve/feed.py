@@ -331,11 +331,20 @@ class Feed:
             "programs": sorted(bundle.programs),
             "example_users": middling_users(bundle, EXAMPLES),
             "posted_items": len(self._switch.funnel.catalogue.posted_rows),
-            "store_sequence": {"bundle": bundle.store_sequence, "store": self.store.last_sequence},
+            "store_sequence": {"bundle": bundle.store_sequence, "store": self._last_sequence()},
             "experiment": self._arms.describe(),
             "refused": self.readiness()["refused"],
             "replicas": self._health.replicas.living(),
         }
+
+    def _last_sequence(self) -> int | None:
+        """Number of what was posted last; None while the store does not tell."""
+        if self._switch.funnel.breakers["store"].is_open:
+            return None
+        try:
+            return self.store.last_sequence
+        except StoreError:
+            return None
 
 
 def _items(

@@ -214,9 +214,8 @@ class Funnel:
         applying = [source for source in self.sources if source.applies(query)]
         calls = {source.name: partial(source, query, limit) for source in applying}
         # Sources may take half of what is left: the other half is for what comes after them.
-        most = trace.left_s / 2
-        deadlines = {name: min(self._settings.deadline_s(name), most) for name in calls}
-        answers = self._fanout.ask(calls, deadlines, self.breakers)
+        deadlines = {name: self._settings.deadline_s(name) for name in calls}
+        answers = self._fanout.ask(calls, deadlines, self.breakers, trace.left_s / 2)
         if answers.failures:
             trace.fallbacks.add("partial")
         found = [self._servable(one, query, trace) for one in answers.found]

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 8 << 20
 TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
+ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Limits:
     """Answers 503 when too much is in work and 413 when a body is too large.
+
+    What watches the server is always let in: one that is busy is not dead.
 
     Args:
         app: what is protected.
@@ -30,7 +33,7 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self._app(scope, receive, send)
         elif self._in_work >= self._max_concurrent:
             refused = refuse_saying(503, "too many requests in work", AGAIN)

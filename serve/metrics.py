@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
+from serve.stages import SEVERITY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -45,6 +47,8 @@ class Metrics:
         self.latency = time_of("homefeed_request_seconds", "Time to answer", ["route"])
         self.stages = time_of("homefeed_stage_seconds", "Time of a stage", ["stage"])
         self.feeds = count("homefeed_feeds", "Feeds, by the worst that they lacked", ["outcome"])
+        for outcome in ("full", *SEVERITY):
+            self.feeds.labels(outcome)  # so that a share of none is 0
         self.fallbacks = count("homefeed_fallbacks", "Feeds that lacked something", ["kind"])
         self.failures = count(
             "homefeed_source_failures", "Sources late, shed, left alone, failed", ["source", "kind"]

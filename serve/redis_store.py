@@ -2,8 +2,8 @@
 
 Each call is one script or one round trip. A database belongs to one root. What is acknowledged is
 as safe as the server keeps it: with `appendonly yes` and `appendfsync always` it is on disk. A call
-that times out is not tried again: who waits for it has waited long enough. Numbers that were given
-out are not given again, also by a server that has lost what it held.
+that times out is not tried again: who waits for it has waited long enough. Numbers that this
+process saw given out are not given again, also by a server that has lost what it held.
 
 Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
 `<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -33,16 +34,20 @@ class Outcomes:
         times_ms: of each answer.
         kinds: full, a fallback, a status, or the error -> answers.
         by_second: second of the run -> kinds.
+        answers: of each, when it was due, its kind and its time.
         seconds: that the run took.
     """
 
     times_ms: list[float] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     by_second: dict[int, Counter[str]] = field(default_factory=dict)
+    answers: list[tuple[float, str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def note(self, kind: str, took_s: float, second: int) -> None:
+    def note(self, kind: str, took_s: float, due_s: float) -> None:
         """Counts an answer."""
+        second = int(due_s)
+        self.answers.append((due_s, kind, took_s * 1000))
         self.times_ms.append(took_s * 1000)
         self.kinds[kind] += 1
         self.by_second.setdefault(second, Counter())[kind] += 1
@@ -147,29 +152,33 @@ class Load:
             connection = Connection(self.host, self.port)
             while (now := time.perf_counter()) < started + seconds:
                 kind = await connection.ask(self.request(next(sent)))
-                found.note(kind, time.perf_counter() - now, int(now - started))
+                found.note(kind, time.perf_counter() - now, now - started)
             connection.close()
 
         await asyncio.gather(*(ask() for _ in range(concurrency)))
         found.seconds = time.perf_counter() - started
         return found
 
-    def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
-        """Requests that arrive by chance, `rate` a second in the mean."""
+    def open(
+        self, rate: float, seconds: float, seed: int = 0, ended: threading.Event | None = None
+    ) -> Outcomes:
+        """Requests that arrive by chance, `rate` a second in the mean, until `ended` at most."""
         gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds) + 1)
-        return asyncio.run(self._open(np.cumsum(gaps)))
+        return asyncio.run(self._open(np.cumsum(gaps), ended or threading.Event()))
 
-    async def _open(self, due: Any) -> Outcomes:
+    async def _open(self, due: Any, ended: threading.Event) -> Outcomes:
         found, idle, asked = Outcomes(), [], []
         started = time.perf_counter()
 
         async def ask(number: int, at: float) -> None:
             connection = idle.pop() if idle else Connection(self.host, self.port)
             kind = await connection.ask(self.request(number))
-            found.note(kind, time.perf_counter() - started - at, int(at))
+            found.note(kind, time.perf_counter() - started - at, at)
             idle.append(connection)
 
         async for number, at in _arrivals(due, started):
+            if ended.is_set():
+                break
             asked.append(asyncio.create_task(ask(number, at)))
         await asyncio.gather(*asked)
         for connection in idle:

@@ -1,14 +1,111 @@
-"""What the README claims of the server: commands, and what their summaries must show (`verify`)."""
+"""What the README claims of the server, also while something is wrong (`verify`)."""
 
 from __future__ import annotations
 
-from tests.benchmarks.claim import Claim, Summary
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.bundle_copies import OTHER_TOWERS, VECTORS
+from tests.benchmarks.claim import ROOTS, Claim
+from tests.benchmarks.fault_phases import FEEDS, share
+
+if TYPE_CHECKING:
+    from tests.benchmarks.claim import Check, Summary
+
+BUDGET_MS = 1000  # `serve.budget_ms`
+ONE_PROCESS = ("ranker", "redis", "slow_source", "corrupted", "swaps", "other_space")
+
+
+def phases(summary: Summary, fault: str, *names: str) -> list[dict[str, Any]]:
+    """Some phases of a fault, or all."""
+    found: dict[str, dict[str, Any]] = summary[fault]["phases"]
+    return [found[name] for name in names or found]
+
+
+def whole_again(summary: Summary, fault: str) -> bool:
+    """Whether feeds lack nothing once the fault is over."""
+    return share(phases(summary, fault, "after"), ("full",)) >= 0.99
+
+
+def others_rank(summary: Summary) -> bool:
+    """Whether feeds without the ranker are ordered by retrieval, and lack nothing else."""
+    failing = phases(summary, "ranker", "failing")
+    return share(failing, ("unranked",)) > 0.9 and share(failing, ("unranked", "full")) == 1
+
+
+def in_budget(summary: Summary) -> bool:
+    """Whether a store that hangs or is gone leaves feeds in time."""
+    return all(p["p99_ms"] <= BUDGET_MS for p in phases(summary, "redis", "stopped", "killed"))
+
+
+def acknowledged_is_kept(summary: Summary) -> bool:
+    """Whether what a killed store had acknowledged is there again, and no more was promised."""
+    told = summary["redis"]["told"]
+    refused = all(told[phase]["status"] == 503 for phase in ("stopped", "killed"))
+    newest = told["read again"]["newest action"][0]
+    same = newest["item_id"] == told["posting"]["event"]["item_id"]
+    return bool(told["posting"]["status"] == 200 and refused and same)
+
+
+def refused(summary: Summary, fault: str, *words: str) -> bool:
+    """Whether a bundle is refused with its reason, and the one before goes on serving."""
+    found = summary[fault]["told"]["published"]
+    texts = (found["refused"]["reason"], found["readyz"]["degraded"]["bundle"])
+    named = all(word in text for text in texts for word in words)
+    ready = found["readyz"]["ready"] and found["readyz"]["refused"] == found["refused"]
+    serves_on = found["bundle"] == summary[fault]["served"] != found["published"]
+    return bool(named and ready and serves_on)
+
+
+def swapped(summary: Summary) -> bool:
+    """Whether each of ten switches was made."""
+    switches = summary["swaps"]["told"]["swapping"]
+    return len(switches) == 10 and all(switch["held"] for switch in switches)
+
+
+def fed(summary: Summary, fault: str) -> float:
+    """Share of the requests that were answered with a feed of some kind."""
+    return share(phases(summary, fault), FEEDS)
 
 
 def of_each_store(summary: Summary, name: str) -> set[int]:
     """A figure of every store that events were posted to."""
     return {found[name] for found in summary["stores"].values()}
 
+
+FAULTS: tuple[Check, ...] = (
+    ("one of two replicas killed: 99% get a feed", lambda s: fed(s, "replica") >= 0.99),
+    ("and there are two again", lambda s: bool(s["replica"]["told"]["started again"]["held"])),
+    *(
+        (f"{fault}: every request gets a feed", lambda s, fault=fault: fed(s, fault) == 1)
+        for fault in ONE_PROCESS
+    ),
+    *(
+        (f"{fault}: whole feeds afterwards", partial(whole_again, fault=fault))
+        for fault in ("replica", *ONE_PROCESS)
+    ),
+    ("without the ranker retrieval ranks", others_rank),
+    ("a store that hangs or is gone leaves feeds within the budget", in_budget),
+    ("what a killed store has acknowledged is kept", acknowledged_is_kept),
+    (
+        "99% full or partial while a source takes a second more",
+        lambda s: share(phases(s, "slow_source", "slow"), ("full", "partial")) >= 0.99,
+    ),
+    (
+        "utility falls by no more than the source contributes, by its interval",
+        lambda s: s["slow_source"]["utility"]["fall beyond contribution"]["low"] <= 0,
+    ),
+    (
+        "a flipped bit is refused, with the file",
+        lambda s: refused(s, "corrupted", VECTORS, "does not match its checksum"),
+    ),
+    ("ten switches", swapped),
+    (
+        "another space is refused, with both names",
+        lambda s: refused(s, "other_space", OTHER_TOWERS, s["other_space"]["towers"]),
+    ),
+)
 
 SERVING_CLAIMS = (
     Claim(
@@ -27,5 +124,11 @@ SERVING_CLAIMS = (
                 lambda s: of_each_store(s, "users_told_wrongly") == {0},
             ),
         ),
+    ),
+    Claim(
+        "serve_faults",
+        ("tests.benchmarks.serve_faults", f"root={ROOTS}/default", "rate=10", "users=400"),
+        FAULTS,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
 )

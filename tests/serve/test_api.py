@@ -1,4 +1,5 @@
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -269,6 +270,32 @@ def test_too_many_requests_in_work_are_told_to_come_back() -> None:
 
     anyio.run(main)
     assert sorted(statuses) == [(200, None), (200, None), (200, None), (503, "1")]
+
+
+def test_a_busy_server_still_says_that_it_lives(feed: Feed) -> None:
+    import anyio
+
+    api, gate = create_api(feed), threading.Event()
+
+    @api.get("/slow")
+    def slow() -> None:
+        gate.wait(30)
+
+    async def main() -> list[int]:
+        transport = httpx.ASGITransport(api)
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://feed") as client,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(feed.settings.max_concurrent):
+                group.start_soon(client.get, "/slow")
+            while (await client.get("/openapi.json")).status_code != 503:
+                await anyio.sleep(0.01)
+            found = [(await client.get(path)).status_code for path in ("/healthz", "/readyz")]
+            gate.set()
+        return found
+
+    assert anyio.run(main) == [200, 200]
 
 
 def test_the_page_is_served_and_names_what_it_asks(client: Client) -> None:

@@ -166,3 +166,20 @@ def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
     assert len(found.found) == 4
     assert ran == names
     fanout.close()
+
+
+def test_a_source_is_not_blamed_where_the_request_had_no_time_for_it(fanout: Fanout) -> None:
+    gate, breakers = threading.Event(), Breakers(1, 60.0)
+
+    def stuck() -> Found:
+        gate.wait(30)
+        return nothing()
+
+    started = time.monotonic()
+    hurried = fanout.ask({"a": stuck}, {"a": 20.0}, breakers, left_s=0.02)
+    assert time.monotonic() - started < 10
+    assert hurried.failures == {"a": "late"}
+    assert breakers.open == []
+    assert fanout.ask({"b": stuck}, {"b": 0.02}, breakers, left_s=0.015).failures == {"b": "late"}
+    assert breakers.open == ["b"]
+    gate.set()

@@ -333,6 +333,9 @@ def test_sources_have_half_of_the_callers_time(feed: Feed) -> None:
     assert time.monotonic() - started < 15
     assert answer.fallback in ("partial", "unranked")
     assert len(answer.items) == 10
+    for _ in range(feed.settings.breaker_failures):
+        feed.recommend(RecommendRequest(user_id=3), 20.0)
+    assert feed.readiness()["open_breakers"] == []  # callers in a hurry spoil nothing for others
     wait.set()
 
 

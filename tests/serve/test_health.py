@@ -105,6 +105,27 @@ def test_a_bundle_is_not_refused_because_the_store_is_away(
     assert value(feed, "homefeed_store_failures_total", operation="skip_to") == 1
 
 
+def test_what_serves_is_told_while_the_store_is_away(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counting(*_: Any) -> Any:
+        calls.append(1)
+        return broken()
+
+    for name in ("actions", "documents"):
+        monkeypatch.setattr(feed.store._store, name, counting)
+    monkeypatch.setattr(type(feed.store._store), "last_sequence", property(counting))
+    assert feed.models()["store_sequence"] == {"bundle": 0, "store": None}
+    for _ in range(feed.settings.breaker_failures):
+        feed.recommend(RecommendRequest(user_id=3))
+    asked = len(calls)
+    assert feed.models()["store_sequence"]["store"] is None
+    assert feed.readiness()["open_breakers"] == ["store"]
+    assert len(calls) == asked
+
+
 def test_what_cannot_be_kept_is_not_acknowledged(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
