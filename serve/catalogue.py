@@ -6,6 +6,7 @@ index. Their rows hold until the next bundle, whose id space has them.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from serve.bundle import Bundle, embed_items
 from serve.delta import UNSEEN, Delta
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.partitions import NONE, carried
-from serve.posted_items import encode_items
+from serve.posted_items import encode_items, fits
 from serve.programs import Floats, gather_rows
 from serve.ranked import PROGRAM, Ranked
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serve.store import Document, ExternalId, Store
+
+log = logging.getLogger(__name__)
 
 PARTS = ("values", "lengths")
 
@@ -53,6 +56,7 @@ class Catalogue:
     def _add(self, items: Sequence[Document]) -> int:
         """Embeds items; those that the bundle's id space has admitted are left to the bundle."""
         space = self._bundle.item_ids
+        items = self._fitting(items)
         ids = canonical(space, [item["item_id"] for item in items])
         new = np.flatnonzero(~is_admitted(space, lookup(space, ids))).tolist()
         if not new:
@@ -69,6 +73,13 @@ class Catalogue:
             ranked = Ranked.unknown(programs[PROGRAM], arrays, len(new))
         self._delta = self._delta.extended([ids[i] for i in new], columns, vectors, ranked)
         return len(new)
+
+    def _fitting(self, items: Sequence[Document]) -> list[Document]:
+        """Items without those that were posted to a bundle with columns of other types."""
+        found = [item for item in items if fits(self._bundle.items.features, item)]
+        if len(found) < len(items):
+            log.warning("%d posted items do not fit this bundle", len(items) - len(found))
+        return found
 
     def _graph_column(self, columns: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """Graph embeddings of posted items, which are on no board yet; none without an encoder."""

@@ -112,7 +112,9 @@ class Event(Body):
 class Action(BaseModel):
     """Something a user has done."""
 
-    item_id: int | str | None
+    item_id: int | str | None = Field(
+        default=None, description="absent where neither the bundle nor a post has the item"
+    )
     action: str
     surface: str
     timestamp: int

@@ -38,6 +38,11 @@ def check_columns(features: Sequence[Feature], item: Document) -> None:
             raise UserError(f"column {name!r} must be {_EXPECTED[declared[name].kind]}")
 
 
+def fits(features: Sequence[Feature], item: Document) -> bool:
+    """Whether an item's declared columns are of their types; others of its columns do not count."""
+    return all(item.get(f.name) is None or _fits(f, item[f.name]) for f in features)
+
+
 def _check_text(name: str, value: Any) -> None:
     if name in ("title", "text") and not (value is None or _is_text(value)):
         raise UserError(f"column {name!r} must be text of at most {MAX_TEXT} characters")

@@ -26,6 +26,23 @@ def post(catalogue: Catalogue, folder: Path, *items: dict[str, Any]) -> int:
         return catalogue.take_posted(store)
 
 
+def test_an_item_that_was_posted_to_another_bundle_and_does_not_fit_is_left_out(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [
+        {"item_id": 5000, "content": [2**63] * 8},
+        {"item_id": 5001, "content": [0.5] * 3},
+        {"item_id": 5002, "content": [0.5] * 8, "a column of before": 3},
+    ]
+    assert post(catalogue, tmp_path, *items) == 1
+    assert catalogue.is_known(catalogue.rows_of([5000, 5001, 5002])).tolist() == [
+        False,
+        False,
+        True,
+    ]
+    assert "2 posted items do not fit" in caplog.text
+
+
 def test_features_of_mixed_rows_are_those_of_each_row_alone(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
