@@ -77,9 +77,11 @@ class Pixie:
         worth = bundle.vocabulary.weights(settings.weights, "serve.pixie.weights")
         self._worth = np.array([0.0, *worth])
         self._walk: PixieWalk | None = None
+        self._edges = np.zeros(1, np.int64)
         if bundle.graph is not None:
             self._walk = PixieWalk.of(bundle.graph, settings.walk)
             self._walk.recommend(np.zeros(1, np.int64), np.ones(1), seed=0)
+            self._edges = np.asarray(bundle.graph.items.indptr)
 
     def applies(self, query: Query) -> bool:
         """When the user has liked, or the context names, what is on a board."""
@@ -121,13 +123,9 @@ class Pixie:
 
     def _on_boards(self, rows: Ints) -> Mask:
         """Which rows have an edge; posted items have none."""
-        if self._walk is None:
-            return np.zeros(len(rows), bool)
-        indptr = self._walk.graph.items.indptr
-        there = rows < len(indptr) - 1
-        at = np.where(there, rows, 0)
-        some: Mask = indptr[at] < indptr[at + 1]
-        return there & some
+        there = rows < len(self._edges) - 1
+        there[there] = self._edges[rows[there]] < self._edges[rows[there] + 1]
+        return there
 
 
 def _seed(query: Query) -> int:

@@ -64,6 +64,21 @@ CLAIMS = (
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(
+        "pixie_in_world",
+        ("tests.benchmarks.pixie_in_world", f"root={ROOTS}/default"),
+        (
+            (
+                "walks find what no other source does",
+                lambda s: s["sources"]["no other found"]["pixie"] > 0,
+            ),
+            (
+                "all candidates hold no less with them",
+                lambda s: sum(s["change"]["0.1 @500"]) >= 0,
+            ),
+        ),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
         "balance_in_world",
         ("tests.benchmarks.balance_in_world", f"root={ROOTS}/default"),
         (

@@ -1,5 +1,7 @@
 """The source that walks from what a user has just liked."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from serve.query import RELATED
 from serve.settings import ServeSettings
 from tests.tiny_root import BOARDS, ITEMS, ON_BOARDS, TinyLog, board_edges, write_bundle
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SAVE, CLICK, HIDE = 1, 2, 3
 NOW = 1_767_225_600_000 + 10 * DAY_MS
 NONE = np.zeros(0, np.int64)
@@ -272,6 +275,32 @@ def test_a_feed_names_the_source_and_follows_a_posted_action(served: Path) -> No
         assert beside.debug["found"]["pixie"] == len(mates)
     finally:
         feed.close()
+
+
+ASKED_AT_ONCE = """
+from pathlib import Path
+from sys import argv
+
+import numpy as np
+
+from data.graph.visits import visit_all
+from serve.bundle import Bundle
+from serve.catalogue import Catalogue
+from serve.pixie import Pixie, RecentWalks
+from tests.serve.test_pixie import query
+
+bundle = Bundle.open(Path(argv[1]))
+source = Pixie(bundle, Catalogue(bundle), RecentWalks())
+visit_all.disable_compile()
+print(len(source(query((30, 1, 0)), 100).rows))
+"""
+
+
+def test_no_request_waits_for_the_walk_to_be_compiled(served: Path) -> None:
+    """In a process of its own, where no other test has compiled it."""
+    words = [sys.executable, "-c", ASKED_AT_ONCE, str(served / "bundles" / "v1")]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "8"
 
 
 def test_an_arm_may_walk_otherwise(served: Path) -> None:

@@ -196,6 +196,19 @@ def test_answers_are_best_first_and_no_longer_than_asked_for() -> None:
     assert short.items.tolist() == whole.items[:10].tolist()
 
 
+def test_what_is_not_allowed_is_passed_through_and_leaves_its_place_to_others() -> None:
+    walk = PixieWalk.of(clustered(), dataclasses.replace(LONG, candidates=20))
+    asked = np.array([7]), np.ones(1), 1
+    whole = walk.recommend(*asked)
+    even = walk.recommend(*asked, allowed=lambda rows: rows % 2 == 0)
+    assert len(even.items) == 20
+    assert not (even.items % 2).any()
+    scores = scores_of(whole)
+    kept = [item for item in whole.items.tolist() if item % 2 == 0]
+    assert even.items[: len(kept)].tolist() == kept
+    assert [scores_of(even)[item] for item in kept] == [scores[item] for item in kept]
+
+
 @given(st.integers(0, 50), st.lists(st.integers(0, 399), min_size=1, max_size=6, unique=True))
 def test_an_answer_is_that_of_its_seed_whatever_the_order(seed: int, queries: list[int]) -> None:
     graph, settings = clustered(), PixieSettings(steps=3000)
