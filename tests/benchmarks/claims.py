@@ -7,9 +7,7 @@ from pathlib import Path
 
 from tests.benchmarks.claim import (
     DATA,
-    LATENCY,
     ORDERINGS,
-    PRECISION,
     ROOTS,
     SERVED_RANKER,
     Claim,
@@ -59,21 +57,6 @@ CLAIMS = (
             (
                 "without least shares more than retrieved ones",
                 lambda s: s["chosen"] > s["retrieved"],
-            ),
-        ),
-        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
-    ),
-    Claim(
-        "pixie_in_world",
-        ("tests.benchmarks.pixie_in_world", f"root={ROOTS}/default"),
-        (
-            (
-                "walks find what no other source does",
-                lambda s: s["sources"]["no other found"]["pixie"] > 0,
-            ),
-            (
-                "all candidates hold no less with them",
-                lambda s: sum(s["change"]["0.1 @500"]) >= 0,
             ),
         ),
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
@@ -364,21 +347,9 @@ CLAIMS = (
         (("3 times EmbeddingBag with Adagrad", lambda s: s["ratio_embedding_bag"] >= 3),),
     ),
     Claim(
-        "ranker_latency",
-        ("tests.benchmarks.bench_ranker", f"root={ROOTS}/default"),
-        LATENCY,
-        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
-    ),
-    Claim(
         "ranker_in_world",
         ("tests.benchmarks.ranker_in_world", f"root={ROOTS}/default"),
         SERVED_RANKER,
-        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
-    ),
-    Claim(
-        "ranker_precision",
-        ("tests.benchmarks.ranker_precision", f"root={ROOTS}/default"),
-        PRECISION,
         (Path(f"{ROOTS}/default/bundles/CURRENT"),),
     ),
     Claim(

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.benchmarks.bench_serve import PROFILES
 from tests.benchmarks.bundle_copies import OTHER_TOWERS, VECTORS
-from tests.benchmarks.claim import ROOTS, Claim
+from tests.benchmarks.claim import LATENCY, PRECISION, ROOTS, Claim
 from tests.benchmarks.fault_phases import FEEDS, share
 
 if TYPE_CHECKING:
@@ -74,6 +75,33 @@ def of_each_store(summary: Summary, name: str) -> set[int]:
     return {found[name] for found in summary["stores"].values()}
 
 
+def over_http(summary: Summary) -> float:
+    """Milliseconds that HTTP takes of a request alone, in the fastest profile, at the median."""
+    alone = min(summary[profile]["1"]["p50_ms"] for profile in PROFILES)
+    return float(alone - summary["in_process"]["p50_ms"])
+
+
+def soaked(summary: Summary) -> dict[str, Any]:
+    """What came of ten minutes of load."""
+    found: dict[str, Any] = summary[summary["soaked"]]["soak"]
+    return found
+
+
+def grown(summary: Summary, name: str) -> float:
+    """A figure of the serving processes in the last quarter of the soak over the second."""
+    figures = [sample[name] for sample in soaked(summary)["footprints"]]
+    quarter = len(figures) // 4
+    return sum(figures[-quarter:]) / sum(figures[quarter : 2 * quarter])
+
+
+LOAD: tuple[Check, ...] = (
+    ("in process 15 ms at most", lambda s: s["in_process"]["p50_ms"] <= 15),
+    ("6 ms more over HTTP at most", lambda s: over_http(s) <= 6),
+    ("ten minutes of load without an error", lambda s: soaked(s)["errors"] == 0),
+    ("memory stays as it is", lambda s: grown(s, "rss_mib") <= 1.03),
+    ("open files stay as they are", lambda s: grown(s, "open_files") <= 1.03),
+)
+
 FAULTS: tuple[Check, ...] = (
     ("one of two replicas killed: 99% get a feed", lambda s: fed(s, "replica") >= 0.99),
     ("and there are two again", lambda s: bool(s["replica"]["told"]["started again"]["held"])),
@@ -108,6 +136,39 @@ FAULTS: tuple[Check, ...] = (
 )
 
 SERVING_CLAIMS = (
+    Claim(
+        "ranker_latency",
+        ("tests.benchmarks.bench_ranker", f"root={ROOTS}/default"),
+        LATENCY,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "ranker_precision",
+        ("tests.benchmarks.ranker_precision", f"root={ROOTS}/default"),
+        PRECISION,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "pixie_in_world",
+        ("tests.benchmarks.pixie_in_world", f"root={ROOTS}/default"),
+        (
+            (
+                "walks find what no other source does",
+                lambda s: s["sources"]["no other found"]["pixie"] > 0,
+            ),
+            (
+                "all candidates hold no less with them",
+                lambda s: sum(s["change"]["0.1 @500"]) >= 0,
+            ),
+        ),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
+        "serve_load",
+        ("tests.benchmarks.bench_serve", f"root={ROOTS}/default", "soak=600"),
+        LOAD,
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
     Claim(
         "post_events",
         ("tests.benchmarks.post_events",),
