@@ -1,12 +1,13 @@
 """A bundle under load: `python -m tests.benchmarks.bench_serve root=runs/default [seconds=10]`.
 
 One request after the other in process, then over HTTP: 1, 8 and 32 at a time, the highest rate of
-chance arrivals whose p99 stays under `bound_ms`, and of the profile `soaked` also `soak` seconds at
-70% of it, with the memory and the open files of the serving processes meanwhile. Users are drawn by Zipf's law from 100,000 ids,
-of which the root knows some. profiles= names how Ray Serve is run: `default`, `throughput`
-(RAY_SERVE_THROUGHPUT_OPTIMIZED=1), `haproxy` (`serve.proxy=haproxy`), and `plain`, the same
-application by uvicorn alone. HAProxy listens on all interfaces: it is tried in a network namespace
-of its own. The last line is one JSON object.
+chance arrivals whose p99 stays under `bound_ms` (100) while 99% are whole feeds, and of the profile
+`soaked` also `soak` seconds at 70% of it, with the memory and the open files of the serving
+processes meanwhile. Users are drawn by Zipf's law from 100,000 ids, of which the root knows some.
+profiles= names how Ray Serve is run: `default`, `throughput` (RAY_SERVE_THROUGHPUT_OPTIMIZED=1),
+`haproxy` (`serve.proxy=haproxy`), and `plain`, the same application by uvicorn alone. HAProxy
+listens on all interfaces: it is tried in a network namespace of its own. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
