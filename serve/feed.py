@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 MOST_TOLD = 1000
 EXAMPLES = 8
+TELLING = "telling of itself"
 
 
 class Feed:
@@ -105,7 +106,7 @@ class Feed:
         self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         if background:
-            self._note()
+            self._health.work({TELLING: self._note})
             self._thread.start()
 
     def _build(self, bundle: Bundle) -> Funnel:
@@ -143,7 +144,7 @@ class Feed:
                 "following the bundle": self._follow_bundle,
                 "taking in posted items": self._take_posted,
                 "writing the log": self._write_log,
-                "telling of itself": self._note,
+                TELLING: self._note,
             }
         )
 

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = "replicas"
 SILENT_S = 30.0
+LOADING_S = 600.0  # a process that is there may be opening a bundle, or be another of its number
 
 
 class Replicas:
@@ -59,12 +61,14 @@ class Replicas:
             silent_s = time.time() - path.stat().st_mtime
         except (OSError, ValueError):
             return  # its replica has just ended
-        here = note["host"] == self._host
-        if psutil.pid_exists(note["pid"]) if here else silent_s < SILENT_S:
+        here = note["host"] == self._host and psutil.pid_exists(note["pid"])
+        elsewhere = note["host"] != self._host
+        if silent_s < LOADING_S if here else elsewhere and silent_s < SILENT_S:
             yield note
         else:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Takes this replica's note away."""
-        self._file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file.unlink()

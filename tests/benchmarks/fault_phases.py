@@ -77,6 +77,7 @@ def by_phase(
             "from_s": round(start, 1),
             "to_s": round(end, 1),
             "outcomes": counted(Counter(kind for kind, _ in own)),
+            "errors": dict(Counter(kind for kind, _ in own if kind not in OUTCOMES)),
             "p50_ms": round(float(np.percentile(times, 50)), 1),
             "p99_ms": round(float(np.percentile(times, 99)), 1),
             "slowest_ms": round(max(times), 1),

@@ -151,6 +151,16 @@ def test_a_server_that_is_closing_is_not_ready(root: Path, settings: ServeSettin
     assert list((root / "replicas").iterdir()) == []
 
 
+def test_a_note_that_cannot_be_left_is_told_and_stops_nothing(
+    root: Path, settings: ServeSettings
+) -> None:
+    (root / "replicas").write_text("a file where the folder should be")
+    feed = Feed(root, settings)
+    assert "telling of itself" in feed.readiness()["degraded"]
+    assert len(feed.recommend(RecommendRequest(user_id=3)).items) == 10
+    feed.close()
+
+
 def test_versions_in_answers_are_told_and_whether_they_are_current(
     feed: Feed, root: Path, publish_bundle: Callable[..., Path]
 ) -> None:

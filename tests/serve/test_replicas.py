@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serve.replicas import SILENT_S, Replicas
+from serve.replicas import LOADING_S, SILENT_S, Replicas
 
 
 def note_of(replicas: Replicas) -> Path:
@@ -36,6 +36,18 @@ def test_one_whose_process_is_gone_is_forgotten(tmp_path: Path) -> None:
     note_of(dead).write_text(json.dumps(note | {"pid": ended.pid}))
     assert len(alive.living()) == 1
     assert not note_of(dead).exists()
+
+
+def test_one_that_has_its_number_from_another_process_is_forgotten(tmp_path: Path) -> None:
+    gone, alive = Replicas(tmp_path), Replicas(tmp_path)
+    for replicas in (gone, alive):
+        replicas.note({})
+    past = note_of(gone).stat().st_mtime - 2 * SILENT_S
+    os.utime(note_of(gone), (past, past))
+    assert len(alive.living()) == 2
+    past -= LOADING_S
+    os.utime(note_of(gone), (past, past))
+    assert len(alive.living()) == 1
 
 
 def test_one_of_another_machine_is_there_while_it_touches_its_note(tmp_path: Path) -> None:
