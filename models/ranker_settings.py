@@ -92,6 +92,6 @@ class RankerSettings:
     teacher_weight: Weight = 1.0
     least_served: Count = 100_000
     batch_size: Count = 64
-    max_steps: Count = 600
+    max_steps: Count = 700
     learning_rate: Positive = 2e-3
     table_learning_rate: Positive = 0.02
