@@ -10,8 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.tiny_root import TinyLog, write_bundle
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def served(
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     serve.run(app({"root": str(root), "settings": settings}), name="homefeed")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        yield SimpleNamespace(client=client, root=root)
+        yield SimpleNamespace(client=client, root=root, settings=settings)
     serve.shutdown()
 
 
@@ -82,6 +85,27 @@ def test_bundles_switch_under_load_without_a_failed_request(
         client.join()
     assert {status for status, _ in answers} == {200}
     assert {"v2", "v3"} <= {version for _, version in answers}
+
+
+def test_a_user_config_switches_without_a_restart(
+    served: SimpleNamespace, tiny_log: TinyLog
+) -> None:
+    """As `serve deploy` does it: the same configuration, and another bundle in it."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    write_bundle(served.root, "v4", tiny_log)
+    pids = []
+    for bundle, then in (("", "v4"), ("v1", "v1"), ("", "v4")):
+        config = yaml.safe_load((REPOSITORY / "serve" / "config.yaml").read_text())
+        config["http_options"]["port"] = served.client.base_url.port
+        (application,) = config["applications"]
+        application["args"] = {"root": str(served.root), "settings": served.settings}
+        application["deployments"][0]["user_config"] = {"bundle": bundle}
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
+        wait_until_served(served.client, then)
+        pids.append([one["pid"] for one in served.client.get("/v1/models").json()["replicas"]])
+    assert pids[0] == pids[1] == pids[2]
 
 
 def wait_until_served(client: httpx.Client, version: str) -> None:
