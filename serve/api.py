@@ -117,4 +117,4 @@ def _add_status(api: FastAPI, feed: Feed) -> None:
     @api.get("/metrics", response_class=PlainTextResponse, responses=PLAIN)
     def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(feed.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(feed.exposition(), media_type="text/plain; version=0.0.4")

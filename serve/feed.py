@@ -169,6 +169,11 @@ class Feed:
     def _note(self) -> None:
         self._health.note(self.metrics, self._switch, self._arms)
 
+    def exposition(self) -> bytes:
+        """All metrics, for Prometheus."""
+        self._health.count(self.metrics)
+        return self.metrics.text()
+
     def _follow_utility(self) -> None:
         utility = self._utility.follow(self._switch.funnel.bundle.vocabulary)
         if utility is not None:

@@ -56,6 +56,9 @@ class Health:
             metrics.breakers.labels(name).set(states.get(name, False))
         refused = None if switch.refused is None else switch.refused.version
         self.replicas.note({"versions": funnel.versions, "refused": refused})
+
+    def count(self, metrics: Metrics) -> None:
+        """Counts the replicas by what they serve: reads the notes of all, so when it is asked."""
         metrics.replicas.clear()
         for note in self.replicas.living():
             metrics.replicas.labels(note["versions"]["bundle"]).inc()

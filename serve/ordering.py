@@ -16,7 +16,7 @@ from serve.blend import cap_per_creator, least_items, with_least_share, within_g
 from serve.diversity import determinantal, spaced
 from serve.lists import left
 from serve.programs import Floats
-from serve.query import RELATED
+from serve.query import RELATED, state_of
 
 if TYPE_CHECKING:
     from data.contract.encode import Mask
@@ -127,6 +127,5 @@ class Ordering:
 
 
 def _draws(query: Query, purpose: int) -> np.random.Generator:
-    """Random numbers of a user's state: until they do something, a request is answered alike."""
-    state = [query.user.row, len(query.user.events.item), purpose]
-    return np.random.default_rng(state)
+    """Random numbers of a user's state."""
+    return np.random.default_rng([*state_of(query), purpose])

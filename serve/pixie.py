@@ -19,7 +19,7 @@ from data.contract.settings import Count, NonNegative, Positive, Share, Weight
 from data.graph.pixie import PixieSettings, PixieWalk
 from serve.candidates import Found
 from serve.lists import left
-from serve.query import RELATED
+from serve.query import RELATED, state_of
 
 if TYPE_CHECKING:
     from data.contract.encode import Floats, Ints, Mask
@@ -129,5 +129,6 @@ class Pixie:
 
 
 def _seed(query: Query) -> int:
-    """Random numbers of a user's state: until they do something, a request is answered alike."""
-    return query.user.row << 32 | len(query.user.events.item)
+    """Random numbers of a user's state."""
+    row, events = state_of(query)
+    return row << 32 | events

@@ -69,6 +69,11 @@ class Query:
         return self.answers.vector
 
 
+def state_of(query: Query) -> tuple[int, int]:
+    """What random numbers depend on: until a user does something, they are answered alike."""
+    return query.user.row, len(query.user.events.item)
+
+
 def context_row(catalogue: Catalogue, context: Context, dim: int) -> Ints:
     """Row of the context's item, [1], or [0] where it names none.
 

@@ -28,12 +28,14 @@ from ray_jobs.deploy import (
     free_port,
     known_user,
     main,
+    prepare_environment,
     refuse_taken_port,
     serves_root,
 )
 from ray_jobs.engine.job import Job
 from serve.api import create_api
 from serve.feed import Feed
+from serve.proxies import ENVIRONMENT
 from serve.settings import ServeSettings
 from tests.tiny_root import TinyLog, write_bundle
 
@@ -205,3 +207,21 @@ def test_deploy_serves_in_the_foreground_until_interrupted(root: Path) -> None:
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert json.loads(output.splitlines()[-1])["bundle"] == "v1"
+
+
+def test_haproxy_is_chosen_before_ray_serve_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the choice when it is imported, and so do the processes that it starts."""
+    again: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(os, "execve", lambda *words: again.append(words))
+    for name in ENVIRONMENT["haproxy"]:
+        monkeypatch.delenv(name, raising=False)
+    prepare_environment("python")
+    assert again == []
+    prepare_environment("haproxy")
+    (_, words, environment) = again[0]
+    assert words == sys.orig_argv
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    for name, value in ENVIRONMENT["haproxy"].items():
+        monkeypatch.setenv(name, value)
+    prepare_environment("haproxy")
+    assert len(again) == 1

@@ -149,12 +149,16 @@ def test_settings_of_an_arm_are_checked() -> None:
         changed(ServeSettings(), {"diversity": -1.0})
 
 
-def test_a_canary_that_fails_leaves_the_others_their_ranker(
-    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
-) -> None:
+@pytest.fixture
+def with_canary(serving: Serving, root: Path, publish_bundle: Callable[..., Path]) -> Feed:
+    """Half of the users are served by a newer bundle than the current one."""
     publish_bundle(root, "v2")
     write_atomically(root / "bundles" / "CURRENT", "v1")
-    feed = serving(canary=Arm(share=0.5, bundle="v2"))
+    return serving(canary=Arm(share=0.5, bundle="v2"))
+
+
+def test_a_canary_that_fails_leaves_the_others_their_ranker(with_canary: Feed) -> None:
+    feed = with_canary
 
     def broken(*_: Any) -> Any:
         raise ValueError("no luck")
@@ -166,12 +170,8 @@ def test_a_canary_that_fails_leaves_the_others_their_ranker(
         assert feed.recommend(RecommendRequest(user_id=user)).fallback is False
 
 
-def test_a_canary_takes_posted_items_in(
-    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
-) -> None:
-    publish_bundle(root, "v2")
-    write_atomically(root / "bundles" / "CURRENT", "v1")
-    feed = serving(canary=Arm(share=0.5, bundle="v2"))
+def test_a_canary_takes_posted_items_in(with_canary: Feed) -> None:
+    feed = with_canary
     feed.post_items([Item(item_id=5_000_000, content=[1.0] + [0.0] * 7)])
     feed.tick()
     rows = feed._arms._funnels["canary"].catalogue.rows_of([5_000_000])

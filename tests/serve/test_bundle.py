@@ -70,30 +70,44 @@ def test_trends_over_other_days_are_refused(root: Path, edit_manifest: Edit) -> 
         Bundle.open(folder)
 
 
-def test_a_graph_is_mapped_and_one_of_other_items_refused(
-    root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit
-) -> None:
+def test_encoded_items_of_another_id_space_are_refused(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"checksums": {}})
+    np.save(folder / "ranked.known.npy", np.ones(204, bool))
+    with pytest.raises(UserError, match=r"204 items as its ranker sees them but 205 item rows"):
+        Bundle.open(folder)
+
+
+def test_a_ranker_of_an_earlier_release_is_refused(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"checksums": {}})
+    (folder / "ranked.vectors.npy").unlink()
+    with pytest.raises(UserError, match="no items as its ranker sees them; export and index again"):
+        Bundle.open(folder)
+
+
+@pytest.fixture
+def graph_folder(root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit) -> Path:
+    """Of a bundle with a graph, whose files may be changed."""
     publish_bundle(root, "v2", graph=True)
-    folder = root / "bundles" / "v2"
-    graph = Bundle.open(folder).graph
+    edit_manifest(root / "bundles" / "v2", {"checksums": {}})
+    return root / "bundles" / "v2"
+
+
+def test_a_graph_is_mapped_and_one_of_other_items_refused(graph_folder: Path) -> None:
+    graph = Bundle.open(graph_folder).graph
     assert graph is not None
     assert isinstance(graph.boards.indices, np.memmap)
     assert (graph.num_items, graph.num_boards, graph.num_edges) == (205, 20, 190)
-    edit_manifest(folder, {"checksums": {}})
-    np.save(folder / "graph" / "items.indptr.npy", np.asarray(graph.items.indptr)[:-1])
+    np.save(graph_folder / "graph" / "items.indptr.npy", np.asarray(graph.items.indptr)[:-1])
     with pytest.raises(UserError, match=r"graph of 204 items .* but 205 item rows; export again"):
-        Bundle.open(folder)
+        Bundle.open(graph_folder)
 
 
-def test_a_graph_with_sides_of_two_graphs_is_refused(
-    root: Path, publish_bundle: Callable[..., Path], edit_manifest: Edit
-) -> None:
-    publish_bundle(root, "v2", graph=True)
-    folder = root / "bundles" / "v2"
-    edit_manifest(folder, {"checksums": {}})
-    np.save(folder / "graph" / "boards.indices.npy", np.zeros(7, np.int32))
+def test_a_graph_with_sides_of_two_graphs_is_refused(graph_folder: Path) -> None:
+    np.save(graph_folder / "graph" / "boards.indices.npy", np.zeros(7, np.int32))
     with pytest.raises(UserError, match=r"\(190, 7\) edges from either side"):
-        Bundle.open(folder)
+        Bundle.open(graph_folder)
 
 
 def test_headroom_of_a_table_is_not_served(root: Path) -> None:

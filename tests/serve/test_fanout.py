@@ -22,6 +22,12 @@ def nothing() -> Found:
     return Found("quick", np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
+def waiting_for(gate: threading.Event) -> Found:
+    """A source that hangs until the gate is opened."""
+    gate.wait(30)
+    return nothing()
+
+
 def fail() -> Found:
     raise ValueError("no luck")
 
@@ -55,9 +61,7 @@ def test_a_failure_is_named_and_the_others_answer(fanout: Fanout) -> None:
 def test_a_late_source_is_left_behind_and_further_ones_are_shed(fanout: Fanout) -> None:
     gate = threading.Event()
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     started = time.monotonic()
     late = fanout.ask({"a": stuck, "b": stuck}, {"a": 0.05, "b": 0.05}, Breakers(5, 60.0))
@@ -84,9 +88,7 @@ def test_what_is_shed_says_nothing_about_the_source() -> None:
     crowded, breakers = Fanout(threads=1, queue=0), Breakers(1, 60.0)
     gate = threading.Event()
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     found = crowded.ask({"a": stuck, "b": nothing}, {"a": 0.05, "b": 0.05}, breakers)
     assert found.failures == {"a": "late", "b": "shed"}
@@ -98,9 +100,7 @@ def test_what_is_shed_says_nothing_about_the_source() -> None:
 def test_a_source_that_hangs_leaves_half_of_the_places_to_the_others() -> None:
     fanout, gate, breakers = Fanout(threads=4, queue=4), threading.Event(), Breakers(100, 60.0)
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     for at in range(8):
         found = fanout.ask(
@@ -115,9 +115,7 @@ def test_a_source_that_hangs_leaves_half_of_the_places_to_the_others() -> None:
 def test_waiting_behind_oneself_is_a_failure_but_not_waiting_behind_others() -> None:
     fanout, gate, breakers = Fanout(threads=2, queue=8), threading.Event(), Breakers(2, 60.0)
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     calls, deadlines = {"a": stuck, "b": stuck, "c": nothing}, dict.fromkeys("abc", 0.05)
     for _ in range(2):
@@ -151,9 +149,7 @@ def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
     fanout, gate = Fanout(threads=1, queue=8), threading.Event()
     ran: list[str] = []
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     def named(name: str) -> Found:
         ran.append(name)
@@ -171,9 +167,7 @@ def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
 def test_a_source_is_not_blamed_where_the_request_had_no_time_for_it(fanout: Fanout) -> None:
     gate, breakers = threading.Event(), Breakers(1, 60.0)
 
-    def stuck() -> Found:
-        gate.wait(30)
-        return nothing()
+    stuck = partial(waiting_for, gate)
 
     started = time.monotonic()
     hurried = fanout.ask({"a": stuck}, {"a": 20.0}, breakers, left_s=0.02)

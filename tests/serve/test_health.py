@@ -26,7 +26,7 @@ def broken(*_: Any, **__: Any) -> Any:
 
 
 def value(feed: Feed, series: str, /, **labels: str) -> float | None:
-    families = text_string_to_metric_families(feed.metrics.text().decode())
+    families = text_string_to_metric_families(feed.exposition().decode())
     found = [
         s.value for f in families for s in f.samples if s.name == series and s.labels == labels
     ]

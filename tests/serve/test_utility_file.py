@@ -199,7 +199,7 @@ def test_a_gate_drops_items_and_the_trace_counts_them(root: Path, feed: Feed) ->
     after = ask(feed)
     assert after.debug["dropped"]["gate"] > 0
     assert all(item.predictions["hide"] <= limit for item in after.items)
-    assert b"homefeed_gated_items_total 0.0" not in feed.metrics.text()
+    assert b'homefeed_dropped_items_total{reason="gate"}' in feed.metrics.text()
 
 
 @pytest.mark.parametrize("surface", ["home", "related"])
