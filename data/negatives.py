@@ -35,7 +35,8 @@ class PoolSampler:
         live: item rows that can be recommended, [C].
         label_share: share of the training labels that each item row has, [rows].
         in_batch: positives taken from the batch.
-        random: uniform draws from `live`; if as many as these are, the pool is all of them, once.
+        random: uniform draws from `live`, and one more for each positive that a batch lacks, so that
+            pools are of one size; if as many as these are, the pool is all of them, once.
         spare_future: whether what a user does later is no negative; else only what they did before.
     """
 
@@ -50,7 +51,8 @@ class PoolSampler:
         if self.random >= len(self.live):
             none = np.zeros(len(self.live), np.float32)
             return Pool(self.live, none, none, np.zeros(len(positives), np.float32))
-        drawn = self.live[rng.integers(0, len(self.live), self.random)]
+        lacking = max(0, self.in_batch - len(positives)) if self.random else 0
+        drawn = self.live[rng.integers(0, len(self.live), self.random + lacking)]
         return self.pool(positives, drawn, rng)
 
     def pool(self, positives: Ints, drawn: Ints, rng: np.random.Generator) -> Pool:

@@ -19,9 +19,9 @@ from models.two_tower import TwoTowerSettings
 from models.user_encoder import UserSettings
 from ray_jobs.bundle_settings import ExportSettings, IndexSettings
 from ray_jobs.engine.evaluation import EvalSettings
-from ray_jobs.engine.grid import TuneSettings
 from ray_jobs.engine.loop import TrainSettings
 from ray_jobs.graph_settings import GraphSettings
+from ray_jobs.tuning.settings import TuneSettings
 from serve.settings import ServeSettings
 
 

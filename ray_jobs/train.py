@@ -51,6 +51,7 @@ def train(
     move_pointer: bool = True,
     start_from: Artifact | None = None,
     alone: bool = False,
+    bars: tuple[float | None, ...] = (),
 ) -> Artifact:
     """Trains a model on the current data set, or finds it trained already.
 
@@ -60,15 +61,19 @@ def train(
         move_pointer: whether it becomes the current one of its kind.
         start_from: the same model as of an earlier day, whose weights are taken over.
         alone: whether nothing will be built on it: it may then learn from later days.
+        bars: least score at each validation, None where there is none.
 
     Returns:
         The artefact: `model.safetensors`, settings, training curve.
+
+    Raises:
+        PrunedError: a score was below its bar; nothing is kept then.
     """
     sources = sources_of(job, model, alone)
     tree = _tree(job, model, start_from, alone)
 
     def write(draft: Draft) -> None:
-        Training(job, model, sources, start_from, alone).fit(draft)
+        Training(job, model, sources, start_from, alone, bars).fit(draft)
 
     return job.make(model, sources.artifacts, tree, write, move_pointer)
 

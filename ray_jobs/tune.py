@@ -1,44 +1,51 @@
-"""Trains and evaluates a grid of settings under several seeds, resumably, on shared data.
+"""Searches settings of a model: grids under several seeds, and studies by Optuna, on Ray Tune.
 
     python -m ray_jobs.tune root=runs/default model=two_tower search=grid seeds=3 \
         grid.two_tower.id_dropout=[0,0.5] grid.two_tower.sequence.max_length=[8,64]
+    python -m ray_jobs.tune root=runs/default model=two_tower search=tpe trials=20 confirm=3 \
+        space.two_tower.id_dropout=[0,0.7] "space.two_tower.hidden=choice(128,256,512)"
 
-Every trial is content-addressed, so one that has finished is found and not repeated. The settings
-that are best are named by the validation part; the table shows the reported part.
+Every trial is content-addressed, so one that has finished is found and not repeated. Settings are
+chosen by the validation part; the reported part is only shown.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
-from rich.markup import escape
+import ray
+from pydantic import BeforeValidator
 
 from data.contract.artifact import Artifact, has_current, point, publish, read, version_of
-from data.contract.settings import Count, UserError, build, merge, nest, to_tree
+from data.contract.settings import Count, NonNegative, UserError, to_tree
 from data.dataset import Dataset
-from ray_jobs.engine import plots
-from ray_jobs.engine.evaluation import Baseline, RankingBaseline
-from ray_jobs.engine.grid import Choice, Trial, best, choices, table
-from ray_jobs.engine.job import Job, console, run
+from ray_jobs.engine.cluster import connect, num_cores
+from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import UPSTREAM, Model
-from ray_jobs.engine.report import Section, Table, number, show, write_report
-from ray_jobs.evaluate import evaluate
-from ray_jobs.settings import Settings
-from ray_jobs.train import train
+from ray_jobs.engine.report import show, write_report
+from ray_jobs.train import sources_of
+from ray_jobs.tuning.capacity import Need, concurrency
+from ray_jobs.tuning.findings import BEST, Findings, write_findings
+from ray_jobs.tuning.searches import Searches
+from ray_jobs.tuning.study import Search
+from ray_jobs.tuning.study_report import sections, shown
+from ray_jobs.tuning.sweep import Sweep, run_here, run_on_ray
+from ray_jobs.tuning.tally import Tally
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
 REPORT = "report.html"
 
-Row = Mapping[str, Any]
+
+def _listed(value: Any) -> Any:
+    """Lets one word stand for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,207 +53,134 @@ class TuneArguments:
     """Words of the job.
 
     Attributes:
-        model: which model to train and evaluate.
-        search: how settings are proposed: grid takes every combination.
-        seeds: trials of each setting, with seeds counted up from `seed`.
-        grid: lists of values, `grid.<setting>=[a,b]`.
+        model: which model to tune.
+        search: how settings are proposed: grid takes every combination of grid.*; tpe, nsga2 and
+            random propose trials in space.*; [grid,tpe] does one after the other.
+        seeds: trials of each setting of a grid, with seeds counted up from `seed`.
+        grid: lists of values, grid.<setting>=[a,b]; by default dropout and history length.
+        space: what a study searches, space.<setting>= [low,high], log(low,high),
+            step(low,high,step) or choice(a,b), each with " if <setting>=<value>" behind it where it
+            matters only then; by default dropout and history length.
+        trials: how many a study proposes.
+        points: settings that a study begins with, [{<setting>: <value>}]; by default the job's own,
+            where they lie in the space.
+        objectives: what a study searches for, metrics of the validation part, latency_ms or
+            megabytes; by default the metric that steps are chosen on.
+        warm_start: results of earlier sweeps that a study knows from the start: their folders, or
+            versions in this root.
+        concurrency: trials at once; by default as many as the cluster has room for; 0 runs them in
+            this process.
+        confirm: seeds under which best, start and default are trained again at the end.
     """
 
     model: Model = "two_tower"
-    search: Literal["grid"] = "grid"
+    search: Annotated[tuple[Search, ...], BeforeValidator(_listed)] = ("grid",)
     seeds: Count = 1
     grid: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: Count = 20
+    points: tuple[dict[str, Any], ...] = ()
+    objectives: Names = ()
+    warm_start: Names = ()
+    concurrency: NonNegative | None = None
+    confirm: NonNegative = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One trial to be run: the settings it differs in, its seed, and all of its settings."""
-
-    choice: Choice
-    seed: int
-    settings: Settings
-
-
-def plans(job: Job) -> list[Plan]:
-    """All trials, every setting under the first seed before any under the second.
+def tune(job: Job, searches: Searches) -> Artifact:
+    """Runs the trials and sums them up: tables, the best settings as YAML, an HTML report.
 
     Raises:
-        UserError: a key or a value of the grid is not a setting; nothing has been started then.
+        UserError: every trial failed, or the cluster has no room for one.
     """
-    base, first = to_tree(job.settings), job.settings.seed
-    return [
-        Plan(choice, seed, _settings(base, choice, seed))
-        for seed in range(first, first + job.arguments.seeds)
-        for choice in choices(job.arguments.grid)
-    ]
-
-
-def _settings(base: Mapping[str, Any], choice: Choice, seed: int) -> Settings:
-    tree = merge(base, {"seed": seed})
-    for key, value in choice.items():
-        tree = merge(tree, nest(key, value))
-    return build(Settings, tree)
-
-
-def tune(job: Job, todo: Sequence[Plan]) -> Artifact:
-    """Runs the trials and sums them up: one table, as Parquet, CSV, JSON and HTML.
-
-    Raises:
-        UserError: every trial failed.
-    """
-    trials = [
-        run_trial(job, plan, f"trial {n} of {len(todo)}") for n, plan in enumerate(todo, start=1)
-    ]
-    if all(trial.error for trial in trials):
-        raise UserError(f"all {len(trials)} trials failed; the first: {trials[0].error}")
-    return _publish(job, trials)
-
-
-def run_trial(job: Job, plan: Plan, title: str) -> Trial:
-    """Trains and evaluates; an error ends the trial, not the grid."""
-    console.rule(escape(f"{title}: {_label(plan.choice)} seed {plan.seed}"), align="left")
-    model: Model = job.arguments.model
-    own = Job(plan.settings, job.arguments, job.root)
-    try:
-        trained = train(own, model, move_pointer=False, alone=model in UPSTREAM)
-        judged = evaluate(own, (model,), {model: trained}, move_pointer=False)
-    except Exception as error:
-        console.print_exception(max_frames=5)
-        return Trial(choice=plan.choice, seed=plan.seed, error=f"{type(error).__name__}: {error}")
-    return Trial(
-        choice=plan.choice,
-        seed=plan.seed,
-        metrics=flatten(judged.manifest.metrics),
-        validation=trained.manifest.metrics["validation"],
-        artifacts={model: trained.version, "evaluation": judged.version},
-    )
-
-
-def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of an evaluation by dotted name; those of the model itself carry no prefix."""
-    found = dict(_leaves(metrics.get("retrieval", {}), ""))
-    return found | dict(_leaves(metrics.get("ranking", {}), ""))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+    at_once = _room(job)
+    sources_of(job, job.arguments.model, alone=job.arguments.model in UPSTREAM)
+    with Tally(job, searches) as tally:
+        sweep = Sweep(job, searches.stages(max(1, at_once)), tally.seen)
+        if at_once:
+            run_on_ray(sweep, Need.of(job.settings), at_once)
         else:
-            yield prefix + name, value
+            run_here(sweep)
+    findings = searches.findings()
+    _refuse_nothing(findings)
+    return _publish(job, searches, findings)
 
 
-def _publish(job: Job, trials: Sequence[Trial]) -> Artifact:
+def _room(job: Job) -> int:
+    """Trials at once; 0: in this process. Raises UserError when not one has room."""
+    asked = job.arguments.concurrency
+    if asked == 0:
+        return 0
+    private = not os.environ.get("RAY_ADDRESS")
+    connect()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, need = resources.get("CPU", 0.0), Need.of(job.settings)
+    return concurrency(need, cpus, num_cores() if private else None, asked)
+
+
+def _refuse_nothing(findings: Findings) -> None:
+    trials = [trial for _, trial in findings.all]
+    if all(trial.state == "failed" for trial in trials):
+        raise UserError(f"all {len(trials)} trials failed; the first: {trials[0].error}")
+
+
+def _publish(job: Job, searches: Searches, findings: Findings) -> Artifact:
     """Writes the result anew each time, since trials that had failed may have passed now."""
     tree = to_tree(job.settings)
     base = {name: tree[name] for name in ("split", "windows", "train", "eval", job.arguments.model)}
-    settings = {"base": base, "trials": [[trial.choice, trial.seed] for trial in trials]}
+    trials = [[name, trial.choice, trial.seed] for name, trial in findings.all]
+    settings = {"base": base, "arguments": to_tree(job.arguments), "trials": trials}
     parents = [Dataset.open(job.root).artifact.reference()]
     version = version_of(parents, settings)
-    rows = table(trials, job.settings.tune.level)
-    chosen = best(rows, job.settings.train.choose_on)
-    fields = {"parents": parents, "settings": settings, "metrics": {"table": rows, "best": chosen}}
+    found = sections(findings, searches.study, job.settings.tune.metrics)
+    metrics = {"table": findings.rows, "best": findings.outcome("best")}
+    fields = {"parents": parents, "settings": settings, "metrics": metrics}
     with publish(job.root, "tune", version, **fields) as draft:
-        _write_trials(draft.path, trials)
-        (draft.path / "table.json").write_text(
-            json.dumps({"table": rows, "best": chosen}, indent=1)
-        )
-        _write_report(draft.path, job, rows, chosen)
+        write_findings(draft.path, findings)
+        if searches.study:
+            searches.study.copy_to(draft.path)
+        facts = {"model": job.arguments.model, "search": ", ".join(job.arguments.search)}
+        write_report(draft.path / REPORT, "Sweep", facts, found)
+    show(found)
     artifact = read(job.root / "tune" / version)
     point(job.root, artifact)
     return artifact
 
 
-def _write_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    lines = [
-        {name: json.dumps(value) for name, value in trial.choice.items()}
-        | {"seed": trial.seed, "error": trial.error, **trial.artifacts, **trial.metrics}
-        | {f"validation.{name}": value for name, value in trial.validation.items()}
-        for trial in trials
-    ]
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    columns = pa.table({name: [line.get(name) for line in lines] for name in names})
-    pq.write_table(columns, folder / "trials.parquet")
-    csv.write_csv(columns, folder / "trials.csv")
-
-
-def _write_report(folder: Path, job: Job, rows: Sequence[Row], chosen: Row | None) -> None:
-    section = _section(job, rows, chosen)
-    facts = {"model": job.arguments.model, "seeds": str(job.arguments.seeds)}
-    write_report(folder / REPORT, "Grid of settings", facts, [section])
-    show([section])
-
-
-def _section(job: Job, rows: Sequence[Row], chosen: Row | None) -> Section:
-    shown = _shown(rows, job.settings.tune.metrics)
-    note = f"Mean and {job.settings.tune.level:.0%} t-interval over seeds, on the reported part."
-    if chosen:
-        note += f" Best on the validation part: {_label(chosen['settings'])}."
-    labels = [_label(row["settings"]) for row in rows]
-    return Section(
-        title="Settings",
-        note=note,
-        tables=[
-            _table("Settings", rows, shown, "metrics"),
-            _table("Difference to the first, paired by seed", rows[1:], shown, "difference"),
-        ],
-        plots=[partial(plots.intervals, labels, rows, name) for name in shown],
-    )
-
-
-def _table(title: str, rows: Sequence[Row], shown: Sequence[str], part: str) -> Table:
-    lines = [
-        [_label(row["settings"]), f"{row['seeds']}/{row['seeds'] + row['failed']}"]
-        + [_with_interval(row[part].get(name)) for name in shown]
-        for row in rows
-    ]
-    return Table(title=title, columns=["settings", "seeds", *shown], rows=lines)
-
-
-def _shown(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
-    """Metrics of the model, also of each of its actions, whose name is asked for."""
-    names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    others = {*get_args(Baseline), *get_args(RankingBaseline), "last_item", "oracle_log"}
-    own = [name for name in names if not set(name.split(".")[:-1]) & others]
-    return [name for name in own if name.split(".")[-1] in wanted]
-
-
-def _with_interval(value: Row | None) -> str:
-    if value is None:
-        return number(None)
-    half_width = value["half_width"]
-    return number(value["mean"]) + ("" if half_width is None else f" ± {half_width:.4f}")
-
-
-def _label(choice: Choice) -> str:
-    return " ".join(f"{key}={json.dumps(value)}" for key, value in choice.items()) or "defaults"
-
-
 def main(job: Job) -> dict[str, Any]:
-    """Trains and evaluates every combination of `grid.*` under `seeds` seeds."""
-    todo = plans(job)
+    """Searches settings of a model, on shared data, resumably."""
+    searches = Searches.of(job)
     if not has_current(job.root, "dataset"):
         raise UserError(f"{job.root} has no dataset yet; run the job prepare first")
     with job.stage("tune"):
-        artifact = tune(job, todo)
-    rows = artifact.manifest.metrics["table"]
-    chosen = artifact.manifest.metrics["best"]
-    wanted = _shown(rows, job.settings.tune.metrics)
-    return {
-        "model": job.arguments.model,
-        "trials": sum(row["seeds"] + row["failed"] for row in rows),
-        "failed": sum(row["failed"] for row in rows),
-        "best": chosen and chosen["settings"],
-        "table": [_only(row, wanted) for row in rows],
+        artifact = tune(job, searches)
+    findings = searches.findings()
+    return _summary(job, findings) | {
         "report": str(artifact.path / REPORT),
+        "best_settings": str(artifact.path / BEST),
     }
 
 
-def _only(row: Row, wanted: Sequence[str]) -> dict[str, Any]:
+def _summary(job: Job, findings: Findings) -> dict[str, Any]:
+    rows = findings.rows
+    wanted = shown(rows, job.settings.tune.metrics)
+    states = [trial.state for _, trial in findings.all]
+    named = {name: findings.outcome(name) for name in ("best", "default", "start")}
+    return {
+        "model": job.arguments.model,
+        "trials": len(states),
+        "failed": states.count("failed"),
+        "pruned": states.count("pruned"),
+        **named,
+        "recovered": findings.recovered(),
+        "table": [_only(row, wanted) for row in rows],
+    }
+
+
+def _only(row: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     """A row of the table for the summary: the shown metrics alone."""
     parts = {
         part: {name: row[part][name] for name in wanted if name in row[part]}
-        for part in ("metrics", "difference")
+        for part in ("metrics", "difference", "intervals")
     }
     return {**row, **parts}
 

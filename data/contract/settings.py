@@ -128,7 +128,7 @@ def check_keys(cls: type[Any], tree: Mapping[str, Any], prefix: str = "") -> Non
     groups, entries = _groups(cls), _entries(cls)
     for key, value in tree.items():
         if key not in groups:
-            raise UserError(_unknown(prefix + str(key), [prefix + name for name in groups]))
+            raise UserError(unknown(prefix + str(key), [prefix + name for name in groups]))
         if (group := groups[key]) is not None:
             _check_group(group, value, prefix + key)
         elif key in entries and isinstance(value, Mapping):
@@ -142,7 +142,8 @@ def _check_group(group: type[Any], value: Any, key: str) -> None:
     check_keys(group, value, f"{key}.")
 
 
-def _unknown(key: str, known: list[str]) -> str:
+def unknown(key: str, known: list[str]) -> str:
+    """What is said of a setting that does not exist, with the nearest of those that do."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(known))}"
     return f"unknown setting {key}{hint}"

@@ -48,6 +48,8 @@ class Assignment:
         vectors_version: item embeddings that stand among the items' columns, if any.
         user_vectors_version: embeddings of users by day that the model reads, if any.
         ids_version: rows of users and items that the model's tables begin with, if any.
+        bars: least score at each validation, None where there is none; below it the run is cut
+            short: a sweep has seen better.
     """
 
     root: Path
@@ -64,6 +66,7 @@ class Assignment:
     vectors_version: str | None = None
     user_vectors_version: str | None = None
     ids_version: str | None = None
+    bars: tuple[float | None, ...] = ()
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import psutil
 import ray
@@ -27,8 +28,21 @@ def connect(num_cpus: int = 0) -> None:
         _start_local(num_cpus)
 
 
+_kept_to = 0
+
+
+def keep_to_cores(count: int) -> None:
+    """Lets this process compute on so many cores: others run beside it."""
+    global _kept_to
+    _kept_to = count
+
+
 def num_cores() -> int:
     """Cores that this process may run on."""
+    return min(_kept_to or sys.maxsize, _all_cores())
+
+
+def _all_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -45,6 +45,7 @@ from data.contract.settings import (
     read_words,
     read_yaml,
 )
+from ray_jobs.engine.locks import held
 from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
@@ -110,6 +111,8 @@ class Job:
     ) -> Artifact:
         """Gives the artefact of these parents and settings, writing it if it is not there yet.
 
+        Of several processes that want it one writes, and the others wait for it.
+
         Args:
             kind: folder under the root.
             parents: artefacts it is made from.
@@ -120,15 +123,16 @@ class Job:
         """
         references = [parent.reference() for parent in parents]
         version = version_of(references, settings)
-        artifact = find(self.root, kind, version)
-        if artifact is None:
-            fields = {"parents": references, "settings": dict(settings)}
-            with publish(self.root, kind, version, **fields) as draft:
-                write(draft)
+        with held(self.root / ".work" / "locks" / f"{kind}-{version}"):
             artifact = find(self.root, kind, version)
-            assert artifact is not None
-        else:
-            console.print(f"{kind}/{version} is up to date")
+            if artifact is None:
+                fields = {"parents": references, "settings": dict(settings)}
+                with publish(self.root, kind, version, **fields) as draft:
+                    write(draft)
+                artifact = find(self.root, kind, version)
+                assert artifact is not None
+            else:
+                console.print(f"{kind}/{version} is up to date")
         if move_pointer and not self._has_later(artifact):
             point(self.root, artifact)
         return artifact

@@ -50,7 +50,7 @@ def recall_curves(metrics: Mapping[str, Tree], ks: Sequence[int]) -> str:
         axes.set(xlabel="k", ylabel="recall@k", ylim=(0, None))
         axes.legend()
 
-    return _svg(draw, (6, 3.6))
+    return svg(draw, (6, 3.6))
 
 
 def slice_bars(group: Tree) -> str:
@@ -70,7 +70,7 @@ def slice_bars(group: Tree) -> str:
         axes.set(ylabel=f"recall@{group['k']}", title=f"by {group['name']} (number of positives)")
         axes.legend()
 
-    return _svg(draw, (8, 3.6))
+    return svg(draw, (8, 3.6))
 
 
 def calibration_curves(actions: Mapping[str, Tree]) -> str:
@@ -86,7 +86,7 @@ def calibration_curves(actions: Mapping[str, Tree]) -> str:
         axes.set(xlabel="predicted", ylabel="actual")
         axes.legend()
 
-    return _svg(draw, (5, 3.8))
+    return svg(draw, (5, 3.8))
 
 
 def training_curve(phase: Tree) -> str:
@@ -102,7 +102,7 @@ def training_curve(phase: Tree) -> str:
             _validations(axes, validations)
         axes.axvline(phase["best_step"], color="#9ca3af", linestyle=":")
 
-    return _svg(draw, (6, 3.2))
+    return svg(draw, (6, 3.2))
 
 
 def _validations(axes: Axes, validations: Sequence[Tree]) -> None:
@@ -127,12 +127,12 @@ def intervals(labels: Sequence[str], rows: Sequence[Tree], metric: str) -> str:
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel=metric, ylim=(len(labels) - 0.5, -0.5))
 
-    return _svg(draw, (8, 1 + 0.35 * len(labels)))
+    return svg(draw, (8, 1 + 0.35 * len(labels)))
 
 
 def trade_off(found: Tree, party: str) -> str:
     """What the user gives up for a party: all trials, the front, the floor, what was chosen."""
-    return _svg(lambda axes: _trade_off(axes, found, party), (6, 3.6))
+    return svg(lambda axes: _trade_off(axes, found, party), (6, 3.6))
 
 
 def write_trade_offs(path: Path, found: Tree) -> None:
@@ -161,7 +161,8 @@ def _against(rows: Sequence[Tree], party: str) -> tuple[list[float], list[float]
     return [row["shares"][party] for row in rows], [row["worth"]["user"] for row in rows]
 
 
-def _svg(draw: Any, size: tuple[float, float]) -> str:
+def svg(draw: Any, size: tuple[float, float]) -> str:
+    """What `draw` puts on axes, as SVG that needs nothing else; `size` in inches."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())

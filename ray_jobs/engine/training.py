@@ -76,6 +76,15 @@ class Sources:
         return [self.dataset, *(found for found in others if found), *self.graphs]
 
 
+class PrunedError(Exception):
+    """A sweep has cut a training short; `validations` are those until then."""
+
+    def __init__(self, validations: list[dict[str, float]]) -> None:
+        """Takes step and metrics of each validation."""
+        super().__init__(f"cut short after step {validations[-1]['step']:.0f}")
+        self.validations = validations
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """One model's phases: choosing the number of steps, then training that long on more."""
@@ -85,12 +94,20 @@ class Training:
     sources: Sources
     start_from: Artifact | None
     alone: bool
+    bars: tuple[float | None, ...] = ()
 
     def fit(self, draft: Draft) -> None:
-        """Runs the phases and keeps the last one's best weights."""
+        """Runs the phases and keeps the last one's best weights.
+
+        Raises:
+            PrunedError: the score of a validation was below its bar.
+        """
         folder = self.job.root / "checkpoints" / f"{self.model}-{draft.path.name}"
         last = self._assignment(folder / "choose")
         outcomes = {"choose": _phase(last)}
+        if outcomes["choose"].get("pruned"):  # not in what earlier releases left
+            shutil.rmtree(folder, ignore_errors=True)
+            raise PrunedError(outcomes["choose"]["validations"])
         split = self.job.settings.split
         if split.refit and split.kind != "time":
             last = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
@@ -116,6 +133,7 @@ class Training:
             max_steps=self.job.settings.train.refresh_steps if start_from else 0,
             start_from=start_from.version if start_from else None,
             alone=self.alone,
+            bars=self.bars,
             sampler=sources.sampler,
         )
 

@@ -160,7 +160,14 @@ class Recorder:
             state.best_step, state.best_score = state.step, score
             self._keep(weights, state)
         behind = state.step - state.best_step
-        return behind >= self.settings.patience * self.settings.validate_every
+        late = behind >= self.settings.patience * self.settings.validate_every
+        return late or self._below_the_bar(state)
+
+    def _below_the_bar(self, state: TrainState) -> bool:
+        """Whether a sweep cuts the run short here."""
+        bars, place = self.assignment.bars, len(state.validations) - 1
+        bar = bars[place] if place < len(bars) else None
+        return bar is not None and state.best_score < bar
 
     def _keep(self, weights: Snapshot, state: TrainState) -> None:
         if ranks.rank() == 0:
@@ -187,6 +194,7 @@ class Recorder:
             "epoch": state.progress.epoch,
             "curve": state.curve,
             "validations": state.validations,
+            "pruned": bool(state.validations) and self._below_the_bar(state),
             "workers": self.settings.num_workers,
             "plan": learner.model.plan if ranks.world_size() > 1 else None,
         }

@@ -19,15 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract.artifact import has_current
-from data.contract.settings import build, merge, nest, to_tree
 from data.dataset import Dataset
 from ray_jobs.engine.cluster import connect
-from ray_jobs.engine.grid import Trial, table
 from ray_jobs.engine.job import Job, start
 from ray_jobs.pipeline import raw_tables
 from ray_jobs.prepare import prepare
-from ray_jobs.settings import Settings
-from ray_jobs.tune import Plan, TuneArguments, run_trial
+from ray_jobs.tune import TuneArguments
+from ray_jobs.tuning.table import table
+from ray_jobs.tuning.trial import Plan, Trial, run_trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,15 +65,11 @@ SHOWN = ("recall@10", "recall@20", "ndcg@20", "last_item.hit_rate@10", "last_ite
 
 def trials(job: Job, arms: Mapping[str, dict[str, Any]], seeds: int) -> list[Trial]:
     """Every arm under the first seed before any under the second."""
-    found = []
-    for seed in range(seeds):
-        for name, words in arms.items():
-            tree = merge(to_tree(job.settings), {"seed": seed})
-            for key, value in words.items():
-                tree = merge(tree, nest(key, value))
-            plan = Plan({"arm": name}, seed, build(Settings, tree))
-            found.append(run_trial(job, plan, f"{name}, seed {seed}"))
-    return found
+    return [
+        run_trial(job, Plan(choice=words, seed=seed))
+        for seed in range(seeds)
+        for words in arms.values()
+    ]
 
 
 def thinned(words: dict[str, str], share: float) -> dict[str, str]:
@@ -105,12 +100,12 @@ def main() -> None:
     rows = table(trials(job, arms, seeds), job.settings.tune.level)
     shown = [
         {
-            "arm": line["settings"]["arm"],
+            "arm": name,
             "failed": line["failed"],
             "metrics": {name: line["metrics"].get(name) for name in SHOWN},
             "difference": {name: line["difference"].get(name) for name in SHOWN},
         }
-        for line in rows
+        for name, line in zip(arms, rows, strict=True)
     ]
     print(json.dumps({"name": "ablate_graph", "seeds": seeds, "arms": shown}))
 

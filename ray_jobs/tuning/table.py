@@ -1,100 +1,17 @@
-"""Grids of settings and what their trials say: combinations, intervals over seeds, the best."""
+"""What trials say: a row for each setting with intervals over seeds, and the best of them."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 from scipy import stats
 
-from data.contract.settings import UserError
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
-Choice = dict[str, Any]
-
-# What trials share is prepared once: these may not differ between them.
-SHARED = ("root", "seed", "source", "world", "prepare", "id", "export", "index", "serve", "tune")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneSettings:
-    """How a grid is summed up.
-
-    Attributes:
-        metrics: columns of the table; for a ranker these are looked for under each action.
-        level: coverage of the interval over seeds.
-    """
-
-    metrics: tuple[str, ...] = (
-        "recall@10",
-        "ndcg@10",
-        "hit_rate@10",
-        "coverage@10",
-        "auc",
-        "log_loss",
-    )
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One setting of a grid under one seed, and what came of it.
-
-    Attributes:
-        choice: dotted key -> value.
-        seed: of sampling and initial weights.
-        metrics: on the reported part, by name; empty when the trial failed.
-        validation: on the part that choices are made on, likewise.
-        artifacts: kind -> version of what the trial made.
-        error: why it failed, else empty.
-    """
-
-    choice: Choice
-    seed: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    validation: dict[str, float] = field(default_factory=dict)
-    artifacts: dict[str, str] = field(default_factory=dict)
-    error: str = ""
-
-
-def choices(grid: Mapping[str, Any]) -> list[Choice]:
-    """Every combination of the grid's values, the last key varying fastest.
-
-    Args:
-        grid: nested mapping of settings whose leaves are lists of values.
-
-    Raises:
-        UserError: a leaf is not a list of distinct values, or a key must be the same in all trials.
-    """
-    axes = dict(_axes(grid, ""))
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def _axes(grid: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[Any]]]:
-    for name, value in grid.items():
-        key = prefix + str(name)
-        if key in SHARED:
-            raise UserError(f"grid.{key}: trials share one prepared root; {_instead(key)}")
-        if isinstance(value, Mapping):
-            yield from _axes(value, key + ".")
-        else:
-            yield key, _values(key, value)
-
-
-def _instead(key: str) -> str:
-    return "set seeds=<count>" if key == "seed" else f"run another root for another {key}"
-
-
-def _values(key: str, value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise UserError(f"grid.{key} needs a list of values, such as grid.{key}=[{value},...]")
-    if len({str(item) for item in value}) < len(value):
-        raise UserError(f"grid.{key} names a value twice: {value}")
-    return value
+    from ray_jobs.tuning.trial import Trial
 
 
 def t_interval(values: Sequence[float], level: float) -> tuple[float, float | None]:
@@ -116,7 +33,8 @@ def table(trials: Sequence[Trial], level: float) -> list[dict[str, Any]]:
 
     Returns:
         settings, seeds (finished), failed; metrics, validation and difference: name -> {mean,
-        half_width}, the last being paired by seed with the first setting's metrics.
+        half_width}, the last being paired by seed with the first setting's metrics; intervals:
+        name -> 95% over users, under the first seed that finished.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -134,6 +52,7 @@ def _row(group: Sequence[Trial], first: Sequence[Trial], level: float) -> dict[s
         "metrics": _summary([trial.metrics for trial in done], level),
         "validation": _summary([trial.validation for trial in done], level),
         "difference": _summary(_differences(done, first), level),
+        "intervals": done[0].intervals if done else {},
     }
 
 

@@ -1,0 +1,43 @@
+"""Settings of sweeps, whatever is tuned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data.contract.settings import Count, NonNegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneSettings:
+    """How trials are run and summed up.
+
+    Attributes:
+        metrics: columns of the table; for a ranker these are looked for under each action.
+        level: coverage of the interval over seeds.
+        pruning: whether a study cuts trials short that fall behind: asha (successive halving).
+        reduction: about one of so many trials passes a rung of it; rungs are the validations 1,
+            this, its square and so on.
+        cores: cores that a trial without workers of its own computes on.
+        max_failures: deaths of a trial's process that are survived; it goes on from its checkpoint.
+        stalled_minutes: time without any progress of any trial after which a sweep is given up.
+        mlflow_uri: MLflow tracking server, or a folder, to which every trial is mirrored.
+    """
+
+    metrics: tuple[str, ...] = (
+        "recall@10",
+        "ndcg@10",
+        "hit_rate@10",
+        "coverage@10",
+        "auc",
+        "log_loss",
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    pruning: Literal["none", "asha"] = "none"
+    reduction: Annotated[int, Field(ge=2)] = 3
+    cores: Count = 1
+    max_failures: NonNegative = 2
+    stalled_minutes: Count = 60
+    mlflow_uri: str | None = None
