@@ -5,10 +5,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup servers run serve test verify check bench doctor
+.PHONY: help setup servers run sweep serve test verify check bench doctor
 
 PYTHON ?= python3
 ROOT ?= runs/default
+# A world and a number of steps of which 33 trainings fit into ten minutes on two cores.
+SWEEP ?= runs/sweep
+SWEEP_WORLD := world.num_users=3000 world.num_items=4000 two_tower.graph_vectors=false
+SWEEP_STEPS := train.max_steps=100 train.validate_every=50
 BUILD := $(if $(filter 1,$(GPU)),gpu,cpu)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
@@ -40,6 +44,12 @@ servers: ## Redis and a browser, for the tests that need them (Debian or Ubuntu,
 
 run: setup ## the whole loop into runs/default: prepare, train, evaluate, export, serve one request
 	$(BIN)/python -m ray_jobs.pipeline root=$(ROOT) $(ARGS)
+
+sweep: setup ## dropout by history length in a small world: a grid, a study, the best again (ARGS=model=user)
+	$(BIN)/python -m ray_jobs.simulate root=$(SWEEP) $(SWEEP_WORLD)
+	$(BIN)/python -m ray_jobs.prepare root=$(SWEEP) $(SWEEP_WORLD)
+	$(BIN)/python -m ray_jobs.tune root=$(SWEEP) search=[grid,tpe] trials=12 confirm=3 \
+	    'points=[{id_dropout: 0, sequence.max_length: 8}]' $(SWEEP_STEPS) $(ARGS)
 
 serve: setup ## serve what bundles/CURRENT of ROOT names, on loopback; Ctrl-C ends it
 	@exec $(BIN)/python -m ray_jobs.deploy root=$(ROOT) $(ARGS)

@@ -28,10 +28,11 @@ from ray_jobs.engine.report import show, write_report
 from ray_jobs.train import sources_of
 from ray_jobs.tuning.capacity import Need, concurrency
 from ray_jobs.tuning.findings import BEST, Findings, write_findings
+from ray_jobs.tuning.mirror import Mirror
 from ray_jobs.tuning.searches import Searches
 from ray_jobs.tuning.study import Search
 from ray_jobs.tuning.study_report import sections, shown
-from ray_jobs.tuning.sweep import Sweep, run_here, run_on_ray
+from ray_jobs.tuning.sweep import Seen, Sweep, run_here, run_on_ray
 from ray_jobs.tuning.tally import Tally
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def tune(job: Job, searches: Searches) -> Artifact:
     at_once = _room(job)
     sources_of(job, job.arguments.model, alone=job.arguments.model in UPSTREAM)
     with Tally(job, searches) as tally:
-        sweep = Sweep(job, searches.stages(max(1, at_once)), tally.seen)
+        sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *_mirrors(job)])
         if at_once:
             run_on_ray(sweep, Need.of(job.settings), at_once)
         else:
@@ -115,6 +116,12 @@ def _room(job: Job) -> int:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, need = resources.get("CPU", 0.0), Need.of(job.settings)
     return concurrency(need, cpus, num_cores() if private else None, asked)
+
+
+def _mirrors(job: Job) -> list[Seen]:
+    """Where trials are shown beside the terminal."""
+    uri = job.settings.tune.mlflow_uri
+    return [Mirror(uri, f"homefeed {job.arguments.model}").seen] if uri else []
 
 
 def _refuse_nothing(findings: Findings) -> None:
@@ -161,8 +168,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def _summary(job: Job, findings: Findings) -> dict[str, Any]:
-    rows = findings.rows
-    wanted = shown(rows, job.settings.tune.metrics)
+    wanted = job.settings.tune.metrics
     states = [trial.state for _, trial in findings.all]
     named = {name: findings.outcome(name) for name in ("best", "default", "start")}
     return {
@@ -170,17 +176,19 @@ def _summary(job: Job, findings: Findings) -> dict[str, Any]:
         "trials": len(states),
         "failed": states.count("failed"),
         "pruned": states.count("pruned"),
-        **named,
+        **{name: outcome and _only(outcome, wanted) for name, outcome in named.items()},
         "recovered": findings.recovered(),
-        "table": [_only(row, wanted) for row in rows],
+        "table": [_only(row, wanted) for row in findings.rows],
     }
 
 
 def _only(row: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-    """A row of the table for the summary: the shown metrics alone."""
+    """A row for the summary: of what was reported the wanted metrics alone."""
+    names = shown([row], wanted)
     parts = {
-        part: {name: row[part][name] for name in wanted if name in row[part]}
+        part: {name: row[part][name] for name in names if name in row[part]}
         for part in ("metrics", "difference", "intervals")
+        if part in row
     }
     return {**row, **parts}
 

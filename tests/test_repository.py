@@ -20,7 +20,7 @@ FILES = {"README.md", "pyproject.toml", "Makefile", "cluster.yaml", "rayservice.
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 }
-TARGETS = "setup run serve test verify check bench doctor"
+TARGETS = "setup run sweep serve test verify check bench doctor"
 MOST_LINES = 400
 
 

@@ -13,7 +13,7 @@ from ray_jobs.engine.job import Job
 from ray_jobs.tuning.findings import CONFIRMATION, GRID, STUDY, TRIALS, Findings
 from ray_jobs.tuning.goals import Goal, goals_of
 from ray_jobs.tuning.grid import Grid, choices
-from ray_jobs.tuning.space import Choice, Space, leaves, usual
+from ray_jobs.tuning.space import Choice, Space, leaves, setting, usual
 from ray_jobs.tuning.study import Study, StudySpec, check_search
 from ray_jobs.tuning.sweep import Stage
 from ray_jobs.tuning.trial import DECISIVE, Trial
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ray_jobs.engine.model_kinds import Model
+    from ray_jobs.settings import Settings
 
 STUDIES = "studies"
-USUAL_DROPOUT, USUAL_LENGTHS = [0.0, 0.2, 0.45, 0.7], [8, 32, 128]
+DROPOUTS, LENGTHS, LONG = [0.0, 0.2, 0.5, 0.7], [8, 32], 128
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Searches:
         grid = _grid(job) if "grid" in words.search else None
         if not studies:
             return cls(job, goals, grid, None, None)
-        space = Space.of(words.space or usual_space(model), job.settings, model)
+        space = Space.of(words.space or usual_space(model, job.settings), job.settings, model)
         spec = _spec(job, studies[0], space, goals)
         return cls(job, goals, grid, space, spec)
 
@@ -132,22 +133,23 @@ def _refuse_unused(words: Any, studied: bool) -> None:
             raise UserError(f"{name} is read by a study: set search=tpe, nsga2 or random")
 
 
-def usual_grid(model: Model) -> dict[str, Any]:
-    """Dropout by history length."""
+def usual_grid(model: Model, base: Settings) -> dict[str, list[Any]]:
+    """Dropout of ID rows by length of histories, the job's own length being the longest."""
     dropout, length = usual(model)
-    return {dropout: USUAL_DROPOUT, length: USUAL_LENGTHS}
+    own = setting(base, length)
+    return {dropout: DROPOUTS, length: [*LENGTHS, own if own > LENGTHS[-1] else LONG]}
 
 
-def usual_space(model: Model) -> dict[str, Any]:
+def usual_space(model: Model, base: Settings) -> dict[str, Any]:
     """The same between its ends."""
-    dropout, length = usual(model)
-    lengths = ",".join(map(str, USUAL_LENGTHS))
-    return {dropout: [USUAL_DROPOUT[0], USUAL_DROPOUT[-1]], length: f"choice({lengths})"}
+    (dropout, shares), (length, lengths) = usual_grid(model, base).items()
+    choice = f"choice({','.join(map(str, lengths))})"
+    return {dropout: [shares[0], shares[-1]], length: choice}
 
 
 def _grid(job: Job) -> Grid:
     words, first = job.arguments, job.settings.seed
-    values = words.grid or usual_grid(words.model)
+    values = words.grid or usual_grid(words.model, job.settings)
     seeds = range(first, first + words.seeds)
     return Grid.of(GRID, job.settings, choices(values, words.model), seeds)
 

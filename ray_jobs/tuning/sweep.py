@@ -6,12 +6,13 @@ the records of what has been run, so nothing of Ray Tune's own state has to surv
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import torch
 from ray import tune
@@ -22,6 +23,7 @@ from ray_jobs.engine.cluster import keep_to_cores, num_cores
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.worker import CURVE
+from ray_jobs.train import TrainArguments
 from ray_jobs.tuning.trial import Plan, Trial, recorded, run_trial
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ray_jobs.tuning.capacity import Need
 
 LOOK_S = 5.0
+SILENT = ("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to stdout, where one JSON line is due
 
 
 class Search(Protocol):
@@ -86,7 +89,7 @@ class Sweep:
 
     job: Job
     stages: Sequence[Stage]
-    seen: Seen
+    seen: Sequence[Seen]
     running: list[Search] = field(default_factory=list)
     begun: int = 0
 
@@ -130,7 +133,8 @@ class Sweep:
     def tell(self, search: Search, plan: Plan, trial: Trial) -> None:
         """Takes a result."""
         search.tell(plan, trial)
-        self.seen(search.name, plan, trial)
+        for show in self.seen:
+            show(search.name, plan, trial)
 
     @property
     def finished(self) -> bool:
@@ -151,6 +155,7 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     Raises:
         UserError: nothing has moved for `tune.stalled_minutes`.
     """
+    os.environ.setdefault(*SILENT)
     job, folder = sweep.job, sweep.job.root / ".work" / f"tune-{uuid.uuid4().hex[:8]}"
     feeder = Feeder(sweep, concurrency)
     watch = Watch(feeder, job.settings.tune.stalled_minutes * 60)
@@ -181,10 +186,13 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
             f"{concurrency} at once take {need} each; look at the cluster's free CPUs and at the "
             "trials' logs, then run the same command again"
         )
+    if not sweep.finished:  # Ray Tune takes Ctrl-C for a wish to end well
+        raise KeyboardInterrupt
 
 
 def _trainable(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    settings, arguments, root = job.settings, job.arguments, job.root.absolute()
+    settings, root = job.settings, job.root.absolute()
+    arguments = TrainArguments(model=job.arguments.model)  # the job's own class lies in __main__
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         quiet_libraries()
@@ -197,7 +205,19 @@ def _trainable(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return trial
 
 
-class Feeder(Searcher):
+class Unkept:
+    """What Ray Tune need not keep for a restart: it is copied as nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: it works in this process alone."""
+        return self
+
+
+class Feeder(Unkept, Searcher):
     """Hands trials to Ray Tune and takes their results."""
 
     def __init__(self, sweep: Sweep, concurrency: int) -> None:
@@ -240,7 +260,7 @@ class Feeder(Searcher):
         """Nothing."""
 
 
-class Watch(tune.Stopper):
+class Watch(Unkept, tune.Stopper):
     """Gives a sweep up when no trial has taken a step, or finished, for too long."""
 
     def __init__(self, feeder: Feeder, limit_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,6 +83,7 @@ class Trial:
         history: the validations on the way, step and metrics of each.
         costs: what was measured beside quality.
         artifacts: kind -> version of what the trial made.
+        seconds: that training and judging took, since the last start of its process.
         state: complete, pruned (cut short) or failed.
         error: why it failed, else empty.
     """
@@ -94,6 +96,7 @@ class Trial:
     history: Sequence[Mapping[str, float]] = ()
     costs: dict[str, float] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
     state: State = "complete"
     error: str = ""
 
@@ -138,6 +141,7 @@ def run_trial(job: Job, plan: Plan) -> Trial:
     if found := recorded(job, plan):
         return found
     console.rule(escape(plan.title), align="left")
+    started = time.perf_counter()
     try:
         settings = with_choice(job.settings, plan.choice, plan.seed)
         trial = _run(Job(settings, job.arguments, job.root), plan)
@@ -145,6 +149,7 @@ def run_trial(job: Job, plan: Plan) -> Trial:
         console.print_exception(max_frames=5)
         text = f"{type(error).__name__}: {error}"
         return Trial(choice=plan.choice, seed=plan.seed, state="failed", error=text)
+    trial = replace(trial, seconds=round(time.perf_counter() - started, 2))
     with publish(job.root, KIND, _version(job, settings, plan), details=asdict(trial)):
         pass
     return trial

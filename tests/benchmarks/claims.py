@@ -36,6 +36,7 @@ from tests.benchmarks.claim import (
 )
 from tests.benchmarks.retriever_in_world import FROZEN, INTERESTS, PARTS, ROWS
 from tests.benchmarks.serving_claims import SERVING_CLAIMS
+from tests.benchmarks.tuning_claims import TUNING_CLAIMS
 from tests.benchmarks.user_in_world import INPUTS, NEGATIVES, OBJECTIVES
 
 CLAIMS = (
@@ -374,4 +375,5 @@ CLAIMS = (
         (("killed in any stage, the same comes out", lambda s: s["differs"] == []),),
     ),
     *SERVING_CLAIMS,
+    *TUNING_CLAIMS,
 )

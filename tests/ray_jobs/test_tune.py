@@ -186,7 +186,7 @@ def test_without_words_dropout_and_length_are_searched(words, stages):
     summary = main(start(words, TuneArguments))
     assert summary["trials"] == 12
     assert {key[:2] for key in stages.trained} == {
-        (d, n) for d in (0.0, 0.2, 0.45, 0.7) for n in (8, 32, 128)
+        (d, n) for d in (0.0, 0.2, 0.5, 0.7) for n in (8, 32, 100)
     }
 
 
