@@ -35,8 +35,8 @@ class PoolSampler:
         live: item rows that can be recommended, [C].
         label_share: share of the training labels that each item row has, [rows].
         in_batch: positives taken from the batch.
-        random: uniform draws from `live`, and one more for each positive that a batch lacks, so that
-            pools are of one size; if as many as these are, the pool is all of them, once.
+        random: uniform draws from `live`, and one more for each positive that a batch lacks: pools
+            are of one size; if as many as these are, the pool is all of them, once.
         spare_future: whether what a user does later is no negative; else only what they did before.
     """
 

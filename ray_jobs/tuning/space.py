@@ -144,7 +144,7 @@ def with_choice(base: Settings, choice: Mapping[str, Any], seed: int | None = No
 
 def setting(settings: Settings, key: str) -> Any:
     """The value of a setting, by its dotted name."""
-    found = to_tree(settings)
+    found: Any = to_tree(settings)
     for name in key.split("."):
         found = found[name] if isinstance(found, Mapping) and name in found else None
     return found

@@ -203,6 +203,7 @@ def judged_by_words(words: list[str], name: str, seed: int) -> Judged:
         shutil.copytree(root, copy, copy_function=os.link, symlinks=True)
     others = [word for word in words if not word.startswith("root=")]
     job = arm(start([*others, f"root={copy}"]), name, seed, current(root, "ranker").version)
+    train(job, "two_tower")  # of the arms' seed and graph, made by `main`
     train(job, "ranker")
     calibrate(job)
     index(job, export(job))

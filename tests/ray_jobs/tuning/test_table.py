@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.contract.settings import UserError
-from ray_jobs.engine.grid import Trial, best, choices, t_interval, table
+from ray_jobs.tuning.table import best, t_interval, table
+from ray_jobs.tuning.trial import Trial
 
 
 def trial(value, seed, recall=0.0, validation=0.0, **fields):
@@ -15,34 +15,6 @@ def trial(value, seed, recall=0.0, validation=0.0, **fields):
     return Trial(
         choice={"two_tower.dim": value}, seed=seed, metrics=metrics, validation=judged, **fields
     )
-
-
-def test_choices_are_the_product_in_order():
-    grid = {"two_tower": {"id_dropout": [0, 0.5], "sequence": {"max_length": [8, 64]}}}
-    assert choices(grid) == [
-        {"two_tower.id_dropout": a, "two_tower.sequence.max_length": b}
-        for a in (0, 0.5)
-        for b in (8, 64)
-    ]
-
-
-def test_an_empty_grid_is_the_settings_as_they_are():
-    assert choices({}) == [{}]
-
-
-@pytest.mark.parametrize(
-    ("grid", "text"),
-    [
-        ({"two_tower": {"dim": 64}}, "grid.two_tower.dim needs a list of values"),
-        ({"two_tower": {"dim": []}}, "needs a list"),
-        ({"two_tower": {"dim": [8, 8]}}, "names a value twice"),
-        ({"seed": [0, 1]}, "set seeds=<count>"),
-        ({"world": {"seed": [0, 1]}}, "another root"),
-    ],
-)
-def test_a_grid_that_cannot_run_is_refused(grid, text):
-    with pytest.raises(UserError, match=text):
-        choices(grid)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8))
