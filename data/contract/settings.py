@@ -15,7 +15,7 @@ import importlib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -62,8 +62,9 @@ def load(cls: type[S], words: Sequence[str], base: Mapping[str, Any] | None = No
 def build(cls: type[S], tree: Mapping[str, Any]) -> S:
     """Checks a nested mapping against `cls` and builds it. Raises UserError."""
     check_keys(cls, tree)
+    kind: Hashable = cls
     try:
-        return cast("S", _adapter(cls).validate_python(dict(tree)))
+        return cast("S", _adapter(kind).validate_python(dict(tree)))
     except ValidationError as error:
         raise UserError("\n".join(_lines(error))) from None
 
@@ -198,13 +199,14 @@ def load_class(path: str, setting: str) -> type[Any]:
 
 def to_tree(settings: Any) -> Tree:
     """The settings as a plain nested mapping, fit for JSON and YAML."""
-    return cast("Tree", _adapter(type(settings)).dump_python(settings, mode="json"))
+    kind: Hashable = type(settings)
+    return cast("Tree", _adapter(kind).dump_python(settings, mode="json"))
 
 
 @cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
+def _adapter(cls: Hashable) -> TypeAdapter[Any]:
     """Of all settings it takes a tenth of a second to make one, and sweeps build many."""
-    return TypeAdapter(cls)
+    return TypeAdapter(cast("Any", cls))
 
 
 def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -39,5 +39,5 @@ class Tally:
         outcome = trial.error or f"{self.goal.name} {value if value is None else f'{value:.4f}'}"
         state = "" if trial.state == "complete" else f" ({trial.state})"
         line = f"{search} {plan.number}: {label(plan.choice)} seed {plan.seed}: {outcome}{state}"
-        self.bar.console.print(line, markup=False, highlight=False)
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.bar.advance(self.task)

@@ -273,6 +273,7 @@ def main() -> None:
     job = start(words)
     teacher = current(job.root, "ranker").version
     for seed in range(seeds):
+        train(arm(job, DEFAULT, seed, teacher), "two_tower", move_pointer=False)
         for name in names:
             sources_of(arm(job, name, seed, teacher), "ranker", alone=False)
     arms = on_each_core(judged_by_words, (words,), names, seeds)
