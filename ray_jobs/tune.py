@@ -121,6 +121,8 @@ def _room(job: Job) -> int:
 def _mirrors(job: Job) -> list[Seen]:
     """Where trials are shown beside the terminal."""
     uri = job.settings.tune.mlflow_uri
+    if uri == "local":
+        uri = f"sqlite:///{job.root.absolute() / 'mlflow.db'}"
     return [Mirror(uri, f"homefeed {job.arguments.model}").seen] if uri else []
 
 

@@ -15,7 +15,7 @@ import importlib
 import re
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -62,9 +62,8 @@ def load(cls: type[S], words: Sequence[str], base: Mapping[str, Any] | None = No
 def build(cls: type[S], tree: Mapping[str, Any]) -> S:
     """Checks a nested mapping against `cls` and builds it. Raises UserError."""
     check_keys(cls, tree)
-    kind: Hashable = cls
     try:
-        return cast("S", _adapter(kind).validate_python(dict(tree)))
+        return cast("S", _adapter(cast("Any", cls)).validate_python(dict(tree)))
     except ValidationError as error:
         raise UserError("\n".join(_lines(error))) from None
 
@@ -199,14 +198,13 @@ def load_class(path: str, setting: str) -> type[Any]:
 
 def to_tree(settings: Any) -> Tree:
     """The settings as a plain nested mapping, fit for JSON and YAML."""
-    kind: Hashable = type(settings)
-    return cast("Tree", _adapter(kind).dump_python(settings, mode="json"))
+    return cast("Tree", _adapter(cast("Any", type(settings))).dump_python(settings, mode="json"))
 
 
 @cache
-def _adapter(cls: Hashable) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     """Of all settings it takes a tenth of a second to make one, and sweeps build many."""
-    return TypeAdapter(cast("Any", cls))
+    return TypeAdapter(cls)
 
 
 def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -13,7 +13,9 @@ import yaml
 from pyarrow import csv
 
 from data.contract.settings import merge, nest
+from ray_jobs.settings import Settings
 from ray_jobs.tuning.goals import Goal, chosen
+from ray_jobs.tuning.space import setting
 from ray_jobs.tuning.table import best, table
 from ray_jobs.tuning.trial import Trial
 
@@ -32,17 +34,15 @@ class Findings:
     """Results of all searches of a sweep, in the order of their plans.
 
     Attributes:
+        base: the job's own settings.
         goals: what was searched for.
-        choose_on: validation metric by which a grid's best is named.
-        level: coverage of intervals over seeds.
         grid: trials of the grid.
         study: trials of the study.
         confirmation: default, start and best again, under seeds of their own.
     """
 
+    base: Settings
     goals: tuple[Goal, ...]
-    choose_on: str
-    level: float
     grid: Sequence[Trial] = ()
     study: Sequence[Trial] = ()
     confirmation: Sequence[Trial] = ()
@@ -61,7 +61,7 @@ class Findings:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The grid, a row a setting."""
-        return table(self.grid, self.level)
+        return table(self.grid, self.base.tune.level)
 
     @property
     def start(self) -> Trial | None:
@@ -77,7 +77,7 @@ class Findings:
         if self.study:
             found = chosen(self.searched, self.goals)
             return found.choice if found else None
-        row = best(self.rows, self.choose_on)
+        row = best(self.rows, self.base.train.choose_on)
         return row["settings"] if row else None
 
     def named_choices(self) -> dict[str, Choice]:
@@ -91,9 +91,9 @@ class Findings:
         choice = self.named_choices().get(name)
         if choice is None:
             return None
-        searched = [trial for trial in self.searched if trial.choice == choice]
+        searched = [trial for trial in self.searched if self._full(trial, choice)]
         validation = {goal.name: goal.of(searched[0]) for goal in self.goals} if searched else {}
-        rows = table(self.confirmation, self.level)
+        rows = table(self.confirmation, self.base.tune.level)
         confirmed = next((row for row in rows if row["settings"] == choice), None)
         return {
             "settings": choice,
@@ -114,6 +114,11 @@ class Findings:
             return None
         grid, study, begun = (goal.sign * (goal.of(t) or 0.0) for t in (*tops, start) if t)
         return (study - begun) / (grid - begun) if grid > begun else None
+
+    def _full(self, trial: Trial, choice: Choice) -> bool:
+        """Whether a trial had the settings of a choice, which leaves some as they are."""
+        wanted = {key: choice.get(key, setting(self.base, key)) for key in trial.choice}
+        return trial.choice == wanted and set(choice) <= set(trial.choice)
 
     def best_settings(self) -> dict[str, Any]:
         """The best choice as a nested mapping, for a settings file."""

@@ -115,9 +115,8 @@ class Searches:
     def findings(self) -> Findings:
         """What there is so far."""
         return Findings(
+            self.job.settings,
             self.goals,
-            self.job.settings.train.choose_on,
-            self.job.settings.tune.level,
             self.grid.results if self.grid else (),
             self.study.results if self.study else (),
             self.confirmation.results if self.confirmation else (),

@@ -23,8 +23,8 @@ class TuneSettings:
         cores: cores that a trial without workers of its own computes on.
         max_failures: deaths of a trial's process that are survived; it goes on from its checkpoint.
         stalled_minutes: time without any progress of any trial after which a sweep is given up.
-        mlflow_uri: MLflow tracking server to which every trial is mirrored, or a store of this
-            machine, sqlite:///mlflow.db say; needs the extra `mlflow`.
+        mlflow_uri: MLflow tracking server to which every trial is mirrored; local for mlflow.db
+            in the root; needs the extra `mlflow`.
     """
 
     metrics: tuple[str, ...] = (

@@ -49,8 +49,8 @@ def grid_section(findings: Findings, wanted: Sequence[str]) -> Section:
     rows = findings.rows
     names = shown(rows, wanted)
     note = (
-        f"On the reported part: mean and {findings.level:.0%} t-interval over seeds; of one seed "
-        "the 95% bootstrap interval over users."
+        f"On the reported part: mean and {findings.base.tune.level:.0%} t-interval over seeds; of "
+        "one seed the 95% bootstrap interval over users."
     )
     if not findings.study and findings.best is not None:
         note += f" Best on the validation part: {label(findings.best)}."
@@ -163,7 +163,7 @@ def importances(study: Study | None) -> dict[str, float]:
 
 def confirmation_section(findings: Findings, wanted: Sequence[str]) -> Section:
     """Default, start and best under fresh seeds, on the reported part."""
-    rows = table(findings.confirmation, findings.level)
+    rows = table(findings.confirmation, findings.base.tune.level)
     names = shown(rows, wanted)
     who: dict[str, list[str]] = {}
     for name, choice in findings.named_choices().items():
@@ -171,7 +171,7 @@ def confirmation_section(findings: Findings, wanted: Sequence[str]) -> Section:
     titled = [dict(row) | {"named": ", ".join(who.get(label(row["settings"]), []))} for row in rows]
     note = (
         "Trained again under seeds that no choice was made on: mean and "
-        f"{findings.level:.0%} t-interval; differences to the default, paired by seed."
+        f"{findings.base.tune.level:.0%} t-interval; differences to the default, paired by seed."
     )
     return Section(
         title="Best beside the default",

@@ -194,6 +194,7 @@ def test_a_study_begins_with_the_jobs_own_settings(words, stages):
     summary = main(start([*words, *STUDY], TuneArguments))
     assert stages.trained[0] == (0.2, 100, 0)
     assert summary["start"]["settings"] == {DROPOUT: 0.2, LENGTH: 100}
+    assert summary["default"]["validation"] == summary["start"]["validation"]
     assert summary["trials"] == len(set(stages.trained)) == 6
     assert summary["best"]["validation"]["ndcg@50"] == max(d + n for d, n, _ in stages.trained)
 
@@ -212,6 +213,7 @@ def test_a_grid_and_a_study_make_one_report(words, stages):
     assert summary["trials"] == 4 + 4 + 3 * 2
     assert summary["recovered"] > 0
     assert summary["default"]["settings"] == {}
+    assert summary["default"]["validation"] == {}, "no trial had the default's settings"
     assert summary["start"]["difference"]["recall@10"]["mean"] < 0
     assert {key[2] for key in stages.trained} == {0, 1, 2}, "fresh seeds at the end"
     html = (current(job.root, "tune").path / "report.html").read_text()
