@@ -46,8 +46,8 @@ run: setup ## the whole loop into runs/default: prepare, train, evaluate, export
 	$(BIN)/python -m ray_jobs.pipeline root=$(ROOT) $(ARGS)
 
 sweep: setup ## dropout by history length in a small world: a grid, a study, the best again (ARGS=model=user)
-	$(BIN)/python -m ray_jobs.simulate root=$(SWEEP) $(SWEEP_WORLD)
-	$(BIN)/python -m ray_jobs.prepare root=$(SWEEP) $(SWEEP_WORLD)
+	@[ -f $(SWEEP)/world/CURRENT ] || $(BIN)/python -m ray_jobs.simulate root=$(SWEEP) $(SWEEP_WORLD)
+	@[ -f $(SWEEP)/dataset/CURRENT ] || $(BIN)/python -m ray_jobs.prepare root=$(SWEEP) $(SWEEP_WORLD)
 	$(BIN)/python -m ray_jobs.tune root=$(SWEEP) search=[grid,tpe] trials=12 confirm=3 \
 	    'points=[{id_dropout: 0, sequence.max_length: 8}]' $(SWEEP_STEPS) $(ARGS)
 
