@@ -45,7 +45,7 @@ from data.contract.settings import (
     read_words,
     read_yaml,
 )
-from ray_jobs.engine.locks import held
+from ray_jobs.engine.locks import turn
 from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
@@ -123,7 +123,7 @@ class Job:
         """
         references = [parent.reference() for parent in parents]
         version = version_of(references, settings)
-        with held(self.root / ".work" / "locks" / f"{kind}-{version}"):
+        with turn(self.root, f"{kind}-{version}"):
             artifact = find(self.root, kind, version)
             if artifact is None:
                 fields = {"parents": references, "settings": dict(settings)}

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def held(file: Path) -> Iterator[None]:
-    """Waits until no other process holds the file's lock; a killed one holds it no more."""
+def turn(root: Path, name: str) -> Iterator[None]:
+    """Waits until no other process has the turn of this name in a root; the dead give it up.
+
+    The lock is the file system's (flock): network file systems have to support it.
+    """
+    file = root / ".work" / "locks" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

@@ -15,6 +15,7 @@ from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
 from ray_jobs.engine.evaluation import MODEL
 from ray_jobs.engine.job import Job, console
+from ray_jobs.engine.locks import turn
 from ray_jobs.engine.model_kinds import UPSTREAM, Model
 from ray_jobs.engine.training import PrunedError
 from ray_jobs.evaluate import METRICS, evaluate
@@ -113,10 +114,14 @@ def _short(value: Any) -> str:
 def recorded(job: Job, plan: Plan) -> Trial | None:
     """The trial if it has been run to its end before; None too if its settings do not fit."""
     try:
-        settings = with_choice(job.settings, plan.choice, plan.seed)
+        version = _version(job, with_choice(job.settings, plan.choice, plan.seed), plan)
     except UserError:
         return None
-    artifact = find(job.root, KIND, _version(job, settings, plan))
+    return _found(job, version)
+
+
+def _found(job: Job, version: str) -> Trial | None:
+    artifact = find(job.root, KIND, version)
     return Trial(**artifact.manifest.details) if artifact else None
 
 
@@ -138,19 +143,23 @@ def run_trial(job: Job, plan: Plan) -> Trial:
 
     An error is the trial's result: it is not recorded, so that the same command tries it again.
     """
-    if found := recorded(job, plan):
-        return found
     console.rule(escape(plan.title), align="left")
-    started = time.perf_counter()
     try:
         settings = with_choice(job.settings, plan.choice, plan.seed)
-        trial = _run(Job(settings, job.arguments, job.root), plan)
+        version = _version(job, settings, plan)
+        with turn(job.root, f"{KIND}-{version}"):
+            return _found(job, version) or _run_timed(job, settings, plan, version)
     except Exception as error:
         console.print_exception(max_frames=5)
         text = f"{type(error).__name__}: {error}"
         return Trial(choice=plan.choice, seed=plan.seed, state="failed", error=text)
+
+
+def _run_timed(job: Job, settings: Settings, plan: Plan, version: str) -> Trial:
+    started = time.perf_counter()
+    trial = _run(Job(settings, job.arguments, job.root), plan)
     trial = replace(trial, seconds=round(time.perf_counter() - started, 2))
-    with publish(job.root, KIND, _version(job, settings, plan), details=asdict(trial)):
+    with publish(job.root, KIND, version, details=asdict(trial)):
         pass
     return trial
 

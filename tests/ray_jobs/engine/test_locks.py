@@ -1,0 +1,44 @@
+import subprocess
+import sys
+import time
+
+from data.contract.artifact import find
+from ray_jobs.engine.job import start
+from ray_jobs.engine.locks import turn
+
+WAITS = """
+import sys
+from pathlib import Path
+from ray_jobs.engine.locks import turn
+
+with turn(Path(sys.argv[1]), "a-v"):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_turn_is_had_by_one_process_and_ends_with_it(tmp_path):
+    line = [sys.executable, "-c", WAITS, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "mine\n"
+        with turn(tmp_path, "another"):
+            pass
+        second = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        assert second.poll() is None
+        first.kill()
+        assert second.stdout.readline() == "mine\n"
+        second.communicate("")
+    assert second.returncode == 0
+
+
+def test_an_artefact_that_another_process_made_meanwhile_is_not_made_again(tmp_path, monkeypatch):
+    job, made = start([f"root={tmp_path}"]), []
+
+    def write(draft):
+        made.append(draft.path)
+
+    first = job.make("kind", [], {"a": 1}, write)
+    assert job.make("kind", [], {"a": 1}, write).version == first.version
+    assert len(made) == 1
+    assert find(job.root, "kind", first.version) is not None
