@@ -21,8 +21,8 @@ from tests.benchmarks.sweeps import STEPS, command, copy_of, prepared, trials_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-STUDY = ("search=tpe", "trials=12", "tune.pruning=asha", *STEPS)
-START_S = 8.0  # until the first trial runs
+STUDY = ("search=tpe", "trials=16", "tune.pruning=asha", *STEPS)
+START_S = 20.0  # until the first trial has ended
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
@@ -51,7 +51,7 @@ def kill_often(root: Path, whole_s: float, kills: int, seed: int) -> list[dict[s
     rng, found = np.random.default_rng(seed), []
     for place in range(kills):
         number = SIGNALS[place % len(SIGNALS)]
-        after_s = START_S + float(rng.uniform(0, 0.33)) * (whole_s - START_S)
+        after_s = START_S + float(rng.uniform(0, 0.5)) * (whole_s - START_S)
         before = records(root)
         code = killed(root, after_s, number)
         after = records(root)
@@ -90,6 +90,7 @@ def main() -> None:
         "pruned": finished["pruned"],
         "failed": finished["failed"],
         "kills": moments,
+        "finished_before": len(before),
         "run_again": sum(after[name] != at for name, at in before.items())
         + sum(moment["run_again"] for moment in moments),
         "equal": kept(got) == kept(expected),

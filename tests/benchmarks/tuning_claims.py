@@ -45,6 +45,7 @@ TUNING_CLAIMS: tuple[Claim, ...] = (
         (
             ("the trials of an uninterrupted run", lambda s: s["equal"]),
             ("nothing run again", lambda s: s["run_again"] == 0),
+            ("killed among trials", lambda s: 0 < s["finished_before"] < s["trials"]),
             ("none failed", lambda s: s["failed"] == 0),
         ),
     ),
