@@ -116,18 +116,28 @@ def _validations(axes: Axes, validations: Sequence[Tree]) -> None:
 
 
 def intervals(labels: Sequence[str], rows: Sequence[Tree], metric: str) -> str:
-    """A metric of each setting with its interval over seeds, from `grid.table`."""
+    """A metric of each setting with its interval over seeds, of one seed over users, from `table`."""
     found = [row["metrics"].get(metric) for row in rows]
     place = [n for n, value in enumerate(found) if value]
 
     def draw(axes: Axes) -> None:
         means = [found[n]["mean"] for n in place]
-        widths = [found[n]["half_width"] or 0 for n in place]
-        axes.errorbar(means, place, xerr=widths, fmt="o", color="#2563eb", capsize=3)
+        widths = [_arms(rows[n], metric) for n in place]
+        arms = [list(sides) for sides in zip(*widths, strict=True)]
+        axes.errorbar(means, place, xerr=arms or None, fmt="o", color="#2563eb", capsize=3)
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel=metric, ylim=(len(labels) - 0.5, -0.5))
 
     return svg(draw, (8, 1 + 0.35 * len(labels)))
+
+
+def _arms(row: Tree, metric: str) -> tuple[float, float]:
+    """How far an interval reaches below and above the mean."""
+    value = row["metrics"][metric]
+    if value["half_width"] is None and metric in row.get("intervals", {}):
+        low, high = row["intervals"][metric]
+        return max(0.0, value["mean"] - low), max(0.0, high - value["mean"])
+    return value["half_width"] or 0.0, value["half_width"] or 0.0
 
 
 def trade_off(found: Tree, party: str) -> str:
