@@ -116,7 +116,7 @@ def _validations(axes: Axes, validations: Sequence[Tree]) -> None:
 
 
 def intervals(labels: Sequence[str], rows: Sequence[Tree], metric: str) -> str:
-    """A metric of each setting with its interval over seeds, of one seed over users, from `table`."""
+    """A metric of each setting with its interval: over seeds, or of one seed over users."""
     found = [row["metrics"].get(metric) for row in rows]
     place = [n for n, value in enumerate(found) if value]
 
