@@ -51,7 +51,7 @@ def kill_often(root: Path, whole_s: float, kills: int, seed: int) -> list[dict[s
     rng, found = np.random.default_rng(seed), []
     for place in range(kills):
         number = SIGNALS[place % len(SIGNALS)]
-        after_s = START_S + float(rng.uniform(0, 0.5)) * (whole_s - START_S)
+        after_s = START_S + float(rng.uniform(0, 0.3)) * (whole_s - START_S)
         before = records(root)
         code = killed(root, after_s, number)
         after = records(root)
