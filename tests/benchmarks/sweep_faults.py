@@ -11,6 +11,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 STUDY = ("search=tpe", "trials=16", "tune.pruning=asha", *STEPS)
-START_S = 20.0  # until the first trial has ended
+MOST_S = 12.0
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
@@ -32,12 +33,18 @@ def records(root: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in manifests}
 
 
-def killed(root: Path, after_s: float, number: signal.Signals) -> int | None:
-    """Starts the sweep and kills it; its exit code, None when it was quicker."""
+def killed(root: Path, finished: int, after_s: float, number: signal.Signals) -> int | None:
+    """Starts the sweep and kills it some time after so many trials have been recorded.
+
+    Returns:
+        Its exit code, None when it had ended before.
+    """
     with (root / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             words_of("tune", root, STUDY), stdout=subprocess.DEVNULL, stderr=log
         )
+        while len(records(root)) < finished and process.poll() is None:
+            time.sleep(0.1)
         try:
             process.wait(after_s)
         except subprocess.TimeoutExpired:
@@ -46,14 +53,14 @@ def killed(root: Path, after_s: float, number: signal.Signals) -> int | None:
     return None
 
 
-def kill_often(root: Path, whole_s: float, kills: int, seed: int) -> list[dict[str, Any]]:
-    """Kills at random moments; together the runs last about as long as a whole one."""
+def kill_often(root: Path, kills: int, seed: int) -> list[dict[str, Any]]:
+    """Kills at random moments after none, one or two more trials."""
     rng, found = np.random.default_rng(seed), []
     for place in range(kills):
         number = SIGNALS[place % len(SIGNALS)]
-        after_s = START_S + float(rng.uniform(0, 0.3)) * (whole_s - START_S)
         before = records(root)
-        code = killed(root, after_s, number)
+        after_s = float(rng.uniform(0, MOST_S))
+        code = killed(root, len(before) + int(rng.integers(0, 3)), after_s, number)
         after = records(root)
         found.append(
             {
@@ -79,7 +86,7 @@ def main() -> None:
     root = prepared(Path(words["root"]))
     whole = command("tune", copy_of(root, "whole"), STUDY)
     broken = copy_of(root, "killed")
-    moments = kill_often(broken, sum(whole["seconds"].values()), kills, seed)
+    moments = kill_often(broken, kills, seed)
     before = records(broken)
     finished = command("tune", broken, STUDY)
     after = records(broken)
