@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 import time
 
 from data.contract.artifact import find
@@ -30,6 +31,26 @@ def test_a_turn_is_had_by_one_process_and_ends_with_it(tmp_path):
         assert second.stdout.readline() == "mine\n"
         second.communicate("")
     assert second.returncode == 0
+    assert list((tmp_path / ".work").iterdir()) == [], "nothing is left behind"
+
+
+def test_of_many_that_wait_one_at_a_time_has_the_turn(tmp_path):
+    count = tmp_path / "count"
+    count.write_text("0")
+
+    def add():
+        for _ in range(20):
+            with turn(tmp_path, "a-v"):
+                number = int(count.read_text())
+                time.sleep(0.0005)
+                count.write_text(str(number + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.read_text() == "80"
 
 
 def test_an_artefact_that_another_process_made_meanwhile_is_not_made_again(tmp_path, monkeypatch):
