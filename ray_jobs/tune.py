@@ -30,7 +30,7 @@ from ray_jobs.tuning.capacity import Need, concurrency
 from ray_jobs.tuning.findings import BEST, Findings, write_findings
 from ray_jobs.tuning.mirror import Mirror
 from ray_jobs.tuning.searches import Searches
-from ray_jobs.tuning.study import Search
+from ray_jobs.tuning.study import Method
 from ray_jobs.tuning.study_report import sections, shown
 from ray_jobs.tuning.sweep import Seen, Sweep, run_here, run_on_ray
 from ray_jobs.tuning.tally import Tally
@@ -75,7 +75,7 @@ class TuneArguments:
     """
 
     model: Model = "two_tower"
-    search: Annotated[tuple[Search, ...], BeforeValidator(_listed)] = ("grid",)
+    search: Annotated[tuple[Method, ...], BeforeValidator(_listed)] = ("grid",)
     seeds: Count = 1
     grid: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)

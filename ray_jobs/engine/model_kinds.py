@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 Model = Literal["graph", "id", "user", "two_tower", "ranker"]
 MODELS: tuple[Model, ...] = ("graph", "id", "user", "two_tower", "ranker")
 UPSTREAM: tuple[Model, ...] = ("graph", "id", "user")  # others are built on them, unless alone
+BUILT_ON: dict[Model, tuple[Model, ...]] = {  # what each may read of the others
+    "graph": (),
+    "id": (),
+    "user": ("graph",),
+    "two_tower": ("graph", "id", "user"),
+    "ranker": ("graph", "user", "two_tower"),
+}
 BUILT: tuple[Model, ...] = ("two_tower", "ranker")  # what a bundle is made of
 
 

@@ -29,17 +29,6 @@ MEASURED = 100
 WARMING = 5
 
 
-def cost(name: str, job: Job, artifact: Artifact) -> float:
-    """One of `COSTS` of a trained model.
-
-    Args:
-        name: which.
-        job: settings of the trial, and the root.
-        artifact: the model.
-    """
-    return COSTS[name](job, artifact)
-
-
 def megabytes(job: Job, artifact: Artifact) -> float:  # noqa: ARG001
     """Weights and ID tables on disk, in MB."""
     return (artifact.path / "model.safetensors").stat().st_size / 1e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -58,17 +59,22 @@ class Findings:
         found = {GRID: self.grid, STUDY: self.study, CONFIRMATION: self.confirmation}
         return [(name, trial) for name, trials in found.items() for trial in trials]
 
-    @property
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The grid, a row a setting."""
         return table(self.grid, self.base.tune.level)
+
+    @cached_property
+    def confirmed(self) -> list[dict[str, Any]]:
+        """The last comparison, a row a setting, the default first."""
+        return table(self.confirmation, self.base.tune.level)
 
     @property
     def start(self) -> Trial | None:
         """Where the study started."""
         return self.study[0] if self.study else None
 
-    @property
+    @cached_property
     def best(self) -> Choice | None:
         """The best settings by validation; of a grid alone by the mean over its seeds.
 
@@ -91,10 +97,9 @@ class Findings:
         choice = self.named_choices().get(name)
         if choice is None:
             return None
-        searched = [trial for trial in self.searched if self._full(trial, choice)]
+        searched = [trial for trial in self.searched if self._tried(trial, choice)]
         validation = {goal.name: goal.of(searched[0]) for goal in self.goals} if searched else {}
-        rows = table(self.confirmation, self.base.tune.level)
-        confirmed = next((row for row in rows if row["settings"] == choice), None)
+        confirmed = next((row for row in self.confirmed if row["settings"] == choice), None)
         return {
             "settings": choice,
             "validation": validation,
@@ -115,7 +120,7 @@ class Findings:
         grid, study, begun = (goal.sign * (goal.of(t) or 0.0) for t in (*tops, start) if t)
         return (study - begun) / (grid - begun) if grid > begun else None
 
-    def _full(self, trial: Trial, choice: Choice) -> bool:
+    def _tried(self, trial: Trial, choice: Choice) -> bool:
         """Whether a trial had the settings of a choice, which leaves some as they are."""
         wanted = {key: choice.get(key, setting(self.base, key)) for key in trial.choice}
         return trial.choice == wanted and set(choice) <= set(trial.choice)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from data.contract.settings import UserError, build, merge, nest, to_tree
-from ray_jobs.engine.model_kinds import Model
+from ray_jobs.engine.model_kinds import BUILT_ON, MODELS, Model
 from ray_jobs.settings import Settings
 from ray_jobs.tuning.domain import Choices, Parameter, Range, parameter
 
@@ -22,13 +22,6 @@ SHARED = ("root", "seed", "source", "world", "prepare", "id", "export", "index",
 # Trials are compared by validation: what it is made of may not differ either.
 COMPARED = ("split", "windows", "eval", "corpus", "train.choose_on", "train.validation_users")
 POOLS = ("negatives.in_batch", "negatives.random")
-READ_BY: dict[Model, tuple[Model, ...]] = {
-    "graph": (),
-    "id": (),
-    "user": ("graph",),
-    "two_tower": ("graph", "id", "user"),
-    "ranker": ("graph", "user", "two_tower"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +164,11 @@ def refuse(key: str, model: Model) -> None:
 def refuse_shared(key: str, model: Model, word: str) -> None:
     """Raises UserError for what trials share, and for what the model does not read."""
     root = key.split(".")[0]
-    own = READ_BY[model]
+    own = BUILT_ON[model]
     if (key in SHARED or root in SHARED) and root not in (model, *own):
         instead = "set seeds=<count>" if key == "seed" else f"run another root for another {key}"
         raise UserError(f"{word}.{key}: trials share one prepared root; {instead}")
-    if root in get_args(Model) and root != model and root not in own:
+    if root in MODELS and root != model and root not in own:
         raise UserError(f"{word}.{key} has no effect on model={model}")
 
 

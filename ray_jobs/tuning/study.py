@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     from optuna.samplers import BaseSampler
 
-
-Search = Literal["grid", "random", "tpe", "nsga2"]
+Method = Literal["grid", "random", "tpe", "nsga2"]
 
 STARTUP = 4  # trials at random before a model is fitted to them
 POPULATION = 12
@@ -56,7 +55,7 @@ class StudySpec:
         costs: what is measured beside quality.
     """
 
-    search: Search
+    search: Method
     trials: int
     seed: int
     lag: int
@@ -112,11 +111,6 @@ class Study:
         )
 
     @property
-    def size(self) -> int:
-        """Trials in all."""
-        return self.spec.trials
-
-    @property
     def exhausted(self) -> bool:
         """Whether no plan will be handed out any more."""
         return len(self.asked) == self.spec.trials
@@ -135,7 +129,7 @@ class Study:
         """The next plan; None when all have been handed out, or results are still missing."""
         number = len(self.asked)
         known = number - self.spec.lag + 1
-        if self.exhausted or any(n not in self.trials for n in range(known)):
+        if self.exhausted or any(n not in self.trials for n in range(self.told, known)):
             return None
         self._catch_up(known)
         self.optuna.sampler = self._sampler(number)

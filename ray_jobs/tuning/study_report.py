@@ -14,7 +14,6 @@ from ray_jobs.engine.evaluation import Baseline, RankingBaseline
 from ray_jobs.engine.report import Section, Table, number
 from ray_jobs.tuning import study_plots
 from ray_jobs.tuning.goals import chosen, front
-from ray_jobs.tuning.table import table
 from ray_jobs.tuning.trial import label
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def importances(study: Study | None) -> dict[str, float]:
 
 def confirmation_section(findings: Findings, wanted: Sequence[str]) -> Section:
     """Default, start and best under fresh seeds, on the reported part."""
-    rows = table(findings.confirmation, findings.base.tune.level)
+    rows = findings.confirmed
     names = shown(rows, wanted)
     who: dict[str, list[str]] = {}
     for name, choice in findings.named_choices().items():

@@ -41,10 +41,6 @@ class Search(Protocol):
     name: str
 
     @property
-    def size(self) -> int:
-        """Trials in all."""
-
-    @property
     def exhausted(self) -> bool:
         """Whether no plan will be handed out any more."""
 

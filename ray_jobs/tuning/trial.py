@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,21 +16,19 @@ from data.dataset import Dataset
 from ray_jobs.engine.evaluation import MODEL
 from ray_jobs.engine.job import Job, console
 from ray_jobs.engine.locks import turn
-from ray_jobs.engine.model_kinds import UPSTREAM, Model
+from ray_jobs.engine.model_kinds import MODELS, UPSTREAM, Model
 from ray_jobs.engine.training import PrunedError
 from ray_jobs.evaluate import METRICS, evaluate
 from ray_jobs.train import train
-from ray_jobs.tuning.cost import cost
-from ray_jobs.tuning.space import Choice, with_choice
+from ray_jobs.tuning.cost import COSTS
+from ray_jobs.tuning.space import Choice, leaves, with_choice
 
 if TYPE_CHECKING:
     from data.contract.artifact import Artifact
     from ray_jobs.settings import Settings
 
 KIND = "trials"
-DECISIVE = (
-    *("split", "windows", "graph", "id", "user", "two_tower", "ranker", "corpus", "train", "eval"),
-)
+DECISIVE = ("split", "windows", *MODELS, "corpus", "train", "eval")
 
 State = Literal["complete", "pruned", "failed"]
 
@@ -177,7 +175,7 @@ def _run(own: Job, plan: Plan) -> Trial:
         **common,
         validation=trained.manifest.metrics["validation"],
         history=phases["choose"]["validations"],
-        costs={name: cost(name, own, trained) for name in plan.costs},
+        costs={name: COSTS[name](own, trained) for name in plan.costs},
         artifacts={model: trained.version},
     )
     return _judged(own, found, trained) if plan.judged else found
@@ -197,13 +195,4 @@ def _judged(own: Job, trial: Trial, trained: Artifact) -> Trial:
 
 def flatten(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of an evaluation by dotted name; those of the model itself carry no prefix."""
-    found = dict(_leaves(metrics.get("retrieval", {}), ""))
-    return found | dict(_leaves(metrics.get("ranking", {}), ""))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return dict(leaves(metrics.get("retrieval", {}))) | dict(leaves(metrics.get("ranking", {})))

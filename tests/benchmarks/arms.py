@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from data.contract.settings import build, merge, nest, to_tree
 from ray_jobs.engine.job import Job
-from ray_jobs.settings import Settings
+from ray_jobs.tuning.space import with_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,7 @@ R = TypeVar("R")
 
 def changed(job: Job, words: Mapping[str, Any], seed: int) -> Job:
     """A job with other settings and a seed."""
-    tree = merge(to_tree(job.settings), {"seed": seed})
-    for key, value in words.items():
-        tree = merge(tree, nest(key, value))
-    return Job(build(Settings, tree), job.arguments, job.root)
+    return Job(with_choice(job.settings, words, seed), job.arguments, job.root)
 
 
 def on_each_core(

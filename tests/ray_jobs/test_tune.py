@@ -270,6 +270,8 @@ def test_trials_that_fall_behind_are_cut_short(words, stages):
 def test_quality_is_weighed_against_size(words, stages):
     two = [*STUDY, "search=nsga2", "objectives=[ndcg@50,megabytes]"]
     job = start([*words, *two], TuneArguments)
+    main(start([*words, *STUDY], TuneArguments))
+    assert "front" not in (current(job.root, "tune").path / "report.html").read_text()
     summary = main(job)
     assert summary["best"]["validation"]["megabytes"] == pytest.approx(0.001)
     assert "front" in (current(job.root, "tune").path / "report.html").read_text()

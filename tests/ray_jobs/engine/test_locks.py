@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from data.contract.artifact import find
 from ray_jobs.engine.job import start
@@ -53,13 +54,15 @@ def test_of_many_that_wait_one_at_a_time_has_the_turn(tmp_path):
     assert count.read_text() == "80"
 
 
-def test_an_artefact_that_another_process_made_meanwhile_is_not_made_again(tmp_path, monkeypatch):
+def test_an_artefact_that_several_want_at_once_is_made_once(tmp_path):
     job, made = start([f"root={tmp_path}"]), []
 
     def write(draft):
         made.append(draft.path)
+        time.sleep(0.2)
 
-    first = job.make("kind", [], {"a": 1}, write)
-    assert job.make("kind", [], {"a": 1}, write).version == first.version
-    assert len(made) == 1
-    assert find(job.root, "kind", first.version) is not None
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(job.make, "kind", [], {"a": 1}, write) for _ in range(3)]
+        versions = {one.result().version for one in found}
+    assert len(made) == len(versions) == 1
+    assert find(job.root, "kind", versions.pop()) is not None
