@@ -47,11 +47,29 @@ class Answers:
 
 @dataclass(eq=False, slots=True)
 class Asked:
-    """A call to a source that waits, runs or is done."""
+    """A call to a source that waits, runs or is done, and how long it is waited for."""
 
     source: str
     call: Call
+    deadline_s: float
     future: Future[Found] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Sources that a request has asked.
+
+    Attributes:
+        asked: calls under way; None where there was no place.
+        failures: of those that were not asked.
+        started: when, by `time.perf_counter`.
+        left_s: seconds that the request had for them.
+    """
+
+    asked: dict[str, Asked | None]
+    failures: dict[str, str]
+    started: float
+    left_s: float
 
 
 class Fanout:
@@ -87,33 +105,42 @@ class Fanout:
         deadlines_s: Mapping[str, float],
         breakers: Breakers,
         left_s: float = math.inf,
-    ) -> Answers:
-        """Asks all sources and waits for each until its deadline.
+    ) -> Round:
+        """Asks all sources; `answers` waits for them.
 
         Args:
             calls: source -> call, in the order in which ties are won.
             deadlines_s: source -> seconds from now.
             breakers: of the sources.
-            left_s: seconds that the request has for them; a source that had less than half of its
-                deadline is not blamed for being late.
+            left_s: seconds that the request has for them.
         """
+        allowed = [name for name in calls if breakers[name].allows()]
+        failures = dict.fromkeys(calls.keys() - set(allowed), "open")
         started = time.perf_counter()
-        answers = Answers([], {})
-        allowed = {name: call for name, call in calls.items() if breakers[name].allows()}
-        answers.failures.update(dict.fromkeys(calls.keys() - allowed.keys(), "open"))
-        asked = {name: self._submit(Asked(name, call)) for name, call in allowed.items()}
-        for name, one in asked.items():
-            wait_s = started + min(deadlines_s[name], left_s) - time.perf_counter()
-            failure = "shed" if one is None else self._collect(one, wait_s, answers.found)
+        every = [Asked(name, calls[name], deadlines_s[name]) for name in allowed]
+        return Round({o.source: self._submit(o) for o in every}, failures, started, left_s)
+
+    def answers(self, sent: Round, breakers: Breakers) -> Answers:
+        """Waits for each source until its deadline; what came meanwhile is in time.
+
+        Args:
+            sent: what was asked.
+            breakers: of the sources; one that had less than half of its deadline is not blamed for
+                being late.
+        """
+        answers = Answers([], dict(sent.failures))
+        for name, one in sent.asked.items():
+            failure = "shed" if one is None else self._collect(one, sent, answers.found)
             if failure is not None:
                 answers.failures[name] = failure
-            hurried = failure == "late" and left_s < deadlines_s[name] / 2
+            hurried = one and failure == "late" and sent.left_s < one.deadline_s / 2
             if failure != "shed" and not hurried:  # these say nothing about the source
                 breakers[name].note(failure is None)
         return answers
 
-    def _collect(self, one: Asked, wait_s: float, found: list[Found]) -> str | None:
+    def _collect(self, one: Asked, sent: Round, found: list[Found]) -> str | None:
         """Waits for an answer; what was wrong with it, if anything."""
+        wait_s = sent.started + min(one.deadline_s, sent.left_s) - time.perf_counter()
         try:
             found.append(one.future.result(timeout=max(wait_s, 0.0)))
         except TimeoutError:

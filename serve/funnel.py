@@ -1,11 +1,11 @@
 """Life of a request over one bundle.
 
 1. user: row, history of the bundle, posted events, what must not be shown
-2. sources: candidate sources side by side, each with a deadline
+2. sources: candidate sources side by side, each with a deadline; meanwhile the ranker reads the
+   user
 3. merge: what is in the corpus and was not seen, shares, one item of each image
 4. filter: rules, hidden creators, values that must be the user's
-5. rank: probabilities of all actions, the user side computed once; before it, where asked for, a
-   cut by the retrieval score
+5. rank: probabilities of all actions; before it, where asked for, a cut by the retrieval score
 6. blend: utility, gates, diversity, a least share for each source, exploring (serve.ordering)
 
 Whatever is taken out has a reason in the trace, the first that applied.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,7 +36,8 @@ from serve.lists import left
 from serve.ordering import Ordering
 from serve.programs import Floats
 from serve.query import RELATED, Query, context_row
-from serve.ranker import Ranker
+from serve.ranker import Ranker, Reader
+from serve.ranking import Ranking
 from serve.recent import Recent
 from serve.retrieval import UserTower
 from serve.sources import Source, open_sources
@@ -46,7 +46,7 @@ from serve.utility import Utility
 
 if TYPE_CHECKING:
     from serve.bundle import Bundle
-    from serve.fanout import Fanout
+    from serve.fanout import Fanout, Round
     from serve.messages import RecommendRequest
     from serve.settings import ServeSettings
     from serve.stages import Trace
@@ -56,7 +56,6 @@ log = logging.getLogger(__name__)
 
 NO_ROWS = np.zeros(0, np.int64)
 EXPLORE = "explore"
-SMOOTHING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,6 @@ class Funnel:
         self.users = Users(bundle, self.catalogue, settings.max_actions)
         self.filters = open_filters(bundle, self.catalogue, settings)
         self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings)
-        self.ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
         self._tower = UserTower(bundle, self.catalogue)
         self._ordering = Ordering(self.catalogue, settings)
         self.utility = utility
@@ -117,8 +115,9 @@ class Funnel:
         self._fanout = fanout
         self._settings = settings
         self._remembered: Recent[list[Document]] = Recent(settings.remembered_users)
-        self._ranking_s = 0.0
         self.breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+        ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
+        self.ranking = Ranking(ranker, self.breakers["ranker"])
 
     def with_utility(self, utility: Utility) -> Funnel:
         """The same funnel, ordered by another utility; requests under way keep this one."""
@@ -141,6 +140,11 @@ class Funnel:
         if settings.utility != self._settings.utility:
             other.utility = Utility.of(settings.utility, self.bundle.vocabulary)
         return other
+
+    @property
+    def ranker(self) -> Ranker | None:
+        """What ranks, where the bundle has it."""
+        return self.ranking.ranker
 
     @property
     def versions(self) -> dict[str, str]:
@@ -192,12 +196,15 @@ class Funnel:
     def slate(self, query: Query, num_items: int, trace: Trace) -> Slate:
         """Finds, ranks and orders; what fails or is dropped on the way is noted in the trace."""
         with trace.stage("sources"):
-            candidates = self._candidates(query, max(self._settings.candidates, num_items), trace)
+            limit = max(self._settings.candidates, num_items)
+            asked = self._ask(query, limit, trace)
+            reader = self.ranking.read(query)
+            candidates = self._candidates(self._found(asked, query, trace), limit, trace)
         with trace.stage("filter"):
             candidates = self._filtered(query, candidates, trace)
         with trace.stage("rank"):
             candidates = self._preranked(query, candidates, num_items, trace)
-            predictions, scores = self._rank(query, candidates, trace)
+            predictions, scores = self._rank(query, reader, candidates, trace)
         with trace.stage("blend"):
             above = self.utility.above_gates(predictions) if predictions.size else None
             places = self._ordering(query, candidates, scores, above, num_items, trace)
@@ -209,26 +216,30 @@ class Funnel:
         ranked = (candidates.rows[best], scores[best], predictions[best])
         return Slate(*ranked, names, places.propensity)
 
-    def _candidates(self, query: Query, limit: int, trace: Trace) -> Candidates:
-        """What the sources find, less what is not served, was seen, or shows what is there."""
+    def _ask(self, query: Query, limit: int, trace: Trace) -> Round:
         applying = [source for source in self.sources if source.applies(query)]
         calls = {source.name: partial(source, query, limit) for source in applying}
         # Sources may take half of what is left: the other half is for what comes after them.
         deadlines = {name: self._settings.deadline_s(name) for name in calls}
-        answers = self._fanout.ask(calls, deadlines, self.breakers, trace.left_s / 2)
+        return self._fanout.ask(calls, deadlines, self.breakers, trace.left_s / 2)
+
+    def _found(self, asked: Round, query: Query, trace: Trace) -> list[Found]:
+        """What the sources find, less what is not served or was seen."""
+        answers = self._fanout.answers(asked, self.breakers)
         if answers.failures:
             trace.fallbacks.add("partial")
-        found = [self._servable(one, query, trace) for one in answers.found]
+        trace.funnel["found"] = {one.source: len(one.rows) for one in answers.found}
+        trace.funnel["failures"] = answers.failures
+        return [self._servable(one, query, trace) for one in answers.found]
+
+    def _candidates(self, found: list[Found], limit: int, trace: Trace) -> Candidates:
+        """One list of what was found, less what shows what is there."""
         merged = merge(found, NO_ROWS, self._settings.shares, limit)
         every = np.unique(np.concatenate([NO_ROWS, *(one.rows for one in found)]))
         trace.drop("quota", every[left(every, np.sort(merged.rows))])
         kept = without_duplicates(merged, self.catalogue.keys(merged.rows))
         trace.drop("copy", merged.rows[left(merged.rows, np.sort(kept.rows))])
-        trace.funnel |= {
-            "found": {one.source: len(one.rows) for one in answers.found},
-            "kept": {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)},
-            "failures": answers.failures,
-        }
+        trace.funnel["kept"] = {n: int((kept.source == i).sum()) for i, n in enumerate(kept.names)}
         return kept
 
     def _servable(self, found: Found, query: Query, trace: Trace) -> Found:
@@ -257,37 +268,16 @@ class Funnel:
         trace.drop("prerank", candidates.rows[order[most:]])
         return candidates.take(np.sort(order[:most]))
 
-    def _rank(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Floats, Floats]:
+    def _rank(
+        self, query: Query, reader: Reader | None, candidates: Candidates, trace: Trace
+    ) -> tuple[Floats, Floats]:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
-        predictions = self._predicted(query, candidates, trace)
+        predictions = self.ranking.rank(reader, candidates.rows, trace)
         if predictions is None:
             nothing = np.zeros((len(candidates.rows), 0), np.float32)
             return nothing, self._light(query, candidates, trace)
         items = self.catalogue.features(candidates.rows, self.utility.columns)
         return predictions, self.utility(predictions, items)
-
-    def _predicted(self, query: Query, candidates: Candidates, trace: Trace) -> Floats | None:
-        """Probabilities [N, T]; None without a ranker, without time for it, or if it fails."""
-        if self.ranker is None or not len(candidates.rows):
-            return None
-        breaker = self.breakers["ranker"]
-        in_time = self._ranking_s < trace.left_s
-        if not in_time:
-            self._ranking_s *= 1 - SMOOTHING  # or what was slow once would never be tried again
-        if in_time and breaker.allows():
-            started = time.perf_counter()
-            try:
-                found = self.ranker(query.user, candidates.rows, query.surface, query.about)
-            except Exception:
-                log.exception("the ranker failed; the retrieval score ranks")
-                breaker.note(False)
-            else:
-                breaker.note(True)
-                took = time.perf_counter() - started
-                self._ranking_s += SMOOTHING * (took - self._ranking_s)
-                return found
-        trace.fallbacks.add("unranked")
-        return None
 
     def _light(self, query: Query, candidates: Candidates, trace: Trace) -> Floats:
         """Retrieval scores; the order of the candidates for a new user or if the tower fails."""

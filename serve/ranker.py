@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 MODEL = "ranker"
 NOTHING, NO_ITEM = np.zeros(0, np.int64), np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A user as the ranker has read them, before there are candidates.
+
+    Attributes:
+        state: what `ranker_user` gives.
+        has_row: whether they have an ID row.
+    """
+
+    state: Arrays
+    has_row: bool
 
 
 class Ranker:
@@ -42,13 +56,19 @@ class Ranker:
         Returns:
             f32[N, T].
         """
-        of_user = self.user_inputs(user, surface, about)
-        state = self._user_program(of_user)
+        return self.rank(self.read(user, surface, about), rows)
+
+    def read(self, user: User, surface: str = "", about: Ints = NOTHING) -> Reader:
+        """The half that needs no candidates; arguments as of a call."""
+        inputs = self.user_inputs(user, surface, about)
+        return Reader(self._user_program(inputs), bool(inputs["user_id.rows"].any()))
+
+    def rank(self, reader: Reader, rows: Ints) -> Floats:
+        """The half that does: f32[N, T] of candidates [N]."""
         items = self._catalogue.ranked(rows)
-        outputs = self._items_program({**state, **self.item_inputs(rows, items)})
+        outputs = self._items_program({**reader.state, **self.item_inputs(rows, items)})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
-        segments = without_rows(items.known, bool(of_user["user_id.rows"].any()))
-        return self._bundle.calibrators(logits, segments)
+        return self._bundle.calibrators(logits, without_rows(items.known, reader.has_row))
 
     def item_inputs(self, rows: Ints, items: Ranked) -> Arrays:
         """Named arrays of the item side, of candidates [N] as they are looked up."""

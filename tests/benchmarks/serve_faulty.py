@@ -41,9 +41,18 @@ class FailingRanker:
         self._ranker, self._flag = ranker, flag
 
     def __call__(self, *words: Any) -> Any:
+        return self._working()(*words)
+
+    def read(self, *words: Any) -> Any:
+        return self._working().read(*words)
+
+    def rank(self, *words: Any) -> Any:
+        return self._working().rank(*words)
+
+    def _working(self) -> Ranker:
         if self._flag.exists():
             raise RuntimeError(f"{self._flag} is there")
-        return self._ranker(*words)
+        return self._ranker
 
 
 class SlowSource:
@@ -69,7 +78,7 @@ class FaultyFeed(Feed):
     def _build(self, bundle: Bundle) -> Funnel:
         funnel = super()._build(bundle)
         if funnel.ranker is not None:
-            funnel.ranker = FailingRanker(funnel.ranker, self._flags / RANKER)
+            funnel.ranking.ranker = FailingRanker(funnel.ranker, self._flags / RANKER)
         funnel.sources = tuple(
             SlowSource(source, self._flags / SLOW) if source.name == TwoTower.name else source
             for source in funnel.sources

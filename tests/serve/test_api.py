@@ -216,7 +216,7 @@ def test_metrics_count_requests_fallbacks_and_events(client: Client, feed: Feed)
     client("POST", "/v1/recommend", json={})
     client("GET", "/nowhere")
     client("POST", "/v1/events", json={"user_id": 3, "item_id": 1005, "action": "save"})
-    feed._switch.funnel.ranker = None
+    feed._switch.funnel.ranking.ranker = None
     text = client("GET", "/metrics").text
     assert 'homefeed_requests_total{route="/v1/recommend",status="200"} 1.0' in text
     assert 'homefeed_requests_total{route="/v1/recommend",status="422"} 1.0' in text

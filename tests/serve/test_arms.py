@@ -157,13 +157,15 @@ def with_canary(serving: Serving, root: Path, publish_bundle: Callable[..., Path
     return serving(canary=Arm(share=0.5, bundle="v2"))
 
 
-def test_a_canary_that_fails_leaves_the_others_their_ranker(with_canary: Feed) -> None:
+def test_a_canary_that_fails_leaves_the_others_their_ranker(
+    with_canary: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed = with_canary
 
     def broken(*_: Any) -> Any:
         raise ValueError("no luck")
 
-    feed._arms._funnels["canary"].ranker = broken
+    monkeypatch.setattr(feed._arms._funnels["canary"].ranker, "rank", broken)
     for user in users_of(feed, "canary")[:8]:
         assert feed.recommend(RecommendRequest(user_id=user)).fallback == "unranked"
     for user in users_of(feed, "")[:3]:

@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import pytest
 
 from serve.breaker import Breakers
 from serve.candidates import Found
-from serve.fanout import Fanout
+from serve.fanout import Answers, Call, Fanout
 
 
 @pytest.fixture
@@ -16,6 +17,16 @@ def fanout() -> Iterator[Fanout]:
     opened = Fanout(threads=2, queue=1)
     yield opened
     opened.close()
+
+
+def ask(
+    fanout: Fanout,
+    calls: dict[str, Call],
+    deadlines_s: dict[str, float],
+    breakers: Breakers,
+    left_s: float = math.inf,
+) -> Answers:
+    return fanout.answers(fanout.ask(calls, deadlines_s, breakers, left_s), breakers)
 
 
 def nothing() -> Found:
@@ -43,16 +54,16 @@ def test_answers_come_in_the_order_asked(fanout: Fanout) -> None:
         slow.set()
         return nothing()
 
-    answers = fanout.ask(
-        {"slow": wait, "quick": release}, {"slow": 20.0, "quick": 20.0}, Breakers(5, 60.0)
+    answers = ask(
+        fanout, {"slow": wait, "quick": release}, {"slow": 20.0, "quick": 20.0}, Breakers(5, 60.0)
     )
     assert [one.source for one in answers.found] == ["slow", "quick"]
     assert answers.failures == {}
 
 
 def test_a_failure_is_named_and_the_others_answer(fanout: Fanout) -> None:
-    answers = fanout.ask(
-        {"bad": fail, "quick": nothing}, {"bad": 20.0, "quick": 20.0}, Breakers(5, 60.0)
+    answers = ask(
+        fanout, {"bad": fail, "quick": nothing}, {"bad": 20.0, "quick": 20.0}, Breakers(5, 60.0)
     )
     assert len(answers.found) == 1
     assert answers.failures == {"bad": "ValueError('no luck')"}
@@ -64,23 +75,23 @@ def test_a_late_source_is_left_behind_and_further_ones_are_shed(fanout: Fanout) 
     stuck = partial(waiting_for, gate)
 
     started = time.monotonic()
-    late = fanout.ask({"a": stuck, "b": stuck}, {"a": 0.05, "b": 0.05}, Breakers(5, 60.0))
+    late = ask(fanout, {"a": stuck, "b": stuck}, {"a": 0.05, "b": 0.05}, Breakers(5, 60.0))
     assert late.failures == {"a": "late", "b": "late"}
-    waiting = fanout.ask({"a": nothing, "b": nothing}, {"a": 0.05, "b": 0.05}, Breakers(5, 60.0))
+    waiting = ask(fanout, {"a": nothing, "b": nothing}, {"a": 0.05, "b": 0.05}, Breakers(5, 60.0))
     assert waiting.failures == {"a": "late", "b": "shed"}
     assert time.monotonic() - started < 10
     gate.set()
     end = time.monotonic() + 10
-    while not fanout.ask({"a": nothing}, {"a": 5.0}, Breakers(5, 60.0)).found:
+    while not ask(fanout, {"a": nothing}, {"a": 5.0}, Breakers(5, 60.0)).found:
         assert time.monotonic() < end
 
 
 def test_a_source_that_fails_again_and_again_is_left_alone(fanout: Fanout) -> None:
     breakers = Breakers(5, 60.0)
     for _ in range(5):
-        assert "no luck" in fanout.ask({"bad": fail}, {"bad": 20.0}, breakers).failures["bad"]
+        assert "no luck" in ask(fanout, {"bad": fail}, {"bad": 20.0}, breakers).failures["bad"]
     calls, deadlines = {"bad": fail, "quick": nothing}, {"bad": 20.0, "quick": 20.0}
-    assert fanout.ask(calls, deadlines, breakers).failures == {"bad": "open"}
+    assert ask(fanout, calls, deadlines, breakers).failures == {"bad": "open"}
     assert breakers.open == ["bad"]
 
 
@@ -90,7 +101,7 @@ def test_what_is_shed_says_nothing_about_the_source() -> None:
 
     stuck = partial(waiting_for, gate)
 
-    found = crowded.ask({"a": stuck, "b": nothing}, {"a": 0.05, "b": 0.05}, breakers)
+    found = ask(crowded, {"a": stuck, "b": nothing}, {"a": 0.05, "b": 0.05}, breakers)
     assert found.failures == {"a": "late", "b": "shed"}
     assert breakers.open == ["a"]
     gate.set()
@@ -103,8 +114,8 @@ def test_a_source_that_hangs_leaves_half_of_the_places_to_the_others() -> None:
     stuck = partial(waiting_for, gate)
 
     for at in range(8):
-        found = fanout.ask(
-            {"stuck": stuck, "quick": nothing}, {"stuck": 0.02, "quick": 20.0}, breakers
+        found = ask(
+            fanout, {"stuck": stuck, "quick": nothing}, {"stuck": 0.02, "quick": 20.0}, breakers
         )
         assert [one.source for one in found.found] == ["quick"], at
         assert found.failures == {"stuck": "late"}, at
@@ -119,7 +130,7 @@ def test_waiting_behind_oneself_is_a_failure_but_not_waiting_behind_others() -> 
 
     calls, deadlines = {"a": stuck, "b": stuck, "c": nothing}, dict.fromkeys("abc", 0.05)
     for _ in range(2):
-        found = fanout.ask(calls, deadlines, breakers)
+        found = ask(fanout, calls, deadlines, breakers)
         assert found.failures == {"a": "late", "b": "late", "c": "shed"}
     assert breakers.open == ["a", "b"]
     gate.set()
@@ -137,7 +148,7 @@ def test_times_are_told_also_of_calls_that_were_too_late() -> None:
         within.append(time.perf_counter() - started)
         return nothing()
 
-    assert fanout.ask({"slow": slow}, {"slow": 0.02}, Breakers(5, 60.0)).failures
+    assert ask(fanout, {"slow": slow}, {"slow": 0.02}, Breakers(5, 60.0)).failures
     assert told == []
     gate.set()
     fanout.close()
@@ -158,7 +169,7 @@ def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
     threading.Timer(0.2, gate.set).start()
     names = ["b", "c", "d"]
     calls = {"a": stuck, **{name: partial(named, name) for name in names}}
-    found = fanout.ask(calls, dict.fromkeys(calls, 20.0), Breakers(5, 60.0))
+    found = ask(fanout, calls, dict.fromkeys(calls, 20.0), Breakers(5, 60.0))
     assert len(found.found) == 4
     assert ran == names
     fanout.close()
@@ -170,10 +181,10 @@ def test_a_source_is_not_blamed_where_the_request_had_no_time_for_it(fanout: Fan
     stuck = partial(waiting_for, gate)
 
     started = time.monotonic()
-    hurried = fanout.ask({"a": stuck}, {"a": 20.0}, breakers, left_s=0.02)
+    hurried = ask(fanout, {"a": stuck}, {"a": 20.0}, breakers, left_s=0.02)
     assert time.monotonic() - started < 10
     assert hurried.failures == {"a": "late"}
     assert breakers.open == []
-    assert fanout.ask({"b": stuck}, {"b": 0.02}, breakers, left_s=0.015).failures == {"b": "late"}
+    assert ask(fanout, {"b": stuck}, {"b": 0.02}, breakers, left_s=0.015).failures == {"b": "late"}
     assert breakers.open == ["b"]
     gate.set()

@@ -229,9 +229,12 @@ def test_each_source_has_its_least_share_of_the_shown_items(
     greedy.close()
 
 
-def test_without_the_ranker_the_retrieval_score_ranks(feed: Feed) -> None:
+@pytest.mark.parametrize("half", ["read", "rank"])
+def test_without_the_ranker_the_retrieval_score_ranks(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
     funnel = feed._switch.funnel
-    funnel.ranker = broken
+    monkeypatch.setattr(funnel.ranker, half, broken)
     answer = ask(feed, 3)
     assert answer.fallback == "unranked"
     vector = funnel._tower(funnel.users.read(3, feed.store, 0)).vector
@@ -316,10 +319,10 @@ def test_a_store_that_fails_again_and_again_is_left_alone(
 def test_a_ranker_that_there_is_no_time_for_is_left_out(feed: Feed) -> None:
     funnel = feed._switch.funnel
     assert ask(feed, 3).fallback is False
-    funnel._ranking_s = 50.0
+    funnel.ranking._takes_s = 50.0
     answer = feed.recommend(RecommendRequest(user_id=3), 20_000.0)
     assert answer.fallback == "unranked"
-    while funnel._ranking_s > 10.0:
+    while funnel.ranking._takes_s > 10.0:
         feed.recommend(RecommendRequest(user_id=3), 20_000.0)
     assert feed.recommend(RecommendRequest(user_id=3), 20_000.0).fallback is False
 

@@ -194,7 +194,9 @@ def test_each_replica_tells_of_all(root: Path, settings: ServeSettings) -> None:
     feed.close()
 
 
-def test_scores_and_probabilities_of_what_is_shown_are_counted(feed: Feed) -> None:
+def test_scores_and_probabilities_of_what_is_shown_are_counted(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = feed.recommend(RecommendRequest(user_id=3))
     best = max(item.score for item in answer.items)
     at = int(np.searchsorted(SCORES, best))
@@ -204,7 +206,7 @@ def test_scores_and_probabilities_of_what_is_shown_are_counted(feed: Feed) -> No
     found = value(feed, "homefeed_shown_probability_sum", action="save")
     assert found == pytest.approx(sum(saves) / len(saves), rel=1e-5)
     assert value(feed, "homefeed_feeds_total", outcome="full") == 1
-    feed._switch.funnel.ranker = broken
+    monkeypatch.setattr(feed._switch.funnel.ranker, "rank", broken)
     feed.recommend(RecommendRequest(user_id=3))
     assert value(feed, "homefeed_feeds_total", outcome="unranked") == 1
     assert value(feed, "homefeed_top_score_count") == 1

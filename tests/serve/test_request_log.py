@@ -82,7 +82,7 @@ def test_what_the_disk_refuses_is_lost_and_counted(feed: Feed, root: Path) -> No
 
 
 def test_an_unranked_feed_is_logged_without_predictions(feed: Feed, root: Path) -> None:
-    feed._switch.funnel.ranker = None
+    feed._switch.funnel.ranking.ranker = None
     feed.recommend(RecommendRequest(user_id=3))
     feed._log.write()
     table = pq.read_table(files(root, "impressions")[0])
