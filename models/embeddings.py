@@ -46,6 +46,7 @@ except ImportError:  # torch alone
 
 Sharding = Literal["auto", "table_wise", "column_wise", "row_wise"]
 META = torch.device("meta")
+COLUMNS = 32  # of a part of a table that is cut by columns, on however many ranks
 EPS = 1e-8
 
 
@@ -199,7 +200,8 @@ def shard(
         tables: what to look up.
         learning_rate: of row-wise Adagrad on the tables.
         seed: of the first values, N(0, 1 / dim).
-        sharding: how tables are cut; auto leaves it to torchrec's planner.
+        sharding: how tables are cut; auto leaves it to torchrec's planner. Parts of `COLUMNS`
+            columns have an Adagrad state each.
 
     Raises:
         UserError: several ranks without torchrec.
@@ -259,7 +261,11 @@ class Sharder(EmbeddingBagCollectionSharder):
 def _planner(tables: Sequence[Table], sharding: Sharding, device: torch.device) -> Any:
     """A planner that never chooses data_parallel: slow for large tables, and not fused."""
     kinds = ["table_wise", "column_wise", "row_wise"] if sharding == "auto" else [sharding]
-    allowed = ParameterConstraints(sharding_types=kinds, compute_kernels=["fused"])
+    # torchrec's own parts, of 128 columns, leave the tables of most recommenders in one piece.
+    part = COLUMNS if sharding == "column_wise" else None
+    allowed = ParameterConstraints(
+        sharding_types=kinds, compute_kernels=["fused"], min_partition=part
+    )
     world = dist.get_world_size()
     return EmbeddingShardingPlanner(
         topology=Topology(world_size=world, compute_device=device.type, local_world_size=world),
