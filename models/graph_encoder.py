@@ -245,16 +245,17 @@ class GraphEncoder(nn.Module):
         """Unit vectors of the batch's nodes, items before users, float32[N + Q, D].
 
         Args:
-            rows: `item_id` float32[U, D] and `user_id` [Q, D], where there are ID rows.
+            rows: `item_id` float32[U, D] and `user_id` [Q, D], or one where Q is 0, where there are
+                ID rows.
             inputs: `item.<feature>` of the U items; `node.item` int64[N] (into U); `node.neighbors`
                 int64[N + Q, T] (into U) and `node.weights` float32[N + Q, T].
         """
         items = self.base(inputs, rows)
         own = items.index_select(0, inputs["node.item"])
+        users = len(inputs["node.neighbors"]) - len(own)
         if self.has_rows:
-            own = torch.cat([own, self.drop(rows["user_id"])])
-        elif len(inputs["node.neighbors"]) > len(own):
-            users = len(inputs["node.neighbors"]) - len(own)
+            own = torch.cat([own, self.drop(rows["user_id"][:users])])
+        elif users:
             own = torch.cat([own, own.new_zeros(users, own.shape[1])])
         weights = inputs["node.weights"]
         num_items = len(inputs["node.item"])
