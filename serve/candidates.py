@@ -12,6 +12,8 @@ from serve.blend import occurrence
 from serve.lists import left
 from serve.programs import Floats
 
+NOTHING = np.zeros(0, np.int64)
+DEPTH = 2.0  # times its share of the candidates that a list among several is asked for
 WHOLE = np.float32(0.5)  # share of what is found for all that a user did, beside their interests
 
 if TYPE_CHECKING:
@@ -77,20 +79,32 @@ def merge(
     for rows, quota in zip(lists, quotas, strict=True):
         taken.append(rows[left(rows, before)][:quota])
         before = np.sort(np.concatenate([before, taken[-1]]))
-    first, others = _by_place(taken), _by_place(lists)
-    rows, source = (np.concatenate(pair) for pair in zip(first, others, strict=True))
-    _, distinct = np.unique(rows, return_index=True)
-    kept = np.sort(distinct)[:limit]
-    return Candidates(rows[kept], source[kept], tuple(one.source for one in found))
+    first = _by_place(taken, [np.arange(len(rows)) for rows in taken])
+    places = [np.flatnonzero(left(rows, before)) for rows in lists]
+    others = _by_place([rows[at] for rows, at in zip(lists, places, strict=True)], places)
+    _, distinct = np.unique(others[0], return_index=True)
+    filling = np.sort(distinct)[: max(limit - len(first[0]), 0)]
+    rows, source = (
+        np.concatenate([a, b[filling]])[:limit] for a, b in zip(first, others, strict=True)
+    )
+    return Candidates(rows, source, tuple(one.source for one in found))
 
 
-def _by_place(lists: Sequence[Ints]) -> tuple[Ints, Ints]:
+def _by_place(lists: Sequence[Ints], places: Sequence[Ints]) -> tuple[Ints, Ints]:
     """Rows of all lists, the first places before the second ones, and the list of each."""
-    rows = np.concatenate([*lists, np.zeros(0, np.int64)])
+    rows = np.concatenate([NOTHING, *lists])
     source = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
-    place = np.concatenate([np.arange(len(one)) for one in lists] or [np.zeros(0, np.int64)])
-    order = np.lexsort((source, place))
+    order = np.argsort(np.concatenate([NOTHING, *places]), kind="stable")
     return rows[order], source[order]
+
+
+def depths(limit: int, shares: Floats) -> Ints:
+    """How long lists of some shares [N] have to be for `limit` candidates of all, int64[N].
+
+    They overlap: each is asked for more than its share, and none for more than all.
+    """
+    wanted = np.ceil(DEPTH * limit * shares / max(float(shares.sum()), 1e-9))
+    return np.minimum(wanted, limit).astype(np.int64)
 
 
 def turns(depth: int, shares: Floats) -> Floats:

@@ -235,20 +235,29 @@ class Catalogue:
 
         Neither the item itself, nor a copy of it, nor any of the sorted `exclude` is among them.
         """
-        return self.similar_to_each(row, k, exclude)[0]
+        return self.similar_to_each(row, [k], exclude)[0]
 
-    def similar_to_each(self, rows: Ints, k: int, exclude: Ints) -> list[tuple[Ints, Floats]]:
-        """The same for each of the items at `rows` [M], none of which, nor a copy, is found."""
+    def similar_to_each(
+        self, rows: Ints, wanted: Sequence[int], exclude: Ints
+    ) -> list[tuple[Ints, Floats]]:
+        """The same for each of the items at `rows` [M], none of which, nor a copy, is found.
+
+        Args:
+            rows: [M].
+            wanted: of each, [M].
+            exclude: sorted rows.
+        """
         index, exclude = self._bundle.similar, np.union1d(exclude, self.with_copies(rows))
         if index is None:
-            return [self.nearest(vector, k, exclude) for vector in self.embeddings(rows)]
+            vectors = self.embeddings(rows)
+            return [self.nearest(v, k, exclude) for v, k in zip(vectors, wanted, strict=True)]
         name = f"item.{GRAPH_COLUMN}"
         queries = self.features(rows, (GRAPH_COLUMN,))[name]
         posted = np.arange(len(self._delta.ids))
         own = self._delta.features.only((GRAPH_COLUMN,)).gather(posted)[name]
         return [
             self._with_posted(index.search(query, k, exclude), own @ query, k, exclude)
-            for query in queries
+            for query, k in zip(queries, wanted, strict=True)
         ]
 
     def _with_posted(

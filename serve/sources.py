@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from data.contract.settings import UserError
-from serve.candidates import Found, in_turns, merge
+from serve.candidates import Found, depths, in_turns, merge
 from serve.partitions import carried
 from serve.pixie import Pixie
 from serve.query import RELATED, Query
@@ -58,8 +58,10 @@ class TwoTower:
         """By inner product and prior; the lists of several vectors of a user take turns."""
         answers = query.answers
         there = np.flatnonzero(answers.shares)
+        deep = depths(limit, answers.shares[there]).tolist()
         found = [
-            self._catalogue.nearest(answers.lists[at], limit, query.exclude, 1.0) for at in there
+            self._catalogue.nearest(answers.lists[at], depth, query.exclude, 1.0)
+            for at, depth in zip(there, deep, strict=True)
         ]
         if len(found) == 1:
             return Found(self.name, *found[0])
@@ -118,7 +120,8 @@ class PinnerSage:
     def __call__(self, query: Query, limit: int) -> Found:
         """The clusters in turns."""
         medoids, importance = self._clusters(query)
-        near = self._catalogue.similar_to_each(medoids, limit, query.exclude)
+        deep = depths(limit, importance).tolist()
+        near = self._catalogue.similar_to_each(medoids, deep, query.exclude)
         lists = [Found(str(at), *found) for at, found in enumerate(near)]
         shares = {one.source: float(share) for one, share in zip(lists, importance, strict=True)}
         return head(self.name, merge(lists, query.exclude, shares, limit).rows, limit)

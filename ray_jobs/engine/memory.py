@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MIB = 1 << 20
+MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def give_back_free() -> None:
@@ -23,6 +24,19 @@ def give_back_free() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def map_large_arrays() -> None:
+    """Keeps large arrays out of the heap from here on, where the C library is glibc.
+
+    It learns to put ever larger ones there, up to 32 MiB, which saves a training the time of new
+    pages. What holds many for long, and each of its own size, is left with as much again in holes:
+    an evaluation after a training took 4.9 GiB instead of 1.3.
+    """
+    give_back_free()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, MIB)
 
 
 def tree_pss() -> int:

@@ -2,7 +2,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.candidates import Candidates, Found, in_turns, merge, shares_of_list, without_duplicates
+from serve.candidates import (
+    Candidates,
+    Found,
+    depths,
+    in_turns,
+    merge,
+    shares_of_list,
+    without_duplicates,
+)
 
 NONE = np.zeros(0, np.int64)
 
@@ -78,3 +86,13 @@ def test_the_first_of_each_image_is_kept() -> None:
     candidates = Candidates(np.arange(5), np.zeros(5, np.int64), ("a",))
     kept = without_duplicates(candidates, np.array([7, -1, 7, 8, -4]))
     assert kept.rows.tolist() == [0, 1, 3, 4]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.integers(1, 500))
+def test_lists_are_asked_for_twice_their_share_and_never_for_more_than_all(
+    shares: list[float], limit: int
+) -> None:
+    deep = depths(limit, np.float32(shares))
+    assert (deep <= limit).all()
+    assert deep.sum() >= limit
+    assert len(shares) > 1 or deep.tolist() == [limit]

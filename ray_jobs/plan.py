@@ -1,0 +1,170 @@
+"""What a log of some size will take: `python -m ray_jobs.plan users=[1000000,1000000000]`.
+
+Lines are drawn through runs of at least two sizes: those of your own log that measured= names, a
+hundredth and a twentieth of its users say, else those that come with homefeed, which have neither
+columns nor impressions. The table tells sizes of tables, graph, index and store, memory and time of
+the stages, hosts and the cost of a day; `check=<root>` compares the lines with a larger run. Exit
+codes: 0 done, 2 bad arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data.contract.settings import Count, Positive, UserError, help_lines, load
+from ray_jobs.engine.cluster import num_cores
+from ray_jobs.planning.growth import Growth, Needs
+from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, planned, stored_gib
+from ray_jobs.planning.measured import Measured, Sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OURS = Path(__file__).resolve().parent / "planning" / "measured.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """What to plan for.
+
+    Attributes:
+        users: of each log.
+        items: of each log; as many as users where there are none.
+        events_per_user: that are kept, a year of them say.
+        measured: finished roots of at least two sizes of a log.
+        check: a larger root, with which the lines are compared.
+        cores: of the machine on which the roots were made; by default this one's.
+        hours: that the daily loop may take.
+        host: what is rented.
+        traffic: what is asked of the servers.
+    """
+
+    users: tuple[Count, ...] = (1_000_000, 100_000_000, 1_000_000_000)
+    items: tuple[Count, ...] = ()
+    events_per_user: Positive = 200.0
+    measured: tuple[str, ...] = ()
+    check: str | None = None
+    cores: Count | None = None
+    hours: Positive = 8.0
+    host: Host = field(default_factory=Host)
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def __post_init__(self) -> None:
+        if self.items and len(self.items) != len(self.users):
+            raise ValueError(f"items= needs {len(self.users)} numbers, one for each of users=")
+
+
+def runs_of(settings: PlanSettings) -> list[Measured]:
+    """The runs that lines are drawn through. Raises UserError."""
+    cores = settings.cores or num_cores()
+    if settings.measured:
+        return [Measured.of(Path(root), cores) for root in settings.measured]
+    return [Measured.read(tree) for tree in json.loads(OURS.read_text())]
+
+
+def logs_of(settings: PlanSettings) -> list[Sizes]:
+    """The logs that are planned for."""
+    items = settings.items or settings.users
+    return [
+        Sizes(users=users, items=count, events=round(users * settings.events_per_user))
+        for users, count in zip(settings.users, items, strict=True)
+    ]
+
+
+def compared(growth: Growth, run: Measured) -> dict[str, Any]:
+    """Memory as it was predicted and measured, by stage, and the largest of all stages."""
+    needs = growth.at(run.sizes)
+    stages = [stage for stage in needs.peak_mib if stage in run.peak_mib]
+    pairs = {stage: (needs.peak_mib[stage], run.peak_mib[stage]) for stage in stages}
+    pairs["largest"] = (max(p for p, _ in pairs.values()), max(m for _, m in pairs.values()))
+    return {
+        stage: {"predicted_mib": p, "measured_mib": m, "error": p / m - 1}
+        for stage, (p, m) in pairs.items()
+    }
+
+
+def told(needs: Needs, plan: Plan, traffic: Traffic) -> dict[str, Any]:
+    """All that is said of a log."""
+    return {
+        **asdict(needs.sizes),
+        "gib": {name: size / GIB for name, size in needs.bytes.items()}
+        | {"store": stored_gib(needs, traffic)},
+        "peak_gib": {name: mib / 1024 for name, mib in needs.peak_mib.items()},
+        "hours": {name: seconds / 3600 for name, seconds in needs.seconds.items()},
+        **asdict(plan),
+    }
+
+
+def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
+    """Prints a column for each log."""
+    table = Table("", *(f"{log['users']:,} users" for log in logs), title="What a log takes")
+    table.add_row("items", *(f"{log['items']:,}" for log in logs))
+    table.add_row("events", *(f"{log['events']:,}" for log in logs), end_section=True)
+    for part, unit in (
+        ("gib", "GiB"),
+        ("peak_gib", "GiB of memory"),
+        ("hours", f"h on {cores} cores"),
+    ):
+        for name in logs[0][part]:
+            table.add_row(f"{name}, {unit}", *(f"{log[part][name]:,.2f}" for log in logs))
+        table.add_section()
+    for name in ("train_hosts", "loop_hours", "serve_hosts", "store_hosts", "cost"):
+        table.add_row(name.replace("_", " "), *(f"{log[name]:,.1f}" for log in logs))
+    whole = ["yes" if log["bundle_fits"] else "no: split the items" for log in logs]
+    table.add_row("bundle fits in a host", *whole)
+    console.print(table)
+
+
+def show_check(check: dict[str, Any], console: Console) -> None:
+    """Prints how far the lines were off."""
+    table = Table("stage", "predicted MiB", "measured MiB", "off", title="Memory")
+    for stage, one in check.items():
+        off = f"{one['error']:+.1%}"
+        table.add_row(stage, f"{one['predicted_mib']:,.0f}", f"{one['measured_mib']:,.0f}", off)
+    console.print(table)
+
+
+def main(words: Sequence[str]) -> int:
+    """Plans, prints, and returns the exit code."""
+    console = Console(stderr=True)
+    if {"--help", "-h"} & set(words):
+        rows = [
+            f"  {key}  {text} [{kind}; default {default}]" for key, kind, default, text in _help()
+        ]
+        sys.stdout.write("\n".join([(__doc__ or "").strip(), "", *rows, ""]))
+        return 0
+    try:
+        settings = load(PlanSettings, words)
+        runs = runs_of(settings)
+        growth = Growth.of(runs)
+        check = settings.check and compared(growth, Measured.of(Path(settings.check), growth.cores))
+    except UserError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+        return 2
+    logs = []
+    for sizes in logs_of(settings):
+        needs = growth.at(sizes)
+        plan = planned(needs, growth.cores, settings.host, settings.traffic, settings.hours)
+        logs.append(told(needs, plan, settings.traffic))
+    show(logs, growth.cores, console)
+    if check:
+        show_check(check, console)
+    summary = {"job": "plan", "measured": [asdict(run.sizes) for run in runs], "logs": logs}
+    sys.stdout.write(json.dumps(summary | {"check": check}) + "\n")
+    return 0
+
+
+def _help() -> list[tuple[str, str, str, str]]:
+    return list(help_lines(PlanSettings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

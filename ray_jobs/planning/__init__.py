@@ -1,0 +1,1 @@
+"""From what small runs have taken to what large ones will take."""
