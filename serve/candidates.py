@@ -104,7 +104,8 @@ def depths(limit: int, shares: Floats) -> Ints:
     They overlap: each is asked for more than its share, and none for more than all.
     """
     wanted = np.ceil(DEPTH * limit * shares / max(float(shares.sum()), 1e-9))
-    return np.minimum(wanted, limit).astype(np.int64)
+    deep: Ints = np.minimum(wanted, limit).astype(np.int64)
+    return deep
 
 
 def turns(depth: int, shares: Floats) -> Floats:
