@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1 << 20, 1 << 30
 USABLE = 0.8  # of a host's memory: the rest is the system's, and headroom
-STORE_BYTES = 190  # of a stored action in the embedded store; Redis takes about as many
+STORE_BYTES = 370  # of a stored action in the embedded store
 SERVED = "bundle: "
 
 

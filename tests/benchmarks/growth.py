@@ -1,0 +1,101 @@
+"""How stages grow: `python -m tests.benchmarks.growth [events=[1000000,10000000,100000000]]`.
+
+A synthetic log of each size, with a hundred events a user and two hundred an item, is prepared;
+graph encoder, user model, retriever and ranker are trained, the last size for `steps` (2,000) steps
+each, the others as many as the defaults say; then everything is exported and indexed. Each job is a
+process of its own; what is finished is found again, and a file `wait` in the folder holds the next
+job back. Lines through all sizes but the largest are compared with the largest (`ray_jobs.plan`).
+`keep=` names a file for the measurements of all but the largest. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.contract.artifact import write_atomically
+from ray_jobs.engine.cluster import num_cores
+from ray_jobs.plan import compared
+from ray_jobs.planning.growth import Growth
+from ray_jobs.planning.measured import Measured
+from tests.benchmarks.bench_prepare import write_log
+
+MODELS = ("graph", "user", "two_tower", "ranker")
+DAYS = 60
+SUMMARY = "summary.json"
+
+
+def main() -> None:
+    """Runs and prints."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    folder = Path(words.get("folder", "runs/growth"))
+    events = json.loads(words.get("events", "[1000000,10000000,100000000]"))
+    steps = int(words.get("steps", "2000"))
+    runs = []
+    for size in sorted(events):
+        limit = steps if size == max(events) else 0
+        runs.append(run_of(folder, size, limit))
+    *small, large = runs
+    if "keep" in words:
+        write_atomically(Path(words["keep"]), json.dumps([asdict(run) for run in small], indent=1))
+    line = {
+        "name": "growth",
+        "steps": steps,
+        "runs": [asdict(run) for run in runs],
+        "peak_mib": max(large.peak_mib.values()),
+        "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
+        "seconds_by_tenfold": {
+            stage: [run.seconds[stage] for run in runs] for stage in large.seconds
+        },
+        "predicted": compared(Growth.of(small), large),
+    }
+    print(json.dumps(line))
+
+
+def run_of(folder: Path, events: int, steps: int) -> Measured:
+    """All jobs of one size."""
+    log, root = folder / f"log-{events}", folder / f"root-{events}"
+    if not (log / "done").is_file():
+        log.mkdir(parents=True, exist_ok=True)
+        sizes = {"events": events, "users": events // 100, "items": events // 200, "days": DAYS}
+        write_log(log, sizes)
+        (log / "done").touch()
+    source = ["source.kind=table", f"source.events={log}/*.parquet"]
+    limit = [f"train.max_steps={steps}"] if steps else []
+    job_of(folder, root, "prepare", source)
+    for model in MODELS:
+        job_of(folder, root, "train", [f"model={model}", *limit])
+    job_of(folder, root, "export", limit)
+    job_of(folder, root, "index", limit)
+    return Measured.of(root, num_cores())
+
+
+def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
+    """Runs a job unless it was; its stages join the root's summary."""
+    done = root / f"{'-'.join([name, *words[:1]]).replace('/', '_')[:60]}.json"
+    if done.is_file():
+        return
+    while (folder / "wait").exists():
+        time.sleep(1)
+    before = _stages(root / SUMMARY)
+    command = [sys.executable, "-m", f"ray_jobs.{name}", f"root={root}", *words]
+    print(" ".join(command[1:]), file=sys.stderr)
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    summary: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    for part in ("seconds", "peak_mib"):
+        summary[part] = before.get(part, {}) | summary[part]
+    write_atomically(root / SUMMARY, json.dumps(summary))
+    write_atomically(done, json.dumps(summary))
+
+
+def _stages(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.contract.settings import UserError
+from ray_jobs.planning.growth import Growth, Line
+from ray_jobs.planning.measured import Measured, Sizes
+
+POINTS = st.lists(
+    st.tuples(st.integers(1, 10**9), st.floats(0, 1e6)),
+    min_size=2,
+    max_size=5,
+    unique_by=lambda p: p[0],
+)
+
+
+def run_of(users: int, base: float = 100.0) -> Measured:
+    sizes = Sizes(users=users, items=2 * users, events=50 * users)
+    return Measured(
+        sizes=sizes,
+        cores=2,
+        seconds={"prepare": 1 + users / 1000, "of another job": 1.0},
+        peak_mib={"prepare": 400.0, "train two_tower": base + 0.01 * users},
+        bytes={"data set": 900 * users, "user ids": 16 * users},
+    )
+
+
+@given(st.floats(0, 1e4), st.floats(1e-3, 1e3), st.integers(1, 10**6), st.integers(2, 50))
+def test_a_line_goes_through_two_points(base: float, slope: float, size: int, times: int) -> None:
+    line = Line(base, slope)
+    found = Line.through([(size, line.at(size)), (size * times, line.at(size * times))])
+    assert found.at(8 * size) == pytest.approx(line.at(8 * size), rel=1e-5)
+
+
+@given(POINTS)
+def test_nothing_is_predicted_to_shrink_or_to_be_below_zero(
+    points: list[tuple[int, float]],
+) -> None:
+    line = Line.through(points)
+    assert line.base >= 0
+    assert line.slope >= 0
+
+
+def test_what_shrinks_is_taken_for_constant() -> None:
+    assert Line.through([(10, 500.0), (20, 400.0)]).at(1000) == 500
+
+
+def test_each_stage_grows_with_what_it_reads() -> None:
+    growth = Growth.of([run_of(1000), run_of(2000)])
+    needs = growth.at(Sizes(users=8000, items=16_000, events=400_000))
+    assert needs.seconds == {"prepare": pytest.approx(9)}
+    assert needs.peak_mib == {"prepare": pytest.approx(400), "train two_tower": pytest.approx(180)}
+    assert needs.bytes["data set"] == pytest.approx(7_200_000)
+    more_items = growth.at(Sizes(users=8000, items=400_000, events=400_000))
+    assert more_items.bytes == needs.bytes
+    assert more_items.peak_mib["train two_tower"] > needs.peak_mib["train two_tower"]
+
+
+def test_one_size_is_not_enough() -> None:
+    with pytest.raises(UserError, match="two sizes"):
+        Growth.of([run_of(1000), run_of(1000)])
