@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from data.contract import storage
 from data.contract.schema import Order, Polarity
 from data.contract.settings import UserError
 
@@ -136,7 +137,9 @@ def _print_of(files: FileSet) -> dict[str, Any]:
 
 
 def expand(pattern: str, setting: str) -> tuple[Path, ...]:
-    """Data files of a path, folder or glob, sorted. Raises UserError when there are none."""
+    """Data files of a path, folder, glob, or URI, sorted. Raises UserError when there are none."""
+    if storage.is_uri(pattern):
+        pattern = storage.expand(pattern)
     path = Path(pattern)
     if path.is_file() and path.suffix in PARQUET + TEXT:
         return (path,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.contract import storage
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate, world_tables
@@ -90,7 +91,7 @@ def main(job: Job) -> dict[str, Any]:
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}
     if job.arguments.model is None:
         summary |= publish_bundle(job)
-    (job.root / NEXT_DAY_FILE).unlink(missing_ok=True)
+    storage.remove(job.root / NEXT_DAY_FILE)
     return summary
 
 
@@ -119,7 +120,7 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
         with job.stage("world"):
             raw = world_tables(simulate_next_day(job, world).path).joined(raw)
     if not raw.events:
-        (job.root / NEXT_DAY_FILE).unlink()
+        storage.remove(job.root / NEXT_DAY_FILE)
         raise UserError(f"nothing was posted to {job.root} since its last day: nothing to learn")
     with job.stage("prepare"):
         return prepare(job, raw, before, yesterday.after)

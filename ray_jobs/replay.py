@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from rich.table import Table
 
+from data.contract import storage
 from data.contract.encode import Events
 from data.contract.settings import UserError
 from ray_jobs.engine.job import console, run
@@ -73,6 +74,7 @@ class Logged:
     def find(cls, root: Path, request_id: int) -> Logged:
         """Looks through the request log. Raises UserError where the request is not there."""
         tables = {}
+        storage.update(root / FOLDER)
         for kind in ("features", "impressions"):
             folder = root / FOLDER / kind
             if not folder.is_dir():

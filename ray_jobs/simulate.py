@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
+from data.contract import storage
 from data.contract.artifact import Artifact, Draft, current, has_current, version_of
 from data.contract.settings import to_tree
 from data.world import generate, resolve
@@ -30,7 +31,9 @@ def simulate_next_day(job: Job, before: Artifact) -> Artifact:
 
 def latents_folder(job: Job) -> Path:
     """Where the world's hidden state lies; only evaluation reads it."""
-    return job.root / "latents" / version_of([], to_tree(job.settings.world))
+    folder = job.root / "latents" / version_of([], to_tree(job.settings.world))
+    storage.fetch(folder)
+    return folder
 
 
 def _generate(job: Job, days: range, parents: list[Artifact]) -> Artifact:
@@ -44,6 +47,7 @@ def _generate(job: Job, days: range, parents: list[Artifact]) -> Artifact:
                 days,
                 lambda _: bar.advance(task),
             )
+        storage.put(latents_folder(job))
         draft.fields["details"] = dataclasses.asdict(summary)
 
     settings = {"world": to_tree(job.settings.world), "days": [days.start, days.stop]}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
+from data.contract import storage
 from data.contract.settings import UserError, build
 from serve.api import create_api
 from serve.feed import Feed
@@ -59,7 +60,8 @@ def app(args: dict[str, Any]) -> Application:
         **routing(settings),
         **replicas(settings),
     )(serve.ingress()(FeedReplica))
-    return deployment.bind(str(Path(args["root"]).resolve()), args.get("settings", {}))
+    root = storage.mirror(args["root"])
+    return deployment.bind(str(root.resolve()), args.get("settings", {}))
 
 
 def routing(settings: ServeSettings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.contract import storage
 from data.contract.settings import UserError
 from serve.arms import Arms
 from serve.clock import wall_ms
@@ -80,7 +81,7 @@ class Feed:
 
     def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
         self.settings = settings
-        self._root = root
+        self._root = root = storage.here(root)
         self._health = Health(root, settings)
         several = settings.replicas > 1
         self.metrics = Metrics(self._health.replicas.name if several else "")

@@ -23,6 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.contract import storage
 from data.contract.encode import Events
 from serve.funnel import Slate
 from serve.query import Query
@@ -130,6 +131,7 @@ class RequestLog:
         temporary = folder / f".{name}"
         pq.write_table(table, temporary, compression="zstd")
         temporary.rename(folder / name)
+        storage.put(folder / name)
 
 
 def hour_of(timestamp_ms: int) -> str:

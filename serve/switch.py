@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.contract.artifact import MANIFEST, POINTER
+from data.contract import storage
+from data.contract.artifact import MANIFEST, POINTER, find
 from data.contract.settings import UserError
 from serve.bundle import KIND, Bundle
 from serve.funnel import Funnel
@@ -119,7 +120,9 @@ class Switch:
         """Version that is pointed to, and when it was published. Raises UserError."""
         version = self._pinned
         try:
+            storage.fetch(self._folder / POINTER, fresh=True)
             version = version or (self._folder / POINTER).read_text().strip()
+            find(self._folder.parent, KIND, version)  # brings it here
             return version, (self._folder / version / MANIFEST).stat().st_mtime_ns
         except OSError:
             if self._pinned:

@@ -11,6 +11,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from data.contract import storage
 from data.contract.artifact import write_atomically
 from data.contract.settings import UserError, build, merge, to_tree
 from serve.utility import Utility, UtilitySettings
@@ -94,6 +95,7 @@ def write(root: Path, settings: UtilitySettings) -> Path:
 def _read(path: Path) -> bytes | str | None:
     """The content; None where there is no file, a reason where it cannot be read."""
     try:
+        storage.fetch(path, fresh=True)
         return path.read_bytes()
     except FileNotFoundError:
         return None

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.contract import storage
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -120,28 +121,38 @@ def version_of(parents: list[dict[str, str]], settings: Mapping[str, Any]) -> st
 def find(root: Path, kind: str, version: str) -> Artifact | None:
     """The artefact if it is there and whole, else None."""
     path = root / kind / version
-    return read(path) if (path / MANIFEST).is_file() else None
+    return read(path) if _is_whole(path) else None
 
 
 def read(path: Path) -> Artifact:
-    """Opens a published artefact. Raises UserError when it has no manifest."""
-    file = path / MANIFEST
-    if not file.is_file():
-        raise UserError(f"{path} holds no {MANIFEST}; the job that writes it has not finished")
-    return Artifact(path, Manifest(**json.loads(file.read_text())))
+    """Opens a published artefact, fetched if need be. Raises UserError when it has no manifest."""
+    if not _is_whole(path):
+        uri = storage.uri_of(path)
+        raise UserError(f"{uri} holds no {MANIFEST}; the job that writes it has not finished")
+    path = storage.here(path)
+    return Artifact(path, Manifest(**json.loads((path / MANIFEST).read_text())))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an artefact is here, or can be brought here, with its manifest."""
+    file = storage.here(path) / MANIFEST
+    if not file.is_file() and storage.exists(path / MANIFEST):
+        storage.fetch(path, fresh=True)
+    return file.is_file()
 
 
 def current(root: Path, kind: str) -> Artifact:
     """The artefact that `<kind>/CURRENT` names. Raises UserError when there is none."""
-    pointer = root / kind / POINTER
-    if not pointer.is_file():
-        raise UserError(f"{root} has no {kind} yet; run the job that makes it first")
+    pointer = storage.here(root) / kind / POINTER
+    if not has_current(root, kind):
+        uri = storage.uri_of(root)
+        raise UserError(f"{uri} has no {kind} yet; run the job that makes it first")
     return read(root / kind / pointer.read_text().strip())
 
 
 def has_current(root: Path, kind: str) -> bool:
     """Whether `current` would find an artefact."""
-    return (root / kind / POINTER).is_file()
+    return storage.fetch(root / kind / POINTER, fresh=True)
 
 
 def point(root: Path, artifact: Artifact) -> None:
@@ -166,7 +177,8 @@ def publish(root: Path, kind: str, version: str, **fields: Any) -> Iterator[Draf
 
 
 def seal(draft: Draft, kind: str, version: str) -> None:
-    """Writes the manifest of a finished draft."""
+    """Writes the manifest of a finished draft, where all else is there."""
+    storage.put(draft.path)
     files = sorted(f for f in draft.path.rglob("*") if f.is_file())
     sums = {f.relative_to(draft.path).as_posix(): checksum(f) for f in files}
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -189,3 +201,4 @@ def write_atomically(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+    storage.put(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.contract.artifact import read
 from data.contract.settings import UserError
 from data.graph.store import Graph
 from data.graph.walks import Neighborhoods, Side, WalkSettings, sample
@@ -177,6 +178,11 @@ class SamplerSource:
     seed: int
     rows: Path | None = None
     rows_hash: str | None = None
+
+    def here(self) -> SamplerSource:
+        """The same on this machine, fetched where it is not there yet."""
+        rows = self.rows and read(self.rows).path
+        return replace(self, adjacency=read(self.adjacency).path, rows=rows)
 
     def open(self) -> Sampler:
         """The sampler. Raises UserError when records were made by another walk."""

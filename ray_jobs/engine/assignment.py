@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from data.contract import storage
 from data.contract.artifact import read
 from data.contract.settings import UserError
 from data.dataset import Dataset
@@ -68,6 +69,13 @@ class Assignment:
     ids_version: str | None = None
     bars: tuple[float | None, ...] = ()
 
+    def here(self) -> Assignment:
+        """The same on this machine: with the paths of its own mirror, and what they name."""
+        sampler = self.sampler and self.sampler.here()
+        return replace(
+            self, root=storage.here(self.root), folder=storage.here(self.folder), sampler=sampler
+        )
+
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, opened; with the embeddings it is to be read with."""
@@ -84,7 +92,8 @@ class Assignment:
         """
         if self.ids_version is None:
             return {}
-        weights = load_file(self.root / "id" / self.ids_version / "model.safetensors")
+        learnt = read(self.root / "id" / self.ids_version)
+        weights = load_file(learnt.path / "model.safetensors")
         tables = split_snapshot(weights)[1]
         return {name: F.normalize(table, dim=1) for name, table in tables.items()}
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 
 from data.blocks import stretches
+from ray_jobs.engine.cluster import beside_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -76,7 +77,11 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
     with ray.data.DataContext.current(context):
         numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
         tables = numbers.map_batches(
-            cast("Any", _read_numbered), batch_size=None, batch_format="pyarrow", fn_args=(parts,)
+            cast("Any", _read_numbered),
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_args=(parts,),
+            **beside_files(),
         )
         return list(tables.to_arrow_refs())
 

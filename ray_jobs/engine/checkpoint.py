@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from data.contract import storage
 from data.contract.artifact import write_atomically
 from ray_jobs.engine import ranks
 from ray_jobs.engine.loop import Learner, TrainState
@@ -34,21 +34,27 @@ def save(folder: Path, learner: Learner, state: TrainState) -> None:
     merge_progress(state)
     name = f"step-{state.step:06d}"
     dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=ranks.world_size() == 1)
+    for file in folder.glob(f"{name}/__{ranks.rank()}_*"):
+        storage.put(file)
+    ranks.barrier()
     if ranks.rank() == 0:
         (folder / name / "state.json").write_text(json.dumps(_tree(state)))
+        for last in (".metadata", "state.json"):
+            storage.put(folder / name / last)
         write_atomically(folder / POINTER, name)
         for old in folder.glob("step-*"):
             if old.name != name:
-                shutil.rmtree(old, ignore_errors=True)
+                storage.remove(old)
     ranks.barrier()
 
 
 def load(folder: Path, learner: Learner) -> TrainState | None:
     """Restores the learner from the checkpoint that the pointer names; None when there is none."""
     pointer = folder / POINTER
-    if not pointer.is_file():
+    if not storage.fetch(pointer, fresh=True):
         return None
     path = folder / pointer.read_text().strip()
+    storage.update(path)
     tensors = _tensors(learner)
     dcp.load(tensors, checkpoint_id=str(path), no_dist=ranks.world_size() == 1)
     _restore(learner, tensors)

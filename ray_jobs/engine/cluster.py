@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MIB = 1 << 20
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
@@ -35,6 +37,26 @@ def keep_to_cores(count: int) -> None:
     """Lets this process compute on so many cores: others run beside it."""
     global _kept_to
     _kept_to = count
+
+
+_files_stay = False
+
+
+def keep_files_here(stay: bool) -> None:
+    """Says whether tasks that hand files to one another have to run beside this process.
+
+    They have to where a root lies in object storage: each node has a mirror of its own.
+    """
+    global _files_stay
+    _files_stay = stay
+
+
+def beside_files() -> dict[str, Any]:
+    """Arguments of Ray for tasks that read files of this process, or leave it some."""
+    if not _files_stay:
+        return {}
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def num_cores() -> int:

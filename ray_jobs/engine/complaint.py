@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import UserCallback
 
+from data.contract import storage
+from data.contract.artifact import write_atomically
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Complaint(UserCallback):
     def __init__(self, file: Path) -> None:
         """Takes the file for the text; what an earlier run left is removed."""
         self.file = file
-        file.unlink(missing_ok=True)
+        storage.remove(file)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -31,7 +33,7 @@ class Complaint(UserCallback):
         try:
             yield
         except UserError as error:
-            self.file.write_text(str(error))
+            write_atomically(storage.here(self.file), str(error))
             raise
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
@@ -40,5 +42,6 @@ class Complaint(UserCallback):
 
     def raise_again(self) -> None:
         """Raises what a rank has left, if anything."""
-        if self.file.is_file():
-            raise UserError(self.file.read_text())
+        file = storage.here(self.file)
+        if storage.fetch(file, fresh=True):
+            raise UserError(file.read_text())

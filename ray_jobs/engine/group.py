@@ -13,7 +13,8 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ray_jobs.engine.cluster import num_cores
+from data.contract import storage
+from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.worker import work
 
@@ -62,7 +63,7 @@ def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:
     callbacks: list[Any] = [complaint]
     return RunConfig(
         name="ray",
-        storage_path=str(assignment.folder),
+        storage_path=storage.uri_of(assignment.folder),
         failure_config=FailureConfig(**limits),
         callbacks=callbacks,
     )
@@ -71,6 +72,8 @@ def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:
 def _work_on_rank(
     assignment: Assignment, task: Callable[[Assignment], Task], complaint: Complaint
 ) -> None:
+    assignment = assignment.here()
+    keep_files_here(storage.is_mirrored(assignment.root))
     ranks_here = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, num_cores() // ranks_here))
     with complaint.kept():

@@ -24,6 +24,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from data.contract import storage
 from data.contract.artifact import (
     Artifact,
     Draft,
@@ -45,6 +46,7 @@ from data.contract.settings import (
     read_words,
     read_yaml,
 )
+from ray_jobs.engine.cluster import keep_files_here
 from ray_jobs.engine.locks import turn
 from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
@@ -170,7 +172,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         sys.exit(0)
     try:
         job = start(words, arguments, remember)
-        summary = {"job": name, "root": str(job.root), **main(job)}
+        summary = {"job": name, "root": job.settings.root, **main(job)}
     except UserError as error:
         fail(str(error))
     except OSError as error:
@@ -189,11 +191,13 @@ def start(words: Sequence[str], arguments: type[Any] = NoArguments, remember: bo
     own = {f.name for f in dataclasses.fields(arguments)}
     check_keys(_both(arguments), explicit)
     given = {k: v for k, v in explicit.items() if k not in own}
-    root = Path(str(given.get("root", Settings.__dataclass_fields__["root"].default)))
+    root = storage.mirror(str(given.get("root", Settings.__dataclass_fields__["root"].default)))
     settings = build(Settings, merge(recall(root), given))
     job_arguments = build(arguments, {k: v for k, v in explicit.items() if k in own})
+    root = storage.mirror(settings.root)
     refuse_unwritable(settings.root)
-    return Job(settings, job_arguments, Path(settings.root), given if remember else {})
+    keep_files_here(storage.is_mirrored(root))
+    return Job(settings, job_arguments, root, given if remember else {})
 
 
 def fail(message: str) -> typing.NoReturn:
@@ -204,12 +208,13 @@ def fail(message: str) -> typing.NoReturn:
 
 def refuse_unwritable(root: str) -> None:
     """Raises UserError when nothing can be written below a root, before any work."""
-    if "://" in root:
-        raise UserError(f"root={root} is no path; name a folder of a mounted file system")
+    if storage.is_uri(root):
+        storage.check(root)
+        root = str(storage.mirror(root))
     if SUBMITTED in os.environ and not Path(root).is_absolute():
         raise UserError(
             f"root={root} lies in the working directory of a submitted job, which Ray removes; "
-            "name an absolute path that all nodes see"
+            "name an absolute path that all nodes see, or a URI such as s3://bucket/name"
         )
     path = Path(root).absolute()
     nearest = next(p for p in (path, *path.parents) if os.access(p, os.F_OK))
@@ -230,7 +235,7 @@ def _both(arguments: type[Any]) -> type[Any]:
 def recall(root: Path) -> Tree:
     """The settings that the root remembers from the run that made it."""
     path = root / SETTINGS_FILE
-    if not path.is_file():
+    if not storage.fetch(path, fresh=True):
         return {}
     tree = read_yaml(path)
     console.print(f"settings remembered in {path}: {json.dumps(tree)}", highlight=False)

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from data.contract import storage
 from data.contract.artifact import Artifact
 from data.dataset import Dataset
 from data.graph.neighborhoods import SamplerSource
@@ -106,16 +107,17 @@ class Training:
         last = self._assignment(folder / "choose")
         outcomes = {"choose": _phase(last)}
         if outcomes["choose"].get("pruned"):  # not in what earlier releases left
-            shutil.rmtree(folder, ignore_errors=True)
+            storage.remove(folder)
             raise PrunedError(outcomes["choose"]["validations"])
         split = self.job.settings.split
         if split.refit and split.kind != "time":
             last = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
             outcomes["refit"] = _phase(last)
         best = best_file(last.folder, outcomes[last.phase]["best_step"])
+        storage.fetch(best)
         shutil.copy(best, draft.path / "model.safetensors")
         _describe(draft, last, outcomes, self.sources)
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove(folder)
 
     def _assignment(self, folder: Path) -> Assignment:
         sources, start_from = self.sources, self.start_from
@@ -152,11 +154,12 @@ class Training:
 def _phase(assignment: Assignment) -> dict[str, Any]:
     """Runs one phase unless an interrupted run has already finished it."""
     outcome = assignment.folder / OUTCOME
-    if not outcome.is_file():
+    if not storage.fetch(outcome, fresh=True):
         assignment.folder.mkdir(parents=True, exist_ok=True)
         title = f"{assignment.model} ({assignment.phase})"
         with following(assignment.folder / CURVE, assignment.folder / PLAN, title):
             launch(assignment)
+        storage.fetch(outcome, fresh=True)
     found: dict[str, Any] = json.loads(outcome.read_text())
     return found
 

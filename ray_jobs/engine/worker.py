@@ -15,7 +15,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from data.contract.artifact import write_atomically
+from data.contract import storage
+from data.contract.artifact import read, write_atomically
 from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, ranks
@@ -79,8 +80,8 @@ def build_learner(task: Task, assignment: Assignment) -> Learner:
 
 
 def _start_from(assignment: Assignment, core: nn.Module, module: nn.Module) -> None:
-    folder = assignment.root / assignment.model / str(assignment.start_from)
-    load_tables(module, take_over(core, load_file(folder / "model.safetensors")))
+    before = read(assignment.root / assignment.model / str(assignment.start_from))
+    load_tables(module, take_over(core, load_file(before.path / "model.safetensors")))
 
 
 def snapshot(learner: Learner, task: Task) -> Snapshot:
@@ -139,9 +140,10 @@ class Recorder:
         folder = self.assignment.folder
         checkpoint.save(folder, learner, state)
         if ranks.rank() == 0:
+            storage.put(folder / CURVE)
             for file in folder.glob("best-*"):
                 if file != best_file(folder, state.best_step):
-                    file.unlink()
+                    storage.remove(file)
 
     def validated(self, learner: Learner, state: TrainState) -> bool:
         """Scores the weights; True when patience has run out. Nothing to do while refitting."""
@@ -174,6 +176,7 @@ class Recorder:
             file = best_file(self.assignment.folder, state.best_step)
             save_file(weights, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)
+            storage.put(file)
 
     def finish(self, learner: Learner, state: TrainState) -> None:
         """Keeps the last weights where nothing was chosen, and writes the outcome."""

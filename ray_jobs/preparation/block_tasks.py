@@ -17,7 +17,7 @@ from ray.data import TaskPoolStrategy
 from rich.console import Console
 from rich.progress import Progress
 
-from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.cluster import beside_files, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +70,7 @@ class BlockTasks:
                 fn_args=(function, ray.put(context)),
                 compute=TaskPoolStrategy(size=min(self.workers, count)),
                 num_gpus=self.gpus or None,
+                **beside_files(),
             )
             tables: Iterator[Any] = iter(
                 results.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from data.contract import storage
 from data.contract.artifact import Artifact, current, has_current, read, write_atomically
 from data.contract.settings import UserError
 from data.dataset import Dataset
@@ -49,7 +50,7 @@ class Yesterday:
             UserError: the root has no data set yet.
         """
         root, path = job.root, job.root / NEXT_DAY_FILE
-        if path.is_file():
+        if storage.fetch(path, fresh=True):
             tree = json.loads(path.read_text())
             return cls(tree["versions"], Taken(**tree["before"]), Taken(**tree["after"]))
         versions = {kind: current(root, kind).version for kind in kinds if has_current(root, kind)}

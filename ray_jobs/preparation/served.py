@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.contract import storage
 from serve.request_log import FOLDER, hour_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _hours(root: Path, first_ms: int, last_ms: int) -> list[Path]:
 
 def _logged(root: Path) -> list[Path]:
     """Folders of hours in order; one that a server was killed in may have no whole file."""
+    storage.update(root / FOLDER)
     folders = sorted((root / FOLDER / "impressions").glob("hour=*"))
     return [folder for folder in folders if _files(folder)]
 

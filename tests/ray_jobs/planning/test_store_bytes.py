@@ -1,6 +1,5 @@
 """What a stored action takes, as `plan` has it."""
 
-import os
 import uuid
 from pathlib import Path
 
@@ -23,5 +22,5 @@ def test_a_stored_action_takes_as_much_as_the_plan_says(tmp_path: Path) -> None:
     with LmdbStore(tmp_path, max_actions=100) as store:
         for start in range(0, 60_000, 6000):
             store.append([event(number) for number in range(start, start + 6000)])
-    taken = sum(os.stat(file).st_blocks * 512 for file in tmp_path.iterdir())
+    taken = sum(file.stat().st_blocks * 512 for file in tmp_path.iterdir())
     assert taken / 60_000 == pytest.approx(STORE_BYTES, rel=0.25)

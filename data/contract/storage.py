@@ -1,0 +1,276 @@
+"""Roots in object storage, worked on through a mirror on local disk.
+
+`root=s3://bucket/company` is mirrored under `<HOMEFEED_MIRROR>/homefeed-mirror/s3/bucket/company`,
+by default below the temporary folder, at the same place on every node. A path in a mirror says
+where it comes from, so whoever holds one can fetch what is not there yet and put what it has
+written; paths outside of mirrors are left alone. Objects appear whole or not at all, and an
+artefact's manifest is put last: nothing is ever renamed. What fails is tried again, as `TRIES` has
+it.
+
+Any URI that pyarrow or, where it is installed, fsspec understands will do; credentials, region and
+endpoint are those of their own environment variables (`AWS_ENDPOINT_URL` and so on).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pyarrow import fs
+
+from data.contract.settings import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MARK = "homefeed-mirror"
+PLACE = "HOMEFEED_MIRROR"
+TRIES = (0.2, 1.0, 5.0)  # seconds before each further try
+CHUNK = 8 << 20
+LAST = "manifest.json"
+T = TypeVar("T")
+
+
+class StorageError(UserError):
+    """An object storage that does not do what it is asked."""
+
+
+def is_uri(root: str) -> bool:
+    """Whether a root is a URI, not a path."""
+    return "://" in root
+
+
+def base() -> Path:
+    """The folder of this machine's mirrors."""
+    return Path(os.environ.get(PLACE, tempfile.gettempdir())).absolute() / MARK
+
+
+def mirror(root: str) -> Path:
+    """The local folder of a root: a URI's mirror, a path as it is."""
+    if not is_uri(root):
+        return Path(root)
+    scheme, _, rest = root.partition("://")
+    return base() / scheme / rest.strip("/")
+
+
+def is_mirrored(path: Path) -> bool:
+    """Whether a path lies in a mirror, this machine's or another's."""
+    return MARK in path.parts
+
+
+def here(path: Path) -> Path:
+    """The same path in this machine's mirror."""
+    if not is_mirrored(path):
+        return path
+    return base().joinpath(*path.parts[path.parts.index(MARK) + 1 :])
+
+
+def uri_of(path: Path) -> str:
+    """Where a path in a mirror comes from; other paths as they are."""
+    if not is_mirrored(path):
+        return str(path)
+    scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(rest)}"
+
+
+@cache
+def _filesystem(scheme: str, host: str) -> Any:
+    """The file system of a scheme; those of a host too, for some take their region from it."""
+    uri = f"{scheme}:///" if scheme == "file" else f"{scheme}://{host}"
+    try:
+        return fs.FileSystem.from_uri(uri)[0]
+    except (ValueError, OSError) as error:
+        return _of_fsspec(scheme, error)
+
+
+def _of_fsspec(scheme: str, error: Exception) -> Any:
+    try:
+        import fsspec  # an optional dependency, and rarely wanted
+
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
+    except (ImportError, ValueError):
+        raise StorageError(f"{scheme}:// is no storage that can be reached: {error}") from error
+
+
+def _origin(path: Path) -> tuple[Any, str]:
+    scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
+    place = "/".join(rest)
+    return _filesystem(scheme, rest[0]), f"/{place}" if scheme == "file" else place
+
+
+def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
+    """Does it, again after each pause. Raises StorageError."""
+    for pause_s in TRIES:
+        try:
+            return action()
+        except OSError:
+            time.sleep(pause_s)
+    try:
+        return action()
+    except OSError as error:
+        raise StorageError(
+            f"{uri_of(path)} cannot be {doing}: {error}; when the storage answers again, run the "
+            "same command to go on"
+        ) from error
+
+
+def check(root: str) -> None:
+    """Looks whether a root can be reached. Raises StorageError."""
+    path = mirror(root)
+    system, place = _origin(path)
+    _tried(path, "reached", lambda: system.get_file_info(place))
+    bucket = PurePosixPath(place).parts[0]
+    if is_uri(root) and not place.startswith("/"):
+        found = _tried(path, "reached", lambda: system.get_file_info(bucket))
+        if found.type == fs.FileType.NotFound:
+            raise StorageError(f"root={root}: there is no bucket {bucket}; make it first")
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder is where a mirror comes from; of other paths, whether it is here."""
+    if not is_mirrored(path):
+        return path.exists()
+    system, place = _origin(path)
+    found = _tried(path, "read", lambda: system.get_file_info(place))
+    return bool(found.type != fs.FileType.NotFound)
+
+
+def fetch(path: Path, fresh: bool = False) -> bool:
+    """Brings a file or a folder of a mirror here; whether it is there then.
+
+    Args:
+        path: in a mirror, else nothing is done.
+        fresh: whether to look even if it is here; a file that is gone there goes here too.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    path = here(path)
+    if not is_mirrored(path) or (path.exists() and not fresh):
+        return path.exists()
+    system, place = _origin(path)
+    info = _tried(path, "read", lambda: system.get_file_info(place))
+    if info.type == fs.FileType.NotFound:
+        if fresh and path.is_file():
+            path.unlink()
+        return path.exists()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _tried(path, "read", lambda: _copied_here(system, info, temporary))
+        _take_place(temporary, path)
+    finally:
+        _forget(temporary)
+    return True
+
+
+def _copied_here(system: Any, info: Any, target: Path) -> None:
+    _forget(target)
+    if info.type == fs.FileType.Directory:
+        selector = fs.FileSelector(info.path, recursive=True)
+        files = [one for one in system.get_file_info(selector) if one.is_file]
+        target.mkdir()
+    else:
+        files = [info]
+    for one in files:
+        file = target / PurePosixPath(one.path).relative_to(info.path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with system.open_input_stream(one.path) as source, file.open("wb") as sink:
+            shutil.copyfileobj(source, sink, CHUNK)
+        if one.mtime_ns:
+            os.utime(file, ns=(one.mtime_ns, one.mtime_ns))
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Puts what was fetched where it belongs; of two that fetch a folder one is enough."""
+    if temporary.is_file():
+        temporary.replace(path)
+        return
+    if path.is_dir():
+        # What was put last is what says that the rest is there.
+        found = [f for f in temporary.rglob("*") if f.is_file()]
+        for file in sorted(found, key=lambda f: (f.name == LAST, f)):
+            target = path / file.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        return
+    with contextlib.suppress(OSError):
+        temporary.rename(path)
+
+
+def put(path: Path) -> None:
+    """Copies a file or the files of a folder to where a mirror comes from.
+
+    Args:
+        path: in a mirror, else nothing is done.
+
+    Raises:
+        StorageError: the storage refuses, or does not answer.
+    """
+    if not is_mirrored(path):
+        return
+    system, place = _origin(path)
+    files = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if f.is_file()]
+    for file in files:
+        target = place if file == path else f"{place}/{file.relative_to(path).as_posix()}"
+        _tried(file, "written", lambda f=file, t=target: _copied_there(system, f, t))  # type: ignore[misc]
+
+
+def update(folder: Path) -> None:
+    """Brings here what a folder of a mirror has there and not here. Raises StorageError."""
+    if not is_mirrored(folder):
+        return
+    system, place = _origin(folder)
+    selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
+    for one in _tried(folder, "read", lambda: system.get_file_info(selector)):
+        if one.is_file:
+            fetch(folder / PurePosixPath(one.path.lstrip("/")).relative_to(place.lstrip("/")))
+
+
+def _copied_there(system: Any, file: Path, target: str) -> None:
+    if isinstance(system, fs.LocalFileSystem):
+        system.create_dir(str(PurePosixPath(target).parent))
+    with file.open("rb") as source, system.open_output_stream(target) as sink:
+        shutil.copyfileobj(source, sink, CHUNK)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder here and, of a mirror, where it comes from."""
+    _forget(path)
+    if not is_mirrored(path):
+        return
+    system, place = _origin(path)
+    info = _tried(path, "removed", lambda: system.get_file_info(place))
+    if info.type == fs.FileType.Directory:
+        _tried(path, "removed", lambda: system.delete_dir(place))
+    elif info.type == fs.FileType.File:
+        _tried(path, "removed", lambda: system.delete_file(place))
+
+
+def _forget(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def expand(pattern: str) -> str:
+    """Brings what a URI with `*` in its last part names here; the same pattern in the mirror."""
+    folder, _, name = pattern.rpartition("/")
+    whole = mirror(folder if "*" in name else pattern)
+    system, place = _origin(whole)
+    if "*" not in name:
+        fetch(whole)
+        return str(whole)
+    selector = fs.FileSelector(place, allow_not_found=True)
+    for one in _tried(whole, "read", lambda: system.get_file_info(selector)):
+        if one.is_file and PurePosixPath(one.path).match(name):
+            fetch(whole / PurePosixPath(one.path).name)
+    return str(whole / name)

@@ -1,0 +1,178 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.contract import storage
+from data.contract.artifact import current, find, has_current, point, publish, read
+from data.contract.settings import UserError
+from data.contract.storage import MARK, PLACE, StorageError
+from data.raw_tables import expand
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """The folder that stands for a bucket."""
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def root(remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This machine's mirror of it."""
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    return storage.mirror(f"file://{remote}")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this process one on another machine."""
+
+    def move() -> None:
+        monkeypatch.setenv(PLACE, str(tmp_path / "elsewhere"))
+
+    return move
+
+
+def made(root: Path, version: str = "v1", text: str = "rows") -> None:
+    with publish(root, "dataset", version, parents=[]) as draft:
+        (draft.path / "events").mkdir()
+        (draft.path / "events" / "part.bin").write_text(text)
+
+
+def test_a_path_is_its_own_root_and_is_left_alone(tmp_path: Path) -> None:
+    assert storage.mirror(str(tmp_path)) == tmp_path
+    assert storage.here(tmp_path) == tmp_path
+    assert storage.uri_of(tmp_path) == str(tmp_path)
+    storage.put(tmp_path)
+    assert not storage.fetch(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a/b", "gs://bucket", "file:///data/x"])
+def test_a_mirror_says_where_it_comes_from(uri: str, elsewhere: Any) -> None:
+    path = storage.mirror(uri)
+    assert MARK in path.parts
+    assert storage.uri_of(path) == uri
+    elsewhere()
+    assert storage.here(path) == storage.mirror(uri) != path
+
+
+def test_what_is_published_is_found_on_another_machine(
+    root: Path, remote: Path, elsewhere: Any
+) -> None:
+    made(root)
+    point(root, read(root / "dataset" / "v1"))
+    assert (remote / "dataset" / "v1" / "events" / "part.bin").read_text() == "rows"
+    elsewhere()
+    found = current(root, "dataset")
+    assert found.path == storage.here(root) / "dataset" / "v1"
+    assert found.path != root / "dataset" / "v1"
+    assert (found.path / "events" / "part.bin").read_text() == "rows"
+    found.verify()
+
+
+def test_what_is_not_finished_is_not_found(root: Path, remote: Path, elsewhere: Any) -> None:
+    with pytest.raises(FileNotFoundError), publish(root, "dataset", "v1", parents=[]) as draft:
+        (draft.path / "nowhere" / "half").write_text("half")
+    assert not (remote / "dataset").exists()
+    (remote / "dataset" / "v1").mkdir(parents=True)
+    (remote / "dataset" / "v1" / "half").write_text("half")
+    elsewhere()
+    assert find(root, "dataset", "v1") is None
+    assert not has_current(root, "dataset")
+    with pytest.raises(UserError, match=r"file:///.*/remote has no dataset yet"):
+        current(root, "dataset")
+    with pytest.raises(UserError, match="has not finished"):
+        read(root / "dataset" / "v1")
+
+
+def test_a_pointer_is_followed_at_once(root: Path, elsewhere: Any) -> None:
+    made(root, "v1")
+    made(root, "v2")
+    point(root, read(root / "dataset" / "v1"))
+    mine = root
+    elsewhere()
+    assert current(mine, "dataset").version == "v1"
+    other = storage.here(root)
+    point(other, read(other / "dataset" / "v2"))
+    assert current(mine, "dataset").version == "v2"
+
+
+def test_what_lies_half_fetched_is_fetched_again(root: Path, elsewhere: Any) -> None:
+    made(root)
+    elsewhere()
+    half = storage.here(root) / "dataset" / "v1" / "events"
+    half.mkdir(parents=True)
+    (half / "part.bin").write_text("ro")
+    found = find(root, "dataset", "v1")
+    assert found is not None
+    found.verify()
+
+
+def test_a_folder_is_brought_up_to_date(root: Path, remote: Path) -> None:
+    (remote / "requests" / "hour=1").mkdir(parents=True)
+    for name in ("a", "b"):
+        (remote / "requests" / "hour=1" / name).write_text(name)
+    (root / "requests" / "hour=1").mkdir(parents=True)
+    (root / "requests" / "hour=1" / "a").write_text("mine")
+    storage.update(root / "requests")
+    found = {f.name: f.read_text() for f in (root / "requests" / "hour=1").iterdir()}
+    assert found == {"a": "mine", "b": "b"}
+    storage.update(root / "nothing")
+
+
+def test_what_is_gone_there_goes_here(root: Path, remote: Path) -> None:
+    root.mkdir(parents=True)
+    (root / "utility.json").write_text("{}")
+    storage.put(root / "utility.json")
+    (remote / "utility.json").unlink()
+    assert storage.fetch(root / "utility.json")
+    assert not storage.fetch(root / "utility.json", fresh=True)
+    storage.remove(root / "utility.json")
+
+
+def test_removing_removes_both(root: Path, remote: Path) -> None:
+    made(root)
+    storage.remove(root / "dataset")
+    assert not (remote / "dataset").exists()
+    assert not (root / "dataset").exists()
+
+
+def test_tables_may_lie_behind_a_uri(root: Path, remote: Path) -> None:
+    for name in ("a.parquet", "b.parquet", "c.txt"):
+        (remote / name).write_text(name)
+    times = {file.name: file.stat().st_mtime_ns for file in remote.iterdir()}
+    found = expand(f"file://{remote}/*.parquet", "source.events")
+    assert found == (root / "a.parquet", root / "b.parquet")
+    assert found[0].stat().st_mtime_ns == times["a.parquet"]
+    assert expand(f"file://{remote}/a.parquet", "source.events") == found[:1]
+    with pytest.raises(UserError, match=r"source\.events=.*does not exist"):
+        expand(f"file://{remote}/*.csv", "source.events")
+
+
+def test_a_storage_that_fails_is_tried_again_and_then_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = 2
+    copied = storage._copied_there
+
+    def failing(*words: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError("503 slow down")
+        copied(*words)
+
+    monkeypatch.setattr(storage, "TRIES", (0.0, 0.0))
+    monkeypatch.setattr(storage, "_copied_there", failing)
+    made(root)
+    left = 100
+    with pytest.raises(StorageError, match=r"file:///.*cannot be written: 503 slow down.*run"):
+        made(root, "v2")
+    assert not storage.exists(root / "dataset" / "v2" / "manifest.json")
+
+
+def test_an_unknown_storage_is_refused() -> None:
+    with pytest.raises(StorageError, match="nosuch://"):
+        storage.check("nosuch://bucket/root")
