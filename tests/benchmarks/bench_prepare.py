@@ -44,7 +44,11 @@ def write_log(folder: Path, sizes: dict[str, int]) -> None:
 
 
 def _ids(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    ranks = (count * rng.random(size) ** 2).astype(np.int64)
+    return spread((count * rng.random(size) ** 2).astype(np.int64))
+
+
+def spread(ranks: np.ndarray) -> np.ndarray:
+    """Ids of ranks, all over 62 bits."""
     return (ranks * 0x5851F42D4C957F2D) & ((1 << 62) - 1)
 
 

@@ -1,6 +1,7 @@
 """How stages grow: `python -m tests.benchmarks.growth [events=[1000000,10000000,100000000]]`.
 
-A synthetic log of each size, with a hundred events a user and two hundred an item, is prepared;
+A synthetic log of each size, with a hundred events a user and two hundred an item, and with a
+category and a vector of each item, is prepared;
 graph encoder, user model, retriever and ranker are trained, the last size for `steps` (2,000) steps
 each, the others as many as the defaults say; then everything is exported and indexed. Each job is a
 process of its own; what is finished is found again, and a file `wait` in the folder holds the next
@@ -18,15 +19,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data.contract.artifact import write_atomically
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.plan import compared
 from ray_jobs.planning.growth import Growth
 from ray_jobs.planning.measured import Measured
-from tests.benchmarks.bench_prepare import write_log
+from tests.benchmarks.bench_prepare import spread, write_log
 
 MODELS = ("graph", "user", "two_tower", "ranker")
-DAYS = 60
+DAYS, DIM = 60, 32
 SUMMARY = "summary.json"
 
 
@@ -64,8 +69,13 @@ def run_of(folder: Path, events: int, steps: int) -> Measured:
         log.mkdir(parents=True, exist_ok=True)
         sizes = {"events": events, "users": events // 100, "items": events // 200, "days": DAYS}
         write_log(log, sizes)
+        write_items(log / "items.parquet", sizes["items"])
         (log / "done").touch()
-    source = ["source.kind=table", f"source.events={log}/*.parquet"]
+    source = [
+        "source.kind=table",
+        f"source.events={log}/day-*",
+        f"source.items={log}/items.parquet",
+    ]
     limit = [f"train.max_steps={steps}"] if steps else []
     job_of(folder, root, "prepare", source)
     for model in MODELS:
@@ -73,6 +83,20 @@ def run_of(folder: Path, events: int, steps: int) -> Measured:
     job_of(folder, root, "export", limit)
     job_of(folder, root, "index", limit)
     return Measured.of(root, num_cores())
+
+
+def write_items(path: Path, count: int) -> None:
+    """A category and a vector of each item, both by its rank."""
+    rng = np.random.default_rng(1)
+    category = rng.integers(200, size=count)
+    centres = rng.normal(size=(200, DIM)).astype(np.float32)
+    vectors = centres[category] + rng.normal(size=(count, DIM)).astype(np.float32)
+    table = {
+        "item_id": spread(np.arange(count)),
+        "category": pa.array(category.astype(str)),
+        "content": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM),
+    }
+    pq.write_table(pa.table(table), path)
 
 
 def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
