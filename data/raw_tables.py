@@ -127,7 +127,7 @@ class RawTables:
 
 
 def _print_of(files: FileSet) -> dict[str, Any]:
-    stats = [(str(path), path.stat()) for path in files.files]
+    stats = [(storage.uri_of(path), path.stat()) for path in files.files]
     return {
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         "columns": dict(files.columns),

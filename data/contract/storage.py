@@ -239,6 +239,10 @@ def _copied_there(system: Any, file: Path, target: str) -> None:
         system.create_dir(str(PurePosixPath(target).parent))
     with file.open("rb") as source, system.open_output_stream(target) as sink:
         shutil.copyfileobj(source, sink, CHUNK)
+    # The time there is the file's on every machine.
+    time_ns = system.get_file_info(target).mtime_ns
+    if time_ns:
+        os.utime(file, ns=(time_ns, time_ns))
 
 
 def remove(path: Path) -> None:

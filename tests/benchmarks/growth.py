@@ -2,10 +2,9 @@
 
 A synthetic log of each size, with a hundred events a user and two hundred an item, and with a
 category and a vector of each item, is prepared;
-graph encoder, user model, retriever and ranker are trained, the last size for `steps` (2,000) steps
-each, the others as many as the defaults say; then everything is exported and indexed. Each job is a
-process of its own; what is finished is found again, and a file `wait` in the folder holds the next
-job back. Lines through all sizes but the largest are compared with the largest (`ray_jobs.plan`).
+graph encoder, user model, retriever and ranker are trained for `steps` (2,000) steps each; then
+everything is exported and indexed. Each job is a process of its own, and what is finished is found
+again. Lines through all sizes but the largest are compared with the largest (`ray_jobs.plan`).
 `keep=` names a file for the measurements of all but the largest. The last line is one JSON object.
 """
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,10 +39,7 @@ def main() -> None:
     folder = Path(words.get("folder", "runs/growth"))
     events = json.loads(words.get("events", "[1000000,10000000,100000000]"))
     steps = int(words.get("steps", "2000"))
-    runs = []
-    for size in sorted(events):
-        limit = steps if size == max(events) else 0
-        runs.append(run_of(folder, size, limit))
+    runs = [run_of(folder, size, steps) for size in sorted(events)]
     *small, large = runs
     if "keep" in words:
         write_atomically(Path(words["keep"]), json.dumps([asdict(run) for run in small], indent=1))
@@ -76,7 +71,7 @@ def run_of(folder: Path, events: int, steps: int) -> Measured:
         f"source.events={log}/day-*",
         f"source.items={log}/items.parquet",
     ]
-    limit = [f"train.max_steps={steps}"] if steps else []
+    limit = [f"train.max_steps={steps}"]
     job_of(folder, root, "prepare", source)
     for model in MODELS:
         job_of(folder, root, "train", [f"model={model}", *limit])
@@ -104,8 +99,6 @@ def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
     done = root / f"{'-'.join([name, *words[:1]]).replace('/', '_')[:60]}.json"
     if done.is_file():
         return
-    while (folder / "wait").exists():
-        time.sleep(1)
     before = _stages(root / SUMMARY)
     command = [sys.executable, "-m", f"ray_jobs.{name}", f"root={root}", *words]
     print(" ".join(command[1:]), file=sys.stderr)
