@@ -155,8 +155,8 @@ def _write_lookups(dataset: Dataset, folder: Path) -> None:
         columns["users"] = {USER_COLUMN: as_column(dataset.user_days.newest(dataset.user_ids.rows))}
     for side, added in columns.items():
         _write_table(dataset.artifact.path / f"{side}.arrow", added, folder / f"{side}.arrow")
-    for name, space in dataset.artifact.manifest.id_space.items():
-        source = dataset.root / f"{name}_ids" / space["version"]
+    for name in dataset.artifact.manifest.id_space:
+        source = dataset.ids_folder(name)
         for file in ("ids.arrow", "keys.arrow"):
             link(source / file, folder / "ids" / name / file)
 

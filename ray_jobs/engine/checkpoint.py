@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import DefaultLoadPlanner, LoadPlan
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -42,10 +45,19 @@ def save(folder: Path, learner: Learner, state: TrainState) -> None:
         for last in (".metadata", "state.json"):
             storage.put(folder / name / last)
         write_atomically(folder / POINTER, name)
-        for old in folder.glob("step-*"):
-            if old.name != name:
-                storage.remove(old)
     ranks.barrier()
+    _remove_older(folder, name)
+
+
+def _remove_older(folder: Path, name: str) -> None:
+    """Removes what went before a checkpoint; of a mirror, each rank what is on its own disk."""
+    for old in folder.glob("step-*"):
+        if old.name == name:
+            continue
+        if ranks.rank() == 0:
+            storage.remove(old)
+        elif storage.is_mirrored(folder):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: Path, learner: Learner) -> TrainState | None:
@@ -54,11 +66,24 @@ def load(folder: Path, learner: Learner) -> TrainState | None:
     if not storage.fetch(pointer, fresh=True):
         return None
     path = folder / pointer.read_text().strip()
-    storage.update(path)
+    storage.fetch(path, fresh=True)  # an earlier attempt may have left another here
     tensors = _tensors(learner)
-    dcp.load(tensors, checkpoint_id=str(path), no_dist=ranks.world_size() == 1)
+    alone = ranks.world_size() == 1
+    dcp.load(tensors, checkpoint_id=str(path), planner=LoadPlanner(), no_dist=alone)
     _restore(learner, tensors)
     return _state(json.loads((path / "state.json").read_text()))
+
+
+class LoadPlanner(DefaultLoadPlanner):
+    """The stock planner, less its guess at checkpoints of before torch 2.4.
+
+    It takes what a rank does not hold, tables of other ranks say, for a sign of one.
+    """
+
+    def create_local_plan(self) -> LoadPlan:
+        """What this rank reads; all that it holds has to be there."""
+        assert self.metadata is not None
+        return create_default_local_load_plan(self.state_dict, self.metadata, strict=True)
 
 
 def _tensors(learner: Learner) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
 
     trainer = TorchTrainer(
         loop,
-        scaling_config=ScalingConfig(num_workers=assignment.settings.train.num_workers),
+        # Over all hosts: each has memory for its part of the tables.
+        scaling_config=ScalingConfig(
+            num_workers=assignment.settings.train.num_workers, placement_strategy="SPREAD"
+        ),
         run_config=_run_config(assignment, complaint),
     )
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from data.contract.artifact import read
+from data.contract.artifact import find
 from data.contract.settings import UserError
 from ray_jobs.engine.ranking_model import RankingModel
 
@@ -61,12 +61,12 @@ def teacher_of(root: Path, settings: RankerSettings) -> Artifact | None:
         return None
     folder = root / "ranker"
     versions = sorted(p.name for p in folder.glob("*") if (p / "manifest.json").is_file())
-    if settings.teacher not in versions:
+    artifact = find(root, "ranker", settings.teacher)
+    if artifact is None:
         known = ", ".join(versions) or "none yet"
         raise UserError(
             f"ranker.teacher={settings.teacher} is no ranker of this root; it has {known}"
         )
-    artifact = read(folder / settings.teacher)
     rate = artifact.manifest.settings["ranker"]["negative_rate"]
     if rate != settings.negative_rate:
         raise UserError(

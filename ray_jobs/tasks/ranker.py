@@ -16,6 +16,7 @@ import torch
 
 from data.batching import even_chunks, ranker_batch
 from data.blocks import row_groups
+from data.contract.artifact import read
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
@@ -209,5 +210,5 @@ def first_rows(path: Path, count: int) -> pa.Table:
 
 def candidate_files(root: Path, version: str, parts: tuple[str, ...]) -> list[Path]:
     """Files of impressions made from candidates."""
-    folder = root / "candidates" / version / "impressions"
+    folder = read(root / "candidates" / version).path / "impressions"
     return [file for part in parts for file in sorted((folder / f"part={part}").glob("*.parquet"))]
