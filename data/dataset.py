@@ -115,7 +115,7 @@ class Dataset:
     def ids_folder(self, name: str) -> Path:
         """Folder of the id space of "item" or "user"."""
         version: str = self.artifact.manifest.id_space[name]["version"]
-        return artifact.read(self.root / f"{name}_ids" / version).path
+        return artifact.folder(self.root / f"{name}_ids" / version)
 
     @cached_property
     def items(self) -> FeatureTable:
@@ -237,7 +237,7 @@ class Dataset:
         """Folder of each day of `events` or `impressions`, by date."""
         versions: dict[str, str] = self.details[PARTITIONS[table]]
         base = self.artifact.path.parent
-        made = {v: artifact.read(base / v).path for v in set(versions.values())}
+        made = {v: artifact.folder(base / v) for v in set(versions.values())}
         return {d: made[v] / table / f"date={d}" for d, v in versions.items()}
 
     def _files(self, table: str, days: tuple[int, int]) -> list[Path]:

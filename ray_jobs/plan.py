@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.contract.settings import Count, Positive, UserError, help_lines, load
+from data.contract.settings import Count, Positive, UserError, help_table, load
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.planning.growth import Growth, Needs
 from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, planned, stored_gib
@@ -136,10 +136,7 @@ def main(words: Sequence[str]) -> int:
     """Plans, prints, and returns the exit code."""
     console = Console(stderr=True)
     if {"--help", "-h"} & set(words):
-        rows = [
-            f"  {key}  {text} [{kind}; default {default}]" for key, kind, default, text in _help()
-        ]
-        sys.stdout.write("\n".join([(__doc__ or "").strip(), "", *rows, ""]))
+        sys.stdout.write("\n".join([(__doc__ or "").strip(), "", *help_table(PlanSettings), ""]))
         return 0
     try:
         settings = load(PlanSettings, words)
@@ -160,10 +157,6 @@ def main(words: Sequence[str]) -> int:
     summary = {"job": "plan", "measured": [asdict(run.sizes) for run in runs], "logs": logs}
     sys.stdout.write(json.dumps(summary | {"check": check}) + "\n")
     return 0
-
-
-def _help() -> list[tuple[str, str, str, str]]:
-    return list(help_lines(PlanSettings))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import faiss
 
+from serve.breaker import Breakers
 from serve.candidates import Found
-
-if TYPE_CHECKING:
-    from serve.breaker import Breakers
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +59,14 @@ class Round:
     Attributes:
         asked: calls under way; None where there was no place.
         failures: of those that were not asked.
+        breakers: of the sources.
         started: when, by `time.perf_counter`.
         left_s: seconds that the request had for them.
     """
 
     asked: dict[str, Asked | None]
     failures: dict[str, str]
+    breakers: Breakers
     started: float
     left_s: float
 
@@ -118,15 +117,13 @@ class Fanout:
         failures = dict.fromkeys(calls.keys() - set(allowed), "open")
         started = time.perf_counter()
         every = [Asked(name, calls[name], deadlines_s[name]) for name in allowed]
-        return Round({o.source: self._submit(o) for o in every}, failures, started, left_s)
+        asked = {one.source: self._submit(one) for one in every}
+        return Round(asked, failures, breakers, started, left_s)
 
-    def answers(self, sent: Round, breakers: Breakers) -> Answers:
+    def answers(self, sent: Round) -> Answers:
         """Waits for each source until its deadline; what came meanwhile is in time.
 
-        Args:
-            sent: what was asked.
-            breakers: of the sources; one that had less than half of its deadline is not blamed for
-                being late.
+        A source that had less than half of its deadline is not blamed for being late.
         """
         answers = Answers([], dict(sent.failures))
         for name, one in sent.asked.items():
@@ -135,7 +132,7 @@ class Fanout:
                 answers.failures[name] = failure
             hurried = one and failure == "late" and sent.left_s < one.deadline_s / 2
             if failure != "shed" and not hurried:  # these say nothing about the source
-                breakers[name].note(failure is None)
+                sent.breakers[name].note(failure is None)
         return answers
 
     def _collect(self, one: Asked, sent: Round, found: list[Found]) -> str | None:

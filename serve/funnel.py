@@ -225,7 +225,7 @@ class Funnel:
 
     def _found(self, asked: Round, query: Query, trace: Trace) -> list[Found]:
         """What the sources find, less what is not served or was seen."""
-        answers = self._fanout.answers(asked, self.breakers)
+        answers = self._fanout.answers(asked)
         if answers.failures:
             trace.fallbacks.add("partial")
         trace.funnel["found"] = {one.source: len(one.rows) for one in answers.found}

@@ -89,6 +89,7 @@ class RequestLog:
         self._count_lost = count_lost
         self._waiting: list[tuple[Served, tuple[str, ...]]] = []
         self._rows = 0
+        self._written: list[Path] = []
         self._lock = threading.Lock()
 
     def add(self, served: Served, actions: tuple[str, ...]) -> None:
@@ -105,6 +106,7 @@ class RequestLog:
 
         Raises:
             OSError: the disk refuses; what waited is lost and counted.
+            StorageError: the root's storage refuses; the files stay here and are put next time.
         """
         with self._lock:
             waiting, rows = self._waiting, self._rows
@@ -114,7 +116,14 @@ class RequestLog:
         except OSError:
             self._count_lost(rows)
             raise
+        self._put()
         return len(waiting)
+
+    def _put(self) -> None:
+        """Takes what was written to where the root lies."""
+        while self._written:
+            storage.put(self._written[0])
+            del self._written[0]
 
     def _write_groups(self, waiting: list[tuple[Served, tuple[str, ...]]]) -> None:
         groups: dict[tuple[str, tuple[str, ...]], list[Served]] = {}
@@ -131,7 +140,7 @@ class RequestLog:
         temporary = folder / f".{name}"
         pq.write_table(table, temporary, compression="zstd")
         temporary.rename(folder / name)
-        storage.put(folder / name)
+        self._written.append(folder / name)
 
 
 def hour_of(timestamp_ms: int) -> str:

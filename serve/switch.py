@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract import storage
-from data.contract.artifact import MANIFEST, POINTER, find
+from data.contract.artifact import MANIFEST, POINTER, is_whole
 from data.contract.settings import UserError
 from serve.bundle import KIND, Bundle
 from serve.funnel import Funnel
@@ -84,6 +84,7 @@ class Switch:
                 pointed = self._pointer()
             except UserError as error:
                 self._refuse(self._pinned, error)
+                self._pointed = NOWHERE  # what it was is tried again once it is back
                 return False
             if pointed == self._pointed:
                 return False
@@ -122,7 +123,7 @@ class Switch:
         try:
             storage.fetch(self._folder / POINTER, fresh=True)
             version = version or (self._folder / POINTER).read_text().strip()
-            find(self._folder.parent, KIND, version)  # brings it here
+            is_whole(self._folder / version)  # brings it here
             return version, (self._folder / version / MANIFEST).stat().st_mtime_ns
         except OSError:
             if self._pinned:

@@ -2,16 +2,14 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from tests.e2e.processes import free_port
+from tests.e2e.processes import free_port, wait_until_it_answers
 
 BUCKET = "company"
-START_SECONDS = 60
 
 
 @contextmanager
@@ -35,13 +33,8 @@ def running_s3() -> Iterator[dict[str, str]]:
 
 def make_bucket(url: str) -> None:
     """Makes the bucket once the server answers."""
-    end = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            httpx.put(f"{url}/{BUCKET}").raise_for_status()
-        except httpx.HTTPError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
-        else:
-            return
+
+    def make() -> None:
+        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+
+    wait_until_it_answers(make, httpx.HTTPError)

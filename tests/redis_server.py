@@ -2,15 +2,13 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import redis
 
-from tests.e2e.processes import free_port
+from tests.e2e.processes import free_port, wait_until_it_answers
 
 
 def is_installed() -> bool:
@@ -26,21 +24,7 @@ def running_redis(folder: Path) -> Iterator[str]:
     with subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL) as server:
         try:
             url = f"redis://127.0.0.1:{port}/0"
-            wait_for(redis.Redis.from_url(url))
+            wait_until_it_answers(redis.Redis.from_url(url).ping, redis.RedisError)
             yield url
         finally:
             server.terminate()
-
-
-def wait_for(server: Any, seconds: float = 10.0) -> None:
-    """Until a Redis server answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            server.ping()
-        except redis.RedisError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-        else:
-            return

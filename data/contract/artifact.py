@@ -121,19 +121,24 @@ def version_of(parents: list[dict[str, str]], settings: Mapping[str, Any]) -> st
 def find(root: Path, kind: str, version: str) -> Artifact | None:
     """The artefact if it is there and whole, else None."""
     path = root / kind / version
-    return read(path) if _is_whole(path) else None
+    return read(path) if is_whole(path) else None
 
 
 def read(path: Path) -> Artifact:
     """Opens a published artefact, fetched if need be. Raises UserError when it has no manifest."""
-    if not _is_whole(path):
-        uri = storage.uri_of(path)
-        raise UserError(f"{uri} holds no {MANIFEST}; the job that writes it has not finished")
-    path = storage.here(path)
+    path = folder(path)
     return Artifact(path, Manifest(**json.loads((path / MANIFEST).read_text())))
 
 
-def _is_whole(path: Path) -> bool:
+def folder(path: Path) -> Path:
+    """Where a published artefact lies here, fetched if need be. Raises UserError as `read` does."""
+    if not is_whole(path):
+        uri = storage.uri_of(path)
+        raise UserError(f"{uri} holds no {MANIFEST}; the job that writes it has not finished")
+    return storage.here(path)
+
+
+def is_whole(path: Path) -> bool:
     """Whether an artefact is here, or can be brought here, with its manifest."""
     file = storage.here(path) / MANIFEST
     if not file.is_file() and storage.exists(path / MANIFEST):

@@ -223,6 +223,13 @@ def help_lines(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str, str
             yield key, kind, _default_text(field), texts.get(field.name, "")
 
 
+def help_table(*classes: type[Any]) -> list[str]:
+    """A line for every setting of some classes, their keys in one column."""
+    rows = [row for cls in classes for row in help_lines(cls)]
+    width = max(len(key) for key, *_ in rows)
+    return [f"  {k:<{width}}  {text} [{kind}; default {d}]" for k, kind, d, text in rows]
+
+
 def attribute_help(cls: type[Any]) -> dict[str, str]:
     """What the docstrings of a class and of those it extends say of its fields."""
     texts: dict[str, str] = {}

@@ -125,12 +125,10 @@ def check(root: str) -> None:
     """Looks whether a root can be reached. Raises StorageError."""
     path = mirror(root)
     system, place = _origin(path)
-    _tried(path, "reached", lambda: system.get_file_info(place))
     bucket = PurePosixPath(place).parts[0]
-    if is_uri(root) and not place.startswith("/"):
-        found = _tried(path, "reached", lambda: system.get_file_info(bucket))
-        if found.type == fs.FileType.NotFound:
-            raise StorageError(f"root={root}: there is no bucket {bucket}; make it first")
+    found = _tried(path, "reached", lambda: system.get_file_info(bucket))
+    if found.type == fs.FileType.NotFound:
+        raise StorageError(f"root={root}: there is no bucket {bucket}; make it first")
 
 
 def exists(path: Path) -> bool:
@@ -174,13 +172,9 @@ def fetch(path: Path, fresh: bool = False) -> bool:
 def _copied_here(system: Any, info: Any, target: Path) -> None:
     _forget(target)
     if info.type == fs.FileType.Directory:
-        selector = fs.FileSelector(info.path, recursive=True)
-        files = [one for one in system.get_file_info(selector) if one.is_file]
         target.mkdir()
-    else:
-        files = [info]
-    for one in files:
-        file = target / PurePosixPath(one.path).relative_to(info.path)
+    for one in _files(system, info.path):
+        file = _under(target, info.path, one)
         file.parent.mkdir(parents=True, exist_ok=True)
         with system.open_input_stream(one.path) as source, file.open("wb") as sink:
             shutil.copyfileobj(source, sink, CHUNK)
@@ -228,10 +222,8 @@ def update(folder: Path) -> None:
     if not is_mirrored(folder):
         return
     system, place = _origin(folder)
-    selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
-    for one in _tried(folder, "read", lambda: system.get_file_info(selector)):
-        if one.is_file:
-            fetch(folder / PurePosixPath(one.path.lstrip("/")).relative_to(place.lstrip("/")))
+    for one in _tried(folder, "read", lambda: _files(system, place)):
+        fetch(_under(folder, place, one))
 
 
 def _copied_there(system: Any, file: Path, target: str) -> None:
@@ -266,15 +258,41 @@ def _forget(path: Path) -> None:
 
 
 def expand(pattern: str) -> str:
-    """Brings what a URI with `*` in its last part names here; the same pattern in the mirror."""
-    folder, _, name = pattern.rpartition("/")
-    whole = mirror(folder if "*" in name else pattern)
+    """Brings what a URI with `*` in its last part names here; the same pattern in the mirror.
+
+    A company's log is written by others: what has changed there is fetched again, and what is gone
+    there goes here too.
+    """
+    above, _, name = pattern.rpartition("/")
+    one = "*" not in name
+    whole = mirror(pattern if one else above)
     system, place = _origin(whole)
-    if "*" not in name:
-        fetch(whole)
-        return str(whole)
-    selector = fs.FileSelector(place, allow_not_found=True)
-    for one in _tried(whole, "read", lambda: system.get_file_info(selector)):
-        if one.is_file and PurePosixPath(one.path).match(name):
-            fetch(whole / PurePosixPath(one.path).name)
-    return str(whole / name)
+    found = _tried(whole, "read", lambda: _files(system, place, recursive=one))
+    there = {_under(whole, place, info): info for info in found}
+    named = {file: info for file, info in there.items() if one or file.match(name)}
+    for file, info in named.items():
+        fetch(file, fresh=_differs(info, file))
+    for file in set(whole.rglob("*") if one else whole.glob(name)) - named.keys():
+        if file.is_file():
+            file.unlink()
+    return str(whole if one else whole / name)
+
+
+def _files(system: Any, place: str, recursive: bool = True) -> list[Any]:
+    """The file of a place, or those of the folder that it is; none where there is nothing."""
+    info = system.get_file_info(place)
+    if info.type != fs.FileType.Directory:
+        return [info] if info.is_file else []
+    found = system.get_file_info(fs.FileSelector(place, recursive=recursive))
+    return [one for one in found if one.is_file]
+
+
+def _under(folder: Path, place: str, info: Any) -> Path:
+    """Where a file of a place lies in the folder that mirrors it."""
+    return folder / PurePosixPath(info.path.lstrip("/")).relative_to(place.lstrip("/"))
+
+
+def _differs(info: Any, file: Path) -> bool:
+    """Whether a file is another there than here, by size and time."""
+    mine = file.stat() if file.is_file() else None
+    return mine is None or (info.size, info.mtime_ns) != (mine.st_size, mine.st_mtime_ns)

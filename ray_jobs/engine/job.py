@@ -42,6 +42,7 @@ from data.contract.settings import (
     build,
     check_keys,
     help_lines,
+    help_table,
     merge,
     read_words,
     read_yaml,
@@ -264,11 +265,6 @@ def help_text(name: str, main: Main, arguments: type[Any]) -> str:
     """Usage, the job's own words and every setting with type, default and meaning."""
     command = f"python -m ray_jobs.{name} [file.yaml ...] [key=value ...]"
     usage = f"{command}\n\n{(main.__doc__ or '').strip()}"
-    own = [*help_lines(arguments)]
-    rows = [*own, *help_lines(Settings)]
-    width = max(len(key) for key, *_ in rows)
-    lines = [
-        f"  {k:<{width}}  {text} [{kind}; default {default}]" for k, kind, default, text in rows
-    ]
-    head = ["\nWords of this job:", *lines[: len(own)]] if own else []
-    return "\n".join([usage, *head, "\nSettings:", *lines[len(own) :]])
+    own, lines = len([*help_lines(arguments)]), help_table(arguments, Settings)
+    head = ["\nWords of this job:", *lines[:own]] if own else []
+    return "\n".join([usage, *head, "\nSettings:", *lines[own:]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.settings import UserError
-from ray_jobs.planning.measured import PARTS, STAGES, Driver, Measured, Sizes
+from ray_jobs.planning.measured import DRIVERS, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,22 +75,20 @@ class Growth:
         """From at least two runs of different sizes. Raises UserError."""
         if len({run.sizes.events for run in runs}) < 2:
             raise UserError("measured= needs finished runs of at least two sizes of a log")
-        drivers = {name: part.driver for name, part in PARTS.items()}
         return cls(
             cores=runs[0].cores,
             seconds=_lines(runs, STAGES, lambda run: run.seconds),
             peak_mib=_lines(runs, STAGES, lambda run: run.peak_mib),
-            bytes=_lines(runs, drivers, lambda run: run.bytes),
+            bytes=_lines(runs, DRIVERS, lambda run: run.bytes),
         )
 
     def at(self, sizes: Sizes) -> Needs:
         """What a log of that size takes."""
-        drivers = {name: part.driver for name, part in PARTS.items()}
         return Needs(
             sizes,
             _values(self.seconds, STAGES, sizes),
             _values(self.peak_mib, STAGES, sizes),
-            _values(self.bytes, drivers, sizes),
+            _values(self.bytes, DRIVERS, sizes),
         )
 
 

@@ -104,6 +104,7 @@ PARTS: dict[str, Part] = {
     "bundle: users": Part("users", "bundles", ("users", "user_", "medoids", "importance")),
     "bundle: items": Part("items", "bundles"),
 }
+DRIVERS: dict[str, Driver] = {name: part.driver for name, part in PARTS.items()}
 STAGES: dict[str, Driver] = {
     **{"prepare": "events", "sample": "events", "train graph": "events", "calibrate": "rows"},
     **{"train id": "rows", "train user": "rows", "train two_tower": "rows"},

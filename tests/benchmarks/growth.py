@@ -1,10 +1,10 @@
 """How stages grow: `python -m tests.benchmarks.growth [events=[1000000,10000000,100000000]]`.
 
 A synthetic log of each size, with a hundred events a user and two hundred an item, and with a
-category and a vector of each item, is prepared;
-graph encoder, user model, retriever and ranker are trained for `steps` (2,000) steps each; then
-everything is exported and indexed. Each job is a process of its own, and what is finished is found
-again. Lines through all sizes but the largest are compared with the largest (`ray_jobs.plan`).
+category and a vector of each item, is prepared; graph encoder, user model, retriever and ranker are
+trained for `steps` (2,000) steps each; then everything is exported and indexed. Each job is a
+process of its own, and what is finished is found again. Lines through all sizes but the largest are
+compared with the largest (`ray_jobs.plan`).
 `keep=` names a file for the measurements of all but the largest. The last line is one JSON object.
 """
 
@@ -99,19 +99,16 @@ def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
     done = root / f"{'-'.join([name, *words[:1]]).replace('/', '_')[:60]}.json"
     if done.is_file():
         return
-    before = _stages(root / SUMMARY)
+    file = root / SUMMARY
+    before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     command = [sys.executable, "-m", f"ray_jobs.{name}", f"root={root}", *words]
     print(" ".join(command[1:]), file=sys.stderr)
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     summary: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     for part in ("seconds", "peak_mib"):
         summary[part] = before.get(part, {}) | summary[part]
-    write_atomically(root / SUMMARY, json.dumps(summary))
+    write_atomically(file, json.dumps(summary))
     write_atomically(done, json.dumps(summary))
-
-
-def _stages(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = (
@@ -65,6 +65,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_until_it_answers(
+    ask: Callable[[], object], refusals: type[Exception], seconds: float = 60.0
+) -> None:
+    """Asks a server until it answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            ask()
+        except refusals:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str], token: str = "") -> None:

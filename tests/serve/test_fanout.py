@@ -26,7 +26,7 @@ def ask(
     breakers: Breakers,
     left_s: float = math.inf,
 ) -> Answers:
-    return fanout.answers(fanout.ask(calls, deadlines_s, breakers, left_s), breakers)
+    return fanout.answers(fanout.ask(calls, deadlines_s, breakers, left_s))
 
 
 def nothing() -> Found:

@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data.contract import storage
 from data.contract.schema import IMPRESSION_COLUMNS
+from data.contract.storage import StorageError
 from serve.feed import Feed
 from serve.messages import Context, RecommendRequest
 from serve.settings import ServeSettings
@@ -79,6 +81,25 @@ def test_what_the_disk_refuses_is_lost_and_counted(feed: Feed, root: Path) -> No
         feed._log.write()
     assert b"homefeed_log_lost_items_total 10.0" in feed.metrics.text()
     assert feed._log.write() == 0
+
+
+def test_what_the_storage_refuses_is_put_with_the_next_that_it_takes(
+    feed: Feed, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[Path] = []
+
+    def refuse(path: Path) -> None:
+        raise StorageError(f"{path} cannot be written")
+
+    monkeypatch.setattr(storage, "put", refuse)
+    feed.recommend(RecommendRequest(user_id=3))
+    with pytest.raises(StorageError, match="cannot be written"):
+        feed._log.write()
+    monkeypatch.setattr(storage, "put", put.append)
+    feed._log.write()
+    assert sorted(put) == [*files(root, "features"), *files(root, "impressions")]
+    feed._log.write()
+    assert len(put) == 2
 
 
 def test_an_unranked_feed_is_logged_without_predictions(feed: Feed, root: Path) -> None:

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from serve.lmdb_store import LmdbStore
 from serve.redis_store import RedisStore
 from serve.store import Store
-from tests.e2e.processes import free_port
-from tests.redis_server import wait_for
+from tests.e2e.processes import free_port, wait_until_it_answers
 
 Open = Callable[..., Store]
 
@@ -242,7 +241,7 @@ def own_redis(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def wait_for_one(server: subprocess.Popen[bytes]) -> None:
     with redis.Redis.from_url(url_of(server)) as client:
-        wait_for(client)
+        wait_until_it_answers(client.ping, redis.RedisError)
 
 
 def url_of(server: subprocess.Popen[bytes]) -> str:
@@ -271,7 +270,7 @@ def test_a_redis_that_hangs_is_asked_once(
         store.append([event("a")])
     assert len([text for text in sent if b"EVALSHA" in text]) == 1
     own_redis.send_signal(signal.SIGCONT)
-    wait_for(store._redis)
+    wait_until_it_answers(store._redis.ping, redis.RedisError)
     assert store.append([event("a")]).sequence == 1
     store.close()
 

@@ -151,6 +151,33 @@ def test_tables_may_lie_behind_a_uri(root: Path, remote: Path) -> None:
         expand(f"file://{remote}/*.csv", "source.events")
 
 
+def test_a_log_behind_a_uri_is_read_as_it_is_there_now(root: Path, remote: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (remote / name).write_text("old")
+    everything = f"file://{remote}/*.csv"
+    expand(everything, "source.events")
+    (remote / "a.csv").write_text("newer")
+    (remote / "b.csv").unlink()
+    (remote / "c.csv").write_text("new")
+    found = expand(everything, "source.events")
+    assert {file.name: file.read_text() for file in found} == {"a.csv": "newer", "c.csv": "new"}
+    (remote / "a.csv").write_text("newest")
+    assert expand(f"file://{remote}/a.csv", "source.events")[0].read_text() == "newest"
+    (remote / "c.csv").unlink()
+    assert [file.name for file in expand(f"file://{remote}", "source.events")] == ["a.csv"]
+    assert (root / "a.csv").read_text() == "newest"
+
+
+def test_a_log_that_has_not_changed_is_not_fetched_again(
+    root: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (remote / "a.csv").write_text("rows")
+    expand(f"file://{remote}/*.csv", "source.events")
+    monkeypatch.setattr(storage, "_copied_here", None)
+    assert expand(f"file://{remote}/*.csv", "source.events") == (root / "a.csv",)
+    assert expand(f"file://{remote}/a.csv", "source.events") == (root / "a.csv",)
+
+
 def test_a_storage_that_fails_is_tried_again_and_then_named(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

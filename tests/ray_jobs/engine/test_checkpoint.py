@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from models.batch import Batch, Jagged
 from models.embeddings import COLUMNS, ShardedModel, Sharding, Table, shard
 from models.table_shards import full_tables
+from ray_jobs.engine import checkpoint
+from ray_jobs.engine.loop import Learner, TrainState
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.(script|interface). is deprecated"),
     pytest.mark.filterwarnings("ignore:Please use DTensor instead:FutureWarning"),
 ]
 
-RANKS = 3
+RANKS, STEP = 3, 7
 SHARDINGS: tuple[Sharding, ...] = ("table_wise", "column_wise", "row_wise")
 PATHS = ((3, 2), (2, 3), (1, 3), (3, 1))
 # Of two tables cut whole, one of three ranks has none; of two rows, one has none either.
@@ -63,15 +64,21 @@ class Rating(nn.Module):
         return (rating - batch.labels["rating"]).square().mean(), {}
 
 
-def train(model: ShardedModel, journey: Journey, rank: int) -> None:
+def learner_of(model: ShardedModel) -> Learner:
+    return Learner(model, torch.optim.AdamW(model.core.parameters(), lr=0.1), 0.1, 0.5)
+
+
+def train(learner: Learner, journey: Journey, rank: int) -> None:
     draw = torch.Generator().manual_seed(rank)
     for _ in range(3):
         ids = [torch.randint(0, size, (20,), generator=draw) for size in journey.sizes[:2]]
         once = torch.ones(20, dtype=torch.long)
         both = {"item_id": Jagged(ids[0], once), "user_id": Jagged(ids[1], once)}
         labels = {"rating": torch.randn(20, generator=draw)}
-        loss, _ = model.module(Batch(ids=both, inputs={}, labels=labels, weight=torch.ones(20)))
+        batch = Batch(ids=both, inputs={}, labels=labels, weight=torch.ones(20))
+        loss, _ = learner.model.module(batch)
         loss.backward()
+        learner.optimizer.step()
 
 
 @contextmanager
@@ -98,7 +105,7 @@ def travel(rank: int, folder: Path) -> None:
             if rank == 0:
                 (here / f"done-{leg}").touch()
             wait_for(here / f"done-{leg}")
-    os._exit(0)  # as in test_embeddings
+    os._exit(0)  # as in tests/models/test_embeddings.py
 
 
 def wait_for(path: Path) -> None:
@@ -110,14 +117,17 @@ def wait_for(path: Path) -> None:
 
 def take(journey: Journey, leg: int, rank: int, folder: Path) -> None:
     """One leg: trained or loaded, then saved; other tables than those loaded come before."""
+    torch.manual_seed(leg)
     model = shard(Rating(journey.sizes[2]), journey.tables, 0.5, leg, journey.sharding)
+    learner, state = learner_of(model), TrainState(step=STEP)
     if leg == 0:
-        train(model, journey, rank)
+        train(learner, journey, rank)
     else:
-        state = model.state()
-        dcp.load(state, checkpoint_id=folder / f"saved-{leg - 1}")
-        model.load(state)
-    dcp.save(model.state(), checkpoint_id=folder / f"saved-{leg}")
+        loaded = checkpoint.load(folder / f"saved-{leg - 1}", learner)
+        assert loaded is not None
+        state = loaded
+    assert state.step == STEP
+    checkpoint.save(folder / f"saved-{leg}", learner, state)
     tables = full_tables(model.module)
     if rank == 0:
         torch.save({"tables": tables, "plan": model.plan}, folder / f"found-{leg}.pt")
@@ -132,7 +142,7 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tensors(saved: Path) -> dict[str, Tensor]:
     """Everything a checkpoint holds, the optimisers' state too, by path."""
-    dcp_to_torch_save(saved, saved.with_suffix(".pt"))
+    dcp_to_torch_save(saved / f"step-{STEP:06d}", saved.with_suffix(".pt"))
     found: dict[str, Tensor] = {}
     left = [("", torch.load(saved.with_suffix(".pt"), weights_only=False))]
     while left:
@@ -153,7 +163,8 @@ def test_tables_and_their_optimiser_arrive_as_they_left(travelled: Path, journey
     folder = travelled / str(journey)
     found = [torch.load(folder / f"found-{leg}.pt")["tables"] for leg in range(3)]
     saved = [tensors(folder / f"saved-{leg}") for leg in range(3)]
-    assert any("momentum" in name and value.any() for name, value in saved[0].items())
+    for state in ("momentum", "exp_avg_sq"):
+        assert any(state in name and value.any() for name, value in saved[0].items())
     for leg in (1, 2):
         assert equal(found[leg], found[0])
         assert equal(saved[leg], saved[0])

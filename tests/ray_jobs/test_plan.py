@@ -1,0 +1,75 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from data.contract.settings import UserError, load
+from ray_jobs import plan
+from ray_jobs.plan import PlanSettings, compared, main, runs_of
+from ray_jobs.planning.growth import Growth
+from ray_jobs.planning.measured import Measured, Sizes
+
+
+def run_of(users: int, mib: float) -> Measured:
+    return Measured(
+        sizes=Sizes(users=users, items=users, events=100 * users),
+        cores=2,
+        seconds={"prepare": users / 100},
+        peak_mib={"prepare": mib, "train two_tower": mib / 2},
+        bytes={"data set": 900 * users},
+    )
+
+
+def test_a_plan_has_a_column_for_each_log(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["users=[10000,1000000]", "items=[500,2000]", "events_per_user=30"]) == 0
+    out, err = capsys.readouterr()
+    logs = json.loads(out.splitlines()[-1])["logs"]
+    assert [log["items"] for log in logs] == [500, 2000]
+    assert [log["events"] for log in logs] == [300_000, 30_000_000]
+    assert logs[0]["cost"] <= logs[1]["cost"]
+    assert "1,000,000 users" in err
+
+
+def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
+    runs = runs_of(load(PlanSettings, []))
+    assert len({run.sizes.events for run in runs}) >= 2
+    assert all(run.peak_mib and run.seconds and run.bytes for run in runs)
+
+
+def test_lines_are_compared_with_a_larger_run() -> None:
+    growth = Growth.of([run_of(1000, 600.0), run_of(2000, 700.0)])
+    found = compared(growth, run_of(8000, 1000.0))
+    assert found["prepare"]["predicted_mib"] == pytest.approx(1300)
+    assert found["largest"]["error"] == pytest.approx(0.3)
+    assert found["train two_tower"]["measured_mib"] == 500
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["users=[10]", "items=[1,2]"], "items= needs 1 numbers"),
+        (["usrs=[10]"], "usrs"),
+        (["measured=[/nowhere]"], "run ray_jobs.pipeline root=/nowhere first"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_names_every_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert (plan.__doc__ or "").splitlines()[0] in told
+    for word in ("users", "measured", "host.gib", "traffic.peak"):
+        assert f"  {word} " in told
+
+
+def test_one_size_draws_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "measured.json").write_text(json.dumps([asdict(run_of(1000, 600.0))]))
+    monkeypatch.setattr(plan, "OURS", tmp_path / "measured.json")
+    with pytest.raises(UserError, match="two sizes"):
+        Growth.of(runs_of(load(PlanSettings, [])))
