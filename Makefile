@@ -1,5 +1,6 @@
 # Every target sets up .venv first; a fresh clone needs python3 (3.11+), pip and make.
 #   GPU=1         CUDA builds of torch, fbgemm and faiss
+#   WITH=         extras to install: dev (default), mlflow, or both as dev,mlflow
 #   TORCH_INDEX=  package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
 #   ARGS=         settings of the job (key=value ...), or arguments of pytest
 SHELL := /bin/bash
@@ -9,6 +10,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 ROOT ?= runs/default
+WITH ?= dev
 # A world and a number of steps of which 33 trainings fit into ten minutes on two cores.
 SWEEP ?= runs/sweep
 SWEEP_WORLD := world.num_users=3000 world.num_items=4000 two_tower.graph_vectors=false
@@ -32,7 +34,7 @@ $(STAMP):
 	    $(PYTHON) -m venv --clear .venv || { $(PYTHON) -m venv --clear --without-pip .venv \
 	    && $(PYTHON) -m pip --python $(BIN)/python install pip; }; touch .venv/installed-$(BUILD); fi
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(call pin,torch)
-	$(PIP) --editable '.[$(BUILD),dev]'
+	$(PIP) --editable '.[$(BUILD),$(WITH)]'
 	$(PIP) --no-deps $(call pin,torchrec)
 	@rm -f .venv/installed-*-* && touch $@
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
@@ -167,9 +168,7 @@ def _embed_chunk(chunks: _Chunks, number: int) -> None:
 def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
     """One file of all vectors, and the index over the items among them."""
     dim = np.load(chunks.path(0), mmap_mode="r").shape[1]
-    vectors = np.lib.format.open_memmap(
-        draft.path / VECTORS_FILE, "w+", np.float16, (chunks.num_items, dim)
-    )
+    vectors = create_array(draft.path / VECTORS_FILE, np.float16, (chunks.num_items, dim))
     for number in range(chunks.count):
         vectors[chunks.rows(number)] = np.load(chunks.path(number))
     live = np.arange(dataset.item_ids.first_row, chunks.num_items)

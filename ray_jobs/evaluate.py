@@ -35,7 +35,6 @@ from ray_jobs.engine.evaluation import (
 from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, run
-from ray_jobs.engine.memory import map_large_arrays
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
@@ -102,7 +101,6 @@ def evaluate(
     subject = Subject.open(job, models, trained or {})
 
     def write(draft: Draft) -> None:
-        map_large_arrays()
         found = without_nan(_judge(subject))
         (draft.path / METRICS).write_text(json.dumps(found, indent=1))
         write_report(draft.path / REPORT, "Evaluation", subject.facts, _sections(found, subject))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from data.contract.array_file import create_array
 from data.contract.artifact import current, read
 from data.contract.encode import (
     HISTORY_COLUMNS,
@@ -247,7 +248,7 @@ def write_medoids(
         return
     shape = dataset.user_ids.rows, settings.clusters
     columns: Any = [
-        np.lib.format.open_memmap(folder / name, "w+", dtype, shape)
+        create_array(folder / name, dtype, shape)
         for name, dtype in zip(MEDOID_FILES, (np.int32, np.float32), strict=True)
     ]
     positive, calendar = dataset.vocabulary.codes("positive"), dataset.calendar
@@ -263,7 +264,7 @@ def write_medoids(
 
 
 def _column(folder: Path, name: str, size: int) -> Any:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", HISTORY_COLUMNS[name], (size,))
+    return create_array(folder / f"{name}.npy", HISTORY_COLUMNS[name], (size,))
 
 
 def _scatter(columns: dict[str, Any], events: Events, starts: Ints) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.contract.array_file import create_array
 from data.targets import ends_of_days, windows_of
 from data.timelines import events_from
 from data.user_days import KEYS, VECTORS, keys_of
@@ -92,7 +93,7 @@ def _assemble(blocks: _Blocks, draft: Draft) -> None:
     np.save(draft.path / KEYS, keys[order])
     dim = opened(blocks)[1].core.settings.dim
     shape = len(keys), dim
-    vectors = np.lib.format.open_memmap(draft.path / VECTORS, "w+", np.float16, shape)
+    vectors = create_array(draft.path / VECTORS, np.float16, shape)
     ends = np.cumsum([len(part["keys"]) for part in parts])
     for part, at in zip(parts, np.split(place, ends[:-1]), strict=True):
         vectors[at] = part["vectors"]

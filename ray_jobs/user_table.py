@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.encode import Events, Floats, Ints
 from data.timelines import events_from
@@ -148,9 +149,7 @@ def _assemble(blocks: _Blocks, draft: Draft) -> int:
     rows, dim = dataset.user_ids.rows, model.core.settings.dim
     shapes = {VECTORS: (rows, dim), EVENTS: (rows,), AS_OF: (rows,)}
     columns: dict[str, Any] = {
-        name: np.lib.format.open_memmap(
-            draft.path / name, "w+", np.float16 if name == VECTORS else np.int64, shape
-        )
+        name: create_array(draft.path / name, np.float16 if name == VECTORS else np.int64, shape)
         for name, shape in shapes.items()
     }
     if before is not None:

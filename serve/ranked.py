@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.contract.array_file import create_array
 from data.contract.encode import Arrays, Ints
 from serve.ids import Mask
 from serve.programs import Floats, Program, gather_rows, mapped
@@ -111,8 +112,6 @@ def write_ranked(export: Path, folder: Path, items: FeatureTable, space: IdSpace
 def _files(folder: Path, like: Ranked, rows: int) -> list[Floats]:
     arrays = [(name, getattr(like, name)) for name in FIELDS]
     return [
-        np.lib.format.open_memmap(
-            folder / f"ranked.{name}.npy", "w+", array.dtype, (rows, *array.shape[1:])
-        )
+        create_array(folder / f"ranked.{name}.npy", array.dtype, (rows, *array.shape[1:]))
         for name, array in arrays
     ]

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.contract.array_file import create_array
 from data.graph.alias import fill_aliases
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _write_side(edges: Blocks, path: Path, key: str, degrees: Ints, count: _Coun
 
 def _create(path: Path, name: str, kind: type, size: int) -> Any:
     file = path.with_name(f"{path.name}.{name}.npy")
-    return np.lib.format.open_memmap(file, "w+", kind, (size,))
+    return create_array(file, kind, (size,))
 
 
 def _places(nodes: npt.NDArray[np.int32], free: Ints) -> tuple[Ints, Ints]:

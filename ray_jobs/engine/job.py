@@ -8,7 +8,6 @@ done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 1
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import sys
@@ -48,6 +47,7 @@ from data.contract.settings import (
     read_yaml,
 )
 from ray_jobs.engine.cluster import keep_files_here
+from ray_jobs.engine.disk import refusal
 from ray_jobs.engine.locks import turn
 from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
@@ -59,7 +59,6 @@ REMEMBERED = (
 )
 SETTINGS_FILE = "settings.yaml"
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the drivers of `ray job submit`
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 console = Console(stderr=True)
 
@@ -176,13 +175,14 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         summary = {"job": name, "root": job.settings.root, **main(job)}
     except UserError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        fail(f"{error.filename or words}: {error.strerror}; root= must name a folder with room")
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to finish")
         sys.exit(130)
+    except Exception as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        fail(said)
     finish(job, summary)
 
 

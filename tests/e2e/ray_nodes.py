@@ -90,6 +90,21 @@ class Head:
             if "No available agent" not in done.stderr or time.monotonic() > end:
                 return done
 
+    def join(self, ip: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Starts a node of two CPUs at another address of this machine."""
+        command = f"start --block --address={self.address} --node-ip-address={ip} --num-cpus=2"
+        more = f"--dashboard-agent-listen-port={free_port()} --object-store-memory=268435456"
+        # Not the head's: the agent of a node clears what lies there of others, a job's code say.
+        more += f" --temp-dir={self.folder}/{ip.rsplit('.', 1)[1]}"
+        with (self.folder / f"{ip}.log").open("a") as log:
+            return subprocess.Popen(
+                [str(BIN / "ray"), *f"{command} {more} --disable-usage-stats".split()],
+                cwd=self.folder,
+                env=self.environment() | variables,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
     def end(self) -> None:
         """Ends the processes of this head, and of no other."""
         end(self.process)

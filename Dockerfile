@@ -1,0 +1,24 @@
+# The image that raycluster.yaml, rayjob.yaml and rayservice.yaml name:
+#   docker build -t homefeed:0.1.0 .                            for CPUs
+#   docker build -t homefeed:0.1.0-gpu --build-arg GPU=1 .      CUDA builds of torch, fbgemm, faiss
+FROM python:3.11-slim-bookworm
+
+# KubeRay asks a pod whether it lives by wget.
+RUN apt-get update && apt-get install -y --no-install-recommends make wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 --gid 100 ray
+USER ray
+WORKDIR /home/ray/homefeed
+
+# What decides the pins alone: other changes of the tree keep this layer.
+ARG GPU=0
+COPY --chown=ray:users Makefile pyproject.toml README.md LICENSE ./
+RUN make setup GPU=${GPU} WITH=mlflow && .venv/bin/pip cache purge
+
+COPY --chown=ray:users . .
+# Login shells, which KubeRay uses if told to, start from a PATH of their own.
+RUN echo 'export PATH=/home/ray/homefeed/.venv/bin:$PATH' > /home/ray/.bash_profile
+ENV PATH=/home/ray/homefeed/.venv/bin:$PATH \
+    PYTHONPATH=/home/ray/homefeed \
+    RAY_USAGE_STATS_ENABLED=0
+CMD ["python", "-m", "ray_jobs.doctor"]

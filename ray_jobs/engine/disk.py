@@ -1,0 +1,52 @@
+"""What an exception says of a disk that has refused to be written, whichever library raised it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+MEND = "make room below root=, then run the same command again: what is finished is kept"
+# What numpy and torch say of a write that the disk has ended.
+CUT_SHORT = re.compile(
+    r"\d+ requested and \d+ written|unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing"
+)
+
+
+def refusal(error: BaseException) -> str | None:
+    """What there is to mend, None if it is not about a disk that refuses.
+
+    Args:
+        error: as caught; what led to it counts too. Of an OSError checkpoints, safetensors and
+            faiss keep the words alone, and Ray what failed on another process.
+    """
+    return next((said for one in _leading_to(error) if (said := _said(one))), None)
+
+
+def _said(error: BaseException) -> str | None:
+    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return f"{place}{error.strerror}; root= must name a folder that may be written"
+    text = str(error)
+    for number in FULL:
+        if getattr(error, "errno", None) == number or os.strerror(number) in text:
+            return f"{place}{os.strerror(number)}; {MEND}"
+    return f"{os.strerror(errno.ENOSPC)}; {MEND}" if CUT_SHORT.search(text) else None
+
+
+def _leading_to(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those behind it, the last one raised first."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
