@@ -41,7 +41,7 @@ class PrepareSettings:
         late_days: newest days of the log that events arriving later may still join.
         workers: Ray Data tasks at a time.
         in_process_rows: logs up to this size are prepared in the job's own process, where that is
-            quicker than starting Ray's workers.
+            quicker than starting Ray's workers; 0 never samples or embeds there either.
         block_rows: rows that a task holds at once.
         label_hours: time after which the labels of what was served are closed, so that a next day
             takes it as impressions.

@@ -9,7 +9,6 @@ that are missing. Time grows with items x neighbours, memory is a chunk. Users a
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from data.contract import storage
 from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import build, to_tree
@@ -28,6 +28,7 @@ from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.preparation.pieces import Pieces
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.user_days import KIND as USER_DAYS
 from ray_jobs.user_days import embed_days
@@ -64,7 +65,7 @@ class _Chunks:
     dataset: str
     graph: str
     sampler: SamplerSource
-    folder: Path
+    pieces: Pieces
     num_items: int
     size: int
 
@@ -76,13 +77,14 @@ class _Chunks:
         first = number * self.size
         return np.arange(first, min(first + self.size, self.num_items))
 
-    def path(self, number: int) -> Path:
-        return self.folder / f"chunk-{number:05d}.npy"
+    def name(self, number: int) -> str:
+        return f"chunk-{number:05d}.npy"
 
     def embedder(self, device: str) -> Embedder:
-        dataset = Dataset(read(self.root / "dataset" / self.dataset), self.root)
-        graph = read(self.root / "graph" / self.graph)
-        return open_embedder(graph, dataset, self.sampler, device)
+        root = storage.here(self.root)
+        dataset = Dataset(read(root / "dataset" / self.dataset), root)
+        graph = read(root / "graph" / self.graph)
+        return open_embedder(graph, dataset, self.sampler.here(), device)
 
 
 @lru_cache(maxsize=1)
@@ -108,14 +110,13 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
     found = sampled(own, dataset, cutoff)
 
     def write(draft: Draft) -> None:
-        work = job.root.absolute() / "checkpoints" / f"embed-{draft.path.name}"
-        work.mkdir(parents=True, exist_ok=True)
+        pieces = Pieces.begin(job.root, f"embed-{draft.path.name}")
         chunks = _Chunks(
             job.root.absolute(),
             dataset.artifact.version,
             graph.version,
             found.source,
-            work,
+            pieces,
             dataset.item_ids.rows,
             CHUNK_ITEMS,
         )
@@ -123,7 +124,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
             pass
         _assemble(chunks, dataset, draft)
         _embedder.cache_clear()  # or this process would keep its tables
-        shutil.rmtree(work)
+        pieces.end()
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "window": graph.manifest.window,
@@ -142,35 +143,34 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
 
 def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
     """In this process for a small catalogue; else as many tasks as the cluster has GPUs, if any."""
-    if chunks.num_items <= SMALL_CATALOGUE:
+    if chunks.num_items <= min(SMALL_CATALOGUE, job.settings.prepare.in_process_rows):
         return BlockTasks(0)
     connect(job.settings.train.num_workers + 2)
     gpus = num_gpus()
-    return BlockTasks(gpus or job.settings.prepare.workers, gpus=min(gpus, 1))
+    return BlockTasks(gpus or job.settings.prepare.workers, gpus=min(gpus, 1), anywhere=True)
 
 
 def _embed_chunk(chunks: _Chunks, number: int) -> None:
     """Writes the vectors of one chunk unless they are there."""
-    if chunks.path(number).is_file():
-        return
-    rows = chunks.rows(number)
-    embedder = _embedder(chunks)
-    vectors = np.concatenate(
-        [embedder.items(part) for part in np.array_split(rows, -(-len(rows) // 4096))]
-    )
-    vectors[rows < embedder.dataset.item_ids.first_row] = 0
-    part = chunks.path(number).with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, vectors.astype(np.float16))
-    part.replace(chunks.path(number))
+
+    def write(path: Path) -> None:
+        rows, embedder = chunks.rows(number), _embedder(chunks)
+        parts = np.array_split(rows, -(-len(rows) // 4096))
+        vectors = np.concatenate([embedder.items(part) for part in parts])
+        vectors[rows < embedder.dataset.item_ids.first_row] = 0
+        with path.open("wb") as file:
+            np.save(file, vectors.astype(np.float16))
+
+    chunks.pieces.make(chunks.name(number), write)
 
 
 def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
     """One file of all vectors, and the index over the items among them."""
-    dim = np.load(chunks.path(0), mmap_mode="r").shape[1]
+    folder = chunks.pieces.gathered()
+    dim = np.load(folder / chunks.name(0), mmap_mode="r").shape[1]
     vectors = create_array(draft.path / VECTORS_FILE, np.float16, (chunks.num_items, dim))
     for number in range(chunks.count):
-        vectors[chunks.rows(number)] = np.load(chunks.path(number))
+        vectors[chunks.rows(number)] = np.load(folder / chunks.name(number))
     live = np.arange(dataset.item_ids.first_row, chunks.num_items)
     found = vectors[live].astype(np.float32)
     built, recall = build_index(live, found, np.zeros(len(live), np.float32), "auto", 0.95)

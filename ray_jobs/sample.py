@@ -8,9 +8,7 @@ number of edges; memory is the shard, and one copy of the graph a host.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +35,11 @@ from ray_jobs.engine.graph_groups import groups_of, reads_whole_graph, walked_si
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.links import link
 from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.preparation.pieces import Pieces
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from data.contract.artifact import Draft
     from data.contract.encode import Ints
 
@@ -153,7 +154,7 @@ class _Shards:
     """Start nodes of one side after the other by shard, and where records go."""
 
     source: SamplerSource
-    folder: Path
+    pieces: Pieces
     sides: tuple[tuple[Side, int], ...]
 
     @property
@@ -181,17 +182,16 @@ def neighborhoods(job: Job, dataset: Dataset, graph: Artifact) -> Artifact:
     made_by = walk_hash(walk, job.settings.seed)
 
     def write(draft: Draft) -> None:
-        work = job.root.absolute() / "checkpoints" / f"neighborhoods-{draft.path.name}"
-        work.mkdir(parents=True, exist_ok=True)
+        pieces = Pieces.begin(job.root, f"neighborhoods-{draft.path.name}")
         source = SamplerSource(graph.path.absolute(), walk, job.settings.seed)
         found = open_graph(graph.path.absolute())
         sizes = {"item": found.num_items, "board": found.num_boards}
-        shards = _Shards(source, work, tuple((side, sizes[side]) for side in sides))
+        shards = _Shards(source, pieces, tuple((side, sizes[side]) for side in sides))
         for _ in _tasks(job, shards).run(_sample_shard, shards, shards.count, "sample"):
             pass
-        for file in sorted(work.glob("*.arrow")):
+        for file in sorted(pieces.gathered().glob("*.arrow")):
             link(file, draft.path / file.name)
-        shutil.rmtree(work)
+        pieces.end()
         draft.fields["details"] = {"nodes": shards.num_nodes, "walk_hash": made_by}
         draft.fields["id_space"] = graph.manifest.id_space
 
@@ -201,17 +201,20 @@ def neighborhoods(job: Job, dataset: Dataset, graph: Artifact) -> Artifact:
 
 def _tasks(job: Job, shards: _Shards) -> BlockTasks:
     """In this process, on all cores, while that takes seconds; else a shard a task."""
-    small = shards.num_nodes <= SMALL_GRAPH_NODES
-    workers = 0 if small else job.settings.prepare.workers
-    return BlockTasks(workers, job.settings.train.num_workers + 2)
+    prepare = job.settings.prepare
+    small = shards.num_nodes <= min(SMALL_GRAPH_NODES, prepare.in_process_rows)
+    cpus = job.settings.train.num_workers + 2
+    return BlockTasks(0 if small else prepare.workers, cpus, anywhere=True)
 
 
 def _sample_shard(shards: _Shards, number: int) -> int:
     """Writes the records of one shard unless they are there; gives how many."""
     side, shard, nodes = shards.nodes(number)
-    path = shards.folder / shard_name(side, shard)
-    if not path.is_file():
-        write_shard(path, int(nodes[0]), shards.source.open().of(nodes, side))
+
+    def write(path: Path) -> None:
+        write_shard(path, int(nodes[0]), shards.source.here().open().of(nodes, side))
+
+    shards.pieces.make(shard_name(side, shard), write)
     return len(nodes)
 
 

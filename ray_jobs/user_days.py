@@ -16,7 +16,7 @@ from data.contract.array_file import create_array
 from data.targets import ends_of_days, windows_of
 from data.timelines import events_from
 from data.user_days import KEYS, VECTORS, keys_of
-from ray_jobs.engine.user_blocks import UserBlocks, opened, save
+from ray_jobs.engine.user_blocks import UserBlocks, opened
 
 if TYPE_CHECKING:
     from data.contract.artifact import Artifact, Draft
@@ -67,8 +67,10 @@ def embed_days(job: Job, dataset: Dataset, model: Artifact, first_day: int) -> A
 
 def _embed_block(blocks: _Blocks, number: int) -> None:
     """Embeds the days of a block's users unless they are there."""
-    if blocks.path(number).is_file():
-        return
+    blocks.make(number, lambda: _embedded(blocks, number))
+
+
+def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
     dataset, model = opened(blocks)
     assert dataset.calendar is not None
     table = dataset.blocks()[number].read()
@@ -76,16 +78,15 @@ def _embed_block(blocks: _Blocks, number: int) -> None:
     states, days = ends_of_days(events, dataset.calendar, blocks.first_day)
     rng = np.random.default_rng(number)
     windows = windows_of(events, states, model.max_length, rng, SHARED)
-    save(
-        blocks.path(number),
-        keys=keys_of(users[states.user], days),
-        vectors=model.state_vectors(windows, users[windows.user]).astype(np.float16),
-    )
+    return {
+        "keys": keys_of(users[states.user], days),
+        "vectors": model.state_vectors(windows, users[windows.user]).astype(np.float16),
+    }
 
 
 def _assemble(blocks: _Blocks, draft: Draft) -> None:
     """One file of all vectors in the order of their keys."""
-    parts: list[Any] = [np.load(blocks.path(number)) for number in range(blocks.count)]
+    parts = list(blocks.parts())
     keys = np.concatenate([part["keys"] for part in parts])
     order = np.argsort(keys)
     place = np.empty(len(keys), np.int64)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.contract import storage
 from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.encode import Events, Floats, Ints
 from data.timelines import events_from
-from ray_jobs.engine.user_blocks import UserBlocks, opened, save
+from ray_jobs.engine.user_blocks import UserBlocks, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,8 @@ class _Blocks(UserBlocks):
     until_ms: int | None
 
     def table_before(self) -> UserTable | None:
-        return UserTable.open(read(self.root / KIND / self.before)) if self.before else None
+        root = storage.here(self.root)
+        return UserTable.open(read(root / KIND / self.before)) if self.before else None
 
 
 def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | None) -> Artifact:
@@ -108,24 +110,24 @@ def _before(
 
 def _embed_block(blocks: _Blocks, number: int) -> int:
     """Embeds the active users of a block unless they are there; gives how many there are."""
-    path = blocks.path(number)
-    if not path.is_file():
-        dataset, model = opened(blocks)
-        table = dataset.blocks()[number].read()
-        users, events = table["user"].to_numpy(), events_from(table)
-        if blocks.until_ms is not None:
-            events = events.chosen(events.timestamp < blocks.until_ms)
-        active = np.flatnonzero(events.lengths != _read_before(blocks.table_before(), users))
-        mine = events.cut(events.offsets[active], events.lengths[active])
-        save(
-            path,
-            user=users[active],
-            vectors=model.user_vectors(mine, users[active]).astype(np.float16),
-            events=mine.lengths,
-            as_of=_newest(mine),
-        )
-    part: Any = np.load(path)
+    part: Any = np.load(blocks.make(number, lambda: _embedded(blocks, number)))
     return len(part["user"])
+
+
+def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
+    dataset, model = opened(blocks)
+    table = dataset.blocks()[number].read()
+    users, events = table["user"].to_numpy(), events_from(table)
+    if blocks.until_ms is not None:
+        events = events.chosen(events.timestamp < blocks.until_ms)
+    active = np.flatnonzero(events.lengths != _read_before(blocks.table_before(), users))
+    mine = events.cut(events.offsets[active], events.lengths[active])
+    return {
+        "user": users[active],
+        "vectors": model.user_vectors(mine, users[active]).astype(np.float16),
+        "events": mine.lengths,
+        "as_of": _newest(mine),
+    }
 
 
 def _read_before(before: UserTable | None, users: Ints) -> Ints:
@@ -157,8 +159,7 @@ def _assemble(blocks: _Blocks, draft: Draft) -> int:
         olds: tuple[Any, ...] = (before.vectors, before.events, before.as_of)
         for name, old in zip(columns, olds, strict=True):
             columns[name][:kept] = old[:kept]
-    for number in range(blocks.count):
-        part: Any = np.load(blocks.path(number))
+    for part in blocks.parts():
         for name, column in columns.items():
             column[part["user"]] = part[name.removesuffix(".npy")]
     draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}

@@ -15,7 +15,8 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = {"data", "models", "ray_jobs", "serve", "tests"}
-FILES = {"README.md", "pyproject.toml", "Makefile", "cluster.yaml", "rayservice.yaml"} | {
+KUBERNETES = {"Dockerfile", "raycluster.yaml", "rayjob.yaml", "rayservice.yaml"}
+FILES = {"README.md", "pyproject.toml", "Makefile", "cluster.yaml", *KUBERNETES} | {
     "LICENSE",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

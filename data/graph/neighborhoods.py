@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.contract.artifact import read
+from data.contract.artifact import folder
 from data.contract.settings import UserError
 from data.graph.store import Graph
 from data.graph.walks import Neighborhoods, Side, WalkSettings, sample
@@ -119,7 +119,7 @@ def shard_name(side: Side, number: int) -> str:
 
 
 def write_shard(path: Path, first: int, records: Neighborhoods) -> None:
-    """Writes the records of consecutive start nodes; the file is there only when whole."""
+    """Writes the records of consecutive start nodes."""
     width = records.neighbors.shape[1]
     table = pa.table(
         {
@@ -128,10 +128,8 @@ def write_shard(path: Path, first: int, records: Neighborhoods) -> None:
             "weights": _fixed(records.weights, width),
         }
     )
-    part = path.with_suffix(".part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
-    part.replace(path)
 
 
 def read_shard(path: Path) -> Neighborhoods:
@@ -181,8 +179,7 @@ class SamplerSource:
 
     def here(self) -> SamplerSource:
         """The same on this machine, fetched where it is not there yet."""
-        rows = self.rows and read(self.rows).path
-        return replace(self, adjacency=read(self.adjacency).path, rows=rows)
+        return replace(self, adjacency=folder(self.adjacency), rows=self.rows and folder(self.rows))
 
     def open(self) -> Sampler:
         """The sampler. Raises UserError when records were made by another walk."""

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ray_jobs.engine.assignment import Assignment
-    from ray_jobs.engine.loop import Task
+    from ray_jobs.engine.loop import Task, TrainSettings
 
-# A minute, Ray's own limit, is less than slow machines and clusters that add nodes need.
-START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+# A minute, Ray's own limit, is less than slow machines and clusters that add nodes need; a group
+# that may shrink asks for all of its workers once more before it does.
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+FIXED_S, ELASTIC_S = "600", "120"
 
 
 def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> None:
@@ -35,7 +37,8 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
         UserError: a rank has raised one; that is not tried again.
         TrainingFailedError: the group has failed more than `train.max_failures` times.
     """
-    os.environ.setdefault(*START_TIMEOUT)
+    settings = assignment.settings.train
+    os.environ.setdefault(START_TIMEOUT, ELASTIC_S if settings.min_workers else FIXED_S)
     complaint = Complaint(assignment.folder / "complaint.txt")
 
     # A closure, for the controller would import all that a configuration is made of.
@@ -44,10 +47,7 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
 
     trainer = TorchTrainer(
         loop,
-        # Over all hosts: each has memory for its part of the tables.
-        scaling_config=ScalingConfig(
-            num_workers=assignment.settings.train.num_workers, placement_strategy="SPREAD"
-        ),
+        scaling_config=_scaling(settings),
         run_config=_run_config(assignment, complaint),
     )
     try:
@@ -56,6 +56,14 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
     except TrainingFailedError:
         complaint.raise_again()
         raise
+
+
+def _scaling(settings: TrainSettings) -> ScalingConfig:
+    workers: Any = settings.num_workers
+    if settings.min_workers:
+        workers = (settings.min_workers, settings.num_workers)
+    # Over all hosts: each has memory for its part of the tables.
+    return ScalingConfig(num_workers=workers, placement_strategy="SPREAD")
 
 
 def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:

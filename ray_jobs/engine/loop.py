@@ -34,6 +34,8 @@ class TrainSettings:
 
     Attributes:
         num_workers: Ray Train workers; 0 trains in the driver as a group of one.
+        min_workers: workers with which a training goes on when a node is lost and none comes in its
+            place; batches are smaller by those that are missing. 0 waits for all.
         max_steps: most optimiser steps; 0 takes the model's own default.
         max_epochs: most passes over the training rows.
         warmup_steps: steps until the learning rate is full.
@@ -52,6 +54,7 @@ class TrainSettings:
     """
 
     num_workers: NonNegative = 0
+    min_workers: NonNegative = 0
     max_steps: NonNegative = 0
     max_epochs: Count = 30
     warmup_steps: NonNegative = 50
@@ -65,6 +68,13 @@ class TrainSettings:
     max_failures: NonNegative = 3
     gradient_clip: Positive = 1.0
     log_every: Annotated[int, Field(ge=1)] = 10
+
+    def __post_init__(self) -> None:
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"train.min_workers={self.min_workers} is more than "
+                f"train.num_workers={self.num_workers}"
+            )
 
 
 class Task(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+from data.contract import storage
 from data.contract.artifact import read
 from data.dataset import Dataset
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.preparation.pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ class UserBlocks:
 
     Attributes:
         root: folder of all artefacts.
-        folder: for the files of the blocks.
+        pieces: the files of the blocks.
         count: of the blocks.
         dataset: version.
         vectors: version of the item embeddings among its columns, if any.
@@ -41,7 +42,7 @@ class UserBlocks:
     """
 
     root: Path
-    folder: Path
+    pieces: Pieces
     count: int
     dataset: str
     vectors: str | None
@@ -49,48 +50,57 @@ class UserBlocks:
 
     @classmethod
     def begin(cls, job: Job, name: str, dataset: Dataset, model: Artifact, *own: Any) -> Self:
-        """Makes the folder, and the vectors of all items once for all tasks."""
-        folder = job.root.absolute() / "checkpoints" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        save(folder / ITEMS, Retriever.open(model, dataset, None).item_vectors)
+        """Makes the vectors of all items once for all tasks."""
+        pieces = Pieces.begin(job.root, name)
+        items = Retriever.open(model, dataset, None).item_vectors
+        pieces.make(ITEMS, lambda path: save(path, items))
         vectors = dataset.vectors.version if dataset.vectors else None
         versions = dataset.artifact.version, vectors, model.version
-        return cls(job.root.absolute(), folder, len(dataset.blocks()), *versions, *own)
+        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *own)
 
-    def path(self, number: int) -> Path:
-        """File of a block."""
-        return self.folder / f"block-{number:05d}.npz"
+    def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> Path:
+        """The file of a block, with arrays that are made unless it is there."""
+        return self.pieces.make(_name(number), lambda path: save(path, **arrays()))
+
+    def parts(self) -> Iterator[Any]:
+        """What the files of all blocks hold, in order."""
+        folder = self.pieces.gathered()
+        return (np.load(folder / _name(number)) for number in range(self.count))
 
     def run(self, job: Job, function: Callable[[Self, int], R]) -> Iterator[R]:
         """Gives what the function does for each block: in this process for a small log."""
         users = opened(self)[0].user_ids.rows
-        workers = 0 if users <= SMALL_LOG_USERS else job.settings.prepare.workers
-        tasks = BlockTasks(workers, job.settings.train.num_workers + 2)
+        prepare = job.settings.prepare
+        small = users <= min(SMALL_LOG_USERS, prepare.in_process_rows)
+        cpus = job.settings.train.num_workers + 2
+        tasks = BlockTasks(0 if small else prepare.workers, cpus, anywhere=True)
         return tasks.run(function, self, self.count, "embed users")
 
     def end(self) -> None:
         """Takes the folder away."""
         opened.cache_clear()  # or this process would keep its tables
-        shutil.rmtree(self.folder)
+        self.pieces.end()
+
+
+def _name(number: int) -> str:
+    return f"block-{number:05d}.npz"
 
 
 @lru_cache(maxsize=1)
 def opened(blocks: UserBlocks) -> tuple[Dataset, Retriever]:
     """Data set and model, opened once in a process."""
-    vectors = read(blocks.root / "item_embeddings" / blocks.vectors) if blocks.vectors else None
-    source = read(blocks.root / "dataset" / blocks.dataset)
-    dataset = Dataset(source, blocks.root, vectors)
-    model = Retriever.open(read(blocks.root / "user" / blocks.model), dataset, None)
-    model.known_items = np.load(blocks.folder / ITEMS, mmap_mode="r")
+    root = storage.here(blocks.root)
+    vectors = read(root / "item_embeddings" / blocks.vectors) if blocks.vectors else None
+    dataset = Dataset(read(root / "dataset" / blocks.dataset), root, vectors)
+    model = Retriever.open(read(root / "user" / blocks.model), dataset, None)
+    model.known_items = np.load(blocks.pieces.found(ITEMS), mmap_mode="r")
     return dataset, model
 
 
 def save(path: Path, whole: Floats | None = None, **arrays: Any) -> None:
-    """Writes an array, or several by name; a file is there whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    """Writes an array, or several by name."""
+    with path.open("wb") as file:
         if whole is not None:
             np.save(file, whole)
         else:
             np.savez(file, **arrays)
-    part.replace(path)

@@ -198,7 +198,7 @@ class Recorder:
             "curve": state.curve,
             "validations": state.validations,
             "pruned": bool(state.validations) and self._below_the_bar(state),
-            "workers": self.settings.num_workers,
+            "workers": ranks.world_size() if self.settings.num_workers else 0,
             "plan": learner.model.plan if ranks.world_size() > 1 else None,
         }
         write_atomically(self.assignment.folder / OUTCOME, json.dumps(tree))

@@ -34,11 +34,14 @@ class BlockTasks:
         workers: Ray Data tasks at a time; 0 runs them in this process.
         num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
         gpus: that each task takes.
+        anywhere: whether the tasks find and leave their files by themselves (`Pieces`) where a root
+            lies in object storage; others run beside this process.
     """
 
     workers: int
     num_cpus: int = 0
     gpus: float = 0
+    anywhere: bool = False
 
     def run(
         self, function: Callable[[C, int], R], context: C, count: int, label: str
@@ -70,7 +73,7 @@ class BlockTasks:
                 fn_args=(function, ray.put(context)),
                 compute=TaskPoolStrategy(size=min(self.workers, count)),
                 num_gpus=self.gpus or None,
-                **beside_files(),
+                **({} if self.anywhere else beside_files()),
             )
             tables: Iterator[Any] = iter(
                 results.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -172,7 +172,7 @@ def test_tasks_embed_a_large_catalogue_alike_and_go_on_after_a_kill(
         if number == 2:
             raise KeyboardInterrupt
         real(chunks, number)
-        embedded.append(chunks.path(number))
+        embedded.append(chunks.pieces.found(chunks.name(number)))
 
     monkeypatch.setattr(embedding, "_embed_chunk", dies_later)
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """The files by which Ray Serve and KubeRay are told of the application."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from data.contract.settings import build
+from data.contract.settings import build, read_words
+from ray_jobs.settings import Settings
 from serve.app import NAME
 from serve.settings import ServeSettings
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def read(name: str) -> Any:
@@ -19,6 +22,11 @@ def read(name: str) -> Any:
 
 
 CONFIG, MANIFEST = read("serve/config.yaml"), read("rayservice.yaml")
+CLUSTERS = {
+    "rayservice": MANIFEST["spec"]["rayClusterConfig"],
+    "raycluster": read("raycluster.yaml")["spec"],
+    "rayjob": read("rayjob.yaml")["spec"]["rayClusterSpec"],
+}
 ON_KUBERNETES = yaml.safe_load(MANIFEST["spec"]["serveConfigV2"])
 
 
@@ -36,17 +44,58 @@ def test_both_files_tell_of_one_application() -> None:
     assert ON_KUBERNETES["applications"] == CONFIG["applications"]
 
 
+def containers(cluster: Any) -> list[Any]:
+    """Container of each group, and its group's volumes."""
+    specs = [
+        group["template"]["spec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+    return [(container, spec["volumes"]) for spec in specs for container in spec["containers"]]
+
+
 def test_a_server_that_others_reach_is_not_the_default() -> None:
     assert CONFIG["http_options"]["host"] == "127.0.0.1"
-    cluster = MANIFEST["spec"]["rayClusterConfig"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        (container,) = group["template"]["spec"]["containers"]
+    for container, _ in containers(CLUSTERS["rayservice"]):
         assert "HOMEFEED_TOKEN" in [variable["name"] for variable in container["env"]]
-        assert (
-            container["volumeMounts"][0]["name"] == group["template"]["spec"]["volumes"][0]["name"]
-        )
 
 
-def test_the_cluster_runs_the_pinned_ray() -> None:
-    version = MANIFEST["spec"]["rayClusterConfig"]["rayVersion"]
-    assert f"]=={version}" in (REPOSITORY / "pyproject.toml").read_text()
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_all_pods_run_the_image_and_mount_the_root(name: str) -> None:
+    found = containers(CLUSTERS[name])
+    assert len(found) == 2
+    for container, volumes in found:
+        assert container["image"] == f"homefeed:{PROJECT['version']}"
+        assert container["volumeMounts"][0]["name"] == volumes[0]["name"]
+        assert container["workingDir"] == "/home/ray/homefeed"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_cluster_runs_the_pinned_ray_and_asks_for_a_token(name: str) -> None:
+    assert CLUSTERS[name]["authOptions"] == {"mode": "token"}
+    pins = [pin for pin in PROJECT["dependencies"] if pin.startswith("ray[")]
+    assert pins[0].endswith(f"]=={CLUSTERS[name]['rayVersion']}")
+
+
+def test_jobs_find_a_cluster_of_one_kind() -> None:
+    assert CLUSTERS["raycluster"] == CLUSTERS["rayjob"]
+
+
+def test_the_job_is_one_that_there_is() -> None:
+    _, _, module, *words = read("rayjob.yaml")["spec"]["entrypoint"].split()
+    assert module == "ray_jobs.pipeline"
+    explicit = read_words([word for word in words if word != "day=next"])
+    settings = build(Settings, explicit)
+    workers = CLUSTERS["rayjob"]["workerGroupSpecs"][0]["maxReplicas"]
+    assert settings.train.num_workers <= workers
+    assert Path(settings.root).is_relative_to(
+        containers(CLUSTERS["rayjob"])[0][0]["volumeMounts"][0]["mountPath"]
+    )
+
+
+def test_the_image_copies_what_there_is() -> None:
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[2:-1] for line in lines if line.startswith("COPY")]
+    assert copied[-1] == ["."]
+    assert all((REPOSITORY / name).exists() for names in copied for name in names)
+    home = next(line.split()[1] for line in lines if line.startswith("WORKDIR"))
+    assert home == containers(CLUSTERS["rayjob"])[0][0]["workingDir"]
