@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.data import Datasource, ReadTask, TaskPoolStrategy
+from ray.data.block import BlockMetadata
 
 from data.blocks import stretches
-from ray_jobs.engine.cluster import beside_files
+from ray_jobs.engine.cluster import beside_files, num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +37,9 @@ class Readable(Protocol):
 
     def read(self) -> pa.Table:
         """The rows."""
+
+
+Part = list[tuple[int, Readable]]
 
 
 def read_tables(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
@@ -67,7 +73,10 @@ def _fetched(references: list[Any]) -> Iterator[pa.Table]:
 
 
 def _read_stretch(blocks: list[Readable]) -> list[Any]:
-    """References to tables that hold the rows of some blocks, in their order, with their places."""
+    """References to tables that hold the rows of some blocks, in their order, with their places.
+
+    Tasks ask for no CPU: they are short, and a training may have taken all that its node has.
+    """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -75,20 +84,50 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
     numbered = itertools.count()
     parts = [[(next(numbered), block) for block in part] for part in stretches(blocks, TASK_BYTES)]
     with ray.data.DataContext.current(context):
-        numbers = ray.data.range(len(parts), override_num_blocks=len(parts))
-        tables = numbers.map_batches(
-            cast("Any", _read_numbered),
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_args=(parts,),
+        tables = ray.data.read_datasource(
+            Parts(parts),
+            override_num_blocks=len(parts),
+            compute=TaskPoolStrategy(size=min(num_cores(), len(parts))),
+            num_cpus=0,
             **beside_files(),
         )
         return list(tables.to_arrow_refs())
 
 
-def _read_numbered(numbers: pa.Table, parts: list[list[tuple[int, Readable]]]) -> pa.Table:
-    wanted = itertools.chain.from_iterable(parts[number] for number in numbers["id"].to_pylist())
-    return pa.concat_tables([_placed(block.read(), place) for place, block in wanted])
+class Parts(Datasource):
+    """Blocks with their places, each part of them read by a task into one table."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        """Takes the parts, in order."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._parts = parts
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all tables, about."""
+        return sum(map(_num_bytes, self._parts))
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002
+        per_task_row_limit: int | None = None,  # noqa: ARG002
+        data_context: ray.data.DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        """A task a part, whatever else is asked for."""
+        return [ReadTask(partial(_read_part, part), _metadata(part)) for part in self._parts]
+
+
+def _metadata(part: Part) -> BlockMetadata:
+    return BlockMetadata(
+        num_rows=None, size_bytes=_num_bytes(part), exec_stats=None, input_files=None
+    )
+
+
+def _num_bytes(part: Part) -> int:
+    return sum(block.num_bytes for _, block in part)
+
+
+def _read_part(part: Part) -> list[pa.Table]:
+    return [pa.concat_tables([_placed(block.read(), place) for place, block in part])]
 
 
 def _placed(table: pa.Table, place: int) -> pa.Table:

@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MIB = 1 << 20
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
@@ -52,11 +51,11 @@ def keep_files_here(stay: bool) -> None:
 
 
 def beside_files() -> dict[str, Any]:
-    """Arguments of Ray for tasks that read files of this process, or leave it some."""
+    """Arguments of Ray Data for tasks that read files of this process, or leave it some."""
     if not _files_stay:
         return {}
     node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+    return {"label_selector": {"ray.io/node-id": node}}
 
 
 def num_cores() -> int:

@@ -60,19 +60,24 @@ class Machines:
     def __init__(self, head: Head, folder: Path) -> None:
         self.head, self._folder = head, folder
         self.node: Any = None
+        self._disk = folder
 
     def join(self) -> None:
         """Starts a second node with an empty disk."""
-        disk = tempfile.mkdtemp(dir=self._folder)
-        self.node = self.head.join(OTHER, HOMEFEED_MIRROR=disk)
+        self._disk = Path(tempfile.mkdtemp(dir=self._folder))
+        self.node = self.head.join(OTHER, HOMEFEED_MIRROR=str(self._disk))
 
-    def lose(self) -> None:
-        """Kills the second node."""
+    def lose(self) -> int:
+        """Kills the second node; gives the number of files that its disk had of the root."""
         end(self.node, gently=False)
+        return sum(file.is_file() for file in self._disk.rglob("*"))
 
-    def job(self, name: str, *words: str) -> Any:
-        """Submits a job and waits for it."""
-        return self.head.submit("python", "-m", f"ray_jobs.{name}", *words)
+    def job(self, name: str, *words: str) -> str:
+        """Submits a job that must succeed and waits for it; what it has printed."""
+        done = self.head.submit("python", "-m", f"ray_jobs.{name}", *words)
+        if done.returncode:
+            raise RuntimeError((done.stdout + done.stderr)[-6000:])
+        return done.stdout
 
 
 def disturbed(
@@ -84,22 +89,21 @@ def disturbed(
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(machines.job, *words)
         wait_for(begun, job)
-        machines.lose()
+        files = machines.lose()
         lost = time.monotonic()
         if replaced:
             machines.join()
-        done = job.result()
+        said = job.result()
     seconds = time.monotonic() - started
     if replaced:
         end(machines.node)
-    if done.returncode:
-        raise RuntimeError((done.stdout + done.stderr)[-6000:])
     return {
-        "succeeded": "succeeded" in done.stdout,
+        "succeeded": "succeeded" in said,
+        "files_of_the_lost_node": files,
         "seconds": round(seconds, 1),
         "seconds_after_the_loss": round(time.monotonic() - lost, 1),
-        "groups_started": re.findall(r"Started training worker group of size (\d+)", done.stdout),
-        "log": [line for line in plain(done.stdout) if "RETRY" in line or "marked dead" in line],
+        "groups_started": re.findall(r"Started training worker group of size (\d+)", said),
+        "log": [line for line in plain(said) if "RETRY" in line or "marked dead" in line],
     }
 
 
@@ -113,7 +117,7 @@ def wait_for(begun: Callable[[], bool], job: Future[Any]) -> None:
     ends = time.monotonic() + WAIT_S
     while not begun():
         if job.done() or time.monotonic() > ends:
-            raise RuntimeError(f"it never began: {job.result().stdout[-6000:]}")
+            raise RuntimeError(f"it never began: {job.result()[-6000:]}")
         time.sleep(0.2)
 
 
@@ -144,7 +148,8 @@ def training(machines: Machines, folder: Path) -> dict[str, Any]:
 def shrink(machines: Machines, folder: Path) -> dict[str, Any]:
     """A node lost while it trains, and none in its place."""
     root = f"s3://{BUCKET}/shrink"
-    words = (f"root={root}", *TRAINING, "train.num_workers=4", "train.min_workers=1")
+    fewer = ("train.num_workers=5", "train.min_workers=1", "train.max_epochs=10")
+    words = (f"root={root}", *TRAINING, *fewer)
     pointer = "two_tower-*/choose/CURRENT"
     found = disturbed(machines, ("pipeline", *words), lambda: there(root, pointer) > 0, False)
     return found | {"rows": rows_of(storage.mirror(root))}
@@ -154,7 +159,12 @@ def sampling(machines: Machines, folder: Path) -> dict[str, Any]:
     """A node lost while it samples neighbourhoods, and another in its place."""
     pairs = write_pairs(folder / "pairs.parquet")
     root = f"s3://{BUCKET}/sampling"
-    source = ("source.kind=table", f"source.events={pairs}", "split.kind=random")
+    source = (
+        "source.kind=table",
+        f"source.events={pairs}",
+        "split.kind=column",
+        "split.column=split",
+    )
     machines.job("prepare", f"root={root}", *source)
     words = (f"root={root}", *SAMPLING, *EVERYWHERE)
     begun = "neighborhoods-*/item-*.arrow"
@@ -175,10 +185,13 @@ def write_pairs(file: Path) -> Path:
     rng = np.random.default_rng(0)
     items = SHARDS << 16
     item = np.concatenate([np.arange(1, items), rng.integers(1, items, 2 * items)])
-    user = rng.integers(1, items // 10, len(item))
-    pq.write_table(
-        pa.table({"user_id": user, "item_id": item, "action": ["save"] * len(item)}), file
-    )
+    table = {
+        "user_id": rng.integers(1, items // 10, len(item)),
+        "item_id": item,
+        "action": pa.array(["save"] * len(item)),
+        "split": np.where(np.arange(len(item)) % 100, "train", "test"),
+    }
+    pq.write_table(pa.table(table), file)
     return file
 
 
