@@ -3,12 +3,15 @@
 Ray and OpenMP read these variables when they are first imported, hence here. A private cluster on
 this machine is protected by a token of its own; a job of a running cluster (RAY_ADDRESS) keeps the
 cluster's. Threads that wait must not spin: beside other busy processes that made a training step
-of two threads ten times slower.
+of two threads ten times slower. Workers of Ray Train would print all that libraries have to say to
+their own developers.
 """
 
+import logging
 import os
 import secrets
 
+logging.getLogger().setLevel(logging.WARNING)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -34,6 +34,7 @@ from tests.benchmarks.claim import (
     told_apart,
     world_checks,
 )
+from tests.benchmarks.cluster_claims import CLUSTER_CLAIMS
 from tests.benchmarks.retriever_in_world import FROZEN, INTERESTS, PARTS, ROWS
 from tests.benchmarks.serving_claims import SERVING_CLAIMS
 from tests.benchmarks.tuning_claims import TUNING_CLAIMS
@@ -376,4 +377,5 @@ CLAIMS = (
     ),
     *SERVING_CLAIMS,
     *TUNING_CLAIMS,
+    *CLUSTER_CLAIMS,
 )
