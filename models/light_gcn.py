@@ -99,7 +99,9 @@ class Bipartite(nn.Module):
         there = _matrix(self.users_from, self.users_at, self.of_edge, self.items)
         back = _matrix(self.items_from, self.items_at, self.to_edge, self.users)
         product: Any = _Product.apply
-        return product(there, back, items), product(back, there, users)
+        # Sparse products have single precision alone.
+        with torch.autocast(users.device.type, enabled=False):
+            return product(there, back, items.float()), product(back, there, users.float())
 
 
 def _weights(degree: Tensor, other: Tensor, at: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ def pointwise_attention(
     if torch.compiler.is_exporting():
         return _whole(heads, distance, norm, shapes[0])
     apply: Any = _Tiled.apply
-    mixed: Tensor = apply(*heads, distance, norm, shapes)
+    # Its products add up over tiles, which single precision keeps.
+    with torch.autocast(heads[0].device.type, enabled=False):
+        mixed: Tensor = apply(*(each.float() for each in heads), distance.float(), norm, shapes)
     return mixed
 
 

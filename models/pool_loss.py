@@ -93,8 +93,8 @@ def pool_loss(
     """Weighted sum of the losses of all targets, by default those of `losses.sampled_softmax`.
 
     Args:
-        users: float32[T, D].
-        items: float32[P, D] of the pool.
+        users: [T, D]; the loss is computed in single precision whatever these are.
+        items: [P, D] of the pool.
         positive: float32[T] `scale s_p − ln Q_p`.
         weight: float32[T] of each target; not differentiated.
         pool: the rest of the scores.
@@ -103,8 +103,10 @@ def pool_loss(
         `Σ_t w_t L_t`, and the highest score in the pool of each target, uncorrected, float32[T].
     """
     apply: Any = _PoolLoss.apply
-    bias = pool.days.bias if pool.days else None
-    found: tuple[Tensor, Tensor] = apply(users, items, positive, pool.scale, bias, weight, pool)
+    bias = pool.days.bias.float() if pool.days else None
+    inputs = (each.float() for each in (users, items, positive))
+    with torch.autocast(users.device.type, enabled=False):
+        found: tuple[Tensor, Tensor] = apply(*inputs, pool.scale, bias, weight, pool)
     return found
 
 

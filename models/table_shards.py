@@ -86,9 +86,11 @@ def _gathered(weight: Any) -> Tensor | None:
         whole: Tensor = weight.detach().cpu().clone()
         return whole
     first = dist.get_rank() == 0
-    out = torch.empty(_size(weight)) if first else None
+    # Gathered where the shards are: NCCL knows no other place.
+    device = weight.metadata().shards_metadata[0].placement.device().type
+    out = torch.empty(_size(weight), device=device) if first else None
     weight.gather(0, out)
-    return out
+    return None if out is None else out.cpu()
 
 
 @torch.no_grad()

@@ -151,7 +151,7 @@ class UserTower(HistoryTower):
         if interests is not None:
             kept = None if long_term is None else long_term[some]
             best = self._best(states[some], interests, positives[some], kept)
-            focus = focus.index_add(0, some, best)
+            focus = focus.index_add(0, some, best.to(focus.dtype))
         return self.project(states, long_term, focus)
 
     @property

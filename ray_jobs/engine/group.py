@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from data.contract import storage
 from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
+from ray_jobs.engine.devices import backend, gives_gpus
 from ray_jobs.engine.worker import work
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
     def loop() -> None:
         _work_on_rank(assignment, task, complaint)
 
+    gpu = gives_gpus(settings)
     trainer = TorchTrainer(
         loop,
-        scaling_config=_scaling(settings),
+        torch_config=TorchConfig(backend(gpu)),
+        scaling_config=_scaling(settings, gpu),
         run_config=_run_config(assignment, complaint),
     )
     try:
@@ -58,12 +61,12 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
         raise
 
 
-def _scaling(settings: TrainSettings) -> ScalingConfig:
+def _scaling(settings: TrainSettings, gpu: bool) -> ScalingConfig:
     workers: Any = settings.num_workers
     if settings.min_workers:
         workers = (settings.min_workers, settings.num_workers)
     # Over all hosts: each has memory for its part of the tables.
-    return ScalingConfig(num_workers=workers, placement_strategy="SPREAD")
+    return ScalingConfig(num_workers=workers, use_gpu=gpu, placement_strategy="SPREAD")
 
 
 def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:
@@ -88,7 +91,7 @@ def _work_on_rank(
     ranks_here = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, num_cores() // ranks_here))
     with complaint.kept():
-        work(assignment, task)
+        work(assignment, task, get_device())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 from data.contract.settings import Count, NonNegative, Positive, Share
 from models.embeddings import ShardedModel, Table
 from ray_jobs.engine import ranks
+from ray_jobs.engine.devices import CPU
 from ray_jobs.engine.memory import give_back_free
 from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
 
@@ -36,6 +37,9 @@ class TrainSettings:
         num_workers: Ray Train workers; 0 trains in the driver as a group of one.
         min_workers: workers with which a training goes on when a node is lost and none comes in its
             place; batches are smaller by those that are missing. 0 waits for all.
+        device: auto computes on GPUs where each worker, or the driver, can have one; cpu never.
+        precision: of the products of the dense part, float32 or bfloat16; auto takes the latter on
+            a GPU.
         max_steps: most optimiser steps; 0 takes the model's own default.
         max_epochs: most passes over the training rows.
         warmup_steps: steps until the learning rate is full.
@@ -55,6 +59,8 @@ class TrainSettings:
 
     num_workers: NonNegative = 0
     min_workers: NonNegative = 0
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_steps: NonNegative = 0
     max_epochs: Count = 30
     warmup_steps: NonNegative = 50
@@ -123,12 +129,16 @@ class Learner:
         optimizer: of the dense part; the tables are updated in backward.
         dense_rate: full learning rate of the dense part.
         sparse_rate: full learning rate of the tables.
+        device: that batches go to.
+        bfloat16: whether products are computed in it (autocast).
     """
 
     model: ShardedModel
     optimizer: torch.optim.Optimizer
     dense_rate: float
     sparse_rate: float
+    device: torch.device = CPU
+    bfloat16: bool = False
 
     def set_rate(self, share: float) -> None:
         """Sets both learning rates to a share of the full ones."""
@@ -206,7 +216,7 @@ def train(
             state.progress.next_epoch()
             continue
         spare = portion.batch.muted() if portion else spare or stream.spare()
-        batch = portion.batch if portion else spare
+        batch = (portion.batch if portion else spare).to(learner.device, non_blocking=True)
         loss, logs = _step(learner, batch, schedule.rate(state.step), state, settings)
         _count(state, portion, rows)
         meter.add(loss, logs, rows)
@@ -228,7 +238,8 @@ def _step(
     torch.manual_seed((state.step << 8) + ranks.rank())
     learner.set_rate(rate)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss, logs = learner.model.module(batch)
+    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.bfloat16):
+        loss, logs = learner.model.module(batch)
     loss.backward()
     nn.utils.clip_grad_norm_(learner.model.core.parameters(), settings.gradient_clip)
     learner.optimizer.step()

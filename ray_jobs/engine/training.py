@@ -18,6 +18,7 @@ from data.dataset import Dataset
 from data.graph.neighborhoods import SamplerSource
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.devices import of_driver
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.model_kinds import Model
@@ -166,11 +167,11 @@ def _phase(assignment: Assignment) -> dict[str, Any]:
 
 def launch(assignment: Assignment) -> None:
     """Trains in this process or on Ray Train workers, as the settings say."""
-    workers = assignment.settings.train.num_workers
-    task = TASKS[assignment.model]
-    connect(num_cpus=workers + 2)
-    if workers == 0:
-        alone(lambda: work(assignment, task))
+    settings, task = assignment.settings.train, TASKS[assignment.model]
+    connect(num_cpus=settings.num_workers + 2)
+    if settings.num_workers == 0:
+        device = of_driver(settings)
+        alone(lambda: work(assignment, task, device), device.type == "cuda")
     else:
         run_workers(assignment, task)
 

@@ -22,6 +22,7 @@ from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, ranks
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import num_cores
+from ray_jobs.engine.devices import CPU, backend, computes_in_bfloat16
 from ray_jobs.engine.loop import (
     Learner,
     Schedule,
@@ -44,12 +45,14 @@ CURVE = "curve.jsonl"
 PLAN = "plan.txt"
 
 
-def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> None:
+def work(
+    assignment: Assignment, make_task: Callable[[Assignment], Task], device: torch.device = CPU
+) -> None:
     """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
     quiet_libraries()
     task = make_task(assignment)
     settings = replace(assignment.settings.train, validate_every=task.validate_every)
-    learner = build_learner(task, assignment)
+    learner = build_learner(task, assignment, device)
     state = checkpoint.load(assignment.folder, learner) or TrainState()
     plan = task.plan()
     todo = tickets(plan, state.progress, settings.max_epochs, ranks.rank(), ranks.world_size())
@@ -65,18 +68,20 @@ def work(assignment: Assignment, make_task: Callable[[Assignment], Task]) -> Non
     recorder.finish(learner, state)
 
 
-def build_learner(task: Task, assignment: Assignment) -> Learner:
+def build_learner(task: Task, assignment: Assignment, device: torch.device) -> Learner:
     """Seeds and builds the model over the ranks, on what was learnt before if there is any."""
     seed = assignment.stream_seed(f"{task.name}.weights")
     torch.manual_seed(seed)
     core, tables = task.build()
+    core = core.to(device)
     dense_rate, sparse_rate = task.rates
     model = shard(core, tables, sparse_rate, seed)
     load_tables(model.module, assignment.id_tables)
     if assignment.start_from:
         _start_from(assignment, core, model.module)
     optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01, fused=True)
-    return Learner(model, optimizer, dense_rate, sparse_rate)
+    bfloat16 = computes_in_bfloat16(assignment.settings.train, device)
+    return Learner(model, optimizer, dense_rate, sparse_rate, device, bfloat16)
 
 
 def _start_from(assignment: Assignment, core: nn.Module, module: nn.Module) -> None:
@@ -209,12 +214,12 @@ def best_file(folder: Path, step: int) -> Path:
     return folder / f"best-{step:06d}.safetensors"
 
 
-def alone(run: Callable[[], None]) -> None:
+def alone(run: Callable[[], None], gpu: bool = False) -> None:
     """Runs `run` as a process group of one, in this process."""
     owner = not dist.is_initialized()
     if owner:
         store = dist.HashStore()
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        dist.init_process_group(backend(gpu), store=store, rank=0, world_size=1)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_cores())
     try:

@@ -22,7 +22,7 @@ WORDS = (
     *("train.max_steps=20", "train.validate_every=10", "train.checkpoint_every=5"),
 )
 # The world does not fit, nor do the checkpoints; a log's line a run: its exit code.
-SIZES = ("2m", "8m", "256m")
+SIZES = ("2m", "12m", "256m")
 FILL_UP = """
 mount -t tmpfs -o size=1m tmpfs "$0" || exit 1
 cd "$1"; shift

@@ -250,6 +250,30 @@ def test_dropout_is_for_training_alone(subject: Subject) -> None:
     assert not torch.equal(loss_of(subject, core, made), loss_of(subject, core, made))
 
 
+@subjects
+def test_products_in_bfloat16_give_nearly_the_loss_of_single_precision(subject: Subject) -> None:
+    core, losses = subject.build().train(), []
+    for enabled in (False, True):
+        torch.manual_seed(0)  # of what is dropped and drawn
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(loss_of(subject, core, visits(16)))
+    losses[1].backward()
+    assert torch.allclose(losses[1].float(), losses[0], rtol=0.03)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(core).values())
+
+
+@pytest.mark.gpu
+@subjects
+def test_a_gpu_gives_the_loss_of_a_cpu(subject: Subject) -> None:
+    core, made = subject.build(), subject.batch(visits(16))
+    expected, _ = core(rows_of(made, tables()), made)
+    gpu = torch.device("cuda")
+    rows = {name: looked_up.to(gpu) for name, looked_up in rows_of(made, tables()).items()}
+    loss, _ = core.to(gpu)(rows, made.to(gpu))
+    loss.backward()
+    assert torch.allclose(loss.cpu(), expected, rtol=1e-3)
+
+
 @readers
 def test_tables_are_named_after_the_ids_of_a_batch(subject: Subject) -> None:
     made = subject.build().tables(num_items=40, num_users=20)

@@ -73,7 +73,7 @@ def root_of_blocks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], 
 
 
 def assignment_of(
-    job: Job, folder: Path, workers: int, model: str = "two_tower", **train: int
+    job: Job, folder: Path, workers: int, model: str = "two_tower", **train: Any
 ) -> Assignment:
     of_loop = dataclasses.replace(job.settings.train, num_workers=workers, **train)
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +173,18 @@ def test_curves_of_two_workers_and_of_none_are_one_where_one_rank_has_all_rows(
     for name in ("loss", "pool_top1"):
         curves = [torch.tensor([line[name] for line in run["curve"]]) for run in (one, two)]
         torch.testing.assert_close(*curves, rtol=0.02, atol=0.01)
+
+
+def test_products_in_bfloat16_learn_as_much(
+    ray_cluster: None, root_of_blocks: Callable[[int], Job], tmp_path: Path
+) -> None:
+    job, losses = root_of_blocks(512), []
+    for precision in ("float32", "bfloat16"):
+        run = assignment_of(job, tmp_path / precision, workers=0, precision=precision)
+        alone(lambda run=run: work(run, TwoTowerTask))
+        losses.append(losses_of(run))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_a_checkpoint_of_two_workers_goes_on_with_one_and_with_two(

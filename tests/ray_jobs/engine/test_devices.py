@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.contract.settings import UserError, load
+from ray_jobs.engine import devices
+from ray_jobs.engine.devices import (
+    CPU,
+    backend,
+    computes_in_bfloat16,
+    gives_gpus,
+    of_driver,
+)
+from ray_jobs.engine.loop import TrainSettings
+from ray_jobs.settings import Settings
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "device", "given"),
+    [(2, 2, "auto", True), (1, 2, "auto", False), (0, 2, "auto", False), (2, 2, "cpu", False)],
+)
+def test_workers_get_gpus_where_each_can_have_one(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, workers: int, device: str, given: bool
+) -> None:
+    monkeypatch.setattr(devices, "num_gpus", lambda: gpus)
+    settings = replace(TrainSettings(), num_workers=workers, device=device)
+    assert gives_gpus(settings) is given
+
+
+def test_a_driver_takes_the_gpu_of_its_machine_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert of_driver(TrainSettings()) == GPU
+    assert of_driver(TrainSettings(device="cpu")) == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert of_driver(TrainSettings()) == CPU
+
+
+def test_products_are_in_bfloat16_on_a_gpu_or_where_told() -> None:
+    assert computes_in_bfloat16(TrainSettings(), GPU)
+    assert not computes_in_bfloat16(TrainSettings(), CPU)
+    assert computes_in_bfloat16(TrainSettings(precision="bfloat16"), CPU)
+    assert not computes_in_bfloat16(TrainSettings(precision="float32"), GPU)
+
+
+def test_collectives_of_the_loop_stay_on_the_cpu() -> None:
+    assert "cpu:gloo" in backend(gpu=True)
+    assert backend(gpu=False) == "gloo"
+
+
+def test_a_group_cannot_shrink_to_more_than_it_has() -> None:
+    with pytest.raises(UserError, match=r"train\.min_workers=3 is more than"):
+        load(Settings, ["train.num_workers=2", "train.min_workers=3"])
