@@ -24,7 +24,7 @@ from data.contract.settings import UserError, to_tree
 from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.job import console, run
 from serve.access import TOKEN
-from serve.app import NAME, app, refuse_overcommitment
+from serve.app import NAME, app, refuse_lone_store, refuse_overcommitment
 from serve.bundle import KIND, Bundle
 from serve.proxies import ENVIRONMENT, refuse_open
 from serve.users import middling_users
@@ -44,6 +44,7 @@ def main(job: Job) -> dict[str, Any]:
     """Serves the current bundle over HTTP until Ctrl-C."""
     settings = job.settings.serve
     refuse_open(settings, os.environ.get(TOKEN, ""))
+    refuse_lone_store(job.root, settings)
     refuse_taken_port(settings)
     prepare_environment(settings.proxy)
     bundle = Bundle.open(current(job.root, KIND).path)

@@ -61,6 +61,8 @@ def app(args: dict[str, Any]) -> Application:
         **replicas(settings),
     )(serve.ingress()(FeedReplica))
     root = storage.mirror(args["root"])
+    if storage.is_uri(args["root"]):  # who only tries a bundle names its mirror
+        refuse_lone_store(root, settings)
     return deployment.bind(str(root.resolve()), args.get("settings", {}))
 
 
@@ -84,6 +86,15 @@ def resources(settings: ServeSettings) -> dict[str, Any]:
     """What a replica takes of a machine."""
     needed: dict[str, Any] = {"num_cpus": 1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
     return needed if settings.placement == "cpu" else needed | {"num_gpus": settings.gpu_share}
+
+
+def refuse_lone_store(root: Path, settings: ServeSettings) -> None:
+    """Raises UserError where what is posted would stay on a machine that its root does not."""
+    if storage.is_mirrored(root) and settings.store == "local":
+        raise UserError(
+            f"serve.store=local keeps what is posted on this machine, and {storage.uri_of(root)} "
+            "does not: no next day would find it; set serve.store=redis://host:port/0"
+        )
 
 
 def refuse_overcommitment(settings: ServeSettings, gpus: int) -> None:

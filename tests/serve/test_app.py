@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from data.contract.settings import UserError
 from tests.tiny_root import TinyLog, write_bundle
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -53,6 +54,14 @@ def test_a_feed_comes_over_http_and_an_event_is_reflected_in_the_next(
     event = {"user_id": 3, "item_id": liked, "action": "save"}
     assert served.client.post("/v1/events", json=event).json()["accepted"] == 1
     assert liked not in [item["item_id"] for item in recommend(served.client, user_id=3)["items"]]
+
+
+def test_what_is_posted_must_be_where_the_next_day_finds_it() -> None:
+    from serve.app import app
+
+    with pytest.raises(UserError, match=r"s3://bucket/root does not.*serve\.store=redis"):
+        app({"root": "s3://bucket/root"})
+    assert app({"root": "s3://bucket/root", "settings": {"store": "redis://redis:6379/0"}})
 
 
 def test_a_bad_body_is_refused_over_http(served: SimpleNamespace) -> None:
