@@ -77,8 +77,8 @@ class PeakMemory:
     def _sample(self) -> None:
         holes = Holes()
         while True:
-            holes.watch()
             self.peak_mib = max(self.peak_mib, tree_pss() / MIB)
+            holes.watch()
             if self._done.wait(self._interval_s):
                 return
 

@@ -52,8 +52,8 @@ class UserBlocks:
     def begin(cls, job: Job, name: str, dataset: Dataset, model: Artifact, *own: Any) -> Self:
         """Makes the vectors of all items once for all tasks."""
         pieces = Pieces.begin(job.root, name)
-        items = Retriever.open(model, dataset, None).item_vectors
-        pieces.make(ITEMS, lambda path: save(path, items))
+        retriever = Retriever.open(model, dataset, None)
+        pieces.make(ITEMS, lambda path: save(path, retriever.item_vectors))
         vectors = dataset.vectors.version if dataset.vectors else None
         versions = dataset.artifact.version, vectors, model.version
         return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *own)

@@ -1,0 +1,35 @@
+import numpy as np
+import psutil
+
+from ray_jobs.engine.memory import GROWTH, MIB, Holes, PeakMemory
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def leave_holes(count: int) -> list[bytes]:
+    """Many blocks of heap of which every other one is given up; what keeps the rest from going."""
+    blocks = [bytes(100_000) for _ in range(count)]
+    return blocks[::100]
+
+
+def test_holes_are_given_back_once_they_have_grown() -> None:
+    holes, before = Holes(), resident()
+    kept = leave_holes(2 * GROWTH // 100_000)
+    grown = resident() - before
+    holes.watch()
+    assert grown > GROWTH
+    assert resident() - before < grown / 4
+    assert len(kept) > 10
+
+
+def test_the_peak_is_what_was_held_for_a_while() -> None:
+    with PeakMemory(interval_s=0.01) as memory:
+        held = np.ones(64 * MIB, np.uint8)
+        while memory.peak_mib == 0:
+            pass
+        first = memory.peak_mib
+        more = np.ones(96 * MIB, np.uint8)
+    assert memory.peak_mib - first > 60
+    assert held.nbytes + more.nbytes == 160 * MIB
