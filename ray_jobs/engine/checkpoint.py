@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner, LoadPlan
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
@@ -27,6 +29,7 @@ from ray_jobs.engine.loop import Learner, TrainState
 from ray_jobs.engine.streams import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 POINTER = "CURRENT"
@@ -36,7 +39,9 @@ def save(folder: Path, learner: Learner, state: TrainState) -> None:
     """Writes a checkpoint; called on every rank. Older ones are removed once it is whole."""
     merge_progress(state)
     name = f"step-{state.step:06d}"
-    dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=ranks.world_size() == 1)
+    with _failing_as_an_error():
+        alone = ranks.world_size() == 1
+        dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=alone)
     for file in folder.glob(f"{name}/__{ranks.rank()}_*"):
         storage.put(file)
     ranks.barrier()
@@ -69,9 +74,19 @@ def load(folder: Path, learner: Learner) -> TrainState | None:
     storage.fetch(path, fresh=True)  # an earlier attempt may have left another here
     tensors = _tensors(learner)
     alone = ranks.world_size() == 1
-    dcp.load(tensors, checkpoint_id=str(path), planner=LoadPlanner(), no_dist=alone)
+    with _failing_as_an_error():
+        dcp.load(tensors, checkpoint_id=str(path), planner=LoadPlanner(), no_dist=alone)
     _restore(learner, tensors)
     return _state(json.loads((path / "state.json").read_text()))
+
+
+@contextmanager
+def _failing_as_an_error() -> Iterator[None]:
+    """Torch's own exception is none by its class: it would pass whatever handles errors."""
+    try:
+        yield
+    except CheckpointException as failure:
+        raise RuntimeError(f"checkpoint: {failure}") from None
 
 
 class LoadPlanner(DefaultLoadPlanner):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.processes import QUICK, REPOSITORY, environment
+from tests.e2e.processes import REPOSITORY, environment
 from tests.object_store import BUCKET, running_s3
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ROOT = f"s3://{BUCKET}/homefeed/default"
+WORDS = ("world.preset=tiny", "train.max_steps=10", "train.validate_every=5")
 # All of the disk but one folder can be read alone; what forgets the storage fails.
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o bind,remount,ro / && exec "$@"'
 APART = ["unshare", "--map-root-user", "--mount", "bash", "-c", READ_ONLY]
@@ -75,12 +76,12 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def test_a_pipeline_needs_no_other_disk_and_another_machine_finds_it_done(machine: Any) -> None:
     first = machine()
-    made = summary_of(first.run("pipeline", *QUICK))
+    made = summary_of(first.run("pipeline", *WORDS))
     assert made["root"] == ROOT
     assert made["served"]["fallback"] is False
     shutil.rmtree(first.folder)
     second = machine()
-    done = second.run("pipeline", *QUICK)
+    done = second.run("pipeline", *WORDS)
     found = summary_of(done)
     assert found["bundle"] == made["bundle"]
     assert found["metrics"] == made["metrics"]

@@ -33,7 +33,7 @@ def test_a_submitted_pipeline_trains_publishes_and_serves_on_the_cluster(
     head: Head, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
-    words = [f"root={root}", "world.preset=tiny", "train.max_steps=20", "train.validate_every=10"]
+    words = [f"root={root}", "world.preset=tiny", "train.max_steps=10", "train.validate_every=5"]
     done = head.submit("python", "-m", "ray_jobs.pipeline", *words)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "succeeded" in done.stdout

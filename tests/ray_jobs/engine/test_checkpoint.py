@@ -1,7 +1,9 @@
 """What N ranks have saved, M ranks load, and what those save one process loads: bit for bit."""
 
+import errno
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from models.batch import Batch, Jagged
@@ -177,3 +180,11 @@ def test_tables_were_cut_as_asked(travelled: Path, sharding: Sharding) -> None:
     assert plan.count(sharding) == 2
     parts = {"table_wise": 2, "column_wise": 4, "row_wise": 6}[sharding]
     assert sum("rank:" in line for line in plan.splitlines()) == parts
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_like_others() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    failure = CheckpointException("write", {0: (full, traceback.StackSummary())})
+    assert not isinstance(failure, Exception)
+    with pytest.raises(RuntimeError, match="No space left"), checkpoint._failing_as_an_error():
+        raise failure
