@@ -116,7 +116,9 @@ class Funnel:
         self._settings = settings
         self._remembered: Recent[list[Document]] = Recent(settings.remembered_users)
         self.breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
-        ranker = Ranker(bundle, self.catalogue) if bundle.has_ranker else None
+        ranker = None
+        if bundle.has_ranker:
+            ranker = Ranker(bundle, self.catalogue, settings.rank_threads)
         self.ranking = Ranking(ranker, self.breakers["ranker"])
 
     def with_utility(self, utility: Utility) -> Funnel:

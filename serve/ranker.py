@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from serve.users import User
 
 MODEL = "ranker"
+SHARED = 128  # candidates, of which fewer are not worth another thread
 NOTHING, NO_ITEM = np.zeros(0, np.int64), np.zeros(1, np.int64)
 
 
@@ -34,15 +37,23 @@ class Reader:
 
 
 class Ranker:
-    """The exported ranker: `ranker_user` once a request, `ranker_items` over its candidates."""
+    """The exported ranker: `ranker_user` once a request, `ranker_items` over its candidates.
 
-    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
+    Args:
+        bundle: with the programs.
+        catalogue: its items.
+        threads: that rank the candidates of a request that is alone.
+    """
+
+    def __init__(self, bundle: Bundle, catalogue: Catalogue, threads: int = 1) -> None:
         self._bundle = bundle
         self._catalogue = catalogue
         self._user_program = bundle.programs["ranker_user"]
         self._items_program = bundle.programs["ranker_items"]
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
+        self._threads, self._alone = threads, threading.Lock()
+        self._helpers = ThreadPoolExecutor(threads - 1, "ranker") if threads > 1 else None
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
@@ -64,7 +75,21 @@ class Ranker:
         return Reader(self._user_program(inputs), bool(inputs["user_id.rows"].any()))
 
     def rank(self, reader: Reader, rows: Ints) -> Floats:
-        """The half that does: f32[N, T] of candidates [N]."""
+        """The half that does: f32[N, T] of candidates [N].
+
+        Many are ranked by all threads while nobody else is ranking: who asks alone finds cores at
+        rest, and under load more threads cost more than they bring.
+        """
+        if self._helpers is None or len(rows) < SHARED or not self._alone.acquire(blocking=False):
+            return self._ranked(reader, rows)
+        try:
+            own, *others = np.array_split(rows, self._threads)
+            asked = [self._helpers.submit(self._ranked, reader, part) for part in others]
+            return np.concatenate([self._ranked(reader, own), *(one.result() for one in asked)])
+        finally:
+            self._alone.release()
+
+    def _ranked(self, reader: Reader, rows: Ints) -> Floats:
         items = self._catalogue.ranked(rows)
         outputs = self._items_program({**reader.state, **self.item_inputs(rows, items)})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)

@@ -57,6 +57,8 @@ class ServeSettings:
             left alone.
         breaker_seconds: for so long; then one request tries again.
         remembered_users: users whose last feed and actions a replica keeps for bad times.
+        rank_threads: threads that rank the candidates of a request while a replica ranks no other;
+            1 where it has but one core.
         threads: threads for the sources of all requests of a replica; one source has at most half.
         queue: sources of all requests that may wait for a thread, half of them of one source; more
             are shed.
@@ -106,6 +108,7 @@ class ServeSettings:
     breaker_failures: Count = 5
     breaker_seconds: Positive = 5.0
     remembered_users: Count = 10_000
+    rank_threads: Count = 2
     threads: Count = 4
     queue: NonNegative = 64
     max_concurrent: Count = 100

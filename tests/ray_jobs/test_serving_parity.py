@@ -262,6 +262,20 @@ def test_what_a_request_is_about_matters_as_in_training(made: SimpleNamespace) -
     assert all(np.abs(one - found[0]).max() > 1e-3 for one in found[1:])
 
 
+def test_several_threads_rank_as_one_does(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.ranker.SHARED", 10)
+    funnel = made.feed._switch.funnel
+    user, rows = user_of(made, 3), np.asarray(funnel.bundle.live_items[:50])
+    expected = ServedRanker(funnel.bundle, funnel.catalogue)(user, rows)
+    several = ServedRanker(funnel.bundle, funnel.catalogue, threads=3)
+    np.testing.assert_allclose(several(user, rows), expected, atol=1e-6)
+    with several._alone:  # while another request is ranked
+        np.testing.assert_allclose(several(user, rows), expected, atol=1e-6)
+    assert not several._alone.locked()
+
+
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
     made: SimpleNamespace,
 ) -> None:
