@@ -1,7 +1,13 @@
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import fs
 
 from data.contract import storage
 from data.contract.artifact import current, find, has_current, point, publish, read
@@ -198,6 +204,88 @@ def test_a_storage_that_fails_is_tried_again_and_then_named(
     with pytest.raises(StorageError, match=r"file:///.*cannot be written: 503 slow down.*run"):
         made(root, "v2")
     assert not storage.exists(root / "dataset" / "v2" / "manifest.json")
+
+
+class Faulty(fs.FSSpecHandler):
+    """A storage of which some of the calls fail, counted from the first."""
+
+    def __init__(self, failing: set[int]) -> None:
+        super().__init__(fsspec.filesystem("file", auto_mkdir=True))
+        self.failing, self.calls = failing, 0
+
+    def _may_fail(self) -> None:
+        self.calls += 1
+        if self.calls - 1 in self.failing:
+            raise OSError("connection reset")
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        self._may_fail()
+        return super().get_file_info(paths)
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        self._may_fail()
+        return super().get_file_info_selector(selector)
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        self._may_fail()
+        return super().open_output_stream(path, metadata)
+
+    def open_input_stream(self, path: str) -> Any:
+        self._may_fail()
+        return super().open_input_stream(path)
+
+    def delete_dir(self, path: str) -> None:
+        self._may_fail()
+        super().delete_dir(path)
+
+
+def found_elsewhere(root: Path, machine: Path) -> bool:
+    """Whether another machine, whose storage does not fail, sees the artefact; whole, then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, str(machine))
+        artifact = find(root, "dataset", "v1")
+        if artifact is not None:
+            artifact.verify()
+    return artifact is not None
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(0, 2))
+def test_whatever_fails_an_artefact_is_whole_or_not_there(failing: set[int], tries: int) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, f"{name}/here")
+        patch.setattr(storage, "TRIES", (0.0,) * tries)
+        Path(name, "remote").mkdir()
+        root = storage.mirror(f"file://{name}/remote")
+        faulty = Faulty(failing)
+        with pytest.MonkeyPatch.context() as shaky:
+            shaky.setattr(storage, "_filesystem", lambda *_: fs.PyFileSystem(faulty))
+            published = False
+            with suppress(StorageError):
+                made(root)
+                published = True
+        # What failed last may have been a question after the manifest had been put.
+        assert found_elsewhere(root, Path(name, "other")) or not published
+        made(root)
+        assert found_elsewhere(root, Path(name, "third"))
+
+
+@given(st.sets(st.integers(0, 20)))
+def test_whatever_fails_what_is_fetched_is_whole(failing: set[int]) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, f"{name}/here")
+        patch.setattr(storage, "TRIES", ())
+        Path(name, "remote").mkdir()
+        root = storage.mirror(f"file://{name}/remote")
+        made(root)
+        patch.setenv(PLACE, f"{name}/other")
+        with pytest.MonkeyPatch.context() as shaky:
+            faulty = Faulty(failing)
+            shaky.setattr(storage, "_filesystem", lambda *_: fs.PyFileSystem(faulty))
+            with suppress(StorageError):
+                find(root, "dataset", "v1")
+        found = find(root, "dataset", "v1")
+        assert found is not None
+        found.verify()
 
 
 def test_an_unknown_storage_is_refused() -> None:
