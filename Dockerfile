@@ -6,14 +6,15 @@ FROM python:3.11-slim-bookworm
 # KubeRay asks a pod whether it lives by wget.
 RUN apt-get update && apt-get install -y --no-install-recommends make wget \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 --gid 100 ray
+    && useradd --create-home --uid 1000 --gid 100 ray \
+    && install --directory --owner ray --group users /home/ray/homefeed
 USER ray
 WORKDIR /home/ray/homefeed
 
 # What decides the pins alone: other changes of the tree keep this layer.
 ARG GPU=0
 COPY --chown=ray:users Makefile pyproject.toml README.md LICENSE ./
-RUN make setup GPU=${GPU} WITH=mlflow && .venv/bin/pip cache purge
+RUN PIP_NO_CACHE_DIR=1 make setup GPU=${GPU} WITH=mlflow
 
 COPY --chown=ray:users . .
 # Login shells, which KubeRay uses if told to, start from a PATH of their own.

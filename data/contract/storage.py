@@ -272,7 +272,8 @@ def expand(pattern: str) -> str:
     named = {file: info for file, info in there.items() if one or file.match(name)}
     for file, info in named.items():
         fetch(file, fresh=_differs(info, file))
-    for file in set(whole.rglob("*") if one else whole.glob(name)) - named.keys():
+    here_now = [whole, *whole.rglob("*")] if one else whole.glob(name)
+    for file in set(here_now) - named.keys():
         if file.is_file():
             file.unlink()
     return str(whole if one else whole / name)

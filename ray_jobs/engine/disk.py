@@ -23,20 +23,24 @@ def refusal(error: BaseException) -> str | None:
     """What there is to mend, None if it is not about a disk that refuses.
 
     Args:
-        error: as caught; what led to it counts too. Of an OSError checkpoints, safetensors and
-            faiss keep the words alone, and Ray what failed on another process.
+        error: as caught; a full disk may have led to it. Of an OSError checkpoints, safetensors and
+            faiss keep the words alone, and Ray what failed on another process. What was forbidden
+            on the way may have been tried in vain and got around: that alone counts which ended it.
     """
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return f"{_place(error)}{error.strerror}; root= must name a folder that may be written"
     return next((said for one in _leading_to(error) if (said := _said(one))), None)
 
 
+def _place(error: BaseException) -> str:
+    return f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+
+
 def _said(error: BaseException) -> str | None:
-    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    if isinstance(error, OSError) and error.errno in FORBIDDEN:
-        return f"{place}{error.strerror}; root= must name a folder that may be written"
     text = str(error)
     for number in FULL:
         if getattr(error, "errno", None) == number or os.strerror(number) in text:
-            return f"{place}{os.strerror(number)}; {MEND}"
+            return f"{_place(error)}{os.strerror(number)}; {MEND}"
     return f"{os.strerror(errno.ENOSPC)}; {MEND}" if CUT_SHORT.search(text) else None
 
 
@@ -49,4 +53,5 @@ def _leading_to(error: BaseException) -> Iterator[BaseException]:
         if one is not None and id(one) not in seen:
             seen.add(id(one))
             yield one
-            waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+            context = None if one.__suppress_context__ else one.__context__
+            waiting += [one.__cause__, context, getattr(one, "cause", None)]

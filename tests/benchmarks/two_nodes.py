@@ -59,18 +59,24 @@ class Machines:
 
     def __init__(self, head: Head, folder: Path) -> None:
         self.head, self._folder = head, folder
-        self.node: Any = None
         self._disk = folder
+        self._node: Any = None
 
     def join(self) -> None:
         """Starts a second node with an empty disk."""
         self._disk = Path(tempfile.mkdtemp(dir=self._folder))
-        self.node = self.head.join(OTHER, HOMEFEED_MIRROR=str(self._disk))
+        self._node = self.head.join(OTHER, HOMEFEED_MIRROR=str(self._disk))
 
     def lose(self) -> int:
         """Kills the second node; gives the number of files that its disk had of the root."""
-        end(self.node, gently=False)
+        self.end()
         return sum(file.is_file() for file in self._disk.rglob("*"))
+
+    def end(self) -> None:
+        """Ends the second node if it runs."""
+        if self._node is not None:
+            end(self._node, gently=False)
+            self._node = None
 
     def job(self, name: str, *words: str) -> str:
         """Submits a job that must succeed and waits for it; what it has printed."""
@@ -94,14 +100,12 @@ def disturbed(
         if replaced:
             machines.join()
         said = job.result()
-    seconds = time.monotonic() - started
-    if replaced:
-        end(machines.node)
+    ended = time.monotonic()
     return {
         "succeeded": "succeeded" in said,
         "files_of_the_lost_node": files,
-        "seconds": round(seconds, 1),
-        "seconds_after_the_loss": round(time.monotonic() - lost, 1),
+        "seconds": round(ended - started, 1),
+        "seconds_after_the_loss": round(ended - lost, 1),
         "groups_started": re.findall(r"Started training worker group of size (\d+)", said),
         "log": [line for line in plain(said) if "RETRY" in line or "marked dead" in line],
     }
@@ -226,7 +230,11 @@ def main() -> None:
         own = {"HOMEFEED_MIRROR": str(folder / "head"), "GLOO_SOCKET_IFNAME": "lo"}
         with running_head(**variables, **own) as head:
             for part in words.get("parts", ",".join(PARTS)).split(","):
-                found[part] = PARTS[part](Machines(head, folder), folder)
+                machines = Machines(head, folder)
+                try:
+                    found[part] = PARTS[part](machines, folder)
+                finally:
+                    machines.end()
                 print(json.dumps({part: found[part]}), file=sys.stderr)
     print(json.dumps(found))
 

@@ -172,6 +172,9 @@ def test_a_log_behind_a_uri_is_read_as_it_is_there_now(root: Path, remote: Path)
     (remote / "c.csv").unlink()
     assert [file.name for file in expand(f"file://{remote}", "source.events")] == ["a.csv"]
     assert (root / "a.csv").read_text() == "newest"
+    (remote / "a.csv").unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        expand(f"file://{remote}/a.csv", "source.events")
 
 
 def test_a_log_that_has_not_changed_is_not_fetched_again(

@@ -63,3 +63,9 @@ def test_what_failed_on_another_process_counts() -> None:
 )
 def test_other_errors_are_not_taken_for_one(error: Exception) -> None:
     assert refusal(error) is None
+
+
+def test_what_was_forbidden_and_got_around_is_not_what_ended_it() -> None:
+    no_links = OSError(errno.EPERM, os.strerror(errno.EPERM), "item-00000.arrow")
+    assert refusal(no_links) is not None
+    assert refusal(caught(no_links, ValueError("a bug"))) is None
