@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from torch._dynamo.exc import UserError as DimensionError
 from torch.export import Dim, ExportedProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -47,21 +48,22 @@ class Program:
     Attributes:
         module: `forward(inputs: dict[str, Tensor])` -> a tensor or a tuple of tensors.
         inputs: example inputs by dotted name.
-        dynamic: the dimension on the leading axis of an input, such as `events`. All other axes,
-            and inputs not listed here, keep the size of their example.
+        dynamic: the dimension on the leading axis of an input, such as `events`, or those on its
+            leading axes. All other axes, and inputs not listed here, keep their example's size.
         outputs: name of each output.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
-    dynamic: dict[str, str]
+    dynamic: Mapping[str, str | tuple[str, ...]]
     outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Refuses sizes that export would take for constants or for one another."""
         sizes: dict[str, set[int]] = {}
-        for name, dimension in self.dynamic.items():
-            sizes.setdefault(_identifier(dimension), set()).add(len(self.inputs[name]))
+        for name in self.dynamic:
+            for dimension, size in zip(self.axes(name), self.inputs[name].shape, strict=False):
+                sizes.setdefault(dimension, set()).add(size)
         distinct = {size for of_dimension in sizes.values() for size in of_dimension}
         if len(distinct) != len(sizes) or min(distinct, default=MIN_EXAMPLE) < MIN_EXAMPLE:
             raise ValueError(
@@ -71,8 +73,13 @@ class Program:
 
     def shape(self, name: str) -> list[int | str]:
         """Shape of an input, with dynamic sizes by name, `_` for what no identifier may hold."""
-        sizes: list[int | str] = [*self.inputs[name].shape]
-        return [_identifier(self.dynamic[name]), *sizes[1:]] if name in self.dynamic else sizes
+        axes = self.axes(name)
+        return [*axes, *self.inputs[name].shape[len(axes) :]]
+
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Dimensions on the leading axes of an input."""
+        given = self.dynamic.get(name, ())
+        return tuple(_identifier(one) for one in ((given,) if isinstance(given, str) else given))
 
 
 def write_programs(programs: Mapping[str, Program], folder: Path) -> None:
@@ -130,9 +137,9 @@ def _exported(name: str, program: Program) -> ExportedProgram:
 
 
 def _dynamic_shapes(program: Program) -> tuple[dict[str, dict[int, Dim]]]:
-    dims = {name: Dim(_identifier(name), min=0) for name in program.dynamic.values()}
-    dynamic = program.dynamic
-    return ({name: {0: dims[dynamic[name]]} if name in dynamic else {} for name in program.inputs},)
+    axes = {name: program.axes(name) for name in program.inputs}
+    dims = {name: Dim(name, min=0) for of_input in axes.values() for name in of_input}
+    return ({name: {at: dims[one] for at, one in enumerate(axes[name])} for name in axes},)
 
 
 def _identifier(dimension: str) -> str:

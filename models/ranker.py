@@ -140,7 +140,7 @@ class RankerUser(nn.Module):
 
 
 class RankerItems(nn.Module):
-    """The exported item side: one user's state and N candidates -> logits."""
+    """The exported item side: states of R users and C candidates of each -> logits."""
 
     def __init__(self, ranker: Ranker) -> None:
         """Shares the parts of a ranker."""
@@ -150,38 +150,42 @@ class RankerItems(nn.Module):
         self.record, self.over = ranker.record, ranker.over
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A `Reading` of one user; `candidate.*` (`Items`), `trend.*`, `tally.counts`, `position`.
+        """A `Reading` of R users; `candidate.*` (`Items`), `trend.*`, `tally.counts`, `position`.
 
-        Gives logits float32[N, A].
+        The latter are of C candidates of each, [R, C, ...]. Gives logits float32[R, C, A].
         """
-        asked = Items(*(part.unsqueeze(0) for part in named(inputs, "candidate.")))
         read = Reading(*(inputs[name] for name in Reading._fields))
-        record = self.record(inputs).unsqueeze(0) if self.record.width else None
-        logits: Tensor = self.over(read, asked, inputs["position"].unsqueeze(0), record)
-        return logits.squeeze(0)
+        record = self.record(inputs) if self.record.width else None
+        logits: Tensor = self.over(read, named(inputs, "candidate."), inputs["position"], record)
+        return logits
 
     def program(self) -> Program:
-        """What is exported; size: items."""
+        """What is exported; sizes: users, and items of each."""
         settings = self.settings
         length = settings.sequence.max_length + 1
+        states = NUM_USERS, length
         user = {
-            "user": torch.zeros(1, settings.dim),
-            "keys": torch.zeros(1, length, settings.dim),
-            "items": torch.zeros(1, length, settings.dim),
-            **{name: torch.zeros(1, length) for name in ("mask", "liked", "recent", "hidden")},
-            "codes": torch.zeros(1, length, self.categories, dtype=torch.int64),
-            **{name: torch.zeros(1, settings.dim) for name in ("ahead", "later", "about")},
-            "about_codes": torch.zeros(1, self.categories, dtype=torch.int64),
+            "user": torch.zeros(NUM_USERS, settings.dim),
+            "keys": torch.zeros(*states, settings.dim),
+            "items": torch.zeros(*states, settings.dim),
+            **{name: torch.zeros(states) for name in ("mask", "liked", "recent", "hidden")},
+            "codes": torch.zeros(*states, self.categories, dtype=torch.int64),
+            **{name: torch.zeros(NUM_USERS, settings.dim) for name in ("ahead", "later", "about")},
+            "about_codes": torch.zeros(NUM_USERS, self.categories, dtype=torch.int64),
         }
         items = {
             **example_items(NUM_ITEMS, settings.dim, self.categories, "candidate."),
             "position": torch.zeros(NUM_ITEMS, dtype=torch.int64),
             **self.record.example(),
         }
+        of_each = {name: one.expand(NUM_USERS, *one.shape) for name, one in items.items()}
         return Program(
             module=self,
-            inputs=user | items,
-            dynamic=dict.fromkeys(items, "items"),
+            inputs=user | of_each,
+            dynamic={
+                **dict.fromkeys(user, "users"),
+                **dict.fromkeys(items, ("users", "items")),
+            },
             outputs=("logits",),
         )
 

@@ -34,7 +34,7 @@ class RecordEncoder(nn.Module):
         self.width = WIDTH * (self.trend is not None) + of_tallies
 
     def forward(self, inputs: Mapping[str, Tensor], prefix: str = "") -> Tensor:
-        """`<prefix>trend.*` and `<prefix>tally.counts` [N, G, W], where read -> [N, width]."""
+        """`<prefix>trend.*` and `<prefix>tally.counts` [..., G, W], where read -> [..., width]."""
         found = [] if self.trend is None else [self.trend(inputs, prefix)]
         if self.reads_tallies:
             found.append(read_tallies(inputs[f"{prefix}tally.counts"]))

@@ -54,7 +54,7 @@ class TrendEncoder(nn.Module):
         self.layer = nn.Sequential(nn.Linear(TRENDS, WIDTH), nn.GELU())
 
     def forward(self, inputs: Mapping[str, Tensor], prefix: str = "") -> Tensor:
-        """`<prefix>trend.counts` int64[N, S], `<prefix>trend.age_ms` [N] -> float32[N, WIDTH]."""
+        """`<prefix>trend.counts` int64[..., S], `<prefix>trend.age_ms` [...] -> [..., WIDTH]."""
         encoded: Tensor = self.layer(read_trends(inputs, prefix))
         return encoded
 

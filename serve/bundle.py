@@ -46,7 +46,7 @@ from serve.index import ItemIndex
 from serve.medoids import Medoids
 from serve.pairing import check_pairing
 from serve.partitions import Partitions
-from serve.programs import Floats, Program, gather_rows, mapped, open_programs
+from serve.programs import ITEM_SIDE, Floats, Program, gather_rows, mapped, open_programs
 from serve.ranked import Ranked
 
 if TYPE_CHECKING:
@@ -272,8 +272,11 @@ def check_embeddings(bundle: Bundle) -> None:
 def check_ranked(bundle: Bundle) -> None:
     """Refuses a ranker of an earlier release, and encoded items of another id space."""
     name, ranked = bundle.artifact.manifest.name, bundle.ranked
-    if ranked is None and "ranker_items" in bundle.programs:
+    program = bundle.programs.get(ITEM_SIDE)
+    if program is not None and ranked is None:
         raise UserError(f"{name} holds no items as its ranker sees them; export and index again")
+    if program is not None and program.axes("position") != len(("users", "items")):
+        raise UserError(f"{name} ranks one user at a time; export and index again")
     if ranked is not None and len(ranked.known) != bundle.item_ids.rows:
         raise UserError(
             f"{name} has {len(ranked.known)} items as its ranker sees them but "

@@ -118,7 +118,8 @@ class Funnel:
         self.breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         ranker = None
         if bundle.has_ranker:
-            ranker = Ranker(bundle, self.catalogue, settings.rank_threads)
+            together = settings.rank_together if settings.ranks_on_gpu else 1
+            ranker = Ranker(bundle, self.catalogue, settings.rank_threads, together)
         self.ranking = Ranking(ranker, self.breakers["ranker"])
 
     def with_utility(self, utility: Utility) -> Funnel:

@@ -49,6 +49,9 @@ class Metrics:
         self.feeds = count("homefeed_feeds", "Feeds, by the worst that they lacked", ["outcome"])
         for outcome in ("full", *SEVERITY):
             self.feeds.labels(outcome)  # so that a share of none is 0
+        self.users = count(
+            "homefeed_user_feeds", "Feeds by whether the user's last one is here", ["remembered"]
+        )
         self.fallbacks = count("homefeed_fallbacks", "Feeds that lacked something", ["kind"])
         self.failures = count(
             "homefeed_source_failures", "Sources late, shed, left alone, failed", ["source", "kind"]

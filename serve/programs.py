@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Placement = Literal["cpu", "mixed", "gpu"]
 CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
+USER_SIDE, ITEM_SIDE = "ranker_user", "ranker_items"
 ON_GPU: dict[Placement, tuple[str, ...]] = {
     "cpu": (),
-    "mixed": ("ranker_items",),
-    "gpu": ("ranker_user", "ranker_items"),
+    "mixed": (ITEM_SIDE,),
+    "gpu": (USER_SIDE, ITEM_SIDE),
 }
 
 
@@ -51,6 +52,11 @@ class Program:
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
         self._widths = {v.name: v.shape[-1] for v in self._session.get_inputs()}
+        self._axes = {v.name: len(v.shape) for v in self._session.get_inputs()}
+
+    def axes(self, name: str) -> int:
+        """How many an input has."""
+        return self._axes[name]
 
     def width(self, name: str) -> int:
         """Size of the last axis of an input."""

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.encode import Arrays, Ints, Mask, encode_history
+from serve.programs import ITEM_SIDE, USER_SIDE
+from serve.together import Together
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
     from serve.programs import Floats
@@ -43,17 +47,21 @@ class Ranker:
         bundle: with the programs.
         catalogue: its items.
         threads: that rank the candidates of a request that is alone.
+        together: requests whose candidates are ranked in one run, where that costs less: on a GPU.
     """
 
-    def __init__(self, bundle: Bundle, catalogue: Catalogue, threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, catalogue: Catalogue, threads: int = 1, together: int = 1
+    ) -> None:
         self._bundle = bundle
         self._catalogue = catalogue
-        self._user_program = bundle.programs["ranker_user"]
-        self._items_program = bundle.programs["ranker_items"]
+        self._user_program = bundle.programs[USER_SIDE]
+        self._items_program = bundle.programs[ITEM_SIDE]
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
         self._threads, self._alone = threads, threading.Lock()
         self._helpers = ThreadPoolExecutor(threads - 1, "ranker") if threads > 1 else None
+        self._together = Together(self._ranked, together) if together > 1 else None
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
@@ -80,25 +88,38 @@ class Ranker:
         Many are ranked by all threads while nobody else is ranking: who asks alone finds cores at
         rest, and under load more threads cost more than they bring.
         """
+        if self._together is not None:
+            return self._together((reader, rows))
         if self._helpers is None or len(rows) < SHARED or not self._alone.acquire(blocking=False):
-            return self._ranked(reader, rows)
+            return self._ranked([(reader, rows)])[0]
         try:
             own, *others = np.array_split(rows, self._threads)
-            asked = [self._helpers.submit(self._ranked, reader, part) for part in others]
-            return np.concatenate([self._ranked(reader, own), *(one.result() for one in asked)])
+            asked = [self._helpers.submit(self._ranked, [(reader, part)]) for part in others]
+            parts = [self._ranked([(reader, own)]), *(one.result() for one in asked)]
+            return np.concatenate([part[0] for part in parts])
         finally:
             self._alone.release()
 
-    def _ranked(self, reader: Reader, rows: Ints) -> Floats:
-        items = self._catalogue.ranked(rows)
-        outputs = self._items_program({**reader.state, **self.item_inputs(rows, items)})
+    def _ranked(self, asked: Sequence[tuple[Reader, Ints]]) -> list[Floats]:
+        """Of each of R requests, with candidates [N] of its own, f32[N, T]; in one run."""
+        rows = rectangle([rows for _, rows in asked])
+        items = self._catalogue.ranked(rows.ravel())
+        states = joined([reader.state for reader, _ in asked])
+        outputs = self._items_program({**states, **self.item_inputs(rows, items)})
         logits = np.asarray(outputs[self._items_program.outputs[0]], np.float32)
-        return self._bundle.calibrators(logits, without_rows(items.known, reader.has_row))
+        known = items.known.reshape(rows.shape)
+        return [
+            self._bundle.calibrators(
+                logits[at, : len(own)], without_rows(known[at, : len(own)], reader.has_row)
+            )
+            for at, (reader, own) in enumerate(asked)
+        ]
 
     def item_inputs(self, rows: Ints, items: Ranked) -> Arrays:
-        """Named arrays of the item side, of candidates [N] as they are looked up."""
-        position = {"position": np.zeros(len(rows), np.int64)}
-        return items.inputs("candidate.") | self._catalogue.record(rows) | position
+        """Named arrays of the item side: of candidates [R, C], and these R C as looked up."""
+        flat = items.inputs("candidate.") | self._catalogue.record(rows.ravel())
+        flat["position"] = np.zeros(rows.size, np.int64)
+        return {name: one.reshape(*rows.shape, *one.shape[1:]) for name, one in flat.items()}
 
     def user_inputs(self, user: User, surface: str = "", about: Ints = NOTHING) -> Arrays:
         """Named arrays of the user side."""
@@ -117,6 +138,23 @@ class Ranker:
             "request.surface": np.array([self._surfaces.get(surface, 0)]),
             "request.has_context": np.full(1, len(about) > 0, np.float32),
         }
+
+
+def rectangle(parts: Sequence[Ints]) -> Ints:
+    """Rows of R requests, [N] each, filled up with the missing one, 0: [R, C]."""
+    if len(parts) == 1:
+        return parts[0][None]
+    filled = np.zeros((len(parts), max(map(len, parts))), np.int64)
+    for at, part in enumerate(parts):
+        filled[at, : len(part)] = part
+    return filled
+
+
+def joined(states: Sequence[Arrays]) -> Arrays:
+    """States of R users, [1, ...] each, as one: [R, ...]."""
+    if len(states) == 1:
+        return states[0]
+    return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
 
 
 def without_rows(items: Mask, user: bool) -> Mask:

@@ -11,7 +11,7 @@ from data.contract.settings import Count, NonNegative, Positive, Share
 from serve.experiments import Experiment
 from serve.filters import Rule
 from serve.pixie import RecentWalks
-from serve.programs import Placement
+from serve.programs import ITEM_SIDE, ON_GPU, Placement
 from serve.proxies import Proxy
 from serve.utility import UtilitySettings
 
@@ -59,6 +59,7 @@ class ServeSettings:
         remembered_users: users whose last feed and actions a replica keeps for bad times.
         rank_threads: threads that rank the candidates of a request while a replica ranks no other;
             1 where it has but one core.
+        rank_together: requests that come while a GPU ranks and are then ranked in one run.
         threads: threads for the sources of all requests of a replica; one source has at most half.
         queue: sources of all requests that may wait for a thread, half of them of one source; more
             are shed.
@@ -109,6 +110,7 @@ class ServeSettings:
     breaker_seconds: Positive = 5.0
     remembered_users: Count = 10_000
     rank_threads: Count = 2
+    rank_together: Count = 8
     threads: Count = 4
     queue: NonNegative = 64
     max_concurrent: Count = 100
@@ -148,6 +150,11 @@ class ServeSettings:
     def most_replicas(self) -> int:
         """Replicas that there may be at once."""
         return max(self.replicas, self.max_replicas)
+
+    @property
+    def ranks_on_gpu(self) -> bool:
+        """Whether the ranker's item side runs on a GPU."""
+        return ITEM_SIDE in ON_GPU[self.placement]
 
     def deadline_s(self, source: str) -> float:
         """Seconds that a source may take."""

@@ -241,7 +241,7 @@ def write_ranker(folder: Path) -> None:
         [
             node("ReduceSum", ["history.vectors", "zero"], ["read"], keepdims=1),
             node("Add", ["read", "user_id.rows"], ["user"]),
-            node("Unsqueeze", ["history.vectors", "zero"], ["keys"]),
+            node("Unsqueeze", ["read", "zero"], ["keys"]),
         ],
         [
             tensor("user_id.rows", "B", DIM),
@@ -249,24 +249,25 @@ def write_ranker(folder: Path) -> None:
             tensor("history.age_ms", "H", kind=TensorProto.INT64),
             tensor("history.lengths", "B", kind=TensorProto.INT64),
         ],
-        [tensor("user", "B", DIM), tensor("keys", 1, "H", DIM)],
+        [tensor("user", "B", DIM), tensor("keys", "B", 1, DIM)],
         [constant("zero", np.array([0]))],
     )
     save_program(
         folder,
         "ranker_items",
         [
-            node("Gemm", ["candidate.vectors", "user"], ["match"], transB=1),
+            node("Unsqueeze", ["user", "last"], ["column"]),
+            node("MatMul", ["candidate.vectors", "column"], ["match"]),
             node("Mul", ["match", "weights"], ["logits"]),
         ],
         [
-            tensor("user", 1, DIM),
-            tensor("keys", 1, "L", DIM),
-            tensor("candidate.vectors", "N", DIM),
-            tensor("position", "N", kind=TensorProto.INT64),
+            tensor("user", "B", DIM),
+            tensor("keys", "B", 1, DIM),
+            tensor("candidate.vectors", "B", "N", DIM),
+            tensor("position", "B", "N", kind=TensorProto.INT64),
         ],
-        [tensor("logits", "N", 3)],
-        [constant("weights", ACTION_WEIGHTS[None])],
+        [tensor("logits", "B", "N", 3)],
+        [constant("last", np.array([2])), constant("weights", ACTION_WEIGHTS[None])],
     )
 
 

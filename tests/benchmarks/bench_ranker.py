@@ -13,6 +13,7 @@ processes disturb least. The last line is one JSON object:
   differ from the others by `int8_largest` at most and by `int8_mean` on average;
 - `ratio_replicated`: the user side for each candidate, over ours (the item side counted as ours);
 - `ratio_eager`: the modules by torch, one thread, over ours;
+- `ratio_together`: of a request when `rank_together` of them are ranked in one run, over alone;
 - `ratio_bound`: what the products of matrices would take at the rate of the largest one alone
   in the same runtime (`gemm_gflops`), over ours; `mflops` is their work;
 - `processor_ms`: of each arm, also of the `user` and `items` sides alone;
@@ -45,6 +46,7 @@ from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 from serve.programs import Program
 from serve.ranker import without_rows
+from serve.settings import ServeSettings
 from tests.benchmarks.ranker_request import CANDIDATES, HISTORY, made_up, of_root
 from tests.benchmarks.ranker_size import largest_product, parameters
 
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     Call = Callable[[], Any]
 
 ROUNDS, CALLS = 20, 25
+TOGETHER = ServeSettings().rank_together
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 BUSY = "import numpy as np\na = np.ones((1024, 1024), np.float32)\nwhile True:\n    a @ a"
 
@@ -67,7 +70,7 @@ class Ready:
     def __init__(self, request: Request, ranker: Ranker) -> None:
         self.user = ranker.user_inputs(request.user)
         items = request.catalogue.ranked(request.rows)
-        self.items = ranker.item_inputs(request.rows, items)
+        self.items = ranker.item_inputs(request.rows[None], items)
         self._programs = ranker._user_program, ranker._items_program
         self._calibrators = request.bundle.calibrators
         self._segments = without_rows(items.known, bool(self.user["user_id.rows"].any()))
@@ -77,7 +80,7 @@ class Ready:
         """Probabilities of the candidates."""
         state = self._programs[0](self.user)
         (logits,) = self._programs[1]({**state, **self.items}).values()
-        return self.probabilities(logits)
+        return self.probabilities(logits[0])
 
     def probabilities(self, logits: Any) -> Any:
         """Calibrated, of logits [N, actions]."""
@@ -113,7 +116,7 @@ class Eager:
     def __call__(self) -> Any:
         """Probabilities of the candidates."""
         state = dict(zip(self.fields, self.sides[0](self.user), strict=True))
-        return self._probabilities(self.sides[1](state | self.items).numpy())
+        return self._probabilities(self.sides[1](state | self.items)[0].numpy())
 
     def flops(self) -> int:
         """Operations of the products of matrices."""
@@ -190,6 +193,7 @@ class Arms:
         self.eager = Eager(request, self.ours)
         self.shape = largest_product(request.model)
         self.product = one_product(self.shape, folder)
+        self.asked = [(self.whole.read(request.user), request.rows)] * TOGETHER
         self.request = request
 
     def calls(self) -> dict[str, tuple[Call, int]]:
@@ -203,6 +207,8 @@ class Arms:
             "int8": self.int8,
             "gathered": lambda: self.whole(user, rows),
             "int8_gathered": lambda: self.whole8(user, rows),
+            "ranked": lambda: self.whole._ranked(self.asked[:1]),
+            "together": lambda: self.whole._ranked(self.asked),
             "product": lambda: self.product({"x": x}),
         }
         return {name: (call, CALLS) for name, call in often.items()} | {"eager": (self.eager, 5)}
@@ -231,6 +237,7 @@ def measure(arms: Arms) -> dict[str, Any]:
         **busy.summary("busy_"),
         **{f"{arm}_p50_ms": alone[arm].summary()["p50_ms"] for arm in ("int8", "gathered")},
         "ratio_replicated": (float(np.median(replicas.processor)) + ms["items"]) / ms["ours"],
+        "ratio_together": ms["together"] / TOGETHER / ms["ranked"],
         "ratio_eager": ms["eager"] / ms["ours"],
         "ratio_bound": float(flops / rate / ms["ours"]),
         "processor_ms": ms,

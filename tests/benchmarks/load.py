@@ -124,17 +124,21 @@ class Load:
         port: of the server.
         bodies: JSON of the requests, in the order in which they are sent, again and again.
         token: that the server asks for, if any.
+        sessions: `x-session-id` of each request, if they have one.
     """
 
     host: str
     port: int
     bodies: Sequence[bytes]
     token: str = ""
+    sessions: Sequence[str] = ()
 
     def request(self, number: int) -> bytes:
         """The bytes of the n-th request."""
         body = self.bodies[number % len(self.bodies)]
         secret = f"authorization: Bearer {self.token}\r\n" if self.token else ""
+        session = self.sessions and self.sessions[number % len(self.sessions)]
+        secret += f"x-session-id: {session}\r\n" if session else ""
         head = (
             f"POST /v1/recommend HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n{secret}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -145,13 +149,20 @@ class Load:
         """So many requests at a time, each after the answer before."""
         return asyncio.run(self._closed(concurrency, seconds))
 
-    async def _closed(self, concurrency: int, seconds: float) -> Outcomes:
-        found, started, sent = Outcomes(), time.perf_counter(), iter(range(10**12))
+    def all(self, concurrency: int) -> Outcomes:
+        """Each request once, so many at a time."""
+        return asyncio.run(self._closed(concurrency, np.inf, len(self.bodies)))
+
+    async def _closed(self, concurrency: int, seconds: float, most: int = 10**12) -> Outcomes:
+        found, started, sent = Outcomes(), time.perf_counter(), iter(range(most))
 
         async def ask() -> None:
             connection = Connection(self.host, self.port)
-            while (now := time.perf_counter()) < started + seconds:
-                kind = await connection.ask(self.request(next(sent)))
+            for number in sent:
+                now = time.perf_counter()
+                if now >= started + seconds:
+                    break
+                kind = await connection.ask(self.request(number))
                 found.note(kind, time.perf_counter() - now, now - started)
             connection.close()
 

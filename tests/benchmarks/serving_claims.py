@@ -187,6 +187,19 @@ SERVING_CLAIMS = (
         ),
     ),
     Claim(
+        "routing",
+        ("tests.benchmarks.bench_routing", f"root={ROOTS}/default"),
+        (
+            ("no errors", lambda s: s["by user"]["errors"] + s["by load"]["errors"] == 0),
+            (
+                "by user, 95% of the hits of one replica with all of the memory",
+                lambda s: s["by user"]["hits"] >= 0.95 * s["bound"],
+            ),
+            ("by load, fewer", lambda s: s["by load"]["hits"] < s["by user"]["hits"]),
+        ),
+        (Path(f"{ROOTS}/default/bundles/CURRENT"),),
+    ),
+    Claim(
         "serve_faults",
         ("tests.benchmarks.serve_faults", f"root={ROOTS}/default", "rate=10", "users=400"),
         FAULTS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.contract.schema import USER_COLUMN
 from models.batch import Batch
-from models.export import parity, write_programs
+from models.export import Program, parity, write_programs
 from models.interaction import CrossingSettings
 from models.towers import Answers
 from serve.programs import Program as ServedProgram
@@ -297,22 +297,23 @@ def test_programs_give_what_the_module_gives(subject: Subject, tmp_path: Path) -
     for name, program in programs.items():
         served = ServedProgram(tmp_path / f"{name}.onnx")
         for size in (1, 2, 5):
-            inputs = resized(program.inputs, program.dynamic, size)
+            inputs = resized(program, size)
             assert parity(program, served, inputs) < TOLERANCE, (name, size)
 
 
-def resized(example: dict[str, Tensor], dynamic: dict[str, str], size: int) -> dict[str, Tensor]:
+def resized(program: Program, size: int) -> dict[str, Tensor]:
     """Random inputs of a program with `size` users or items, the first list being empty."""
-    draw = torch.Generator().manual_seed(size)
+    draw, example = torch.Generator().manual_seed(size), program.inputs
     lists = {name.removesuffix(".lengths") for name in example if name.endswith(".lengths")}
     each = torch.arange(size) % 4
-    counts = {dynamic[name]: size for name in example if name in dynamic}
-    counts |= {name: int(each.sum()) for name in lists} | {"events": int(each.sum())}
+    counts = {axis: size for name in example for axis in program.axes(name)}
+    of_lists = {axis for name in lists for axis in program.axes(f"{name}.values")}
+    counts |= dict.fromkeys({*of_lists, "events"}, int(each.sum()))
     made = {}
     for name, tensor in example.items():
-        shape = (counts[dynamic[name]], *tensor.shape[1:]) if name in dynamic else tensor.shape
+        shape = [counts.get(axis, axis) for axis in program.shape(name)]
         if name.endswith(".lengths"):
-            rows = counts[dynamic[name]]
+            rows = shape[0]
             made[name] = each if rows == size else torch.ones(rows, dtype=torch.int64)
         elif tensor.is_floating_point():
             made[name] = torch.randn(shape, generator=draw)

@@ -1,5 +1,6 @@
 """What is served is what the training code says: real models, exported, indexed, asked."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -274,6 +275,24 @@ def test_several_threads_rank_as_one_does(
     with several._alone:  # while another request is ranked
         np.testing.assert_allclose(several(user, rows), expected, atol=1e-6)
     assert not several._alone.locked()
+
+
+def test_requests_ranked_in_one_run_are_ranked_as_alone(made: SimpleNamespace) -> None:
+    funnel = made.feed._switch.funnel
+    alone = ServedRanker(funnel.bundle, funnel.catalogue)
+    rows = np.asarray(funnel.bundle.live_items[:50])
+    asked = [
+        (alone.read(user_of(made, user)), candidates)
+        for user, candidates in ((3, rows), (7, rows[:1]), (5, rows[::-2]), (4, rows[:0]))
+    ]
+    found = alone._ranked(asked)
+    for given, one in zip(found, asked, strict=True):
+        np.testing.assert_allclose(given, alone.rank(*one), atol=1e-6)
+    together = ServedRanker(funnel.bundle, funnel.catalogue, together=8)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: together.rank(*one), asked * 5))
+    for given, one in zip(found, asked * 5, strict=True):
+        np.testing.assert_allclose(given, alone.rank(*one), atol=1e-6)
 
 
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(

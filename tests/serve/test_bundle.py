@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from data.contract.settings import UserError
@@ -83,6 +84,18 @@ def test_a_ranker_of_an_earlier_release_is_refused(root: Path, edit_manifest: Ed
     edit_manifest(folder, {"checksums": {}})
     (folder / "ranked.vectors.npy").unlink()
     with pytest.raises(UserError, match="no items as its ranker sees them; export and index again"):
+        Bundle.open(folder)
+
+
+def test_a_ranker_of_one_user_at_a_time_is_refused(root: Path, edit_manifest: Edit) -> None:
+    folder = root / "bundles" / "v1"
+    edit_manifest(folder, {"checksums": {}})
+    program = folder / "programs" / "ranker_items.onnx"
+    model = onnx.load(program)
+    shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
+    del shapes["position"].dim[0]
+    onnx.save(model, program)
+    with pytest.raises(UserError, match="ranks one user at a time; export and index again"):
         Bundle.open(folder)
 
 
