@@ -1,10 +1,10 @@
 """What keeping users with their replica is worth: `python -m tests.benchmarks.bench_routing`.
 
-Several replicas of `root=` answer the same requests, with and without `x-session-id`, so many at a time. Users
-are drawn by Zipf's law from 100,000 ids. A hit is a feed of a user whose last feed the replica
-remembers; `bound` is the share of requests whose user had asked before, what one replica with all
-of the memory would hit. `replicas=3`, `requests=3000`, `at_once=4`. The last line is one JSON
-object.
+Several replicas of `root=` answer the same requests, with and without `x-session-id`, so many at a
+time. Users are drawn by Zipf's law from 100,000 ids. A hit is a feed of a user whose last feed the
+replica remembers; `bound` is the share of requests whose user had asked before, what one replica
+with all of the memory would hit. `replicas=3`, `requests=3000`, `at_once=4`. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
