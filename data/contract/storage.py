@@ -226,6 +226,26 @@ def update(folder: Path) -> None:
         fetch(_under(folder, place, one))
 
 
+def newest(folder: Path, name: str) -> float:
+    """When a file of a name below a folder last changed, s since 1970; 0 where there is none.
+
+    Of a mirror, here or where it comes from: other machines write there.
+    """
+    times = [0.0, *(_changed(file) for file in folder.rglob(name))]
+    if is_mirrored(folder):
+        system, place = _origin(folder)
+        found = _tried(folder, "read", lambda: _files(system, place))
+        times += [one.mtime_ns / 1e9 for one in found if one.base_name == name and one.mtime_ns]
+    return max(times)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # removed meanwhile
+        return 0.0
+
+
 def _copied_there(system: Any, file: Path, target: str) -> None:
     if isinstance(system, fs.LocalFileSystem):
         system.create_dir(str(PurePosixPath(target).parent))

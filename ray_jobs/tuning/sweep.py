@@ -7,7 +7,6 @@ the records of what has been run, so nothing of Ray Tune's own state has to surv
 from __future__ import annotations
 
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
+from data.contract import storage
 from data.contract.settings import UserError
-from ray_jobs.engine.cluster import keep_to_cores, num_cores
+from ray_jobs.engine.cluster import keep_files_here, keep_to_cores, num_cores
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.worker import CURVE
@@ -27,8 +27,6 @@ from ray_jobs.train import TrainArguments
 from ray_jobs.tuning.trial import Plan, Trial, recorded, run_trial
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ray_jobs.tuning.capacity import Need
 
 LOOK_S = 5.0
@@ -166,7 +164,7 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(folder.absolute()),
+            storage_path=storage.uri_of(folder.absolute()),
             stop=watch,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=job.settings.tune.max_failures),
@@ -175,7 +173,7 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove(folder)
     if watch.stalled:
         raise UserError(
             f"no trial has moved for {job.settings.tune.stalled_minutes} minutes: "
@@ -194,7 +192,9 @@ def _trainable(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
         quiet_libraries()
         keep_to_cores(settings.tune.cores)
         torch.set_num_threads(num_cores())
-        own = Job(settings, arguments, root)
+        here = storage.here(root)
+        keep_files_here(storage.is_mirrored(here))
+        own = Job(settings, arguments, here)
         found = run_trial(own, Plan.from_json(config["plan"]))
         return {"state": found.state, "error": found.error}
 
@@ -273,21 +273,8 @@ class Watch(Unkept, tune.Stopper):
         now = time.monotonic()
         if now - self.looked >= LOOK_S:
             self.looked = now
-            newest = newest_step(self.feeder.sweep.job.root)
-            if newest > self.seen:
-                self.seen, self.feeder.moved = newest, now
+            step = storage.newest(self.feeder.sweep.job.root / "checkpoints", CURVE)
+            if step > self.seen:
+                self.seen, self.feeder.moved = step, now
             self.stalled = now - self.feeder.moved > self.limit_s
         return self.stalled
-
-
-def newest_step(root: Path) -> float:
-    """When a training in a root last wrote to its curve, seconds since 1970; 0 if none has."""
-    curves = (root / "checkpoints").glob(f"*/*/{CURVE}")
-    return max((_changed(file) for file in curves), default=0.0)
-
-
-def _changed(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:  # that training has ended
-        return 0.0

@@ -5,40 +5,34 @@ S3-compatible server. The second node is killed with all its processes and reape
 
 - in training, another joins: rows learnt from, and recall, beside a training without a loss;
 - in the sampling of neighbourhoods, another joins: shards beside those of an undisturbed run;
-- in training, none joins, with `train.min_workers=1`: how the group goes on.
+- in training, none joins, with `train.min_workers=1`: how the group goes on;
+- in a sweep, none joins: trials and their results beside those of an undisturbed one;
+- while feeds are asked for, none joins: what comes back (`cluster_serving`).
 
-`parts=training,sampling,shrink` runs some of them. The last line is one JSON object.
+`parts=training,sampling` runs some of them. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from data.contract import storage
 from data.contract.artifact import Manifest, current, read
+from tests.benchmarks.cluster_serving import serving
+from tests.benchmarks.machines import Machines, disturbed, there
 from tests.e2e.processes import run
-from tests.e2e.ray_nodes import Head, end, running_head
+from tests.e2e.ray_nodes import running_head
 from tests.object_store import BUCKET, running_s3
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
-
-OTHER = "127.0.0.3"
-WAIT_S = 600
 TRAINING = (
     *("world.preset=tiny", "model=two_tower", "two_tower.graph_vectors=false"),
     *("two_tower.max_steps=100000", "train.max_epochs=60", "train.patience=100000"),
@@ -47,89 +41,12 @@ TRAINING = (
 SHARDS = 16
 SAMPLING = ("graph.walk.walks=200", "graph.walk.neighbors=20", "prepare.workers=4")
 EVERYWHERE = ("prepare.in_process_rows=0",)
-
-
-class Machines:
-    """A head and, while it lives, a second node.
-
-    Args:
-        head: of the cluster.
-        folder: for the second node's disk.
-    """
-
-    def __init__(self, head: Head, folder: Path) -> None:
-        self.head, self._folder = head, folder
-        self._disk = folder
-        self._node: Any = None
-
-    def join(self) -> None:
-        """Starts a second node with an empty disk."""
-        self._disk = Path(tempfile.mkdtemp(dir=self._folder))
-        self._node = self.head.join(OTHER, HOMEFEED_MIRROR=str(self._disk))
-
-    def lose(self) -> int:
-        """Kills the second node; gives the number of files that its disk had of the root."""
-        self.end()
-        return sum(file.is_file() for file in self._disk.rglob("*"))
-
-    def end(self) -> None:
-        """Ends the second node if it runs."""
-        if self._node is not None:
-            end(self._node, gently=False)
-            self._node = None
-
-    def job(self, name: str, *words: str) -> str:
-        """Submits a job that must succeed and waits for it; what it has printed."""
-        done = self.head.submit("python", "-m", f"ray_jobs.{name}", *words)
-        if done.returncode:
-            raise RuntimeError((done.stdout + done.stderr)[-6000:])
-        return done.stdout
-
-
-def disturbed(
-    machines: Machines, words: tuple[str, ...], begun: Callable[[], bool], replaced: bool
-) -> dict[str, Any]:
-    """Runs a job on two nodes, of which one is lost once it has begun."""
-    machines.join()
-    started = time.monotonic()
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(machines.job, *words)
-        wait_for(begun, job)
-        files = machines.lose()
-        lost = time.monotonic()
-        if replaced:
-            machines.join()
-        said = job.result()
-    ended = time.monotonic()
-    return {
-        "succeeded": "succeeded" in said,
-        "files_of_the_lost_node": files,
-        "seconds": round(ended - started, 1),
-        "seconds_after_the_loss": round(ended - lost, 1),
-        "groups_started": re.findall(r"Started training worker group of size (\d+)", said),
-        "log": [line for line in plain(said) if "RETRY" in line or "marked dead" in line],
-    }
-
-
-def plain(text: str) -> list[str]:
-    """Lines without colours, cut."""
-    return [line[:200] for line in re.sub(r"\x1b\[\d+m", "", text).splitlines()]
-
-
-def wait_for(begun: Callable[[], bool], job: Future[Any]) -> None:
-    """Until a job is in the middle of its work."""
-    ends = time.monotonic() + WAIT_S
-    while not begun():
-        if job.done() or time.monotonic() > ends:
-            raise RuntimeError(f"it never began: {job.result()[-6000:]}")
-        time.sleep(0.2)
-
-
-def there(root: str, pattern: str) -> int:
-    """Objects of a root that match."""
-    system, place = fs.FileSystem.from_uri(root)
-    selector = fs.FileSelector(f"{place}/checkpoints", recursive=True, allow_not_found=True)
-    return sum(Path(one.path).match(pattern) for one in system.get_file_info(selector))
+SWEEP = (
+    *("model=two_tower", "two_tower.graph_vectors=false", "search=grid", "seeds=3"),
+    *("grid.two_tower.id_dropout=[0,0.5]", "train.max_steps=400", "train.patience=100000"),
+    *("train.checkpoint_every=20", "train.validate_every=100", "split.refit=false"),
+)
+SPREAD = 4  # trials that have begun: with as many at once as there are CPUs, on both nodes
 
 
 def training(machines: Machines, folder: Path) -> dict[str, Any]:
@@ -184,6 +101,27 @@ def sampling(machines: Machines, folder: Path) -> dict[str, Any]:
     }
 
 
+def tuning(machines: Machines, folder: Path) -> dict[str, Any]:
+    """A node lost while it runs trials, and none in its place."""
+    root = f"s3://{BUCKET}/tuning"
+    for name in ("simulate", "prepare"):
+        machines.job(name, f"root={root}", "world.preset=tiny")
+        run(name, f"root={folder / 'tuned'}", "world.preset=tiny")
+    begun = "two_tower-*/choose/CURRENT"
+    words = (*SWEEP, "concurrency=5")
+    found = disturbed(
+        machines, ("tune", f"root={root}", *words), lambda: there(root, begun) > SPREAD, False
+    )
+    alone = run("tune", f"root={folder / 'tuned'}", *SWEEP)
+    summary = summary_of(root)
+    return found | {
+        "trials": summary["trials"],
+        "failed": summary["failed"],
+        "recall@10": [row["metrics"]["recall@10"] for row in summary["table"]],
+        "recall@10_alone": [row["metrics"]["recall@10"] for row in alone["table"]],
+    }
+
+
 def write_pairs(file: Path) -> Path:
     """Users and items at random: every item is a node, and has about three edges."""
     rng = np.random.default_rng(0)
@@ -217,7 +155,13 @@ def summary_of(root: str) -> dict[str, Any]:
     return found
 
 
-PARTS = {"training": training, "sampling": sampling, "shrink": shrink}
+PARTS = {
+    "training": training,
+    "sampling": sampling,
+    "shrink": shrink,
+    "tuning": tuning,
+    "serving": serving,
+}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,20 +76,43 @@ class Head:
 
     def submit(self, *entrypoint: str, token: bool = True) -> subprocess.CompletedProcess[str]:
         """`ray job submit` of the repository, as the README has it."""
-        command = ["job", "submit", "--address", self.url, "--working-dir", ".", "--", *entrypoint]
+        return self._submitted((), entrypoint, token)
+
+    def begin(self, *entrypoint: str) -> str:
+        """The same without waiting for its end; the name of the job."""
+        name = f"job-{uuid.uuid4().hex[:8]}"
+        done = self._submitted(("--no-wait", "--submission-id", name), entrypoint, token=True)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return name
+
+    def stop(self, name: str) -> None:
+        """Asks a job to end, and waits until it has."""
+        self._job("stop", "--address", self.url, name)
+
+    def logs(self, name: str) -> str:
+        """What a job has printed."""
+        return self._job("logs", "--address", self.url, name).stdout
+
+    def _submitted(
+        self, options: tuple[str, ...], entrypoint: tuple[str, ...], token: bool
+    ) -> subprocess.CompletedProcess[str]:
+        where = ("--address", self.url, "--working-dir", ".")
         end = time.monotonic() + START_SECONDS
         while True:
-            done = subprocess.run(
-                [str(BIN / "ray"), *command],
-                cwd=REPOSITORY,
-                env=self.environment(token),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = self._job("submit", *options, *where, "--", *entrypoint, token=token)
             # A young head has no agent yet that could start the job.
             if "No available agent" not in done.stderr or time.monotonic() > end:
                 return done
+
+    def _job(self, *words: str, token: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / "ray"), "job", *words],
+            cwd=REPOSITORY,
+            env=self.environment(token),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def join(self, ip: str, **variables: str) -> subprocess.Popen[bytes]:
         """Starts a node of two CPUs at another address of this machine."""

@@ -1,3 +1,4 @@
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_what_is_gone_there_goes_here(root: Path, remote: Path) -> None:
     assert storage.fetch(root / "utility.json")
     assert not storage.fetch(root / "utility.json", fresh=True)
     storage.remove(root / "utility.json")
+
+
+def test_the_newest_file_of_a_name_is_here_or_there(root: Path, remote: Path) -> None:
+    assert storage.newest(root / "checkpoints", "curve") == 0.0
+    times = {root: 1000.0, remote: 2000.0}
+    for folder, time in times.items():
+        for name, seconds in (("curve", time), ("other", 9000.0)):
+            file = folder / "checkpoints" / "a" / "choose" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("")
+            os.utime(file, (seconds, seconds))
+    assert storage.newest(root / "checkpoints", "curve") == 2000.0
+    assert storage.newest(remote / "checkpoints", "curve") == 2000.0
+    os.utime(remote / "checkpoints" / "a" / "choose" / "curve", (500.0, 500.0))
+    assert storage.newest(root / "checkpoints", "curve") == 1000.0
 
 
 def test_removing_removes_both(root: Path, remote: Path) -> None:
