@@ -46,11 +46,13 @@ class Metrics:
         self.requests = count("homefeed_requests", "HTTP requests", ["route", "status"])
         self.latency = time_of("homefeed_request_seconds", "Time to answer", ["route"])
         self.stages = time_of("homefeed_stage_seconds", "Time of a stage", ["stage"])
-        self.feeds = count("homefeed_feeds", "Feeds, by the worst that they lacked", ["outcome"])
-        for outcome in ("full", *SEVERITY):
-            self.feeds.labels(outcome)  # so that a share of none is 0
-        self.users = count(
-            "homefeed_user_feeds", "Feeds by whether the user's last one is here", ["remembered"]
+        self.feeds = _from_zero(
+            count("homefeed_feeds", "Feeds, by the worst that they lacked", ["outcome"]),
+            ("full", *SEVERITY),
+        )
+        self.users = _from_zero(
+            count("homefeed_user_feeds", "Feeds by whether the last one is here", ["remembered"]),
+            ("yes", "no"),
         )
         self.fallbacks = count("homefeed_fallbacks", "Feeds that lacked something", ["kind"])
         self.failures = count(
@@ -135,6 +137,13 @@ class Metrics:
         if not self._replica:
             return generate_latest(self._registry)
         return generate_latest(Named(self._registry, self._replica))
+
+
+def _from_zero(counter: Counter, values: Iterable[str]) -> Counter:
+    """A counter with the values of its label, so that a share of none is 0."""
+    for value in values:
+        counter.labels(value)
+    return counter
 
 
 class Named(Collector):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.machines import Machines
 
 RATE, SECONDS = 10.0, 15.0
+TRIES = 50
 WORDS = ("world.preset=tiny", "train.max_steps=20", "train.validate_every=10")
 
 
@@ -52,15 +53,15 @@ def serving(machines: Machines, folder: Path) -> dict[str, Any]:
         read = posted(server)
     return {
         **found,
-        "disks": [sorted(one) for one in (before, after)],
+        "disks": [sorted(one.values()) for one in (before, after)],
         "posted": event,
         "read again": read,
     }
 
 
 def replicas(server: Server, count: int) -> dict[str, str]:
-    """Disk of each replica, and its name."""
-    return {disk_of(name): name for name in counted(server, count)}
+    """Each replica by its name, and its disk."""
+    return {name: disk_of(name) for name in counted(server, count, TRIES)}
 
 
 def disk_of(name: str) -> str:
@@ -77,7 +78,7 @@ def deployed(machines: Machines, root: str, store: str) -> Iterator[Server]:
     name = machines.head.begin("python", "-m", "ray_jobs.deploy", *words)
     server = Server(port)
     try:
-        wait_for(lambda: len(counted(server, 2)) == 2)
+        wait_for(lambda: len(replicas(server, 2)) == 2)
         yield server
     finally:
         machines.head.stop(name)

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serve.replicas import LOADING_S, SILENT_S, Replicas
+import pytest
+
+from data.contract import storage
+from serve.replicas import EXCHANGE_S, LOADING_S, SILENT_S, Replicas
 
 
 def note_of(replicas: Replicas) -> Path:
@@ -64,3 +67,36 @@ def test_one_of_another_machine_is_there_while_it_touches_its_note(tmp_path: Pat
     assert len(here.living()) == 1
     elsewhere.note({})
     assert len(here.living()) == 2
+
+
+def test_machines_with_an_object_storage_between_them_tell_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+
+    def machine(name: str) -> Replicas:
+        monkeypatch.setenv(storage.PLACE, str(tmp_path / name))
+        made = Replicas(storage.mirror(f"file://{bucket}"))
+        made._host = name
+        return made
+
+    def note(replicas: Replicas, bundle: str) -> list[str]:
+        monkeypatch.setenv(storage.PLACE, str(tmp_path / replicas._host))
+        replicas.note({"bundle": bundle})
+        return sorted(one["bundle"] for one in replicas.living())
+
+    first, second = machine("first"), machine("second")
+    assert note(first, "v1") == ["v1"]
+    assert note(second, "v2") == ["v1", "v2"]
+    assert note(first, "v1") == ["v1"], "not asked for again so soon"
+    first._exchanged -= EXCHANGE_S
+    assert note(first, "v1") == ["v1", "v2"]
+    past = note_of(second).stat().st_mtime - 2 * SILENT_S
+    (left,) = bucket.glob(f"replicas/{second.name}.json")
+    os.utime(left, (past, past))
+    assert note(first, "v3") == ["v3"], "the other has been silent"
+    assert not left.exists()
+    assert note(second, "v4") == ["v3", "v4"]
+    first.close()
+    assert note(second, "v5") == ["v5"]
