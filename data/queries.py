@@ -189,8 +189,7 @@ def build_queries(
     pending: list[Queries] = []
     limit = np.inf
     for block in log.blocks():
-        found = queries_of(block, part, log, codes)
-        pending.append(found.take(np.flatnonzero(draws[found.users] <= limit)))
+        pending.append(queries_of(block, part, log, codes, draws[block.users] <= limit))
         if sum(map(len, pending)) > 2 * max_users:
             pending = [_first(concatenated(pending), draws, max_users)]
             limit = draws[pending[0].users].max()
@@ -199,11 +198,18 @@ def build_queries(
 
 
 def queries_of(
-    block: SplitEvents, part: int, log: SplitLog, codes: Sequence[int] | None = None
+    block: SplitEvents,
+    part: int,
+    log: SplitLog,
+    codes: Sequence[int] | None = None,
+    drawn: Bools | None = None,
 ) -> Queries:
-    """The queries of a block of users: one for each user with a positive in the part."""
+    """The queries of a block of users: one for each (`drawn`) user with a positive in the part."""
     known = block.known_before(part, log.split.kind)
-    owner, item = _positives(block, known, part, codes or log.positive_codes)
+    wanted = (block.part == part) & np.isin(block.events.action, codes or log.positive_codes)
+    if drawn is not None:
+        wanted &= drawn[block.owners]
+    owner, item = _fresh(block, known, wanted)
     counts = np.bincount(owner, minlength=len(block.users))
     moments = _moments(block, known, part, log)
     asked = counts > 0
@@ -215,13 +221,12 @@ def queries_of(
     return every.take(np.flatnonzero(asked))
 
 
-def _positives(
-    block: SplitEvents, known: Bools, part: int, positive_codes: Sequence[int]
-) -> tuple[Ints, Ints]:
-    """Distinct (user index, item row) done positively in the part and never touched before."""
+def _fresh(block: SplitEvents, known: Bools, wanted: Bools) -> tuple[Ints, Ints]:
+    """Distinct (user index, item row) of the wanted events that are of no known one."""
+    asked = np.bincount(block.owners[wanted], minlength=len(block.users)) > 0
+    earlier = known & asked[block.owners]
     pairs = (block.owners << 32) | block.events.item.astype(np.int64)
-    wanted = (block.part == part) & np.isin(block.events.action, positive_codes)
-    fresh = np.setdiff1d(pairs[wanted], pairs[known])
+    fresh = np.setdiff1d(pairs[wanted], pairs[earlier])
     return fresh >> 32, fresh & 0xFFFFFFFF
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from data.queries import build_queries
@@ -11,6 +12,7 @@ from models.metrics import retrieval_metrics
 from ray_jobs.tasks.log_task import LogTask
 
 if TYPE_CHECKING:
+    from data.queries import Queries
     from data.ranking import Scorer
     from ray_jobs.engine.loop import Snapshot
 
@@ -37,9 +39,14 @@ class RetrievalTask(LogTask):
         """The model filled with a snapshot's weights."""
         raise NotImplementedError
 
+    @cached_property
+    def validation_queries(self) -> Queries:
+        """Of the part that choices are made on; found by a pass over the whole log."""
+        return build_queries(self.assignment.log, VALID, self.validation_users)
+
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
         """Full-catalogue metrics on the part that choices are made on; empty without a query."""
-        queries = build_queries(self.assignment.log, VALID, self.validation_users)
+        queries = self.validation_queries
         if not len(queries):
             return {}
         catalogue = Catalogue.of(self.assignment.dataset)

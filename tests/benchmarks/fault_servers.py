@@ -66,10 +66,10 @@ def faulty(root: Path, flags: Path, settings: Mapping[str, Any] | None = None) -
 
 
 @contextmanager
-def replicated(root: Path, replicas: int) -> Iterator[Server]:
-    """Several replicas of Ray Serve."""
+def replicated(root: Path, replicas: int, *more: str) -> Iterator[Server]:
+    """Several replicas of Ray Serve, under more settings."""
     port = free_port()
-    words = (f"root={root}", f"serve.port={port}", f"serve.replicas={replicas}")
+    words = (f"root={root}", f"serve.port={port}", f"serve.replicas={replicas}", *more)
     with running(("ray_jobs.deploy", *words), port) as server:
         yield server
 

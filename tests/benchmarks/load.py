@@ -145,22 +145,27 @@ class Load:
         )
         return head.encode() + body
 
-    def closed(self, concurrency: int, seconds: float) -> Outcomes:
-        """So many requests at a time, each after the answer before."""
-        return asyncio.run(self._closed(concurrency, seconds))
+    def closed(
+        self, concurrency: int, seconds: float, ended: threading.Event | None = None
+    ) -> Outcomes:
+        """So many requests at a time, each after the answer before, until `ended` at most."""
+        return asyncio.run(self._closed(concurrency, seconds, ended or threading.Event()))
 
     def all(self, concurrency: int) -> Outcomes:
         """Each request once, so many at a time."""
-        return asyncio.run(self._closed(concurrency, np.inf, len(self.bodies)))
+        never = threading.Event()
+        return asyncio.run(self._closed(concurrency, np.inf, never, len(self.bodies)))
 
-    async def _closed(self, concurrency: int, seconds: float, most: int = 10**12) -> Outcomes:
+    async def _closed(
+        self, concurrency: int, seconds: float, ended: threading.Event, most: int = 10**12
+    ) -> Outcomes:
         found, started, sent = Outcomes(), time.perf_counter(), iter(range(most))
 
         async def ask() -> None:
             connection = Connection(self.host, self.port)
             for number in sent:
                 now = time.perf_counter()
-                if now >= started + seconds:
+                if now >= started + seconds or ended.is_set():
                     break
                 kind = await connection.ask(self.request(number))
                 found.note(kind, time.perf_counter() - now, now - started)

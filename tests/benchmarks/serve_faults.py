@@ -3,6 +3,7 @@
 Each is one of a process, a socket or a file, while requests arrive at a rate whatever comes back:
 
     replica       one of two replicas of Ray Serve is killed
+    surge         one replica that may become two is asked for more than it should have in work
     ranker        the ranker raises
     redis         the store's server is stopped, goes on, is killed, is started again
     slow_source   the two-tower source takes a second more
@@ -21,9 +22,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from data.contract.artifact import POINTER
@@ -31,7 +34,7 @@ from serve.bundle import KIND
 from serve.pairing import MODEL
 from tests.benchmarks.bench_serve import body, users_of
 from tests.benchmarks.bundle_copies import broken, linked_root, point, stranger, twin
-from tests.benchmarks.fault_phases import nothing, then, under_load
+from tests.benchmarks.fault_phases import LONGEST_S, nothing, then, under_load
 from tests.benchmarks.fault_redis import Redis, post, posted
 from tests.benchmarks.fault_servers import (
     Server,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SWAPS = 10
+CROWD = 8
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,18 @@ def replica(trial: Trial) -> dict[str, Any]:
             ("killed", partial(kill_one, server)),
             ("started again", partial(wait_for_replicas, server, 2)),
         )
+
+
+def surge(trial: Trial) -> dict[str, Any]:
+    """A crowd comes beside the usual requests, and stays until another replica has come too."""
+    with replicated(trial.root, 1, "serve.max_replicas=2") as server, ThreadPoolExecutor(1) as pool:
+        crowd, ended = Load("127.0.0.1", server.port, trial.bodies), Event()
+        asking = pool.submit(crowd.closed, CROWD, LONGEST_S, ended)
+        try:
+            found = trial.run(server, ("crowded", partial(wait_for_replicas, server, 2)))
+        finally:
+            ended.set()
+        return found | {"crowd": asking.result().told()}
 
 
 def ranker(trial: Trial) -> dict[str, Any]:
@@ -222,7 +238,7 @@ def switched(trial: Trial, server: Server, version: str) -> dict[str, Any]:
 
 FAULTS = {
     fault.__name__: fault
-    for fault in (replica, ranker, redis, slow_source, corrupted, swaps, other_space)
+    for fault in (replica, surge, ranker, redis, slow_source, corrupted, swaps, other_space)
 }
 
 

@@ -105,6 +105,8 @@ LOAD: tuple[Check, ...] = (
 FAULTS: tuple[Check, ...] = (
     ("one of two replicas killed: 99% get a feed", lambda s: fed(s, "replica") >= 0.99),
     ("and there are two again", lambda s: bool(s["replica"]["told"]["started again"]["held"])),
+    ("a crowd: every request gets a feed", lambda s: fed(s, "surge") == 1),
+    ("and another replica comes", lambda s: bool(s["surge"]["told"]["crowded"]["held"])),
     *(
         (f"{fault}: every request gets a feed", lambda s, fault=fault: fed(s, fault) == 1)
         for fault in ONE_PROCESS
