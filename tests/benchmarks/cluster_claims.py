@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.claim import Claim
+from tests.benchmarks.claim import ROOTS, Claim, world_checks
+from tests.benchmarks.fault_phases import FEEDS, share
 
 if TYPE_CHECKING:
     from tests.benchmarks.claim import Summary
 
 PARTS = ("training", "sampling", "shrink")
+JOBS = (*PARTS, "tuning")
 
 
 def sizes(summary: Summary, part: str) -> list[int]:
@@ -23,15 +26,31 @@ def recall_is_near(summary: Summary) -> bool:
     return bool(abs(found - alone) <= 0.1 * alone)
 
 
+def trials_are_equal(summary: Summary) -> bool:
+    """Whether a sweep that lost a node finds in all its trials what one that lost none does."""
+    found, alone = (summary["tuning"][f"recall@10{name}"] for name in ("", "_alone"))
+    return bool(not summary["tuning"]["failed"] and found == alone)
+
+
+GPU = Path("/dev/nvidia0")
 CLUSTER_CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "gpu",
+        (
+            *("ray_jobs.pipeline", f"root={ROOTS}/gpu"),
+            *("train.num_workers=1", "serve.placement=mixed"),
+        ),
+        world_checks(10),
+        (GPU,),
+    ),
     Claim(
         "two_nodes",
         ("tests.benchmarks.two_nodes",),
         (
-            ("jobs end SUCCEEDED", lambda s: all(s[part]["succeeded"] for part in PARTS)),
+            ("jobs end SUCCEEDED", lambda s: all(s[part]["succeeded"] for part in JOBS)),
             (
                 "the lost node took part",
-                lambda s: all(s[part]["files_of_the_lost_node"] for part in PARTS),
+                lambda s: all(s[part]["files_of_the_lost_node"] for part in JOBS),
             ),
             (
                 "rows counted once",
@@ -44,6 +63,13 @@ CLUSTER_CLAIMS: tuple[Claim, ...] = (
                 "without another node with fewer",
                 lambda s: sizes(s, "shrink")[-1] < sizes(s, "shrink")[0],
             ),
+            ("trials as without a loss", trials_are_equal),
+            (
+                "99% of the requests get a feed",
+                lambda s: share(s["serving"]["phases"].values(), FEEDS) >= 0.99,
+            ),
+            ("a replica on each node", lambda s: len(set(s["serving"]["disks"][0])) == 2),
+            ("two again", lambda s: len(s["serving"]["disks"][1]) == 2),
         ),
     ),
 )
