@@ -35,6 +35,17 @@ def trials_are_equal(summary: Summary) -> bool:
 GPU = Path("/dev/nvidia0")
 CLUSTER_CLAIMS: tuple[Claim, ...] = (
     Claim(
+        "growth",
+        ("tests.benchmarks.growth", f"folder={ROOTS}/growth"),
+        (
+            ("100M events in 6 GiB", lambda s: s["peak_mib"] <= 6 << 10),
+            (
+                "memory foretold from two smaller logs within 15%",
+                lambda s: abs(s["predicted"]["largest"]["error"]) <= 0.15,
+            ),
+        ),
+    ),
+    Claim(
         "gpu",
         (
             *("ray_jobs.pipeline", f"root={ROOTS}/gpu"),

@@ -1,11 +1,11 @@
-"""How stages grow: `python -m tests.benchmarks.growth [events=[1000000,10000000,100000000]]`.
+"""How stages grow with a log: `python -m tests.benchmarks.growth [folder=runs/growth]`.
 
-A synthetic log of each size, with a hundred events a user and two hundred an item, and with a
-category and a vector of each item, is prepared; graph encoder, user model, retriever and ranker are
-trained for `steps` (2,000) steps each; then everything is exported and indexed. Each job is a
-process of its own, and what is finished is found again. Lines through all sizes but the largest are
-compared with the largest (`ray_jobs.plan`).
-`keep=` names a file for the measurements of all but the largest. The last line is one JSON object.
+A synthetic log of each size (`events=[1000000,10000000,25000000,100000000]`), with a hundred events
+a user and two hundred an item, and with a category and a vector of each item, is prepared; graph
+encoder, user model, retriever and ranker are trained for `steps` (2,000) steps at most; then
+everything is exported and indexed. Each job is a process of its own, and what is finished is found
+again. Lines through the two sizes before the largest are compared with the largest
+(`ray_jobs.plan`); `keep=` names a file for their measurements. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def main() -> None:
     """Runs and prints."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder = Path(words.get("folder", "runs/growth"))
-    events = json.loads(words.get("events", "[1000000,10000000,100000000]"))
+    events = json.loads(words.get("events", "[1000000,10000000,25000000,100000000]"))
     steps = int(words.get("steps", "2000"))
     runs = [run_of(folder, size, steps) for size in sorted(events)]
-    *small, large = runs
+    *_, one, other, large = runs
     if "keep" in words:
-        write_atomically(Path(words["keep"]), json.dumps([asdict(run) for run in small], indent=1))
+        kept = [asdict(run) for run in (one, other)]
+        write_atomically(Path(words["keep"]), json.dumps(kept, indent=1) + "\n")
     line = {
         "name": "growth",
         "steps": steps,
         "runs": [asdict(run) for run in runs],
         "peak_mib": max(large.peak_mib.values()),
         "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
-        "seconds_by_tenfold": {
-            stage: [run.seconds[stage] for run in runs] for stage in large.seconds
-        },
-        "predicted": compared(Growth.of(small), large),
+        "seconds": {stage: [run.seconds[stage] for run in runs] for stage in large.seconds},
+        "memory_mib": {stage: [run.peak_mib[stage] for run in runs] for stage in large.seconds},
+        "predicted": compared(Growth.of([one, other]), large),
     }
     print(json.dumps(line))
 

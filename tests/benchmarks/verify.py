@@ -44,7 +44,7 @@ def done(claim: Claim) -> bool:
 
 def verify(claim: Claim) -> bool:
     """Runs one claim and writes its result; True when all its checks hold."""
-    missing = [str(path) for path in claim.needs if not path.is_file()]
+    missing = [str(path) for path in claim.needs if not path.exists()]
     if missing:
         print(f"{claim.name}: skipped, {missing[0]} is not there", file=sys.stderr)
         return True
