@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from tests.benchmarks.claim import Summary
 
 PARTS = ("training", "sampling", "shrink")
-JOBS = (*PARTS, "tuning")
 
 
 def sizes(summary: Summary, part: str) -> list[int]:
@@ -56,12 +55,12 @@ CLUSTER_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "two_nodes",
-        ("tests.benchmarks.two_nodes",),
+        ("tests.benchmarks.two_nodes", f"parts={','.join(PARTS)}"),
         (
-            ("jobs end SUCCEEDED", lambda s: all(s[part]["succeeded"] for part in JOBS)),
+            ("jobs end SUCCEEDED", lambda s: all(s[part]["succeeded"] for part in PARTS)),
             (
                 "the lost node took part",
-                lambda s: all(s[part]["files_of_the_lost_node"] for part in JOBS),
+                lambda s: all(s[part]["files_of_the_lost_node"] for part in PARTS),
             ),
             (
                 "rows counted once",
@@ -74,6 +73,14 @@ CLUSTER_CLAIMS: tuple[Claim, ...] = (
                 "without another node with fewer",
                 lambda s: sizes(s, "shrink")[-1] < sizes(s, "shrink")[0],
             ),
+        ),
+    ),
+    Claim(
+        "two_nodes_serve",
+        ("tests.benchmarks.two_nodes", "parts=tuning,serving"),
+        (
+            ("the sweep ends SUCCEEDED", lambda s: s["tuning"]["succeeded"]),
+            ("the lost node took part", lambda s: s["tuning"]["files_of_the_lost_node"] > 0),
             ("trials as without a loss", trials_are_equal),
             (
                 "99% of the requests get a feed",
