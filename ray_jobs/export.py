@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Model = RankingModel | Retriever
 
+FORM = 2  # of the programs; exports of another are made anew
+
 
 def export(job: Job, move_pointer: bool = True) -> Artifact:
     """Exports the current retriever, and the current ranker with its calibrators, if any."""
@@ -73,7 +75,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
         }
 
     parents = [plain.artifact, *artifacts, *calibrations, *vectors, walked]
-    settings = {"export": to_tree(job.settings.export)}
+    settings = {"export": to_tree(job.settings.export), "form": FORM}
     return job.make("export", parents, settings, write, move_pointer)
 
 

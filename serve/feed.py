@@ -83,7 +83,7 @@ class Feed:
         self.settings = settings
         self._root = root = storage.here(root)
         self._health = Health(root, settings)
-        several = settings.replicas > 1
+        several = settings.most_replicas > 1
         self.metrics = Metrics(self._health.replicas.name if several else "")
         self.store = WatchedStore(open_store(root, settings), self.metrics)
         observe = self.metrics.observe_source
@@ -127,8 +127,8 @@ class Feed:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._health.replicas.close()
         self._log.write()
+        self._health.replicas.close()
         self._arms.close()
         self._fanout.close()
         self.store.close()
@@ -197,7 +197,6 @@ class Feed:
         main, trace = self._switch.funnel, Trace(time.perf_counter() + most_ms / 1000)
         arm, funnel = self._arms.of(main.users.canonical_id(request.user_id), main)
         remembered = self._feeds.get(request.user_id) is not None
-        self.metrics.users.labels("yes" if remembered else "no").inc()
         with trace.stage("total"):
             query, slate = self._slate(funnel, request, trace)
             item_ids = funnel.catalogue.external(slate.rows)
@@ -206,6 +205,7 @@ class Feed:
             self._remember(request_id, query, slate, item_ids, funnel, arm)
         self._arms.shadow(arm, request, slate, main)
         self.metrics.observe(trace, slate, funnel.bundle.vocabulary.actions)
+        self.metrics.users.labels("yes" if remembered else "no").inc()
         self.metrics.arms.labels(self.settings.experiment.name, arm).inc()
         return RecommendResponse(
             request_id=request_id,

@@ -59,7 +59,6 @@ def _means(points: Floats, count: int) -> Floats:
         spherical=True,
         seed=0,
         min_points_per_centroid=1,
-        gpu=faiss.get_num_gpus(),
     )
     clustering.train(points)
     assert clustering.centroids is not None

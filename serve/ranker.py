@@ -46,8 +46,10 @@ class Ranker:
     Args:
         bundle: with the programs.
         catalogue: its items.
-        threads: that rank the candidates of a request that is alone.
+        threads: that rank the candidates of a request that is alone; one where several are ranked
+            together.
         together: requests whose candidates are ranked in one run, where that costs less: on a GPU.
+            Arithmetic in 8 bits has one scale a run, so there each is ranked alone.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class Ranker:
         self._surfaces = bundle.vocabulary.surface_codes
         self._threads, self._alone = threads, threading.Lock()
         self._helpers = ThreadPoolExecutor(threads - 1, "ranker") if threads > 1 else None
-        self._together = Together(self._ranked, together) if together > 1 else None
+        full = bundle.details.get("ranker_arithmetic") != "int8"
+        self._together = Together(self._ranked, together) if together > 1 and full else None
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:
         """Probability of each action of the vocabulary for each candidate.
@@ -82,14 +85,17 @@ class Ranker:
         inputs = self.user_inputs(user, surface, about)
         return Reader(self._user_program(inputs), bool(inputs["user_id.rows"].any()))
 
-    def rank(self, reader: Reader, rows: Ints) -> Floats:
+    def rank(self, reader: Reader, rows: Ints, patience_s: float | None = None) -> Floats:
         """The half that does: f32[N, T] of candidates [N].
 
         Many are ranked by all threads while nobody else is ranking: who asks alone finds cores at
         rest, and under load more threads cost more than they bring.
+
+        Raises:
+            LateError: others were ranked for longer than `patience_s`.
         """
         if self._together is not None:
-            return self._together((reader, rows))
+            return self._together((reader, rows), patience_s)
         if self._helpers is None or len(rows) < SHARED or not self._alone.acquire(blocking=False):
             return self._ranked([(reader, rows)])[0]
         try:
@@ -99,6 +105,11 @@ class Ranker:
             return np.concatenate([part[0] for part in parts])
         finally:
             self._alone.release()
+
+    def rehearse(self, reader: Reader, rows: Ints) -> Floats:
+        """Ranks as many requests in one run as there may be; f32[R, N, T]."""
+        most = 1 if self._together is None else self._together.most
+        return np.stack(self._ranked([(reader, rows)] * most))
 
     def _ranked(self, asked: Sequence[tuple[Reader, Ints]]) -> list[Floats]:
         """Of each of R requests, with candidates [N] of its own, f32[N, T]; in one run."""

@@ -10,6 +10,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from serve.together import LateError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,7 +55,7 @@ class Ranking:
             return None
         if reader is not None and self._in_time(trace):
             started = time.perf_counter()
-            found = self._tried(lambda: ranker.rank(reader, rows))
+            found = self._tried(lambda: ranker.rank(reader, rows, trace.left_s))
             if found is not None:
                 self._breaker.note(True)
                 self._takes_s += SMOOTHING * (time.perf_counter() - started - self._takes_s)
@@ -70,6 +72,8 @@ class Ranking:
     def _tried(self, half: Callable[[], Half]) -> Half | None:
         try:
             return half()
+        except LateError:
+            return None
         except Exception:
             log.exception("the ranker failed; the retrieval score ranks")
             self._breaker.note(False)

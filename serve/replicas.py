@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = "replicas"
 SILENT_S = 30.0
-EXCHANGE_S = 10.0  # of notes by way of an object storage
+EXCHANGE_S = 10.0  # between looks into an object storage
 LOADING_S = 600.0  # a process that is there may be opening a bundle, or be another of its number
 
 
@@ -43,7 +43,8 @@ class Replicas:
         self.name = f"{self._host}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
         self._file = self._folder / f"{self.name}.json"
         self._text = ""
-        self._exchanged = -EXCHANGE_S
+        self._next = 0.0
+        self._elsewhere: list[dict[str, Any]] = []
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Writes what this replica serves if it has changed, else shows that it is alive.
@@ -61,30 +62,30 @@ class Replicas:
             self._text = text
         else:
             os.utime(self._file)
-        if storage.is_mirrored(self._folder):
-            self._exchange(changed)
+        if storage.is_mirrored(self._folder) and (changed or time.monotonic() >= self._next):
+            self._next = time.monotonic() + EXCHANGE_S
+            self._exchange()
 
-    def _exchange(self, changed: bool) -> None:
-        """Shows this note to other machines, and brings theirs here."""
-        now = time.monotonic()
-        if not changed and now - self._exchanged < EXCHANGE_S:
-            return
+    def _exchange(self) -> None:
+        """Shows this note to other machines, and reads theirs; ages are by the storage's clock."""
         storage.put(self._file)
-        storage.expand(f"{storage.uri_of(self._folder)}/*.json")
-        for path in self._folder.glob("*.json"):
-            if not [*self._read(path)]:
-                storage.remove(path)
-        self._exchanged = now
+        found = storage.texts(self._folder)
+        now_ns = found.get(self._file.name, (0, ""))[0]
+        ages = {name: (now_ns - at) / 1e9 for name, (at, _) in found.items()}
+        notes = {name: json.loads(text) for name, (_, text) in found.items()}
+        self._elsewhere = [
+            note
+            for name, note in notes.items()
+            if not (self._folder / name).exists() and ages[name] < SILENT_S
+        ]
+        for name in notes:
+            if ages[name] > LOADING_S:
+                storage.remove(self._folder / name)
 
     def living(self) -> list[dict[str, Any]]:
         """Notes of the replicas that are there; those of others are cleared away."""
-        found = []
-        for path in sorted(self._folder.glob("*.json")):
-            notes = [*self._read(path)]
-            found += notes
-            if not notes and not storage.is_mirrored(path):
-                path.unlink(missing_ok=True)
-        return found
+        paths = sorted(self._folder.glob("*.json"))
+        return [note for path in paths for note in self._read(path)] + self._elsewhere
 
     def _read(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
@@ -96,6 +97,8 @@ class Replicas:
         elsewhere = note["host"] != self._host
         if silent_s < LOADING_S if here else elsewhere and silent_s < SILENT_S:
             yield note
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Takes this replica's note away."""

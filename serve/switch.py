@@ -154,7 +154,8 @@ def self_test(funnel: Funnel) -> None:
         _check_finite(bundle, [one.scores for one in found])
         if funnel.ranker is not None:
             rows = np.asarray(bundle.live_items[:TRIED])
-            _check_finite(bundle, [funnel.ranker(query.user, rows, query.surface, query.about)])
+            reader = funnel.ranker.read(query.user, query.surface, query.about)
+            _check_finite(bundle, [funnel.ranker.rehearse(reader, rows)])
 
 
 def _check_finite(bundle: Bundle, scores: list[Floats]) -> None:

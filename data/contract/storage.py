@@ -226,24 +226,55 @@ def update(folder: Path) -> None:
         fetch(_under(folder, place, one))
 
 
-def newest(folder: Path, name: str) -> float:
-    """When a file of a name below a folder last changed, s since 1970; 0 where there is none.
+def changes(folder: Path, name: str) -> frozenset[tuple[str, int]]:
+    """Files of a name below a folder, and when each last changed, ns by the clock of its place.
 
-    Of a mirror, here or where it comes from: other machines write there.
+    Of a mirror, those here and those where it comes from: other machines write there.
+
+    Raises:
+        StorageError: the storage does not answer.
     """
-    times = [0.0, *(_changed(file) for file in folder.rglob(name))]
-    if is_mirrored(folder):
-        system, place = _origin(folder)
-        found = _tried(folder, "read", lambda: _files(system, place))
-        times += [one.mtime_ns / 1e9 for one in found if one.base_name == name and one.mtime_ns]
-    return max(times)
+    files = (Path(at) / name for at, _, names in os.walk(folder) if name in names)
+    found = {(str(file), _changed_ns(file)) for file in files}
+    return frozenset(found | {(i.path, i.mtime_ns) for i in _there(folder) if i.base_name == name})
 
 
-def _changed(file: Path) -> float:
+def texts(folder: Path) -> dict[str, tuple[int, str]]:
+    """The small files where a folder of a mirror comes from: when each last changed, and its text.
+
+    Args:
+        folder: in a mirror; of others there is nothing to tell.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = {}
+    for info in _there(folder):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            found[info.base_name] = info.mtime_ns or 0, _text(folder, info)
+    return found
+
+
+def _text(folder: Path, info: Any) -> str:
+    with _origin(folder)[0].open_input_stream(info.path) as stream:
+        text: str = stream.readall().decode()
+    return text
+
+
+def _there(folder: Path) -> list[Any]:
+    """Files where a folder of a mirror comes from."""
+    if not is_mirrored(folder):
+        return []
+    system, place = _origin(folder)
+    found: list[Any] = _tried(folder, "read", lambda: _files(system, place))
+    return found
+
+
+def _changed_ns(file: Path) -> int:
     try:
-        return file.stat().st_mtime
+        return file.stat().st_mtime_ns
     except FileNotFoundError:  # removed meanwhile
-        return 0.0
+        return 0
 
 
 def _copied_there(system: Any, file: Path, target: str) -> None:
@@ -264,10 +295,14 @@ def remove(path: Path) -> None:
         return
     system, place = _origin(path)
     info = _tried(path, "removed", lambda: system.get_file_info(place))
-    if info.type == fs.FileType.Directory:
-        _tried(path, "removed", lambda: system.delete_dir(place))
-    elif info.type == fs.FileType.File:
-        _tried(path, "removed", lambda: system.delete_file(place))
+    if info.type != fs.FileType.NotFound:
+        folder = info.type == fs.FileType.Directory
+        _tried(path, "removed", lambda: _removed(system, place, folder))
+
+
+def _removed(system: Any, place: str, folder: bool) -> None:
+    with contextlib.suppress(FileNotFoundError):  # by another
+        (system.delete_dir if folder else system.delete_file)(place)
 
 
 def _forget(path: Path) -> None:

@@ -22,7 +22,8 @@ class TuneSettings:
             this, its square and so on.
         cores: cores that a trial without workers of its own computes on.
         max_failures: deaths of a trial's process that are survived; it goes on from its checkpoint.
-        stalled_minutes: time without any progress of any trial after which a sweep is given up.
+        stalled_minutes: time without any progress of any trial after which a sweep is given up; of
+            a trial on another machine than a root in object storage only checkpoints are seen.
         mlflow_uri: MLflow tracking server to which every trial is mirrored; local for mlflow.db
             in the root; needs the extra `mlflow`.
     """

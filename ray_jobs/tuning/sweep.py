@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
@@ -19,6 +20,7 @@ from ray.tune.search import Searcher
 
 from data.contract import storage
 from data.contract.settings import UserError
+from data.contract.storage import StorageError
 from ray_jobs.engine.cluster import keep_files_here, keep_to_cores, num_cores
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.quiet import quiet_libraries
@@ -29,7 +31,7 @@ from ray_jobs.tuning.trial import Plan, Trial, recorded, run_trial
 if TYPE_CHECKING:
     from ray_jobs.tuning.capacity import Need
 
-LOOK_S = 5.0
+LOOK_S = 20.0
 SILENT = ("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to stdout, where one JSON line is due
 
 
@@ -173,7 +175,8 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     try:
         tuner.fit()
     finally:
-        storage.remove(folder)
+        with suppress(StorageError):
+            storage.remove(folder)
     if watch.stalled:
         raise UserError(
             f"no trial has moved for {job.settings.tune.stalled_minutes} minutes: "
@@ -262,7 +265,8 @@ class Watch(Unkept, tune.Stopper):
     def __init__(self, feeder: Feeder, limit_s: float) -> None:
         """Takes whose trials to watch."""
         self.feeder, self.limit_s = feeder, limit_s
-        self.looked, self.seen, self.stalled = time.monotonic(), 0.0, False
+        self.seen: frozenset[tuple[str, int]] = frozenset()
+        self.looked, self.stalled = time.monotonic(), False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Stops no trial by its results."""
@@ -273,8 +277,10 @@ class Watch(Unkept, tune.Stopper):
         now = time.monotonic()
         if now - self.looked >= LOOK_S:
             self.looked = now
-            step = storage.newest(self.feeder.sweep.job.root / "checkpoints", CURVE)
-            if step > self.seen:
-                self.seen, self.feeder.moved = step, now
+            with suppress(StorageError):  # said by what needs it
+                steps = storage.changes(self.feeder.sweep.job.root / "checkpoints", CURVE)
+                if steps - self.seen:
+                    self.feeder.moved = now
+                self.seen = steps
             self.stalled = now - self.feeder.moved > self.limit_s
         return self.stalled

@@ -40,6 +40,8 @@ def main() -> None:
     events = json.loads(words.get("events", "[1000000,10000000,25000000,100000000]"))
     steps = int(words.get("steps", "2000"))
     runs = [run_of(folder, size, steps) for size in sorted(events)]
+    if len(runs) < 3:
+        raise SystemExit("events= needs three sizes: two to draw lines through, and a larger one")
     *_, one, other, large = runs
     if "keep" in words:
         kept = [asdict(run) for run in (one, other)]

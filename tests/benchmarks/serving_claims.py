@@ -106,6 +106,7 @@ FAULTS: tuple[Check, ...] = (
     ("one of two replicas killed: 99% get a feed", lambda s: fed(s, "replica") >= 0.99),
     ("and there are two again", lambda s: bool(s["replica"]["told"]["started again"]["held"])),
     ("a crowd: every request gets a feed", lambda s: fed(s, "surge") == 1),
+    ("and so does the crowd", lambda s: s["surge"]["crowd"]["errors"] == 0),
     ("and another replica comes", lambda s: bool(s["surge"]["told"]["crowded"]["held"])),
     *(
         (f"{fault}: every request gets a feed", lambda s, fault=fault: fed(s, fault) == 1)

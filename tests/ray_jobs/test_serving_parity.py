@@ -295,6 +295,16 @@ def test_requests_ranked_in_one_run_are_ranked_as_alone(made: SimpleNamespace) -
         np.testing.assert_allclose(given, alone.rank(*one), atol=1e-6)
 
 
+def test_exports_of_another_form_are_made_anew(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(made.root)
+    known = export(job, move_pointer=False).version
+    assert export(job, move_pointer=False).version == known
+    monkeypatch.setattr("ray_jobs.export.FORM", 1)
+    assert export(job, move_pointer=False).version != known
+
+
 def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
     made: SimpleNamespace,
 ) -> None:
@@ -306,6 +316,7 @@ def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
     np.testing.assert_allclose(given, expected, atol=0.02)
     assert not np.allclose(given, expected, atol=1e-5)
     assert bundle.details["ranker_arithmetic"] == "int8"
+    assert ServedRanker(bundle, Catalogue(bundle), together=8)._together is None
     assert made.feed._switch.funnel.bundle.details["ranker_arithmetic"] == "full"
 
 

@@ -93,7 +93,7 @@ def test_a_ranker_of_one_user_at_a_time_is_refused(root: Path, edit_manifest: Ed
     program = folder / "programs" / "ranker_items.onnx"
     model = onnx.load(program)
     shapes = {value.name: value.type.tensor_type.shape for value in model.graph.input}
-    del shapes["position"].dim[0]
+    del shapes["candidate.vectors"].dim[0]
     onnx.save(model, program)
     with pytest.raises(UserError, match="ranks one user at a time; export and index again"):
         Bundle.open(folder)

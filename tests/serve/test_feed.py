@@ -573,3 +573,18 @@ def test_request_ids_are_distinct_and_exact_in_json() -> None:
     made = [ids.next() for _ in range(10_000)]
     assert len(set(made)) == len(made)
     assert max(made) < 2**53
+
+
+def test_feeds_of_users_whom_a_replica_remembers_are_counted(feed: Feed) -> None:
+    def counted() -> list[bytes]:
+        lines = feed.metrics.text().splitlines()
+        return [line for line in lines if line.startswith(b"homefeed_user_feeds_total")]
+
+    for user_id in (1, 2, 1, 1):
+        ask(feed, user_id)
+    with pytest.raises(UserError):
+        ask(feed, 1, surface="related")
+    assert counted() == [
+        b'homefeed_user_feeds_total{remembered="yes"} 2.0',
+        b'homefeed_user_feeds_total{remembered="no"} 2.0',
+    ]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.contract import storage
-from serve.replicas import EXCHANGE_S, LOADING_S, SILENT_S, Replicas
+from data.contract.storage import StorageError
+from serve.replicas import LOADING_S, SILENT_S, Replicas
 
 
 def note_of(replicas: Replicas) -> Path:
@@ -69,34 +70,84 @@ def test_one_of_another_machine_is_there_while_it_touches_its_note(tmp_path: Pat
     assert len(here.living()) == 2
 
 
-def test_machines_with_an_object_storage_between_them_tell_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket = tmp_path / "bucket"
-    bucket.mkdir()
+class Machines:
+    """Machines with a disk each, and a bucket between them."""
 
-    def machine(name: str) -> Replicas:
-        monkeypatch.setenv(storage.PLACE, str(tmp_path / name))
-        made = Replicas(storage.mirror(f"file://{bucket}"))
-        made._host = name
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.bucket, self._patch = folder, folder / "bucket", monkeypatch
+        self.bucket.mkdir()
+        self._of: dict[str, str] = {}
+
+    def replica(self, machine: str) -> Replicas:
+        self._patch.setenv(storage.PLACE, str(self.folder / machine))
+        made = Replicas(storage.mirror(f"file://{self.bucket}"))
+        self._of[made.name] = machine
         return made
 
-    def note(replicas: Replicas, bundle: str) -> list[str]:
-        monkeypatch.setenv(storage.PLACE, str(tmp_path / replicas._host))
+    def note(self, replicas: Replicas, bundle: str, later: bool = True) -> list[str]:
+        """Bundles of all that a replica knows, once it has noted its own."""
+        self._patch.setenv(storage.PLACE, str(self.folder / self._of[replicas.name]))
+        replicas._next *= not later
         replicas.note({"bundle": bundle})
         return sorted(one["bundle"] for one in replicas.living())
 
-    first, second = machine("first"), machine("second")
-    assert note(first, "v1") == ["v1"]
-    assert note(second, "v2") == ["v1", "v2"]
-    assert note(first, "v1") == ["v1"], "not asked for again so soon"
-    first._exchanged -= EXCHANGE_S
-    assert note(first, "v1") == ["v1", "v2"]
-    past = note_of(second).stat().st_mtime - 2 * SILENT_S
-    (left,) = bucket.glob(f"replicas/{second.name}.json")
-    os.utime(left, (past, past))
-    assert note(first, "v3") == ["v3"], "the other has been silent"
-    assert not left.exists()
-    assert note(second, "v4") == ["v3", "v4"]
+    def left(self, replicas: Replicas) -> Path:
+        return self.bucket / "replicas" / f"{replicas.name}.json"
+
+    def silence(self, replicas: Replicas, seconds: float) -> None:
+        past = self.left(replicas).stat().st_mtime - seconds
+        os.utime(self.left(replicas), (past, past))
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    return Machines(tmp_path, monkeypatch)
+
+
+def test_machines_with_an_object_storage_between_them_tell_each_other(machines: Machines) -> None:
+    first, second = machines.replica("first"), machines.replica("second")
+    assert machines.note(first, "v1") == ["v1"]
+    assert machines.note(second, "v2") == ["v1", "v2"]
+    assert machines.note(first, "v1", later=False) == ["v1"], "not asked for again so soon"
+    assert machines.note(first, "v1") == ["v1", "v2"]
+    machines.silence(second, 2 * SILENT_S)
+    assert machines.note(first, "v1") == ["v1"]
+    assert machines.left(second).exists(), "it may only be slow"
+    assert machines.note(second, "v4") == ["v1", "v4"]
+    assert machines.note(first, "v1") == ["v1", "v4"]
+    machines.silence(second, 2 * LOADING_S)
+    assert machines.note(first, "v1") == ["v1"]
+    assert not machines.left(second).exists()
+    machines.note(second, "v5")
     first.close()
-    assert note(second, "v5") == ["v5"]
+    assert machines.note(second, "v5") == ["v5"]
+
+
+def test_replicas_of_one_machine_keep_their_own_notes(machines: Machines) -> None:
+    one, other, away = (machines.replica(name) for name in ("first", "first", "second"))
+    for bundle in ("v1", "v2", "v3"):
+        for replicas in (one, other, away):
+            machines.note(replicas, bundle)
+    for replicas in (one, other, away):
+        assert machines.note(replicas, "v3") == ["v3"] * 3
+
+
+def test_a_storage_that_is_away_is_asked_again_later_and_the_note_stays(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machines.replica("first")
+    machines.note(first, "v1")
+    asked = []
+
+    def fail(path: Path) -> None:
+        asked.append(path)
+        raise StorageError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "put", fail)
+        with pytest.raises(StorageError):
+            machines.note(first, "v2")
+        assert machines.note(first, "v2", later=False) == ["v2"]
+        assert len(asked) == 1
+    assert machines.note(first, "v2") == ["v2"]
+    assert json.loads(machines.left(first).read_text())["bundle"] == "v2"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve.together import Together
+from serve.together import LateError, Together
 
 
 class Doubler:
@@ -88,3 +88,66 @@ def test_many_threads_get_each_their_own_answer() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(together, range(1, 2001))) == list(range(2, 4002, 2))
     assert sum(map(len, run.batches)) == 2000
+
+
+def test_who_waits_too_long_goes_without_and_the_others_go_on() -> None:
+    run = Doubler()
+    together = Together(run, 8)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(together, 0)
+        assert run.begun.wait(10)
+        late = pool.submit(together, 1, 0.05)
+        with pytest.raises(LateError):
+            late.result(10)
+        patient = pool.submit(together, 2, 10.0)
+        while not together._waiting:
+            time.sleep(0.01)
+        run.gate.set()
+        assert (first.result(10), patient.result(10)) == (0, 4)
+    assert run.batches == [[0], [2]]
+    assert together(3) == 6
+
+
+def test_nobody_waits_for_the_batch_after_their_own() -> None:
+    run, slow = Doubler(), threading.Event()
+
+    def doubled(asked: Sequence[int]) -> list[int]:
+        if 9 in asked:
+            assert slow.wait(10)
+        return run(asked)
+
+    together = Together(doubled, 2)
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(together, 0)
+        assert run.begun.wait(10)
+        asked = []
+        for at, number in enumerate((1, 2, 9)):
+            asked.append(pool.submit(together, number))
+            while len(together._waiting) <= at:
+                time.sleep(0.01)
+        run.gate.set()
+        assert [one.result(10) for one in (first, *asked[:2])] == [0, 2, 4]
+        slow.set()
+        assert asked[2].result(10) == 18
+
+
+def test_batches_that_fail_where_their_parts_do_not_become_smaller() -> None:
+    def crowded(asked: Sequence[int]) -> list[int]:
+        if len(asked) > 2:
+            raise MemoryError
+        return [2 * one for one in asked]
+
+    together = Together(crowded, 8)
+    together._led = True  # as if somebody worked
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(together, number) for number in range(4)]
+        while len(together._waiting) < 4:
+            time.sleep(0.01)
+        together._waiting[0].woken.set()
+        assert sorted(one.result(10) for one in asked) == [0, 2, 4, 6]
+    assert together.most == 2
+
+
+def test_too_few_answers_are_an_error_of_all() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Together(lambda _: [], 8)(1)

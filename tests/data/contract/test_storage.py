@@ -139,19 +139,40 @@ def test_what_is_gone_there_goes_here(root: Path, remote: Path) -> None:
     storage.remove(root / "utility.json")
 
 
-def test_the_newest_file_of_a_name_is_here_or_there(root: Path, remote: Path) -> None:
-    assert storage.newest(root / "checkpoints", "curve") == 0.0
-    times = {root: 1000.0, remote: 2000.0}
-    for folder, time in times.items():
-        for name, seconds in (("curve", time), ("other", 9000.0)):
-            file = folder / "checkpoints" / "a" / "choose" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("")
-            os.utime(file, (seconds, seconds))
-    assert storage.newest(root / "checkpoints", "curve") == 2000.0
-    assert storage.newest(remote / "checkpoints", "curve") == 2000.0
-    os.utime(remote / "checkpoints" / "a" / "choose" / "curve", (500.0, 500.0))
-    assert storage.newest(root / "checkpoints", "curve") == 1000.0
+def test_what_changes_here_or_there_is_seen_whatever_the_clocks(root: Path, remote: Path) -> None:
+    def seen() -> frozenset[tuple[str, int]]:
+        return storage.changes(root / "checkpoints", "curve")
+
+    def write(folder: Path, name: str, seconds: float) -> None:
+        file = folder / "checkpoints" / "a" / "choose" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        os.utime(file, (seconds, seconds))
+
+    found = [seen()]
+    for folder, name, seconds in (
+        (root, "curve", 2000.0),
+        (remote, "curve", 1000.0),
+        (remote, "curve", 1500.0),
+        (root, "curve", 2001.0),
+    ):
+        write(folder, name, seconds)
+        found.append(seen())
+        assert found[-1] - found[-2]
+    write(remote, "other", 9000.0)
+    assert seen() == found[-1]
+    assert len(storage.changes(remote / "checkpoints", "curve")) == 1
+
+
+def test_texts_are_those_where_a_folder_comes_from(root: Path, remote: Path) -> None:
+    assert storage.texts(root / "notes") == {}
+    for folder, text in ((root, "mine"), (remote, "theirs")):
+        (folder / "notes").mkdir(parents=True)
+        (folder / "notes" / "a").write_text(text)
+    found = storage.texts(root / "notes")
+    assert found == {"a": ((remote / "notes" / "a").stat().st_mtime_ns, "theirs")}
+    assert (root / "notes" / "a").read_text() == "mine"
+    assert storage.texts(remote / "notes") == {}
 
 
 def test_removing_removes_both(root: Path, remote: Path) -> None:
