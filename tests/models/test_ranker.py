@@ -88,7 +88,9 @@ def programs_answer(core: Ranker, visit: Visit) -> Tensor:
     state = dict(zip(Reading._fields, core.user_program(user), strict=True))
     items = {"position": torch.zeros_like(asked), **cases.record(asked)}
     items |= encoded(core, "candidate.", asked)
-    return core.items_program({**state, **items})
+    of_one = {name: array.unsqueeze(0) for name, array in items.items()}
+    logits: Tensor = core.items_program({**state, **of_one})
+    return logits[0]
 
 
 @pytest.mark.parametrize("index", [0, 1, 5])
