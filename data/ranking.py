@@ -72,6 +72,8 @@ class Ranking:
 def rank(scorer: Scorer, queries: Queries, catalogue: Catalogue, k: int) -> Ranking:
     """Ranks all items for each query, leaving out what the user has seen and what is not there yet.
 
+    Queries of one day are scored together: what is as of a day need be computed but once.
+
     Args:
         scorer: gives float32[b, rows] for b queries at a time.
         queries: Q of them.
@@ -84,10 +86,15 @@ def rank(scorer: Scorer, queries: Queries, catalogue: Catalogue, k: int) -> Rank
     size = max(1, CHUNK_SCORES // catalogue.rows)
     kept = min(k, catalogue.rows)
     items = np.full((len(queries), k), -1, np.int64)
-    for start, chunk in zip(range(0, len(queries), size), queries.chunks(size), strict=True):
+    order = np.arange(len(queries))
+    if queries.now_ms is not None:
+        order = np.argsort(queries.now_ms, kind="stable")
+    for start in range(0, len(order), size):
+        at = order[start : start + size]
+        chunk = queries.take(at)
         scores = np.array(scorer(chunk), np.float32)
         mask(scores, chunk, catalogue)
-        items[start : start + size, :kept] = top(scores, kept)
+        items[at, :kept] = top(scores, kept)
     return Ranking(items, _hits(items, queries), queries.num_positives)
 
 

@@ -6,7 +6,7 @@ Serving runs the exported programs instead; tests hold both to the same scores.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -82,6 +82,7 @@ class Retriever:
     trends: Trends | None
     known_items: Floats | None = None
     name: ClassVar[str] = "two_tower"
+    _of_day: tuple[int, Floats] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(
@@ -259,9 +260,17 @@ class Retriever:
             found[days == day] = self.priors(day)
         return found
 
-    @torch.inference_mode()
     def priors(self, day: int) -> Floats:
-        """What each item row gains on a day whoever asks, float32[rows]; 0 without a clock."""
+        """What each item row gains on a day whoever asks, float32[rows]; 0 without a clock.
+
+        The last day's are kept; they are not to be written to.
+        """
+        if self._of_day is None or self._of_day[0] != day:
+            self._of_day = day, self._priors(day)
+        return self._of_day[1]
+
+    @torch.inference_mode()
+    def _priors(self, day: int) -> Floats:
         rows = np.arange(self.dataset.item_ids.rows)
         if self.trends is None or self.core.prior is None:
             return np.zeros(len(rows), np.float32)

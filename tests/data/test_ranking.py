@@ -1,3 +1,6 @@
+from dataclasses import replace
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,6 +31,29 @@ def test_rank_gives_the_best_items_that_may_be_shown(log_of, rows, k, seed):
         assert ranking.items[n].tolist() == best + [-1] * (k - len(best))
         assert ranking.hits[n].tolist() == [r in positives for r in ranking.items[n].tolist()]
         assert ranking.num_positives[n] == len(positives)
+
+
+@given(rows_of_a_log, st.integers(0, 100))
+def test_queries_of_many_moments_are_scored_by_day_and_answered_in_their_order(log_of, rows, seed):
+    log = log_of(rows, blocks=2)
+    rng = np.random.default_rng(seed)
+    found = build_queries(log, TEST, 100)
+    queries = replace(found, now_ms=START + rng.integers(160, 170, len(found)) * DAY_MS)
+    log.dataset.items_created_at[1:] = START + rng.integers(155, 175, NUM_ITEMS) * DAY_MS
+    catalogue = Catalogue.of(log.dataset)
+    table = rng.random((len(log.dataset.users_created_at), catalogue.rows)).astype(np.float32)
+    asked = []
+
+    def scorer(chunk):
+        asked.extend(chunk.now_ms.tolist())
+        return table[chunk.users]
+
+    with mock.patch("data.ranking.CHUNK_SCORES", 3 * catalogue.rows):
+        ranking = rank(scorer, queries, catalogue, 5)
+    assert asked == sorted(queries.now_ms.tolist())
+    for n in range(len(queries)):
+        alone = rank(lambda q: table[q.users], queries.take(np.array([n])), catalogue, 5)
+        assert ranking.items[n].tolist() == alone.items[0].tolist()
 
 
 def test_rank_refuses_scores_that_are_not_numbers(log_of):
