@@ -52,7 +52,7 @@ class Moments:
     Attributes:
         queries: one for each moment, whose one positive is the touched item.
         labels: which actions followed, [Q, actions].
-        touched: (user row << 32 | item row) of pairs that are touched at another moment of the
+        touched: (user row << 32 | item row) of pairs that these users touch at any moment of the
             same part, hence no negatives; sorted.
     """
 
@@ -103,10 +103,14 @@ def _training_moments(
 ) -> Moments:
     """A sample of first touches, those of `days` in a time split, with the events before each."""
     every = _every_code(log)
-    lessons = list(TrainingLog(log, (TRAIN,), span_of(log, days), every).lessons())
-    total = sum(int(lesson.labels.sum()) for lesson in lessons)
+    training = TrainingLog(log, (TRAIN,), span_of(log, days), every)
+    # Twice over the log: it need not fit in memory.
+    total = sum(int(lesson.labels.sum()) for lesson in training.lessons())
     share = min(1.0, TRAIN_REQUESTS / max(1, total))
-    found = [_drawn(lesson, rng.random(len(lesson.labels)) < share, every) for lesson in lessons]
+    found = [
+        _drawn(lesson, rng.random(len(lesson.labels)) < share, every)
+        for lesson in training.lessons()
+    ]
     queries = concatenated([moments.queries for moments in found])
     labels = np.concatenate([moments.labels for moments in found])
     return Moments(queries, labels, np.sort(np.concatenate([m.touched for m in found])))
@@ -126,7 +130,8 @@ def _drawn(lesson: Lesson, drawn: Bools, codes: tuple[int, ...]) -> Moments:
         events.timestamp[at].astype(np.int64),
     )
     labels = labels_of(pairs[at], pairs, events.action, codes)
-    return Moments(queries, labels, pairs[lesson.labels])
+    asked = np.bincount(owners[at], minlength=len(lesson.users)) > 0
+    return Moments(queries, labels, pairs[lesson.labels & asked[owners]])
 
 
 def _held_out_moments(log: SplitLog, part: int, rng: np.random.Generator) -> Moments:
