@@ -33,19 +33,24 @@ def scores_in_turns(
     Returns:
         float32[b, rows]; items in no list follow by the first vector.
     """
-    first: Floats = vectors[:, 0] @ items.T + priors
-    turn = np.full(first.shape, np.inf, np.float32)
-    for slot in range(vectors.shape[1]):
-        scores = vectors[:, slot] @ items.T + priors
+    users, slots, dim = vectors.shape
+    # One product for all: the items are what takes time to read.
+    of_all: Floats = (vectors.reshape(-1, dim) @ items.T).reshape(users, slots, -1)
+    of_all += priors[:, None]
+    unlisted = of_all[:, 0] + UNLISTED
+    turn = np.full(unlisted.shape, np.inf, np.float32)
+    for slot in range(slots):
+        scores = of_all[:, slot]
         scores[queries.history_owners, queries.history.item] = -np.inf
         _take(turn, scores, shares[:, slot])
-    return np.where(np.isfinite(turn), 1 / turn, first + UNLISTED)
+    return np.where(np.isfinite(turn), 1 / turn, unlisted)
 
 
 def _take(turn: Floats, scores: Floats, shares: Floats) -> None:
     """Moves the turn of each item in a list to where this list has it, if that is earlier."""
-    depth = min(DEPTH, scores.shape[1])
-    best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    rows = scores.shape[1]
+    depth = min(DEPTH, rows)
+    best = np.argpartition(scores, rows - depth, axis=1)[:, rows - depth :]
     order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
     best = np.take_along_axis(best, order, 1)
     there = np.flatnonzero(shares > 0)
