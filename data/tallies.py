@@ -18,11 +18,15 @@ import numpy.typing as npt
 from data.contract.encode import Ints
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from data.touches import Touches
 
 Floats = npt.NDArray[np.float32]
+Keys = npt.NDArray[np.integer]
 
 FOLDS = 10
+AT_ONCE = 1 << 22  # touches
 EVERYBODY = -1
 
 
@@ -50,30 +54,34 @@ class DayTallies:
     half_life_days: float
 
     @classmethod
-    def of(cls, touches: Touches, keys: Ints, width: int, half_life_days: float) -> DayTallies:
-        """Counts touches by their keys [H]; O(H log H) and a pass a day."""
+    def of(cls, touches: Touches, keys: Keys, width: int, half_life_days: float) -> DayTallies:
+        """Counts touches by their keys [H]; O(H log H) and a pass a day.
+
+        What is held beside the touches and the lines is bounded, whatever their number.
+        """
         span = int(touches.day.max(initial=0)) + 1
-        places, at = np.unique(keys.astype(np.int64) * span + touches.day, return_inverse=True)
-        cells = np.bincount(at * width + touches.kind, minlength=len(places) * width)
-        counts = cells.reshape(-1, width).astype(np.float32)
+        found = [_lines(touches, keys, at, width, span) for at in _ranges(keys)]
+        places = np.concatenate([np.zeros(0, np.int64), *(places for places, _ in found)])
+        counts = np.concatenate(
+            [np.zeros((0, width), np.float32), *(counts for _, counts in found)]
+        )
         made = cls(places, counts, span, half_life_days)
         made._carry()
         return made
 
     def _carry(self) -> None:
         """Adds what is left of the line before to each line of a key, the earlier lines first."""
-        key, day = np.divmod(self.places, self.span)
-        first = np.flatnonzero(np.diff(key, prepend=-1))
-        lines = np.diff(first, append=len(key))
+        first = np.flatnonzero(np.diff(self.places // self.span, prepend=-1))
+        lines = np.diff(first, append=len(self.places))
         for step in range(1, int(lines.max(initial=0))):
             at = first[lines > step] + step
-            left = self._left(day[at] - day[at - 1])
+            left = self._left(self.places[at] - self.places[at - 1])
             self.counts[at] += self.counts[at - 1] * left[:, None]
 
     def before(self, moments: Ints, keys: Ints) -> Floats:
         """Counts of keys as of the start of 1-based days, one to one: float32[N, W]."""
         wanted = np.clip(moments, 0, self.span)
-        at = np.searchsorted(self.places, keys * self.span + wanted) - 1
+        at = np.searchsorted(self.places, keys.astype(np.int64) * self.span + wanted) - 1
         found = np.zeros((len(at), self.counts.shape[1]), np.float32)
         there = at >= 0
         there[there] = self.places[at[there]] // self.span == keys[there]
@@ -84,6 +92,31 @@ class DayTallies:
     def _left(self, days: Ints) -> Floats:
         left: Floats = (0.5 ** (days / self.half_life_days)).astype(np.float32)
         return left
+
+
+def _ranges(keys: Keys) -> Iterator[Ints]:
+    """Positions of the touches of ranges of keys [H], `AT_ONCE` of them or those of one key."""
+    up_to = np.cumsum(np.bincount(keys))
+    wanted = np.arange(AT_ONCE, len(keys), AT_ONCE)
+    ends = np.unique([*np.searchsorted(up_to, wanted) + 1, len(up_to)])
+    for low, high in zip([0, *ends[:-1]], ends, strict=True):
+        at = np.flatnonzero((keys >= low) & (keys < high))
+        if len(at):
+            yield at
+
+
+def _lines(touches: Touches, keys: Keys, at: Ints, width: int, span: int) -> tuple[Ints, Floats]:
+    """Places of some touches, ascending, and the counts of each; so many touches at a time."""
+    places, counts = np.zeros(0, np.int64), np.zeros((0, width))
+    for start in range(0, len(at), AT_ONCE):
+        part = at[start : start + AT_ONCE]
+        own = keys[part].astype(np.int64) * span + touches.day[part]
+        merged, place = np.unique(np.concatenate([places, own]), return_inverse=True)
+        cells = place[len(places) :] * width + touches.kind[part]
+        more = np.bincount(cells, minlength=len(merged) * width).reshape(-1, width).astype(float)
+        more[place[: len(places)]] += counts
+        places, counts = merged, more
+    return places, counts.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +130,7 @@ class FoldTallies:
     counts: Floats
 
     @classmethod
-    def of(cls, touches: Touches, keys: Ints, width: int) -> FoldTallies:
+    def of(cls, touches: Touches, keys: Keys, width: int) -> FoldTallies:
         """Counts touches by their keys [H]; O(H)."""
         number = int(keys.max(initial=0)) + 1
         cells = (fold_of(touches.user) * number + keys) * width + touches.kind

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Rows = npt.NDArray[np.int32]
 Kinds = npt.NDArray[np.uint8]
 Days = npt.NDArray[np.int16]
+Bools = npt.NDArray[np.bool_]
 Columns = tuple[Rows, Rows, Kinds, Days]
 
 
@@ -47,6 +48,10 @@ class Touches:
         return cls(
             np.concatenate(user), np.concatenate(item), np.concatenate(kind), np.concatenate(day)
         )
+
+    def chosen(self, there: Bools) -> Touches:
+        """Some of them, [H]."""
+        return Touches(self.user[there], self.item[there], self.kind[there], self.day[there])
 
 
 def _narrow(user: Ints, item: Ints, kind: Ints, day: Ints) -> Columns:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from data.contract.encode import Ints
+from data.contract.encode import Ints, Mask
 from data.contract.schema import Calendar
 from data.tallies import EVERYBODY, DayTallies, Floats, FoldTallies, Tallies, fold_of
 from data.touches import Touches
@@ -50,25 +51,36 @@ class Standings:
     calendar: Calendar | None
 
     @classmethod
-    def of(cls, log: SplitLog, parts: Sequence[int], half_life_days: float) -> Standings:
+    def of(
+        cls,
+        log: SplitLog,
+        parts: Sequence[int],
+        half_life_days: float,
+        asked: Mask | None = None,
+    ) -> Standings:
         """Counts some parts of a log in one pass.
 
         Args:
             log: events and, under a time split, what was shown.
             parts: whose events are counted.
             half_life_days: age at which a touch counts half, in a log with a clock.
+            asked: users whose counts will be asked for, [rows]; by default all. Those of each take
+                a line of memory a day on which they did anything.
         """
         data, touches = log.dataset, Touches.of(log, parts)
         width = len(data.vocabulary.actions) + 1
 
-        def tallied(keys: Ints) -> Tallies:
+        def tallied(keys: npt.NDArray[np.int32]) -> Tallies:
             if data.calendar is None:
                 return FoldTallies.of(touches, keys, width)
             return DayTallies.of(touches, keys, width, half_life_days)
 
         keys = _keys(data)
-        of_keys = tuple(tallied(key[touches.item]) for key in keys.values())
-        of_user = tallied(touches.user.astype(np.int64)) if data.calendar else None
+        of_keys = tuple(tallied(key.astype(np.int32)[touches.item]) for key in keys.values())
+        of_user = None
+        if data.calendar:
+            own = touches if asked is None else touches.chosen(asked[touches.user])
+            of_user = DayTallies.of(own, own.user, width, half_life_days)
         items = data.item_ids.rows - data.item_ids.first_row
         return cls(keys, of_keys, of_user, items, data.user_ids.rows, data.calendar)
 

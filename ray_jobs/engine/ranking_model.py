@@ -127,9 +127,14 @@ class RankingModel:
         return as_numpy(self.core.logits(rows, batch))
 
 
-def record_of(settings: RankerSettings, log: SplitLog, parts: Sequence[int]) -> TrackRecord:
-    """What a ranker of these settings reads of how items and users did in some parts of a log."""
-    counted = Standings.of(log, parts, settings.half_life_days) if settings.tallies else None
+def record_of(
+    settings: RankerSettings, log: SplitLog, parts: Sequence[int], asked: Mask | None = None
+) -> TrackRecord:
+    """What a ranker of these settings reads of how items and users did in some parts of a log.
+
+    `asked` are the users whose counts will be asked for, [rows]; by default all.
+    """
+    counted = Standings.of(log, parts, settings.half_life_days, asked) if settings.tallies else None
     return TrackRecord(Trends.of(log, parts) if settings.trends else None, counted)
 
 

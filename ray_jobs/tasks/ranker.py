@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from data.contract.encode import Ints
+    from data.contract.encode import Ints, Mask
     from data.track_record import TrackRecord
     from models.batch import Batch
     from models.embeddings import Table
@@ -66,7 +66,7 @@ class RankerTask(LogTask):
     @cached_property
     def record(self) -> TrackRecord:
         """How items and users had done by when."""
-        return record_of(self.settings, self.assignment.log, self.assignment.parts)
+        return self._record(tuple(self.assignment.parts))
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -82,7 +82,25 @@ class RankerTask(LogTask):
     @cached_property
     def validation_record(self) -> TrackRecord:
         """The same, as validation requests may know it."""
-        return record_of(self.settings, self.assignment.log, self._known_parts)
+        if self._known_parts == tuple(self.assignment.parts):
+            return self.record
+        return self._record(self._known_parts)
+
+    def _record(self, parts: tuple[int, ...]) -> TrackRecord:
+        return record_of(self.settings, self.assignment.log, parts, self.asked)
+
+    @cached_property
+    def asked(self) -> Mask:
+        """Users of any impression that is learnt from or validated on, [rows]."""
+        asked = np.zeros(self.assignment.dataset.user_ids.rows, bool)
+        for file in [*self.files, *self._validation_files]:
+            asked[pq.ParquetFile(file).read(["user"])["user"].to_numpy()] = True
+        return asked
+
+    @property
+    def _validation_files(self) -> list[Path]:
+        windows = self.assignment.windows
+        return self._files(("valid",), windows.valid if windows else None)
 
     @property
     def files(self) -> list[Path]:
@@ -164,8 +182,7 @@ class RankerTask(LogTask):
 
     def _validation_impressions(self) -> pa.Table | None:
         """Impressions of the validation days, or made from the validation part; a sample."""
-        windows = self.assignment.windows
-        files = self._files(("valid",), windows.valid if windows else None)
+        files = self._validation_files
         if not files:
             return None
         share = -(-VALIDATION_ROWS // len(files))

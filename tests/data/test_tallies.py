@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,6 +60,15 @@ def test_counts_are_those_of_earlier_days_by_age(rows, half_life):
         counted = (key == item) & (moment > day)
         expected[counted, kind] += 0.5 ** ((moment[counted] - day) / half_life)
     np.testing.assert_allclose(tallies.before(moment, key), expected, rtol=1e-4, atol=1e-6)
+
+
+@given(touched, st.integers(1, 9), st.floats(1, 100))
+def test_counts_are_the_same_however_many_touches_are_counted_at_once(rows, at_once, half_life):
+    whole = tallies_of(rows, half_life)
+    with mock.patch("data.tallies.AT_ONCE", at_once):
+        parts = tallies_of(rows, half_life)
+    assert parts.places.tolist() == whole.places.tolist()
+    assert parts.counts.tolist() == whole.counts.tolist()
 
 
 @given(touched)
