@@ -90,8 +90,50 @@ class DayTallies:
         return found
 
     def _left(self, days: Ints) -> Floats:
-        left: Floats = (0.5 ** (days / self.half_life_days)).astype(np.float32)
-        return left
+        return left_after(days, self.half_life_days)
+
+
+@dataclass(frozen=True, slots=True)
+class LastTallies:
+    """Counts as of one day, that after a log; memory is a line a key.
+
+    Attributes:
+        counts: of each key, float32[keys, W].
+        moment: the day.
+    """
+
+    counts: Floats
+    moment: int
+
+    @classmethod
+    def of(
+        cls, touches: Touches, keys: Keys, width: int, half_life_days: float, moment: int
+    ) -> LastTallies:
+        """Counts touches by their keys [H] before a day; O(H)."""
+        number = int(keys.max(initial=0)) + 1
+        counts = np.zeros(number * width)
+        for start in range(0, len(keys), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            ages = moment - touches.day[part].astype(np.int64)
+            left = left_after(ages, half_life_days) * (ages > 0)
+            cells = keys[part].astype(np.int64) * width + touches.kind[part]
+            counts += np.bincount(cells, left, len(counts))
+        return cls(counts.reshape(number, width).astype(np.float32), moment)
+
+    def before(self, moments: Ints, keys: Ints) -> Floats:
+        """Counts of keys as of that day: float32[N, W]. Raises ValueError for another one."""
+        if (moments != self.moment).any():
+            raise ValueError(f"these counts are as of day {self.moment} alone")
+        known = keys < len(self.counts)
+        found: Floats = self.counts[np.where(known, keys, 0)]
+        found[~known] = 0
+        return found
+
+
+def left_after(days: Ints, half_life_days: float) -> Floats:
+    """What is left of a touch after so many days."""
+    left: Floats = (0.5 ** (days / half_life_days)).astype(np.float32)
+    return left
 
 
 def _ranges(keys: Keys) -> Iterator[Ints]:

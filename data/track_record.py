@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from data.contract.encode import Ints, Mask
 from data.contract.schema import Calendar
-from data.tallies import EVERYBODY, DayTallies, Floats, FoldTallies, Tallies, fold_of
+from data.tallies import (
+    EVERYBODY,
+    DayTallies,
+    Floats,
+    FoldTallies,
+    LastTallies,
+    Tallies,
+    fold_of,
+)
 from data.touches import Touches
 from data.trends import Trends, days_of
 
@@ -57,6 +65,7 @@ class Standings:
         parts: Sequence[int],
         half_life_days: float,
         asked: Mask | None = None,
+        only_last: bool = False,
     ) -> Standings:
         """Counts some parts of a log in one pass.
 
@@ -66,21 +75,27 @@ class Standings:
             half_life_days: age at which a touch counts half, in a log with a clock.
             asked: users whose counts will be asked for, [rows]; by default all. Those of each take
                 a line of memory a day on which they did anything.
+            only_last: whether no other moment than `last_moment` will be asked for.
         """
         data, touches = log.dataset, Touches.of(log, parts)
         width = len(data.vocabulary.actions) + 1
 
-        def tallied(keys: npt.NDArray[np.int32]) -> Tallies:
+        def tallied(touches: Touches, keys: npt.NDArray[np.int32]) -> Tallies:
             if data.calendar is None:
                 return FoldTallies.of(touches, keys, width)
+            if only_last:
+                last = data.calendar.num_days + 1
+                return LastTallies.of(touches, keys, width, half_life_days, last)
             return DayTallies.of(touches, keys, width, half_life_days)
 
         keys = _keys(data)
-        of_keys = tuple(tallied(key.astype(np.int32)[touches.item]) for key in keys.values())
+        of_keys = tuple(
+            tallied(touches, key.astype(np.int32)[touches.item]) for key in keys.values()
+        )
         of_user = None
         if data.calendar:
             own = touches if asked is None else touches.chosen(asked[touches.user])
-            of_user = DayTallies.of(own, own.user, width, half_life_days)
+            of_user = tallied(own, own.user)
         items = data.item_ids.rows - data.item_ids.first_row
         return cls(keys, of_keys, of_user, items, data.user_ids.rows, data.calendar)
 

@@ -57,6 +57,35 @@ def test_users_come_with_the_average_and_with_their_own():
     np.testing.assert_allclose(found[1], [average, [0, 0, 0]], rtol=1e-4)
 
 
+def test_users_who_are_asked_for_have_the_counts_that_they_have_among_all():
+    log = log_of([(1, 4, SAVE, 10, 0), (2, 7, SAVE, 10, 0), (2, 5, HIDE, 11, 0)])
+    asked = np.arange(log.dataset.user_ids.rows) == 2
+    moments, users = np.array([50, 50]), np.array([2, 1])
+    whole, few = (Standings.of(log, EVERY, 20.0, one) for one in (None, asked))
+    expected, found = (standings.of_users(moments, users) for standings in (whole, few))
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1, 0].tolist() == expected[1, 0].tolist(), "all is that of all"
+    assert expected[1, 1].any()
+    assert not found[1, 1].any(), "one who was not to be asked for"
+    items = np.array([4, 7])
+    assert few.of_items(moments, items).tolist() == whole.of_items(moments, items).tolist()
+
+
+@given(rows_of_a_log)
+def test_counts_as_of_the_last_moment_alone_are_those_as_of_any(rows):
+    log = log_of(rows)
+    whole, last = (Standings.of(log, EVERY, 20.0, only_last=one) for one in (False, True))
+    items, users = np.arange(NUM_ITEMS + 1), np.arange(log.dataset.user_ids.rows)
+    moments = np.full(len(items), last.last_moment)
+    found, expected = last.of_items(moments, items), whole.of_items(moments, items)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    moments = np.full(len(users), last.last_moment)
+    found, expected = last.of_users(moments, users), whole.of_users(moments, users)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="as of day"):
+        last.of_users(moments - 1, users)
+
+
 def test_the_last_moment_counts_the_last_day():
     standings = standings_of([(1, 4, SAVE, 180, 2)])
     assert standings.of_items(np.array([standings.last_moment]), np.array([4]))[0, 1, 0] > 0.9
