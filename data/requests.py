@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from data.contract.encode import Events, Ints, ragged_positions
+from data.contract.encode import Events, Ints, Mask, ragged_positions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data.training_log import TrainingLog
+    from data.training_log import Lesson, TrainingLog
 
 NOT_COUNTED = -1
 
@@ -97,14 +97,20 @@ class UserEvents:
     events: Events
 
     @classmethod
-    def of(cls, log: TrainingLog) -> UserEvents:
-        """Collects the events of the parts that may be read: 20 bytes an event."""
+    def of(cls, log: TrainingLog, asked: Mask | None = None) -> UserEvents:
+        """Collects the events of the parts that may be read: 20 bytes an event.
+
+        Args:
+            log: which events may be read.
+            asked: users whose events will be asked for, [rows]; by default all.
+        """
         rows = log.log.dataset.user_ids.rows
-        lessons = list(log.lessons())
-        users = np.concatenate([lesson.users for lesson in lessons])
+        found = [_readable(lesson, asked) for lesson in log.lessons()]
+        users = np.concatenate([users for users, _ in found])
         lengths = np.zeros(rows, np.int64)
-        lengths[users] = np.concatenate([lesson.events.lengths for lesson in lessons])
-        joined = Events.join([lesson.events for lesson in lessons])
+        lengths[users] = np.concatenate([events.lengths for _, events in found])
+        joined = Events.join([events for _, events in found])
+        del found
         starts = np.zeros(rows, np.int64)
         starts[users] = joined.offsets[:-1]
         return cls(joined.cut(starts, lengths))
@@ -129,6 +135,14 @@ class UserEvents:
         ends[timed] = events.positions_before(users[timed], moments[timed])
         lengths = np.minimum(ends - events.offsets[users], max_length)
         return events.cut(ends - lengths, lengths)
+
+
+def _readable(lesson: Lesson, asked: Mask | None) -> tuple[Ints, Events]:
+    """Users of a block, and their events; of those who will not be asked for none."""
+    if asked is None:
+        return lesson.users, lesson.events
+    of_asked = np.repeat(asked[lesson.users], lesson.events.lengths)
+    return lesson.users, lesson.events.chosen(of_asked)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

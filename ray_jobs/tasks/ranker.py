@@ -60,8 +60,8 @@ class RankerTask(LogTask):
 
     @cached_property
     def histories(self) -> UserEvents:
-        """What was known of every user."""
-        return UserEvents.of(self.log)
+        """What was known of the users."""
+        return UserEvents.of(self.log, self.asked)
 
     @cached_property
     def record(self) -> TrackRecord:
@@ -190,7 +190,9 @@ class RankerTask(LogTask):
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
-        return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts))
+        if self._known_parts == tuple(self.assignment.parts):
+            return self.histories
+        return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts), self.asked)
 
     @property
     def _known_parts(self) -> tuple[int, ...]:

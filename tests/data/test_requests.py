@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from data.contract.encode import Events
 from data.requests import NOT_COUNTED, Requests, UserEvents
+from data.splits import TRAIN, VALID
+from data.training_log import TrainingLog
+from tests.data.rows import NUM_USERS, rows_of_a_log
 
 USERS = 3
 moments = st.lists(st.integers(0, 60), max_size=12)
@@ -56,3 +59,17 @@ def test_a_request_knows_the_newest_events_before_it_but_for_those_hidden(
 def test_nothing_is_hidden_unless_asked():
     events, requests = events_of([[1, 5, 9], [], [2]]), requests_at([9, 9, 9])
     assert events.histories(requests, 5).timestamp.tolist() == [1, 5, 2]
+
+
+@given(rows_of_a_log, st.integers(0, 2**NUM_USERS - 1), st.integers(1, 3))
+def test_users_who_are_asked_for_have_all_of_their_events_and_others_none(
+    log_of, rows, drawn, blocks
+):
+    log = TrainingLog(log_of(rows, blocks=blocks), (TRAIN, VALID))
+    asked = np.array([False, *((drawn >> at) % 2 == 1 for at in range(NUM_USERS))])
+    whole, few = UserEvents.of(log).events, UserEvents.of(log, asked).events
+    for user in range(NUM_USERS + 1):
+        own = slice(*whole.offsets[user : user + 2]) if asked[user] else slice(0, 0)
+        part = slice(*few.offsets[user : user + 2])
+        for name in ("item", "action", "timestamp"):
+            assert getattr(few, name)[part].tolist() == getattr(whole, name)[own].tolist()
