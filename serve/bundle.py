@@ -59,7 +59,6 @@ GRAPH_FOLDER = "graph"
 TALLIES_FILE, USER_TALLIES_FILE = "tallies.npy", "user_tallies.npy"
 EMBEDDING_TOLERANCE = 1e-3
 PROBES = 8
-USERS_ITEMS_WIDTH = "users", "items", "width"
 
 Table = npt.NDArray[np.floating[Any]]
 
@@ -276,7 +275,7 @@ def check_ranked(bundle: Bundle) -> None:
     program = bundle.programs.get(ITEM_SIDE)
     if program is not None and ranked is None:
         raise UserError(f"{name} holds no items as its ranker sees them; export and index again")
-    if program is not None and program.axes("candidate.vectors") != len(USERS_ITEMS_WIDTH):
+    if program is not None and program.axes("candidate.vectors") < 3:  # users, items, width
         raise UserError(f"{name} ranks one user at a time; export and index again")
     if ranked is not None and len(ranked.known) != bundle.item_ids.rows:
         raise UserError(

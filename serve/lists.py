@@ -53,12 +53,7 @@ def centroids_of(vectors: Floats, count: int) -> Floats:
 
 def _means(points: Floats, count: int) -> Floats:
     clustering = faiss.Kmeans(
-        points.shape[1],
-        count,
-        niter=8,
-        spherical=True,
-        seed=0,
-        min_points_per_centroid=1,
+        points.shape[1], count, niter=8, spherical=True, seed=0, min_points_per_centroid=1
     )
     clustering.train(points)
     assert clustering.centroids is not None

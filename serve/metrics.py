@@ -39,10 +39,18 @@ class Metrics:
     def __init__(self, replica: str = "") -> None:
         self._registry = CollectorRegistry()
         self._replica = replica
+        self._versions: dict[str, str] = {}
         count = partial(Counter, registry=self._registry)
         level = partial(Gauge, registry=self._registry)
         time_of = partial(Histogram, registry=self._registry, buckets=SECONDS)
-        share = partial(Histogram, registry=self._registry, buckets=TENTHS)
+        self._of_feeds(count, time_of)
+        self._of_sources(count, time_of)
+        self._of_store(count, time_of)
+        self._of_versions(level)
+        self._of_arms(count, time_of)
+        self.breakers = level("homefeed_breaker_open", "1 while a breaker is open", ["name"])
+
+    def _of_feeds(self, count: partial[Counter], time_of: partial[Histogram]) -> None:
         self.requests = count("homefeed_requests", "HTTP requests", ["route", "status"])
         self.latency = time_of("homefeed_request_seconds", "Time to answer", ["route"])
         self.stages = time_of("homefeed_stage_seconds", "Time of a stage", ["stage"])
@@ -55,11 +63,6 @@ class Metrics:
             ("yes", "no"),
         )
         self.fallbacks = count("homefeed_fallbacks", "Feeds that lacked something", ["kind"])
-        self.failures = count(
-            "homefeed_source_failures", "Sources late, shed, left alone, failed", ["source", "kind"]
-        )
-        self.source_seconds = time_of("homefeed_source_seconds", "Time of a source", ["source"])
-        self.breakers = level("homefeed_breaker_open", "1 while a breaker is open", ["name"])
         self.top_score = Histogram(
             "homefeed_top_score", "Best utility of a feed", registry=self._registry, buckets=SCORES
         )
@@ -70,8 +73,16 @@ class Metrics:
             registry=self._registry,
             buckets=PROBABILITIES,
         )
+
+    def _of_sources(self, count: partial[Counter], time_of: partial[Histogram]) -> None:
+        self.failures = count(
+            "homefeed_source_failures", "Sources late, shed, left alone, failed", ["source", "kind"]
+        )
+        self.source_seconds = time_of("homefeed_source_seconds", "Time of a source", ["source"])
         self.items = count("homefeed_recommended_items", "Items shown, by source", ["source"])
         self.dropped = count("homefeed_dropped_items", "Candidates dropped, by reason", ["reason"])
+
+    def _of_store(self, count: partial[Counter], time_of: partial[Histogram]) -> None:
         self.store_seconds = time_of(
             "homefeed_store_seconds", "Time of a call of the store", ["operation"]
         )
@@ -80,22 +91,27 @@ class Metrics:
         )
         self.events = count("homefeed_events", "Posted events", ["outcome"])
         self.log_lost = count("homefeed_log_lost_items", "Shown items that were not logged")
+
+    def _of_versions(self, level: partial[Gauge]) -> None:
         self.bundle = level("homefeed_bundle", "1 for the bundle that serves", ["version"])
         self.models = level("homefeed_model", "1 for each version in answers", ["model", "version"])
         self.current = level("homefeed_version_match", "1 while what serves is what CURRENT names")
         self.replicas = level("homefeed_replicas", "Replicas that serve a bundle", ["version"])
-        self._versions: dict[str, str] = {}
         self.refused = level("homefeed_bundle_refused", "1 while the newest bundle is refused")
         self.utility_refused = level("homefeed_utility_refused", "1 while utility.json is refused")
+
+    def _of_arms(self, count: partial[Counter], time_of: partial[Histogram]) -> None:
         self.arms = count("homefeed_arm_requests", "Feeds by arm", ["experiment", "arm"])
         self.shadows = count("homefeed_shadow_requests", "Answers of shadows", ["arm", "outcome"])
         self.shadow_seconds = time_of(
             "homefeed_shadow_seconds", "Time of a shadow's answer", ["arm"]
         )
-        self.shadow_overlap = share(
+        self.shadow_overlap = Histogram(
             "homefeed_shadow_overlap",
             "Share of the served items that a shadow would have shown",
             ["arm"],
+            registry=self._registry,
+            buckets=TENTHS,
         )
 
     def serves(self, versions: Mapping[str, str], is_current: bool) -> None:

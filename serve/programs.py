@@ -51,16 +51,15 @@ class Program:
             )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
-        self._widths = {v.name: v.shape[-1] for v in self._session.get_inputs()}
-        self._axes = {v.name: len(v.shape) for v in self._session.get_inputs()}
+        self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
 
     def axes(self, name: str) -> int:
         """How many an input has."""
-        return self._axes[name]
+        return len(self._shapes[name])
 
     def width(self, name: str) -> int:
         """Size of the last axis of an input."""
-        return int(self._widths[name])
+        return int(self._shapes[name][-1])
 
     def __call__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Runs on those of `arrays` that the program reads. Raises UserError when one is absent."""

@@ -219,11 +219,8 @@ def put(path: Path) -> None:
 
 def update(folder: Path) -> None:
     """Brings here what a folder of a mirror has there and not here. Raises StorageError."""
-    if not is_mirrored(folder):
-        return
-    system, place = _origin(folder)
-    for one in _tried(folder, "read", lambda: _files(system, place)):
-        fetch(_under(folder, place, one))
+    for one in _there(folder):
+        fetch(_under(folder, _origin(folder)[1], one))
 
 
 def changes(folder: Path, name: str) -> frozenset[tuple[str, int]]:

@@ -82,9 +82,7 @@ class RankerTask(LogTask):
     @cached_property
     def validation_record(self) -> TrackRecord:
         """The same, as validation requests may know it."""
-        if self._known_parts == tuple(self.assignment.parts):
-            return self.record
-        return self._record(self._known_parts)
+        return self.record if self._knows_the_same else self._record(self._known_parts)
 
     def _record(self, parts: tuple[int, ...]) -> TrackRecord:
         return record_of(self.settings, self.assignment.log, parts, self.asked)
@@ -190,9 +188,14 @@ class RankerTask(LogTask):
 
     def _validation_events(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
-        if self._known_parts == tuple(self.assignment.parts):
+        if self._knows_the_same:
             return self.histories
         return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts), self.asked)
+
+    @property
+    def _knows_the_same(self) -> bool:
+        """Whether validation requests may know what those do that are learnt from."""
+        return self._known_parts == tuple(self.assignment.parts)
 
     @property
     def _known_parts(self) -> tuple[int, ...]:

@@ -39,11 +39,6 @@ class Machines:
         self._disk = Path(tempfile.mkdtemp(dir=self._folder))
         self._node = self.head.join(OTHER, HOMEFEED_MIRROR=str(self._disk))
 
-    @property
-    def disk(self) -> Path:
-        """Of the second node."""
-        return self._disk
-
     def lose(self) -> int:
         """Kills the second node; gives the number of files that its disk had of the root."""
         self.end()
@@ -102,8 +97,8 @@ def wait_for(begun: Callable[[], bool], job: Future[Any]) -> None:
         time.sleep(0.2)
 
 
-def there(root: str, pattern: str, kind: str = "checkpoints") -> int:
-    """Objects of a root that match."""
+def there(root: str, pattern: str) -> int:
+    """Objects of a root's checkpoints that match."""
     system, place = fs.FileSystem.from_uri(root)
-    selector = fs.FileSelector(f"{place}/{kind}", recursive=True, allow_not_found=True)
+    selector = fs.FileSelector(f"{place}/checkpoints", recursive=True, allow_not_found=True)
     return sum(Path(one.path).match(pattern) for one in system.get_file_info(selector))

@@ -89,10 +89,6 @@ class Head:
         """Asks a job to end, and waits until it has."""
         self._job("stop", "--address", self.url, name)
 
-    def logs(self, name: str) -> str:
-        """What a job has printed."""
-        return self._job("logs", "--address", self.url, name).stdout
-
     def _submitted(
         self, options: tuple[str, ...], entrypoint: tuple[str, ...], token: bool
     ) -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,16 @@
 """What of its impressions a ranker learns from."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from data.contract.artifact import publish
 from data.requests import Requests
-from ray_jobs.tasks.ranker import UNKNOWN_SURFACES, partly_known, thinned
+from ray_jobs.tasks.ranker import UNKNOWN_SURFACES, RankerTask, partly_known, thinned
 
 COUNT = 4000
 
@@ -39,3 +45,19 @@ def test_impressions_without_any_action_are_thinned_and_the_others_kept() -> Non
     saved = np.asarray(kept["label.save"])
     assert saved.sum() == COUNT / 10
     assert abs((~saved).sum() / (COUNT * 0.9) - 0.25) < 0.03
+
+
+def test_users_are_asked_for_who_have_impressions_to_learn_from_or_to_validate_on(
+    tmp_path: Path,
+) -> None:
+    with publish(tmp_path, "candidates", "v1") as draft:
+        for part, users in (("train", [1, 4, 4]), ("valid", [7]), ("test", [2])):
+            folder = draft.path / "impressions" / f"part={part}"
+            folder.mkdir(parents=True)
+            pq.write_table(pa.table({"user": users}), folder / "part-00000.parquet")
+    task: Any = RankerTask.__new__(RankerTask)
+    dataset = SimpleNamespace(user_ids=SimpleNamespace(rows=9))
+    task.assignment = SimpleNamespace(
+        root=tmp_path, candidates_version="v1", phase="choose", windows=None, dataset=dataset
+    )
+    assert np.flatnonzero(task.asked).tolist() == [1, 4, 7]

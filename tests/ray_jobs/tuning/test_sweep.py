@@ -4,6 +4,7 @@ from ray.tune.search import Searcher
 from ray.util import placement_group_table
 
 from data.contract.settings import UserError
+from data.contract.storage import StorageError
 from ray_jobs.engine.job import start
 from ray_jobs.tune import TuneArguments, main
 from ray_jobs.tuning import sweep as module
@@ -112,6 +113,20 @@ def test_a_sweep_in_which_nothing_moves_is_given_up(sweep_of, monkeypatch):
     now[0] = 100.0
     assert not watch.stop_all(), "a step has been taken"
     now[0] = 161.0
+    assert watch.stop_all()
+
+
+def test_a_storage_that_is_away_ends_no_sweep_before_its_time(sweep_of, monkeypatch):
+    def away(*_):
+        raise StorageError("away")
+
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.storage, "changes", away)
+    watch = Watch(Feeder(sweep_of(Stage(lambda: grid("g", 1))), concurrency=1), limit_s=60)
+    now[0] = 59.0
+    assert not watch.stop_all()
+    now[0] = 100.0
     assert watch.stop_all()
 
 
