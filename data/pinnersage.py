@@ -74,7 +74,7 @@ class Interests:
                 are alike.
             settings: how.
         """
-        known: Mask = (np.abs(vectors).max(axis=1) > 0)[events.item]
+        known: Mask = _have_vectors(vectors, events.item)
         ages = np.zeros(len(events.item))
         if now_ms is not None:
             ages = (np.repeat(now_ms, events.lengths) - events.timestamp) / DAY_MS
@@ -238,17 +238,33 @@ def _cluster_all(offsets: Any, past: Any, vectors: Any, rules: Any, found: Any) 
         first = max(offsets[user], offsets[user + 1] - most)
         mine = items[first : offsets[user + 1]]
         if len(mine) > 0:
-            points = vectors[mine].astype(np.float64)
+            points = vectors[mine]
             labels = cut(ward(_squared(points)), clusters, distance)
             weight = weights[first : offsets[user + 1]]
             _describe(points, labels, weight, mine, medoids[user], importance[user])
 
 
 @numba.njit(cache=True)
+def _have_vectors(vectors: Any, items: Any) -> Any:
+    """Whether each item's vector is any but zeros, bool[n]."""
+    found = np.empty(len(items), np.bool_)
+    for place in range(len(items)):
+        found[place] = np.any(vectors[items[place]] != 0)
+    return found
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "contract"})
 def _squared(points: Any) -> Any:
-    """Squared distances of all pairs, float64[n, n]."""
-    norms = (points * points).sum(1)
-    return np.maximum(norms.reshape(-1, 1) + norms - 2 * points @ points.T, 0.0)
+    """Squared distances of all pairs, float64[n, n]; BLAS would start threads in each of ours."""
+    count, width = points.shape
+    distances = np.zeros((count, count))
+    for one in range(count):
+        for other in range(one):
+            apart = points.dtype.type(0)
+            for number in range(width):
+                apart += (points[one, number] - points[other, number]) ** 2
+            distances[one, other] = distances[other, one] = apart
+    return distances
 
 
 @numba.njit(cache=True)
