@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Batch:
         labels: named targets, float32.
         weight: float32[B] of the batch's rows (windows, requests); 0 is a filler row.
         objective: which of several objectives the batch is for.
+        bags: the ids once more, as torchrec's tables take them (`models.embeddings`).
     """
 
     ids: Mapping[str, Jagged]
@@ -47,6 +49,7 @@ class Batch:
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     weight: Tensor = field(default_factory=lambda: torch.ones(0))
     objective: str = ""
+    bags: Any = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -60,7 +63,20 @@ class Batch:
             inputs=move(self.inputs),
             labels=move(self.labels),
             weight=self.weight.to(device, non_blocking=non_blocking),
+            bags=None if self.bags is None else self.bags.to(device, non_blocking=non_blocking),
         )
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keeps the memory of what was made on one stream of a device until another has read it."""
+        for tensor in self._tensors():
+            tensor.record_stream(stream)
+
+    def _tensors(self) -> Iterator[Any]:
+        for rows in self.ids.values():
+            yield from (rows.values, rows.lengths)
+        yield from (*self.inputs.values(), *self.labels.values(), self.weight)
+        if self.bags is not None:
+            yield self.bags
 
     def muted(self) -> Batch:
         """This batch with every weight 0: keeps a rank that has run out in step with the others."""

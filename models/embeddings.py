@@ -7,13 +7,15 @@ Notable here:
 - tables are built on the meta device, each rank fills only its shards, by a seed for each block of
   rows: the same table comes out whatever the sharding;
 - one path for one rank and for many: `DistributedModelParallel` over the process group;
+- ids are made ready for it (`ShardedModel.ready`) before a step, so that they may travel to the
+  ranks that hold their rows while the step before is computed (`models.step_pipeline`);
 - without torchrec the tables are `models.sparse_tables`, in one process.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -81,34 +83,43 @@ class EmbeddingTables(nn.Module):
         self.tables = tuple(tables)
         self.collection: nn.Module = _collection(self.tables, device)
 
-    def forward(self, ids: Mapping[str, Jagged]) -> dict[str, Tensor]:
-        """Rows of every table's ids, by name: float32[len(values), dim], zeros for id 0."""
+    def forward(self, ids: Mapping[str, Jagged], bags: Any) -> dict[str, Tensor]:
+        """Rows of every table's ids, by name.
+
+        Args:
+            ids: of each table.
+            bags: the same by `bagged`; None without torchrec.
+
+        Returns:
+            float32[len(values), dim], zeros for id 0.
+        """
         if not self.tables:
             return {}
         if isinstance(self.collection, SparseTables):
             rows = self.collection({t.name: ids[t.name].values for t in self.tables})
         else:
-            found = self.collection(self._keyed(ids)).to_dict()
-            rows = {t.name: found[t.name][: len(ids[t.name].values)] for t in self.tables}
+            found = self.collection(bags).to_dict()
+            # No len(): torchrec's pipeline traces this.
+            rows = {t.name: found[t.name][: ids[t.name].values.shape[0]] for t in self.tables}
         return {name: r * (ids[name].values != 0).unsqueeze(-1) for name, r in rows.items()}
 
-    def _keyed(self, ids: Mapping[str, Jagged]) -> Any:
-        """Every id a bag of its own; all tables and ranks need as many bags: the last are empty."""
-        values = [ids[table.name].values for table in self.tables]
-        device = values[0].device
-        bags = torch.arange(most_on_any_rank(max(map(len, values)), device), device=device)
-        return KeyedJaggedTensor(
-            keys=[table.name for table in self.tables],
-            values=torch.cat(values),
-            lengths=torch.cat([(bags < len(ids)).long() for ids in values]),
-        )
+
+def bagged(ids: Mapping[str, Jagged], names: Sequence[str]) -> Any:
+    """Every id a bag of its own; all tables and ranks need as many bags: the last are empty.
+
+    Every rank calls it. Returns a KeyedJaggedTensor.
+    """
+    values = [ids[name].values for name in names]
+    bags = torch.arange(most_on_any_rank(max(map(len, values))))
+    lengths = torch.cat([(bags < len(of_table)).long() for of_table in values])
+    return KeyedJaggedTensor(keys=list(names), values=torch.cat(values), lengths=lengths)
 
 
-def most_on_any_rank(count: int, device: torch.device) -> int:
-    """The largest of the ranks' counts, exchanged on a device."""
+def most_on_any_rank(count: int) -> int:
+    """The largest of the ranks' counts."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return count
-    most = torch.tensor(count, device=device)
+    most = torch.tensor(count)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return int(most)
 
@@ -140,7 +151,7 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The core's loss and logs for a batch."""
-        loss, logs = self.core(self.tables(batch.ids), batch)
+        loss, logs = self.core(self.tables(batch.ids, batch.bags), batch)
         return loss, logs
 
 
@@ -148,17 +159,26 @@ class ShardedModel(NamedTuple):
     """A model spread over the ranks of the process group.
 
     Attributes:
-        module: called with a batch; gradients of its dense part are averaged over the ranks.
+        module: called with a batch that is ready; gradients of its dense part are averaged over the
+            ranks.
         core: the dense part, unwrapped, the same on all ranks.
         tables_optimizer: what updates the tables in backward; its `zero_grad` takes over a learning
             rate that was changed in `param_groups`.
         plan: which table lies where, for people.
+        names: of torchrec's tables.
     """
 
     module: nn.Module
     core: nn.Module
     tables_optimizer: Any
     plan: str
+    names: tuple[str, ...] = ()
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch on the CPU with its ids as the tables take them; every rank calls it."""
+        if not self.names:
+            return batch
+        return replace(batch, bags=bagged(batch.ids, self.names))
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
         """What an ordinary optimiser has to step, by name."""
@@ -246,7 +266,8 @@ def _planned(
             sharders=sharders,
             data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
         )
-    return ShardedModel(module, core, module.fused_optimizer, str(plan))
+    names = tuple(table.name for table in tables)
+    return ShardedModel(module, core, module.fused_optimizer, str(plan), names)
 
 
 class Sharder(EmbeddingBagCollectionSharder):

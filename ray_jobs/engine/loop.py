@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
 from data.contract.settings import Count, NonNegative, Positive, Share
 from models.embeddings import ShardedModel, Table
+from models.step_pipeline import StepPipeline
 from ray_jobs.engine import ranks
 from ray_jobs.engine.devices import CPU
+from ray_jobs.engine.feed import Feed
 from ray_jobs.engine.memory import give_back_free
-from ray_jobs.engine.streams import BlockPlan, Portion, Prefetched, Progress
+from ray_jobs.engine.meter import Meter
+from ray_jobs.engine.schedule import Schedule
+from ray_jobs.engine.streams import BlockPlan, Prefetched, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import pyarrow as pa
 
     from data.batching import Admission
     from models.batch import Batch
 
 Snapshot = dict[str, torch.Tensor]
+Logs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +198,8 @@ def train(
 ) -> TrainState:
     """Runs optimiser steps until the schedule, the stream or the observer ends it.
 
+    Steps overlap (`models.step_pipeline`) up to the next validation or checkpoint.
+
     Args:
         learner: the model; changed in place.
         stream: this rank's batches.
@@ -206,24 +212,23 @@ def train(
         `state`.
     """
     meter = Meter()
-    spare: Batch | None = None
+    epochs = range(state.progress.epoch, settings.max_epochs)
+    feed = Feed(stream, epochs, learner.model.ready, meter)
+    step = Step(learner, state, settings, schedule)
+    pipeline = StepPipeline(learner.model, step, learner.device)
     while state.step < schedule.max_steps:
-        portion = meter.waiting(lambda: stream.take(state.progress.epoch))
-        busy, rows = _offered(portion)
-        if not busy:
-            if state.progress.epoch + 1 >= settings.max_epochs:
-                break
-            state.progress.next_epoch()
-            continue
-        spare = portion.batch.muted() if portion else spare or stream.spare()
-        batch = (portion.batch if portion else spare).to(learner.device, non_blocking=True)
-        loss, logs = _step(learner, batch, schedule.rate(state.step), state, settings)
-        _count(state, portion, rows)
-        meter.add(loss, logs, rows)
-        if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
-            state.curve.append(meter.line(state, schedule))
-            observer.logged(state.curve[-1])
-            give_back_free()
+        started = state.step
+        for loss, logs in pipeline.over(feed.next(_steps_to_halt(started, settings, schedule))):
+            taken = feed.taken.popleft()
+            taken.count(state.progress)
+            state.rows += taken.rows
+            meter.add(loss, logs, taken.rows)
+            if state.step % settings.log_every == 0 or state.step == schedule.max_steps:
+                state.curve.append(meter.line(state, schedule))
+                observer.logged(state.curve[-1])
+                give_back_free()
+        if state.step == started:
+            break
         if state.step % settings.validate_every == 0 and observer.validated(learner, state):
             break
         if state.step % settings.checkpoint_every == 0:
@@ -231,104 +236,37 @@ def train(
     return state
 
 
-def _step(
-    learner: Learner, batch: Batch, rate: float, state: TrainState, settings: TrainSettings
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    # Dropout is reseeded at each step, so that a resumed run draws what the whole one drew.
-    torch.manual_seed((state.step << 8) + ranks.rank())
-    learner.set_rate(rate)
-    learner.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.bfloat16):
-        loss, logs = learner.model.module(batch)
-    loss.backward()
-    nn.utils.clip_grad_norm_(learner.model.core.parameters(), settings.gradient_clip)
-    learner.optimizer.step()
-    state.step += 1
-    return loss.detach(), logs
-
-
-def _offered(portion: Portion | None) -> tuple[int, int]:
-    """Ranks that still have a batch of this epoch, and the rows in their batches.
-
-    As long as there is one, all ranks take the step: collectives stay in step.
-    """
-    rows = int((portion.batch.weight > 0).sum()) if portion else 0
-    busy, total = ranks.summed(torch.tensor([int(portion is not None), rows])).tolist()
-    return busy, total
-
-
-def _count(state: TrainState, portion: Portion | None, rows: int) -> None:
-    state.rows += rows
-    if portion:
-        state.progress.batches[portion.ticket.block] = portion.consumed
+def _steps_to_halt(step: int, settings: TrainSettings, schedule: Schedule) -> int:
+    """Steps until the next validation, checkpoint or end."""
+    halts = (settings.validate_every, settings.checkpoint_every)
+    return min(schedule.max_steps - step, *(every - step % every for every in halts))
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """Linear warm-up, then a cosine down to a share of the rate."""
+class Step:
+    """One step of a learner, at the rate of the schedule (`models.step_pipeline.Step`)."""
 
-    warmup_steps: int
-    max_steps: int
-    final_rate: float
+    learner: Learner
+    state: TrainState
+    settings: TrainSettings
+    schedule: Schedule
 
-    def rate(self, step: int) -> float:
-        """Share of the full learning rate at a 0-based step."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        span = max(1, self.max_steps - self.warmup_steps)
-        done = min(1.0, (step - self.warmup_steps) / span)
-        cosine = 0.5 * (1.0 + float(np.cos(np.pi * done)))
-        return self.final_rate + (1.0 - self.final_rate) * cosine
+    def zero_grad(self) -> None:
+        """Forgets the last step's gradients, and sets the rate of this one."""
+        self.learner.set_rate(self.schedule.rate(self.state.step))
+        self.learner.optimizer.zero_grad(set_to_none=True)
 
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, Logs]]:
+        """The loss, and loss and logs to tell."""
+        # Dropout is reseeded at each step, so that a resumed run draws what the whole one drew.
+        torch.manual_seed((self.state.step << 8) + ranks.rank())
+        learner = self.learner
+        with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.bfloat16):
+            loss, logs = learner.model.module(batch)
+        return loss, (loss.detach(), logs)
 
-class Meter:
-    """Averages between log lines; only these read from the device and from the other ranks."""
-
-    def __init__(self) -> None:
-        """Starts empty."""
-        self._reset()
-
-    def _reset(self) -> None:
-        self._started = time.perf_counter()
-        self._waited = 0.0
-        self._rows = 0
-        self._steps = 0
-        self._sums: dict[str, torch.Tensor] = {}
-
-    def waiting(self, take: Any) -> Portion | None:
-        """Calls `take` and counts its time as waiting for data."""
-        started = time.perf_counter()
-        portion: Portion | None = take()
-        self._waited += time.perf_counter() - started
-        return portion
-
-    def add(self, loss: torch.Tensor, logs: dict[str, torch.Tensor], rows: int) -> None:
-        """Adds one step, in which all ranks together trained on so many rows."""
-        for name, value in {"loss": loss, **logs}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach()
-        self._rows += rows
-        self._steps += 1
-
-    def line(self, state: TrainState, schedule: Schedule) -> dict[str, float]:
-        """The averages since the last line, over all ranks; every rank calls it.
-
-        A rank's loss is scaled so that the mean over ranks is the loss over all rows
-        (`models.losses.weighted_mean`). All ranks wait for the one that waits longest for data.
-        """
-        seconds = time.perf_counter() - self._started
-        waited = ranks.largest(torch.tensor(self._waited)).item()
-        line = self._means() | {
-            "step": state.step,
-            "epoch": state.progress.epoch,
-            "rate": schedule.rate(state.step - 1),
-            "samples_per_s": self._rows / seconds,
-            "steps_per_s": self._steps / seconds,
-            "data_wait": waited / seconds,
-        }
-        self._reset()
-        return line
-
-    def _means(self) -> dict[str, float]:
-        totals = ranks.summed(torch.stack(list(self._sums.values())))
-        means = totals / (self._steps * ranks.world_size())
-        return dict(zip(self._sums, means.tolist(), strict=True))
+    def step(self) -> None:
+        """Updates the dense part; the tables were in backward."""
+        nn.utils.clip_grad_norm_(self.learner.model.core.parameters(), self.settings.gradient_clip)
+        self.learner.optimizer.step()
+        self.state.step += 1

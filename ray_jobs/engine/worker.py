@@ -25,7 +25,6 @@ from ray_jobs.engine.cluster import num_cores
 from ray_jobs.engine.devices import CPU, backend, computes_in_bfloat16
 from ray_jobs.engine.loop import (
     Learner,
-    Schedule,
     Snapshot,
     Task,
     TrainSettings,
@@ -33,6 +32,7 @@ from ray_jobs.engine.loop import (
     train,
 )
 from ray_jobs.engine.quiet import quiet_libraries
+from ray_jobs.engine.schedule import Schedule
 from ray_jobs.engine.snapshots import CORE, TABLES, take_over
 from ray_jobs.engine.streams import Prefetched, portions, spare_batch, tickets
 

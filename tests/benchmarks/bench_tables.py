@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batch import Jagged
+from models.batch import Batch, Jagged
 from models.embeddings import Table, shard
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.worker import alone
@@ -50,21 +50,15 @@ class Sum(nn.Module):
         return total * self.scale, {}
 
 
-class Ids:
-    """A batch of ids alone."""
-
-    def __init__(self, columns: list[Tensor]) -> None:
-        lengths = torch.ones_like(columns[0])
-        self.ids = {f"t{at}": Jagged(column, lengths) for at, column in enumerate(columns)}
-
-
 def ours(tables: int, rows: int, gradient: Tensor) -> Callable[[list[Tensor]], None]:
     """A step by this project's tables."""
     named = [Table(f"t{at}", rows, DIM) for at in range(tables)]
     model = shard(Sum(gradient), named, RATE, seed=0)
 
     def step(columns: list[Tensor]) -> None:
-        loss, _ = model.module(Ids(columns))
+        lengths = torch.ones_like(columns[0])
+        ids = {f"t{at}": Jagged(column, lengths) for at, column in enumerate(columns)}
+        loss, _ = model.module(model.ready(Batch(ids, {})))
         loss.backward()
 
     return step

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from models.embeddings import (
     ShardedModel,
     Sharding,
     Table,
+    bagged,
     shard,
 )
 from models.losses import weighted_mean
@@ -74,7 +76,7 @@ def train(model: ShardedModel, steps: range, ranks: range) -> list[float]:
     dense = torch.optim.SGD(model.dense_parameters().values(), lr=0.1)
     losses = []
     for step in steps:
-        loss, _ = model.module(batch(step, ranks))
+        loss, _ = model.module(model.ready(batch(step, ranks)))
         dense.zero_grad()
         loss.backward()
         dense.step()
@@ -172,8 +174,9 @@ def test_id_zero_is_a_zero_row_and_never_learns() -> None:
     tables = full_tables(model.module)
     assert not tables["item_id"][0].any()
     assert not tables["user_id"][0].any()
-    rows = model.module.module.tables(batch(0, range(1)).ids)
-    zeros = batch(0, range(1)).ids["user_id"].values == 0
+    asked = model.ready(batch(0, range(1)))
+    rows = model.module.module.tables(asked.ids, asked.bags)
+    zeros = asked.ids["user_id"].values == 0
     assert not rows["user_id"][zeros].any()
 
 
@@ -181,7 +184,7 @@ def test_id_zero_is_a_zero_row_and_never_learns() -> None:
 def test_a_muted_batch_changes_nothing() -> None:
     model = shard(Rating(), TABLES, learning_rate=0.5, seed=7)
     before = full_tables(model.module)
-    loss, _ = model.module(batch(0, range(1)).muted())
+    loss, _ = model.module(model.ready(batch(0, range(1)).muted()))
     loss.backward()
     assert float(loss.detach()) == 0
     assert equal(full_tables(model.module), before)
@@ -216,7 +219,7 @@ def test_rows_of_a_collection_in_plain_use_follow_the_order_of_ids() -> None:
         "item_id": Jagged(torch.tensor([7, 3, 9]), torch.tensor([3, 0])),
         "user_id": Jagged(torch.tensor([4, 0]), torch.tensor([1, 1])),
     }
-    rows = tables(ids)
+    rows = tables(ids, bagged(ids, ("item_id", "user_id")))
     weight = dict(tables.named_parameters())["collection.embedding_bags.item_id.weight"]
     assert torch.equal(rows["item_id"], weight[[7, 3, 9]])
     assert not rows["user_id"][1].any()
@@ -224,6 +227,7 @@ def test_rows_of_a_collection_in_plain_use_follow_the_order_of_ids() -> None:
 
 def test_a_model_is_its_tables_and_its_core() -> None:
     model = Model(EmbeddingTables(TABLES, torch.device("cpu")), Rating())
-    loss, _ = model(batch(0, range(1)))
+    rows = batch(0, range(1))
+    loss, _ = model(replace(rows, bags=bagged(rows.ids, ("item_id", "user_id"))))
     assert loss.ndim == 0
     assert loss > 0

@@ -79,7 +79,7 @@ def train(learner: Learner, journey: Journey, rank: int) -> None:
         both = {"item_id": Jagged(ids[0], once), "user_id": Jagged(ids[1], once)}
         labels = {"rating": torch.randn(20, generator=draw)}
         batch = Batch(ids=both, inputs={}, labels=labels, weight=torch.ones(20))
-        loss, _ = learner.model.module(batch)
+        loss, _ = learner.model.module(learner.model.ready(batch))
         loss.backward()
         learner.optimizer.step()
 

@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs.engine.loop import Schedule, TrainSettings, TrainState
+from ray_jobs.engine.loop import TrainSettings, TrainState
+from ray_jobs.engine.schedule import Schedule
 from ray_jobs.engine.worker import Recorder
 
 
