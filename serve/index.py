@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import faiss
 import numpy as np
 
-from serve.lists import centroids_of, fewest, filled, left, scan, surely
+from serve.lists import centroids_of, fewest, filled, left, on_gpus, scan, surely
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +142,7 @@ def build_index(
         return ItemIndex(flat), 1.0
     index = _inverted_file(rows, filled(vectors, priors), columns.shape[1])
     queries = _some(np.column_stack([vectors, np.ones(len(vectors), np.float32)]))
-    wanted = flat.search(queries, DEPTH)[1]
+    wanted = on_gpus(flat).search(queries, DEPTH)[1]
 
     def enough(visits: int) -> bool:
         _visit(index, visits)

@@ -1,9 +1,15 @@
+from pathlib import Path
+from typing import Any
+
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.index import QUERIES, build_index
+
+NONE = np.array([], np.int64)
 
 
 def unit_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -102,3 +108,33 @@ def test_an_empty_index_finds_nothing() -> None:
     index, _ = build_index(np.zeros(0, np.int64), empty, no_priors(empty), "flat", 0.9)
     rows, scores = index.search(np.ones(4, np.float32), 5, np.zeros(0, np.int64))
     assert len(rows) == len(scores) == 0
+
+
+def test_what_is_asked_of_all_vectors_at_once_is_asked_of_the_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = unit_vectors(20_000, 8)  # of so many lists that some are found in two stages
+    alone, recall = build_index(np.arange(20_000), vectors, no_priors(vectors), "ivf", 0.9)
+    copied: list[str] = []
+
+    def copy(index: Any, **_: Any) -> Any:
+        copied.append(type(index).__name__)
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", copy)
+    built, found = build_index(np.arange(20_000), vectors, no_priors(vectors), "ivf", 0.9)
+    assert found == recall
+    assert {"IndexFlatIP", "IndexIDMap"} == set(copied)  # owners of points, exact answers
+    assert type(built.faiss_index) is type(alone.faiss_index)
+
+
+@pytest.mark.gpu
+def test_an_index_built_on_a_gpu_reaches_the_recall_and_is_read_on_a_cpu(tmp_path: Path) -> None:
+    assert faiss.get_num_gpus(), "install the build for GPUs: make setup GPU=1"
+    vectors = unit_vectors(100_000, 32)
+    index, reached = build_index(np.arange(100_000), vectors, no_priors(vectors), "ivf", 0.9)
+    index.save(tmp_path / "index.faiss")
+    found, _ = type(index).open(tmp_path / "index.faiss").search(vectors[5], 10, NONE)
+    assert reached >= 0.9
+    assert found[0] == 5
