@@ -32,10 +32,11 @@ ALLOWED = {
     "data/batching.py": DATA | {"torch", "models.batch"},
     "models/": MODELS,
     "models/embeddings.py": MODELS | {"torchrec", "fbgemm_gpu"},
+    "models/step_pipeline.py": MODELS | {"torchrec"},
     "serve/": SERVING_LIBRARIES | {"data.contract", "serve"} | WALKED,
 }
 RESERVED = {
-    "torchrec": ("models/embeddings.py",),
+    "torchrec": ("models/embeddings.py", "models/step_pipeline.py"),
     "ray": ("ray_jobs/", "serve/"),
     "tests": (),
 }
