@@ -5,7 +5,7 @@ batch travel while this one is computed (`models.step_pipeline`), beside the sam
 the other. Arms take turns, medians of alternated runs; both have learnt the same. The last line is
 one JSON object; rows=500000 tables=4 batch=2048 name other sizes.
 
-A step sends 8 bytes an id and takes 4 bytes a number of each row back, whatever the number of ranks.
+A step sends 8 bytes an id and takes 4 a number of each row back, however many ranks there are.
 """
 
 from __future__ import annotations

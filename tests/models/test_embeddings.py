@@ -1,7 +1,6 @@
 """ID tables train the same in one process and in two, however they are cut."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,13 +114,6 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(train_rank, args=(folder,), nprocs=2)
     return folder
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -106,13 +106,6 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_two_ranks_learn_the_same(two_ranks: Path, rank: int, sharding: Sharding) -> None:

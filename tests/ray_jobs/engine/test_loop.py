@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.batch import Batch, Jagged
@@ -23,13 +22,6 @@ pytestmark = [
 BATCHES = 4  # of a block
 SETTINGS = TrainSettings(max_epochs=2, validate_every=3, checkpoint_every=5, log_every=2)
 SCHEDULE = Schedule(warmup_steps=2, max_steps=100, final_rate=0.1)
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 class Noisy(nn.Module):
