@@ -105,6 +105,14 @@ def _origin(path: Path) -> tuple[Any, str]:
     return _filesystem(scheme, rest[0]), f"/{place}" if scheme == "file" else place
 
 
+def place_of(path: Path) -> tuple[Any, str]:
+    """File system and place that a path in a mirror comes from, for libraries that write there.
+
+    None and the path itself for others. Raises StorageError.
+    """
+    return _origin(path) if is_mirrored(path) else (None, str(path))
+
+
 def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
     """Does it, again after each pause. Raises StorageError."""
     for pause_s in TRIES:

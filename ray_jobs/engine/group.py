@@ -75,9 +75,11 @@ def _run_config(assignment: Assignment, complaint: Complaint) -> RunConfig:
     failures = assignment.settings.train.max_failures
     limits: dict[str, Any] = {"max_failures": failures, "controller_failure_limit": failures}
     callbacks: list[Any] = [complaint]
+    filesystem, place = storage.place_of(assignment.folder)
     return RunConfig(
         name="ray",
-        storage_path=storage.uri_of(assignment.folder),
+        storage_path=place,
+        storage_filesystem=filesystem,
         failure_config=FailureConfig(**limits),
         callbacks=callbacks,
     )

@@ -154,6 +154,7 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     os.environ.setdefault(*SILENT)
     job, folder = sweep.job, sweep.job.root / ".work" / f"tune-{uuid.uuid4().hex[:8]}"
     feeder = Feeder(sweep, concurrency)
+    filesystem, place = storage.place_of(folder.absolute())
     watch = Watch(feeder, job.settings.tune.stalled_minutes * 60)
     tuner = tune.Tuner(
         tune.with_resources(_trainable(job), {"CPU": need.driver}),
@@ -166,7 +167,8 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=storage.uri_of(folder.absolute()),
+            storage_path=place,
+            storage_filesystem=filesystem,
             stop=watch,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=job.settings.tune.max_failures),

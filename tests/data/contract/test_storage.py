@@ -279,6 +279,18 @@ class Faulty(fs.FSSpecHandler):
         super().delete_dir(path)
 
 
+def test_libraries_are_told_where_a_path_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert storage.place_of(tmp_path) == (None, str(tmp_path))
+    system, place = storage.place_of(storage.mirror("file:///srv/root") / "two_tower")
+    assert (system.type_name, place) == ("local", "/srv/root/two_tower")
+    shelf = fsspec.filesystem("memory")
+    monkeypatch.setattr(fsspec, "filesystem", {"shelf": shelf}.__getitem__)
+    system, place = storage.place_of(storage.mirror("shelf://company/root") / "two_tower")
+    assert (system.handler.fs, place) == (shelf, "company/root/two_tower")
+
+
 def found_elsewhere(root: Path, machine: Path) -> bool:
     """Whether another machine, whose storage does not fail, sees the artefact; whole, then."""
     with pytest.MonkeyPatch.context() as patch:
