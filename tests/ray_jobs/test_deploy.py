@@ -193,8 +193,10 @@ def test_deploy_serves_in_the_foreground_until_interrupted(root: Path) -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, **pipes)
     try:
-        lines = iter(process.stderr.readline, "")
-        announced = next(line for line in lines if "serving" in line)
+        announced = ""
+        while "serving" not in announced and (line := process.stderr.readline()):
+            announced += line
+        assert "serving" in announced, announced
         answer = httpx.post(
             f"http://127.0.0.1:{port}/v1/recommend", json={"user_id": 3}, timeout=30
         )
