@@ -45,6 +45,7 @@ class Measured:
         seconds: stage -> wall time.
         peak_mib: stage -> highest memory of the process tree.
         bytes: part (`PARTS`) -> size on disk of what is current.
+        commit: of the code that ran, where it is told.
     """
 
     sizes: Sizes
@@ -52,6 +53,7 @@ class Measured:
     seconds: dict[str, float]
     peak_mib: dict[str, float]
     bytes: dict[str, int]
+    commit: str = ""
 
     @classmethod
     def of(cls, root: Path, cores: int) -> Measured:

@@ -4,8 +4,9 @@ A synthetic log of each size (`events=[1000000,10000000,25000000,100000000]`), w
 a user and two hundred an item, and with a category and a vector of each item, is prepared; graph
 encoder, user model, retriever and ranker are trained for `steps` (2,000) steps at most; then
 everything is exported and indexed. Each job is a process of its own, and what is finished is found
-again. Lines through the two sizes before the largest are compared with the largest
-(`ray_jobs.plan`); `keep=` names a file for their measurements. The last line is one JSON object.
+again. Each size, once it is done, joins `measured=` (a file in the folder), and sizes that the file
+has are not run again: it outlives the logs. Lines through the two sizes before the largest are
+compared with the largest (`ray_jobs.plan`). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from ray_jobs.plan import compared
 from ray_jobs.planning.growth import Growth
 from ray_jobs.planning.measured import Measured
 from tests.benchmarks.bench_prepare import spread, write_log
+from tests.benchmarks.claim import commit
 
 MODELS = ("graph", "user", "two_tower", "ranker")
 DAYS, DIM = 60, 32
 SUMMARY = "summary.json"
+NEAR = 0.01  # days hold whole numbers of events
 
 
 def main() -> None:
@@ -38,14 +41,11 @@ def main() -> None:
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder = Path(words.get("folder", "runs/growth"))
     events = json.loads(words.get("events", "[1000000,10000000,25000000,100000000]"))
-    steps = int(words.get("steps", "2000"))
-    runs = [run_of(folder, size, steps) for size in sorted(events)]
-    if len(runs) < 3:
+    if len(events) < 3:
         raise SystemExit("events= needs three sizes: two to draw lines through, and a larger one")
+    steps, file = int(words.get("steps", "2000")), Path(words.get("measured", folder / "all.json"))
+    runs = [measured(folder, size, steps, file) for size in sorted(events)]
     *_, one, other, large = runs
-    if "keep" in words:
-        kept = [asdict(run) for run in (one, other)]
-        write_atomically(Path(words["keep"]), json.dumps(kept, indent=1) + "\n")
     line = {
         "name": "growth",
         "steps": steps,
@@ -57,6 +57,18 @@ def main() -> None:
         "predicted": compared(Growth.of([one, other]), large),
     }
     print(json.dumps(line))
+
+
+def measured(folder: Path, events: int, steps: int, file: Path) -> Measured:
+    """What a size has taken: as the file has it, else by running it; the file has it then."""
+    known = [Measured.read(tree) for tree in json.loads(file.read_text())] if file.is_file() else []
+    for run in known:
+        if abs(run.sizes.events / events - 1) < NEAR:
+            return run
+    found = replace(run_of(folder, events, steps), commit=commit())
+    trees = [asdict(run) for run in sorted([*known, found], key=lambda run: run.sizes.events)]
+    write_atomically(file, json.dumps(trees, indent=1) + "\n")
+    return found
 
 
 def run_of(folder: Path, events: int, steps: int) -> Measured:
