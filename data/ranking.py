@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.queries import Queries
+from data.selection import best_columns
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -107,15 +108,13 @@ def mask(scores: Scores, queries: Queries, catalogue: Catalogue) -> None:
 
 
 def top(scores: Scores, k: int) -> Ints:
-    """Columns of the k best finite scores of each line, best first; -1 where there are fewer."""
-    width = scores.shape[1]
-    columns = np.argpartition(scores, width - k, axis=1)[:, width - k :]
-    values = np.take_along_axis(scores, columns, axis=1)
-    if np.isnan(values).any():
-        raise ValueError("scores hold NaN")
-    order = np.lexsort((columns, -values), axis=1)
-    best = np.take_along_axis(columns, order, axis=1).astype(np.int64)
-    best[np.isneginf(np.take_along_axis(values, order, axis=1))] = -1
+    """Columns of the k best finite scores of each line, best first; -1 where there are fewer.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    best = best_columns(scores, k)
+    best[np.isneginf(np.take_along_axis(scores, best, axis=1))] = -1
     return best
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from data.selection import best_columns
 from serve.candidates import turns
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ def scores_in_turns(
 
 def _take(turn: Floats, scores: Floats, shares: Floats) -> None:
     """Moves the turn of each item in a list to where this list has it, if that is earlier."""
-    rows = scores.shape[1]
-    depth = min(DEPTH, rows)
-    best = np.argpartition(scores, rows - depth, axis=1)[:, rows - depth :]
-    order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
-    best = np.take_along_axis(best, order, 1)
+    best = best_columns(scores, min(DEPTH, scores.shape[1]))
     there = np.flatnonzero(shares > 0)
     lines = there[:, None]
-    listed = turns(depth, shares[there])
+    listed = turns(best.shape[1], shares[there])
     turn[lines, best[there]] = np.minimum(turn[lines, best[there]], listed)
