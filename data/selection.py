@@ -52,8 +52,8 @@ def _select(scores: Any, columns: Any) -> bool:
         start = k
         while k and start < width:
             end, worst, entering = min(start + BLOCK, width), values[0], 0
-            for column in range(start, end):
-                entering += not of_line[column] <= worst
+            for score in of_line[start:end]:
+                entering += not score <= worst
             if entering and not _enter(values, kept, of_line, start, end):
                 return False
             start = end
