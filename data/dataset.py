@@ -181,26 +181,23 @@ class Dataset:
     def events_of(self, users: npt.NDArray[np.int64]) -> Events:
         """The events of any user rows; none for rows without a timeline.
 
-        The first call loads every timeline: 16 bytes an event stay in memory.
+        Cost: one pass over the timelines; memory holds a block and what is asked for.
 
         Args:
             users: [B] rows of the user id space.
         """
-        rows, events = self._all_events
-        at = np.minimum(np.searchsorted(rows, users), len(rows) - 1)
-        known = rows[at] == users
-        lengths = np.where(known, events.lengths[at], 0)
-        return events.cut(events.offsets[:-1][at], lengths)
-
-    @cached_property
-    def _all_events(self) -> tuple[npt.NDArray[np.int64], Events]:
-        """User rows, ascending, and their events in that order."""
-        columns = ["user", *HISTORY_COLUMNS]
-        whole = pa.concat_tables(pq.read_table(p, columns=columns) for p in self.timeline_files)
-        rows = whole["user"].to_numpy()
-        order = np.argsort(rows, kind="stable")
-        events = events_from(whole)
-        return rows[order], events.cut(events.offsets[:-1][order], events.lengths[order])
+        blocks = (block.read(["user", *HISTORY_COLUMNS]) for block in self.blocks())
+        asked = ((b, np.isin(b["user"].to_numpy(), users)) for b in blocks)
+        found = pa.concat_tables(b.filter(pa.array(there)) for b, there in asked)
+        rows, events = found["user"].to_numpy(), events_from(found)
+        order = np.argsort(rows)
+        at = np.searchsorted(rows, users, sorter=order)
+        known = np.flatnonzero(at < len(rows))
+        at = order[at[known]]
+        known, at = known[rows[at] == users[known]], at[rows[at] == users[known]]
+        starts, lengths = np.zeros((2, len(users)), np.int64)
+        starts[known], lengths[known] = events.offsets[at], events.lengths[at]
+        return events.cut(starts, lengths)
 
     def event_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of encoded events of the days from `first_day` to `last_day`."""

@@ -201,6 +201,13 @@ def test_blocks_cover_all_timelines_and_events_are_found_by_user(first: Dataset)
         here = slice(events.offsets[number], events.offsets[number + 1])
         assert events.item[here].tolist() == block.read(["item"])["item"][0].as_py()
     assert events.lengths[-2:].tolist() == [0, 0]
+    twice = first.events_of(users[[3, 0, 3]])
+    assert twice.lengths.tolist() == events.lengths[[3, 0, 3]].tolist()
+    assert twice.cut(twice.offsets[2:3], twice.lengths[2:]).item.tolist() == (
+        twice.item[: twice.offsets[1]].tolist()
+    )
+    assert first.events_of(np.array([0])).lengths.tolist() == [0]
+    assert not len(first.events_of(users[:0]).lengths)
 
 
 def test_files_rows_and_formats_do_not_matter_only_the_log_does(
