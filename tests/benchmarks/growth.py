@@ -5,7 +5,7 @@ a user and two hundred an item, and with a category and a vector of each item, i
 encoder, user model, retriever and ranker are trained for `steps` (2,000) steps at most; then
 everything is exported and indexed. Each job is a process of its own, and what is finished is found
 again. Each size, once it is done, joins `measured=` (a file in the folder), and sizes that the file
-has are not run again: it outlives the logs. Lines through the two sizes before the largest are
+has of a named commit are not run again: it outlives the logs. Lines through the two sizes before the largest are
 compared with the largest (`ray_jobs.plan`). The last line is one JSON object.
 """
 
@@ -62,11 +62,12 @@ def main() -> None:
 def measured(folder: Path, events: int, steps: int, file: Path) -> Measured:
     """What a size has taken: as the file has it, else by running it; the file has it then."""
     known = [Measured.read(tree) for tree in json.loads(file.read_text())] if file.is_file() else []
+    others = [run for run in known if abs(run.sizes.events / events - 1) > NEAR]
     for run in known:
-        if abs(run.sizes.events / events - 1) < NEAR:
+        if run not in others and run.commit:
             return run
     found = replace(run_of(folder, events, steps), commit=commit())
-    trees = [asdict(run) for run in sorted([*known, found], key=lambda run: run.sizes.events)]
+    trees = [asdict(run) for run in sorted([*others, found], key=lambda run: run.sizes.events)]
     write_atomically(file, json.dumps(trees, indent=1) + "\n")
     return found
 
