@@ -5,8 +5,8 @@ a user and two hundred an item, and with a category and a vector of each item, i
 encoder, user model, retriever and ranker are trained for `steps` (2,000) steps at most; then
 everything is exported and indexed. Each job is a process of its own, and what is finished is found
 again. Each size, once it is done, joins `measured=` (a file in the folder), and sizes that the file
-has of a named commit are not run again: it outlives the logs. Lines through the two sizes before the largest are
-compared with the largest (`ray_jobs.plan`). The last line is one JSON object.
+has of a named commit are not run again: it outlives the logs. Lines through the two sizes before
+the largest are compared with the largest (`ray_jobs.plan`). The last line is one JSON object.
 """
 
 from __future__ import annotations
