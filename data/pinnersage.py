@@ -247,9 +247,12 @@ def _cluster_all(offsets: Any, past: Any, vectors: Any, rules: Any, found: Any) 
 @numba.njit(cache=True)
 def _have_vectors(vectors: Any, items: Any) -> Any:
     """Whether each item's vector is any but zeros, bool[n]."""
-    found = np.empty(len(items), np.bool_)
+    found = np.zeros(len(items), np.bool_)
     for place in range(len(items)):
-        found[place] = np.any(vectors[items[place]] != 0)
+        for number in vectors[items[place]]:
+            if number != 0:
+                found[place] = True
+                break
     return found
 
 

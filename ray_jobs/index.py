@@ -253,7 +253,7 @@ def write_medoids(
     ]
     positive, calendar = dataset.vocabulary.codes("positive"), dataset.calendar
     for block in dataset.blocks():
-        table = block.read()
+        table = block.read(["user", *HISTORY_COLUMNS])
         events, users = events_from(table), table["user"].to_numpy()
         liked = events.chosen(np.isin(events.action, positive))
         now_ms = None

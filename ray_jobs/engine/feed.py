@@ -48,7 +48,7 @@ class Feed:
 
     Attributes:
         taken: what was given and not yet trained on, the oldest first.
-        ended: whether no rank has another batch.
+        ended: whether no rank has another batch, nor the training another epoch.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Feed:
         self.ended = not epochs
         self._stream, self._epochs, self._ready, self._meter = stream, epochs, ready, meter
         self._epoch = epochs.start
-        self._spare: Batch | None = None
+        self._last: Batch | None = None
 
     def next(self, count: int) -> Iterator[Batch]:
         """The next batches, fewer at the end."""
@@ -80,8 +80,11 @@ class Feed:
 
     def _batch(self, portion: Portion | None) -> Batch:
         """The rank's own; without one, one of weight 0, which keeps collectives in step."""
-        self._spare = portion.batch.muted() if portion else self._spare or self._stream.spare()
-        return portion.batch if portion else self._spare
+        if portion:
+            self._last = portion.batch
+            return portion.batch
+        self._last = self._last or self._stream.spare()
+        return self._last.muted()
 
 
 def _taken(epoch: int, portion: Portion | None, rows: int) -> Taken:

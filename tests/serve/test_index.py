@@ -121,10 +121,18 @@ def test_what_is_asked_of_all_vectors_at_once_is_asked_of_the_gpus(
         copied.append(type(index).__name__)
         return index
 
+    means, asked = faiss.Kmeans, []
+
+    def kmeans(*words: Any, **named: Any) -> Any:
+        asked.append(named.pop("gpu"))
+        return means(*words, **named)
+
+    monkeypatch.setattr(faiss, "Kmeans", kmeans)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", copy)
     built, found = build_index(np.arange(20_000), vectors, no_priors(vectors), "ivf", 0.9)
     assert found == recall
+    assert set(asked) == {1}
     assert {"IndexFlatIP", "IndexIDMap"} == set(copied)  # owners of points, exact answers
     assert type(built.faiss_index) is type(alone.faiss_index)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import pytest
 import torch
@@ -70,11 +71,10 @@ def learner_of() -> Learner:
     return Learner(model, torch.optim.AdamW(model.core.parameters(), lr=0.1), 0.1, 0.5)
 
 
-def portions(epoch: int = 0, skip: int = 0) -> Iterator[Portion]:
-    """Two epochs of two blocks, from a batch of one of them on."""
-    numbered = [(e, b, n) for e in range(2) for b in range(2) for n in range(BATCHES)]
-    for e, block, number in numbered[epoch * 2 * BATCHES + skip :]:
-        draw = torch.Generator().manual_seed(100 * e + 10 * block + number)
+def portions() -> Iterator[Portion]:
+    """Two epochs of two blocks."""
+    for epoch, block, number in product(range(2), range(2), range(BATCHES)):
+        draw = torch.Generator().manual_seed(100 * epoch + 10 * block + number)
         ids = torch.randint(1, 50, (6,), generator=draw)
         rows = Batch(
             ids={"item_id": Jagged(ids, torch.ones(6, dtype=torch.long))},
@@ -82,7 +82,7 @@ def portions(epoch: int = 0, skip: int = 0) -> Iterator[Portion]:
             labels={"rating": torch.randn(6, generator=draw)},
             weight=torch.ones(6),
         )
-        yield Portion(Ticket(e, block), rows, WHOLE if number == BATCHES - 1 else number + 1)
+        yield Portion(Ticket(epoch, block), rows, WHOLE if number == BATCHES - 1 else number + 1)
 
 
 def run(notes: Notes, max_steps: int = 100) -> tuple[Learner, TrainState]:
@@ -109,6 +109,13 @@ def test_a_checkpoint_holds_the_progress_of_the_steps_before_it() -> None:
     run(notes)
     found = {step: (p.epoch, p.batches) for step, (p, _) in notes.saved.items()}
     assert found == {5: (0, {0: WHOLE, 1: 1}), 10: (1, {0: 2}), 15: (1, {0: WHOLE, 1: 3})}
+
+
+def test_a_checkpoint_holds_the_weights_of_the_steps_before_it() -> None:
+    notes = Notes()
+    run(notes)
+    stopped = weights_of(run(Notes(stop_at=15))[0])
+    assert all(torch.equal(w, stopped[name]) for name, w in notes.saved[15][1].items())
 
 
 def test_a_training_ends_where_the_schedule_or_the_observer_says() -> None:
