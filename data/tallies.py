@@ -95,39 +95,35 @@ class DayTallies:
 
 @dataclass(frozen=True, slots=True)
 class LastTallies:
-    """Counts as of one day, that after a log; memory is a line a key.
+    """Counts as of one day, that after a log; memory is a line a key, however many touches.
 
     Attributes:
-        counts: of each key, float32[keys, W].
+        counts: of each key, float64[keys, W].
         moment: the day.
+        half_life_days: age at which a touch counts half.
     """
 
-    counts: Floats
+    counts: npt.NDArray[np.float64]
     moment: int
+    half_life_days: float
 
     @classmethod
-    def of(
-        cls, touches: Touches, keys: Keys, width: int, half_life_days: float, moment: int
-    ) -> LastTallies:
-        """Counts touches by their keys [H] before a day; O(H)."""
-        number = int(keys.max(initial=0)) + 1
-        counts = np.zeros(number * width)
-        for start in range(0, len(keys), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            ages = moment - touches.day[part].astype(np.int64)
-            left = left_after(ages, half_life_days) * (ages > 0)
-            cells = keys[part].astype(np.int64) * width + touches.kind[part]
-            counts += np.bincount(cells, left, len(counts))
-        return cls(counts.reshape(number, width).astype(np.float32), moment)
+    def empty(cls, keys: int, width: int, moment: int, half_life_days: float) -> LastTallies:
+        """Of no touch yet."""
+        return cls(np.zeros((keys, width)), moment, half_life_days)
+
+    def add(self, touches: Touches, keys: Ints) -> None:
+        """Counts touches by their keys [H], those before the day; O(H)."""
+        ages = self.moment - touches.day.astype(np.int64)
+        left = left_after(ages, self.half_life_days).astype(np.float64) * (ages > 0)
+        cells = keys.astype(np.int64) * self.counts.shape[1] + touches.kind
+        np.add.at(self.counts.reshape(-1), cells, left)
 
     def before(self, moments: Ints, keys: Ints) -> Floats:
         """Counts of keys as of that day: float32[N, W]. Raises ValueError for another one."""
         if (moments != self.moment).any():
             raise ValueError(f"these counts are as of day {self.moment} alone")
-        known = keys < len(self.counts)
-        found: Floats = self.counts[np.where(known, keys, 0)]
-        found[~known] = 0
-        return found
+        return self.counts[keys].astype(np.float32)
 
 
 def left_after(days: Ints, half_life_days: float) -> Floats:

@@ -65,9 +65,8 @@ class Standings:
         parts: Sequence[int],
         half_life_days: float,
         asked: Mask | None = None,
-        only_last: bool = False,
     ) -> Standings:
-        """Counts some parts of a log in one pass.
+        """Counts some parts of a log in one pass, as of any moment.
 
         Args:
             log: events and, under a time split, what was shown.
@@ -75,7 +74,6 @@ class Standings:
             half_life_days: age at which a touch counts half, in a log with a clock.
             asked: users whose counts will be asked for, [rows]; by default all. Those of each take
                 a line of memory a day on which they did anything.
-            only_last: whether no other moment than `last_moment` will be asked for.
         """
         data, touches = log.dataset, Touches.of(log, parts)
         width = len(data.vocabulary.actions) + 1
@@ -83,9 +81,6 @@ class Standings:
         def tallied(touches: Touches, keys: npt.NDArray[np.int32]) -> Tallies:
             if data.calendar is None:
                 return FoldTallies.of(touches, keys, width)
-            if only_last:
-                last = data.calendar.num_days + 1
-                return LastTallies.of(touches, keys, width, half_life_days, last)
             return DayTallies.of(touches, keys, width, half_life_days)
 
         keys = _keys(data)
@@ -96,6 +91,39 @@ class Standings:
         if data.calendar:
             own = touches if asked is None else touches.chosen(asked[touches.user])
             of_user = tallied(own, own.user)
+        return cls._of(data, keys, of_keys, of_user)
+
+    @classmethod
+    def at_last(cls, log: SplitLog, parts: Sequence[int], half_life_days: float) -> Standings:
+        """The same as of `last_moment` alone, a block of the log at a time.
+
+        Where there is a clock, memory does not grow with events.
+        """
+        data, calendar = log.dataset, log.dataset.calendar
+        if calendar is None:
+            return cls.of(log, parts, half_life_days)
+        width, moment = len(data.vocabulary.actions) + 1, calendar.num_days + 1
+
+        def empty(keys: int) -> LastTallies:
+            return LastTallies.empty(keys, width, moment, half_life_days)
+
+        keys = _keys(data)
+        of_keys = tuple(empty(int(key.max(initial=0)) + 1) for key in keys.values())
+        of_user = empty(data.user_ids.rows)
+        for touches in Touches.blocks(log, parts):
+            for tallies, key in zip(of_keys, keys.values(), strict=True):
+                tallies.add(touches, key[touches.item])
+            of_user.add(touches, touches.user)
+        return cls._of(data, keys, of_keys, of_user)
+
+    @classmethod
+    def _of(
+        cls,
+        data: Dataset,
+        keys: Mapping[str, Ints],
+        of_keys: tuple[Tallies, ...],
+        of_user: Tallies | None,
+    ) -> Standings:
         items = data.item_ids.rows - data.item_ids.first_row
         return cls(keys, of_keys, of_user, items, data.user_ids.rows, data.calendar)
 

@@ -205,7 +205,7 @@ def write_trends(folder: Path, dataset: Dataset) -> Arrays | None:
 
 def write_tallies(folder: Path, log: SplitLog, half_life_days: float) -> None:
     """How every item and user had done by the end of the log (serve.bundle)."""
-    standings, ids = Standings.of(log, WHOLE, half_life_days, only_last=True), log.dataset
+    standings, ids = Standings.at_last(log, WHOLE, half_life_days), log.dataset
     items, users = np.arange(ids.item_ids.rows), np.arange(ids.user_ids.rows)
     moment = np.array([standings.last_moment])
     np.save(folder / TALLIES_FILE, standings.of_items(moment.repeat(len(items)), items))

@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,15 @@ def test_what_was_shown_is_one_more_kind(shown_log):
     assert found.item.tolist() == [4, 4, 5]
     assert found.kind.tolist() == [SAVE - 1, SHOWN, SHOWN]
     assert found.day.tolist() == [10, 2, 2]
+
+
+def test_blocks_are_all_touches_in_their_order(shown_log):
+    blocks = [*Touches.blocks(shown_log, EVERY)]
+    assert len(blocks) == 2, "of events, and of a file of what was shown"
+    whole = Touches.of(shown_log, EVERY)
+    for name in ("user", "item", "kind", "day"):
+        found = np.concatenate([getattr(block, name) for block in blocks])
+        assert found.tolist() == getattr(whole, name).tolist()
 
 
 def test_only_named_parts_are_read(log_of):

@@ -74,7 +74,7 @@ def test_users_who_are_asked_for_have_the_counts_that_they_have_among_all():
 @given(rows_of_a_log)
 def test_counts_as_of_the_last_moment_alone_are_those_as_of_any(rows):
     log = log_of(rows)
-    whole, last = (Standings.of(log, EVERY, 20.0, only_last=one) for one in (False, True))
+    whole, last = Standings.of(log, EVERY, 20.0), Standings.at_last(log, EVERY, 20.0)
     items, users = np.arange(NUM_ITEMS + 1), np.arange(log.dataset.user_ids.rows)
     moments = np.full(len(items), last.last_moment)
     found, expected = last.of_items(moments, items), whole.of_items(moments, items)
