@@ -112,7 +112,7 @@ class LastTallies:
         """Of no touch yet."""
         return cls(np.zeros((keys, width)), moment, half_life_days)
 
-    def add(self, touches: Touches, keys: Ints) -> None:
+    def add(self, touches: Touches, keys: Keys) -> None:
         """Counts touches by their keys [H], those before the day; O(H)."""
         ages = self.moment - touches.day.astype(np.int64)
         left = left_after(ages, self.half_life_days).astype(np.float64) * (ages > 0)
