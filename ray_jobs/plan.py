@@ -1,10 +1,11 @@
 """What a log of some size will take: `python -m ray_jobs.plan users=[1000000,1000000000]`.
 
 Lines are drawn through runs of at least two sizes: those of your own log that measured= names, a
-hundredth and a twentieth of its users say, else those that come with homefeed, which have neither
-columns nor impressions. The table tells sizes of tables, graph, index and store, memory and time of
-the stages, hosts and the cost of a day; `check=<root>` compares the lines with a larger run. Exit
-codes: 0 done, 2 bad arguments.
+tenth and a quarter of its users say, else those that come with homefeed, which have neither columns
+nor impressions. The smaller should have ten million events: with fewer, the buffers of streamed
+stages are not full yet, and lines come out too steep. The table tells sizes of tables, graph, index
+and store, memory and time of the stages, hosts and the cost of a day; `check=<root>` compares the
+lines with a larger run. Exit codes: 0 done, 2 bad arguments.
 """
 
 from __future__ import annotations
