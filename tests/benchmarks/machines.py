@@ -97,8 +97,8 @@ def wait_for(begun: Callable[[], bool], job: Future[Any]) -> None:
         time.sleep(0.2)
 
 
-def there(root: str, pattern: str) -> int:
+def there(root: str, pattern: str) -> set[str]:
     """Objects of a root's checkpoints that match."""
     system, place = fs.FileSystem.from_uri(root)
     selector = fs.FileSelector(f"{place}/checkpoints", recursive=True, allow_not_found=True)
-    return sum(Path(one.path).match(pattern) for one in system.get_file_info(selector))
+    return {one.path for one in system.get_file_info(selector) if Path(one.path).match(pattern)}

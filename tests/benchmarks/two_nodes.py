@@ -54,7 +54,7 @@ def training(machines: Machines, folder: Path) -> dict[str, Any]:
     root = f"s3://{BUCKET}/training"
     words = (f"root={root}", *TRAINING, "train.num_workers=2")
     pointer = "two_tower-*/choose/CURRENT"
-    found = disturbed(machines, ("pipeline", *words), lambda: there(root, pointer) > 0, True)
+    found = disturbed(machines, ("pipeline", *words), lambda: bool(there(root, pointer)), True)
     alone = run("pipeline", f"root={folder / 'alone'}", *TRAINING)
     rows = [rows_of(storage.mirror(root)), rows_of(folder / "alone")]
     recalls = [summary_of(root), alone]
@@ -72,7 +72,7 @@ def shrink(machines: Machines, folder: Path) -> dict[str, Any]:
     fewer = ("train.num_workers=5", "train.min_workers=1", "train.max_epochs=10")
     words = (f"root={root}", *TRAINING, *fewer)
     pointer = "two_tower-*/choose/CURRENT"
-    found = disturbed(machines, ("pipeline", *words), lambda: there(root, pointer) > 0, False)
+    found = disturbed(machines, ("pipeline", *words), lambda: bool(there(root, pointer)), False)
     return found | {"rows": rows_of(storage.mirror(root))}
 
 
@@ -89,7 +89,7 @@ def sampling(machines: Machines, folder: Path) -> dict[str, Any]:
     machines.job("prepare", f"root={root}", *source)
     words = (f"root={root}", *SAMPLING, *EVERYWHERE)
     begun = "neighborhoods-*/item-*.arrow"
-    found = disturbed(machines, ("sample", *words), lambda: there(root, begun) > 2, True)
+    found = disturbed(machines, ("sample", *words), lambda: len(there(root, begun)) > 2, True)
     run("prepare", f"root={folder / 'sampled'}", *source)
     summary = run("sample", f"root={folder / 'sampled'}", *SAMPLING)
     alone = current_rows(folder / "sampled", summary)
@@ -107,11 +107,15 @@ def tuning(machines: Machines, folder: Path) -> dict[str, Any]:
     for name in ("simulate", "prepare"):
         machines.job(name, f"root={root}", "world.preset=tiny")
         run(name, f"root={folder / 'tuned'}", "world.preset=tiny")
-    begun = "two_tower-*/choose/CURRENT"
     words = (*SWEEP, "concurrency=5")
-    found = disturbed(
-        machines, ("tune", f"root={root}", *words), lambda: there(root, begun) > SPREAD, False
-    )
+    seen: set[str] = set()
+
+    def begun() -> bool:
+        """Trials that have ended leave no checkpoint."""
+        seen.update(there(root, "two_tower-*/choose/CURRENT"))
+        return len(seen) > SPREAD
+
+    found = disturbed(machines, ("tune", f"root={root}", *words), begun, False)
     alone = run("tune", f"root={folder / 'tuned'}", *SWEEP)
     summary = summary_of(root)
     return found | {
