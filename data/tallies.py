@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.encode import Ints
+from data.touches import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,6 @@ Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.integer]
 
 FOLDS = 10
-AT_ONCE = 1 << 22  # touches
 EVERYBODY = -1
 
 

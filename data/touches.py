@@ -23,6 +23,9 @@ Days = npt.NDArray[np.int16]
 Bools = npt.NDArray[np.bool_]
 Columns = tuple[Rows, Rows, Kinds, Days]
 
+AT_ONCE = 1 << 22  # touches
+SHOWN_COLUMNS = ["user", "item", "timestamp"]
+
 
 @dataclass(frozen=True, slots=True)
 class Touches:
@@ -87,6 +90,6 @@ def _shown(log: SplitLog) -> Iterator[Columns]:
     if calendar is None or not log.dataset.counts["impressions"]:
         return
     for file in log.dataset.impression_files(1, calendar.num_days):
-        table = pq.ParquetFile(file).read(["user", "item", "timestamp"])
-        user, item, time = (table[name].to_numpy() for name in ("user", "item", "timestamp"))
-        yield _narrow(user, item, np.full(len(item), kind), days_of(calendar, time))
+        for table in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=SHOWN_COLUMNS):
+            user, item, time = (table[name].to_numpy() for name in SHOWN_COLUMNS)
+            yield _narrow(user, item, np.full(len(item), kind), days_of(calendar, time))

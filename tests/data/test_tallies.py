@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.tallies import EVERYBODY, FOLDS, DayTallies, FoldTallies
+from data.tallies import EVERYBODY, FOLDS, DayTallies, FoldTallies, LastTallies
 from data.touches import Touches
 
 WIDTH, DAYS = 3, 40
@@ -69,6 +69,19 @@ def test_counts_are_the_same_however_many_touches_are_counted_at_once(rows, at_o
         parts = tallies_of(rows, half_life)
     assert parts.places.tolist() == whole.places.tolist()
     assert parts.counts.tolist() == whole.counts.tolist()
+
+
+@given(touched, st.integers(0, 80), st.integers(1, DAYS + 5))
+def test_counts_of_blocks_as_of_one_day_are_those_of_all_as_of_any(rows, cut, moment):
+    last, keys = LastTallies.empty(7, WIDTH, moment, 7.0), np.arange(7)
+    for block in (rows[:cut], rows[cut:]):
+        if block:
+            touches = touches_of(block)
+            last.add(touches, touches.item)
+    expected = tallies_of(rows).before(np.full(7, moment), keys)
+    np.testing.assert_allclose(
+        last.before(np.full(7, moment), keys), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 @given(touched)
