@@ -17,14 +17,14 @@ Summary = dict[str, Any]
 Check = tuple[str, Callable[[Summary], bool]]
 
 
-RESULTS = ":!tests/benchmarks/results"
+RESULTS = (":!tests/benchmarks/results", ":!ray_jobs/planning/measured.json")
 
 
 def commit() -> str:
     """The commit that was measured, and whether its code was changed; results are no code."""
     asked = (
         ["rev-parse", "--short", "HEAD"],
-        ["status", "--porcelain", "-uno", "--", ".", RESULTS],
+        ["status", "--porcelain", "-uno", "--", ".", *RESULTS],
     )
     name, changes = (
         subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
