@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.contract.encode import Ints
+from data.numbering import numbered
 from data.touches import AT_ONCE
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Keys = npt.NDArray[np.integer]
 
 FOLDS = 10
 EVERYBODY = -1
+PLACES_SHARE = 8  # 72 bytes a touch of a range for a moment
 
 
 class Tallies(Protocol):
@@ -55,7 +57,7 @@ class DayTallies:
 
     @classmethod
     def of(cls, touches: Touches, keys: Keys, width: int, half_life_days: float) -> DayTallies:
-        """Counts touches by their keys [H]; O(H log H) and a pass a day.
+        """Counts touches by their keys [H]; O(H), where a key is seldom touched O(H log H).
 
         What is held beside the touches and the lines is bounded, whatever their number.
         """
@@ -146,15 +148,16 @@ def _ranges(keys: Keys) -> Iterator[Ints]:
 def _lines(touches: Touches, keys: Keys, at: Ints, width: int, span: int) -> tuple[Ints, Floats]:
     """Places of some touches, ascending, and the counts of each; so many touches at a time."""
     places, counts = np.zeros(0, np.int64), np.zeros((0, width))
+    first = int(keys[at].min()) * span
     for start in range(0, len(at), AT_ONCE):
         part = at[start : start + AT_ONCE]
-        own = keys[part].astype(np.int64) * span + touches.day[part]
-        merged, place = np.unique(np.concatenate([places, own]), return_inverse=True)
+        own = keys[part].astype(np.int64) * span + touches.day[part] - first
+        merged, place = numbered(np.concatenate([places, own]), PLACES_SHARE)
         cells = place[len(places) :] * width + touches.kind[part]
         more = np.bincount(cells, minlength=len(merged) * width).reshape(-1, width).astype(float)
         more[place[: len(places)]] += counts
         places, counts = merged, more
-    return places, counts.astype(np.float32)
+    return places + first, counts.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from models.attention import token_of
 from models.embeddings import Table
 from models.features import RowDropout
 from models.losses import MASKED, total_weight, weighted_mean
-from models.pool_loss import NEVER, Days, Own, Pool, pool_loss
+from models.pool_loss import NEVER, Days, Known, Own, Pool, pool_loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -230,12 +230,8 @@ class DualEncoder(nn.Module):
             corrected = corrected - inputs["positive.log_q"]
             correction = correction - inputs["pool.log_q"]
         days = Days(bias, inputs["target.moment"]) if bias is not None else None
-        own = Own(
-            self._known_after(inputs),
-            inputs["target.sequence"],
-            inputs["target.length"].int(),
-            inputs["target.pool"],
-        )
+        window, read = inputs["target.sequence"], inputs["target.length"].int()
+        own = Own(inputs["target.pool"], Known(self._known_after(inputs), window, read))
         pool = Pool(scale, correction, own, days, binary)
         pooled = items.index_select(0, inputs["pool.item"])
         total, best = pool_loss(users, pooled, corrected, weight, pool)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.losses import weighted_mean
+from models.losses import total_weight
+from models.pool_loss import Own, Pool, pool_loss
 
 SHARPNESS = 12.0
 MOST_TARGETS, POOL = 2048, 2048
@@ -42,6 +43,13 @@ class NextPositive(nn.Module):
         unit = F.normalize(items, dim=-1)
         scale = self.log_sharpness.exp()
         positive = scale * (ahead * unit[liked]).sum(-1)
-        others = scale * (ahead @ unit[pool].T)
-        others = others.masked_fill(pool == liked.unsqueeze(1), float("-inf"))
-        return weighted_mean(F.softplus(torch.logsumexp(others, 1) - positive), weight)
+        others = Pool(scale, unit.new_zeros(len(pool)), Own(_places(pool, len(items))[liked]))
+        total, _ = pool_loss(ahead, unit[pool], positive, weight, others)
+        return total / total_weight(weight)
+
+
+def _places(pool: Tensor, items: int) -> Tensor:
+    """Where in the pool each item is, int64[items]; -1 where it is not."""
+    places = torch.full((items,), -1, device=pool.device)
+    places[pool] = torch.arange(len(pool), device=pool.device)
+    return places

@@ -34,29 +34,44 @@ class Days(NamedTuple):
     moment: Tensor
 
 
-class Own(NamedTuple):
-    """Pool items that are no negatives of a target: its own, and what its window knows by then.
+class Known(NamedTuple):
+    """Pool items that a target's window knows by then.
 
     Attributes:
         after: int32[B, P] events that a window must have read to know an item; `NEVER`.
         window: int64[T] window of each target.
         read: int32[T] events that it has read.
-        place: int64[T] its own item's place in the pool, -1 if it is not there.
     """
 
     after: Tensor
     window: Tensor
     read: Tensor
+
+    def part(self, at: slice) -> Known:
+        """The same of some of the targets."""
+        return Known(self.after, self.window[at], self.read[at])
+
+
+class Own(NamedTuple):
+    """Pool items that are no negatives of a target.
+
+    Attributes:
+        place: int64[T] its own item's place in the pool, -1 if it is not there.
+        known: others; None: there are none.
+    """
+
     place: Tensor
+    known: Known | None = None
 
     def part(self, at: slice) -> Own:
         """The same of some of the targets."""
-        return Own(self.after, self.window[at], self.read[at], self.place[at])
+        return Own(self.place[at], self.known and self.known.part(at))
 
     def mask(self, scores: Tensor) -> None:
-        """Puts scores float32[T, P] of known items out of reach."""
-        known = self.after.index_select(0, self.window) <= self.read.unsqueeze(1)
-        scores.masked_fill_(known, MASKED)
+        """Puts their scores out of reach, in float32[T, P]."""
+        if self.known is not None:
+            after, window, read = self.known
+            scores.masked_fill_(after.index_select(0, window) <= read.unsqueeze(1), MASKED)
         there = (self.place >= 0).nonzero().squeeze(1)
         scores[there, self.place[there]] = MASKED
 

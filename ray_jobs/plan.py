@@ -4,8 +4,8 @@ Lines are drawn through runs of at least two sizes: those of your own log that m
 tenth and a quarter of its users say, else those that come with homefeed, which have neither columns
 nor impressions. The smaller should have ten million events: with fewer, the buffers of streamed
 stages are not full yet, and lines come out too steep. The table tells sizes of tables, graph, index
-and store, memory and time of the stages, hosts and the cost of a day; `check=<root>` compares the
-lines with a larger run. Exit codes: 0 done, 2 bad arguments.
+and store, memory to make each artefact, time of the stages, hosts and the cost of a day;
+`check=<root>` compares the lines with a larger run. Exit codes: 0 done, 2 bad arguments.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ray_jobs.planning.measured import Measured, Sizes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FULL = 9_900_000  # events, with which the buffers of streamed stages are full; ten million or so
 OURS = Path(__file__).resolve().parent / "planning" / "measured.json"
 
 
@@ -68,7 +69,18 @@ def runs_of(settings: PlanSettings) -> list[Measured]:
     cores = settings.cores or num_cores()
     if settings.measured:
         return [Measured.of(Path(root), cores) for root in settings.measured]
-    return [Measured.read(tree) for tree in json.loads(OURS.read_text())]
+    ours = [Measured.read(tree) for tree in json.loads(OURS.read_text())]
+    return [run for run in ours if run.sizes.events >= FULL]
+
+
+def warn_of_small(runs: Sequence[Measured], console: Console) -> None:
+    """Says which runs are too small to draw lines through."""
+    for run in runs:
+        if run.sizes.events < FULL:
+            console.print(
+                f"[yellow]warning:[/] lines through a run of {run.sizes.events:,} events come out "
+                "too steep, for streamed stages do not fill their buffers: 10,000,000 do"
+            )
 
 
 def logs_of(settings: PlanSettings) -> list[Sizes]:
@@ -81,14 +93,14 @@ def logs_of(settings: PlanSettings) -> list[Sizes]:
 
 
 def compared(growth: Growth, run: Measured) -> dict[str, Any]:
-    """Memory as it was predicted and measured, by stage, and the largest of all stages."""
+    """Memory as it was predicted and measured, by kind of artefact, and the largest of all."""
     needs = growth.at(run.sizes)
-    stages = [stage for stage in needs.peak_mib if stage in run.peak_mib]
-    pairs = {stage: (needs.peak_mib[stage], run.peak_mib[stage]) for stage in stages}
+    kinds = [kind for kind in needs.peak_mib if kind in run.peak_mib]
+    pairs = {kind: (needs.peak_mib[kind], run.peak_mib[kind]) for kind in kinds}
     pairs["largest"] = (max(p for p, _ in pairs.values()), max(m for _, m in pairs.values()))
     return {
-        stage: {"predicted_mib": p, "measured_mib": m, "error": p / m - 1}
-        for stage, (p, m) in pairs.items()
+        kind: {"predicted_mib": p, "measured_mib": m, "error": p / m - 1}
+        for kind, (p, m) in pairs.items()
     }
 
 
@@ -111,7 +123,7 @@ def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
     table.add_row("events", *(f"{log['events']:,}" for log in logs), end_section=True)
     for part, unit in (
         ("gib", "GiB"),
-        ("peak_gib", "GiB of memory"),
+        ("peak_gib", "GiB of memory to make"),
         ("hours", f"h on {cores} cores"),
     ):
         for name in logs[0][part]:
@@ -126,10 +138,10 @@ def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
 
 def show_check(check: dict[str, Any], console: Console) -> None:
     """Prints how far the lines were off."""
-    table = Table("stage", "predicted MiB", "measured MiB", "off", title="Memory")
-    for stage, one in check.items():
+    table = Table("to make", "predicted MiB", "measured MiB", "off", title="Memory")
+    for kind, one in check.items():
         off = f"{one['error']:+.1%}"
-        table.add_row(stage, f"{one['predicted_mib']:,.0f}", f"{one['measured_mib']:,.0f}", off)
+        table.add_row(kind, f"{one['predicted_mib']:,.0f}", f"{one['measured_mib']:,.0f}", off)
     console.print(table)
 
 
@@ -143,6 +155,7 @@ def main(words: Sequence[str]) -> int:
         settings = load(PlanSettings, words)
         runs = runs_of(settings)
         growth = Growth.of(runs)
+        warn_of_small(runs, console)
         check = settings.check and compared(growth, Measured.of(Path(settings.check), growth.cores))
     except UserError as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from data.numbering import numbered
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from data.contract.encode import Arrays, Ints
     from data.graph.example_rows import Examples
 
-
-TABLE_SHARE = 16
 N = TypeVar("N", bound=np.generic)
 
 
@@ -86,23 +86,6 @@ def graph_arrays(examples: Examples, pool: Ints) -> GraphArrays:
     users = examples.query[examples.of_users]
     arrays |= _known_pairs(examples, pool)
     return GraphArrays(items, users if len(users) else np.zeros(1, np.int64), arrays)
-
-
-def numbered(values: Ints) -> tuple[Ints, Ints]:
-    """Distinct values, ascending, and the place of each value among them.
-
-    By a table as long as the largest value where that is no longer than the sort would be: of many
-    repeated rows the sort took four fifths of a batch's time.
-    """
-    size = int(values.max(initial=0)) + 1
-    if size > TABLE_SHARE * len(values):
-        return np.unique(values, return_inverse=True)
-    there = np.zeros(size, bool)
-    there[values] = True
-    distinct = np.flatnonzero(there)
-    place = np.empty(size, np.int64)
-    place[distinct] = np.arange(len(distinct))
-    return distinct, place[values]
 
 
 def _of_nodes(values: npt.NDArray[N], examples: Examples, nodes: _Nodes) -> npt.NDArray[N]:

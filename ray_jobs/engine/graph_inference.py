@@ -13,9 +13,9 @@ from torch import Tensor
 
 from data.batching import tensors
 from data.dataset import Dataset
-from data.graph.batches import numbered
 from data.graph.neighborhoods import Sampler
 from data.graph.walks import Neighborhoods
+from data.numbering import numbered
 from models.graph_encoder import GraphEncoder
 from ray_jobs.engine.graph_groups import Users
 from ray_jobs.engine.inference import CHUNK_USERS, Floats, filled, look_up

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 MIB = 1 << 20
@@ -65,19 +67,42 @@ def _pss(process: psutil.Process) -> int:
 
 
 class PeakMemory:
-    """Context manager that keeps the highest `tree_pss` seen while it is open; tends `Holes`."""
+    """Context manager that keeps the highest `tree_pss` seen while it is open; tends `Holes`.
+
+    Attributes:
+        peak_mib: of all the time.
+        by_part: of the parts that `part` has named, each without those inside it.
+    """
 
     def __init__(self, interval_s: float = 1.0) -> None:
         """Samples every `interval_s` seconds."""
         self.peak_mib = 0.0
+        self.by_part: dict[str, float] = {}
+        self._part: str | None = None
         self._interval_s = interval_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What is seen until the end counts for the part too; the last look is at its end."""
+        before, self._part = self._part, name
+        try:
+            yield
+            self._look()
+        finally:
+            self._part = before
+
+    def _look(self) -> None:
+        part, size = self._part, tree_pss() / MIB
+        self.peak_mib = max(self.peak_mib, size)
+        if part is not None:
+            self.by_part[part] = max(self.by_part.get(part, 0.0), size)
+
     def _sample(self) -> None:
         holes = Holes()
         while True:
-            self.peak_mib = max(self.peak_mib, tree_pss() / MIB)
+            self._look()
             holes.watch()
             if self._done.wait(self._interval_s):
                 return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.settings import UserError
-from ray_jobs.planning.measured import DRIVERS, STAGES, Driver, Measured, Sizes
+from ray_jobs.planning.measured import DRIVERS, MADE, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ class Needs:
     Attributes:
         sizes: of the log.
         seconds: stage -> on the machine that was measured.
-        peak_mib: stage -> in one process tree.
+        peak_mib: kind of artefact -> in one process tree, while it is made.
         bytes: part -> on disk.
     """
 
@@ -61,7 +61,7 @@ class Growth:
     Attributes:
         cores: of the machine that was measured.
         seconds: stage -> line.
-        peak_mib: stage -> line.
+        peak_mib: kind of artefact -> line.
         bytes: part -> line.
     """
 
@@ -78,7 +78,7 @@ class Growth:
         return cls(
             cores=runs[0].cores,
             seconds=_lines(runs, STAGES, lambda run: run.seconds),
-            peak_mib=_lines(runs, STAGES, lambda run: run.peak_mib),
+            peak_mib=_lines(runs, MADE, lambda run: run.peak_mib),
             bytes=_lines(runs, DRIVERS, lambda run: run.bytes),
         )
 
@@ -87,7 +87,7 @@ class Growth:
         return Needs(
             sizes,
             _values(self.seconds, STAGES, sizes),
-            _values(self.peak_mib, STAGES, sizes),
+            _values(self.peak_mib, MADE, sizes),
             _values(self.bytes, DRIVERS, sizes),
         )
 

@@ -1,4 +1,4 @@
-"""What a finished root has taken: time and memory of its stages, bytes of its artefacts."""
+"""What a finished root has taken: time of its stages, memory to make its artefacts, and bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Measured:
         sizes: of its log.
         cores: that it ran on.
         seconds: stage -> wall time.
-        peak_mib: stage -> highest memory of the process tree.
+        peak_mib: kind of artefact -> highest memory of the process tree while it was made. By kind,
+            not by stage: a stage that makes several grows with one of them here, another there.
         bytes: part (`PARTS`) -> size on disk of what is current.
         commit: of the code that ran, where it is told.
     """
@@ -60,15 +61,15 @@ class Measured:
         """Reads a root that `pipeline` has finished. Raises UserError where it has not."""
         file = root / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
-        if not summary.get("peak_mib"):
-            raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
+        if not summary.get("made_mib"):
+            raise UserError(f"{file} tells of nothing; run ray_jobs.pipeline root={root} first")
         counts = current(root, "dataset").manifest.details["counts"]
         sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
         return cls(
             sizes=sizes,
             cores=cores,
             seconds=summary["seconds"],
-            peak_mib=summary["peak_mib"],
+            peak_mib=summary["made_mib"],
             bytes=bytes_of(root),
         )
 
@@ -112,6 +113,14 @@ STAGES: dict[str, Driver] = {
     **{"train id": "rows", "train user": "rows", "train two_tower": "rows"},
     **{"train ranker": "rows", "embed": "items", "evaluate": "rows", "export": "rows"},
     **{"index": "items", "deploy": "rows"},
+}
+MADE: dict[str, Driver] = {
+    "dataset": "events",
+    "adjacency": "events",
+    **dict.fromkeys(("item_ids", "neighborhoods", "item_embeddings", "graph"), "items"),
+    **dict.fromkeys(("user_ids", "user_days", "user_embeddings"), "users"),
+    **dict.fromkeys(("id", "user", "two_tower", "candidates", "ranker", "calibration"), "rows"),
+    **dict.fromkeys(("baselines", "evaluation", "export", "bundles"), "rows"),
 }
 
 

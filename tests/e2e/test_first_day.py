@@ -49,6 +49,8 @@ def test_the_last_line_has_what_is_relied_on(first_day: tuple[Path, dict[str, An
     assert summary["served"]["num_items"] == 10
     assert summary["served"]["fallback"] is False
     assert set(summary["seconds"]) == STAGES == set(summary["peak_mib"])
+    assert set(summary["made_mib"]) >= {"dataset", "neighborhoods", "two_tower", "ranker"}
+    assert max(summary["made_mib"].values()) <= max(summary["peak_mib"].values())
     assert json.loads((root / "summary.json").read_text()) == summary
     assert (root / "bundles" / "CURRENT").read_text().strip() == summary["bundle"]
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from models import next_positive
 from models.next_positive import NextPositive
 from tests.models import cases
 from tests.models.cases import Visit, rows_of, tables
@@ -15,10 +17,34 @@ def test_the_loss_is_a_softmax_over_the_items_of_the_batch() -> None:
     foretell = NextPositive()
     items, ahead = torch.randn(9, 4), F.normalize(torch.randn(3, 4), dim=-1)
     liked, weight = torch.tensor([2, 0, 8]), torch.tensor([1.0, 0.0, 3.0])
+    leaves = [ahead.requires_grad_(), items.requires_grad_(), foretell.log_sharpness]
     scores = foretell.log_sharpness.exp() * (ahead @ F.normalize(items, dim=-1).T)
     each = F.cross_entropy(scores, liked, reduction="none")
     expected = (each * weight).sum() / weight.sum()
-    assert torch.allclose(foretell(ahead, items, liked, weight), expected, atol=1e-5)
+    loss = foretell(ahead, items, liked, weight)
+    assert torch.allclose(loss, expected, atol=1e-5)
+    wanted = torch.autograd.grad(expected, leaves)
+    for one, other in zip(torch.autograd.grad(loss, leaves), wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_of_a_large_batch_a_sample_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(next_positive, "POOL", 5)
+    monkeypatch.setattr(next_positive, "MOST_TARGETS", 4)
+    torch.manual_seed(0)
+    foretell, items = NextPositive(), torch.randn(9, 4)
+    ahead, liked = F.normalize(torch.randn(6, 4), dim=-1), torch.arange(6)
+    unit, scale = F.normalize(items, dim=-1), foretell.log_sharpness.exp()
+    torch.manual_seed(1)
+    found = foretell(ahead, items, liked, torch.ones(6))
+    torch.manual_seed(1)
+    some, pool = torch.randperm(6)[:4].tolist(), torch.randperm(9)[:5].tolist()
+    each = []
+    for t in some:
+        places = [int(liked[t]), *(p for p in pool if p != liked[t])]
+        scores = scale * (unit[places] @ ahead[t])
+        each.append(F.cross_entropy(scores.unsqueeze(0), torch.tensor([0])))
+    assert torch.allclose(found, torch.stack(each).mean(), atol=1e-5)
 
 
 def test_states_before_positive_events_foretell_them_and_no_others() -> None:

@@ -1,5 +1,7 @@
 """The loss in blocks is the loss over the whole matrix, and so are its gradients."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from models import pool_loss as blocks
 from models.losses import sampled_softmax
-from models.pool_loss import NEVER, Days, Own, Pool, pool_loss
+from models.pool_loss import NEVER, Days, Known, Own, Pool, pool_loss
 
 
 def made(
@@ -34,23 +36,25 @@ def made(
 
 
 def own(targets: int, pool: int, draw: torch.Generator) -> Own:
-    """Some items are known from the start or later, and some targets stand in the pool."""
+    """Some targets stand in the pool; mostly some items are known from the start or later."""
     after = torch.randint(0, 4, (2, pool), generator=draw, dtype=torch.int32)
     after[torch.rand(2, pool, generator=draw) < 0.6] = NEVER
     read = torch.randint(0, 5, (targets,), generator=draw, dtype=torch.int32)
     window = torch.randint(0, 2, (targets,), generator=draw)
-    return Own(after, window, read, torch.randint(-1, pool, (targets,), generator=draw))
+    place = torch.randint(-1, pool, (targets,), generator=draw)
+    none_known = bool(torch.rand((), generator=draw) < 0.3)
+    return Own(place, None if none_known else Known(after, window, read))
 
 
 def spared(pool: Pool) -> Tensor:
     """bool[T, P] by a loop over both."""
-    after, window, read, place = pool.own
-    return torch.tensor(
-        [
-            [bool(after[window[t], p] <= read[t] or place[t] == p) for p in range(after.shape[1])]
-            for t in range(len(window))
-        ]
-    )
+    place, known = pool.own
+    found = torch.zeros(len(place), len(pool.correction), dtype=torch.bool)
+    for t, p in itertools.product(*map(range, found.shape)):
+        found[t, p] = bool(place[t] == p)
+        if known is not None:
+            found[t, p] |= bool(known.after[known.window[t], p] <= known.read[t])
+    return found
 
 
 def whole(leaves: dict[str, Tensor], weight: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -102,7 +106,9 @@ def test_loss_and_gradients_are_those_of_the_whole_matrix(
 
 def test_a_pool_of_known_items_teaches_nothing() -> None:
     leaves, parts = made(3, 5, False, 0)
-    parts = parts._replace(own=parts.own._replace(after=torch.zeros_like(parts.own.after)))
+    none = torch.zeros(3, dtype=torch.int64)
+    known = Known(torch.zeros(1, 5, dtype=torch.int32), none, none.int())
+    parts = parts._replace(own=Own(none - 1, known))
     total, _ = pool_loss(leaves["users"], leaves["items"], leaves["positive"], torch.ones(3), parts)
     total.backward()
     assert total.item() == 0

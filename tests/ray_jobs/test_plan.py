@@ -3,6 +3,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from data.contract.settings import UserError, load
 from ray_jobs import plan
@@ -16,7 +17,7 @@ def run_of(users: int, mib: float) -> Measured:
         sizes=Sizes(users=users, items=users, events=100 * users),
         cores=2,
         seconds={"prepare": users / 100},
-        peak_mib={"prepare": mib, "train two_tower": mib / 2},
+        peak_mib={"dataset": mib, "two_tower": mib / 2},
         bytes={"data set": 900 * users},
     )
 
@@ -37,12 +38,20 @@ def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
     assert all(run.peak_mib and run.seconds and run.bytes for run in runs)
 
 
+@pytest.mark.parametrize(("users", "times"), [(1000, 2), (100_000, 0)])
+def test_runs_that_fill_no_buffers_are_warned_of(
+    users: int, times: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan.warn_of_small([run_of(users, 600.0), run_of(2 * users, 700.0)], Console(stderr=True))
+    assert capsys.readouterr().err.count("too steep") == times
+
+
 def test_lines_are_compared_with_a_larger_run() -> None:
     growth = Growth.of([run_of(1000, 600.0), run_of(2000, 700.0)])
     found = compared(growth, run_of(8000, 1000.0))
-    assert found["prepare"]["predicted_mib"] == pytest.approx(1300)
+    assert found["dataset"]["predicted_mib"] == pytest.approx(1300)
     assert found["largest"]["error"] == pytest.approx(0.3)
-    assert found["train two_tower"]["measured_mib"] == 500
+    assert found["two_tower"]["measured_mib"] == 500
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.graph.batches import graph_arrays, numbered
+from data.graph.batches import graph_arrays
 from data.graph.example_rows import Examples, example_table
 from data.graph.pairs import USER_ITEM, Pairs
 from data.graph.walks import Neighborhoods
@@ -94,12 +94,3 @@ def test_examples_open_from_any_chunks(chunks: int) -> None:
     opened = Examples.of(cut, 1)
     assert opened.items.tolist() == items.tolist()
     assert np.array_equal(opened.neighbors, Examples.of(whole, 1).neighbors)
-
-
-@given(st.lists(st.integers(0, 40) | st.just(100_000), max_size=30))
-def test_values_are_numbered_as_by_a_sort(values: list[int]) -> None:
-    given_values = np.array(values, np.int64)
-    distinct, place = numbered(given_values)
-    expected = np.unique(given_values, return_inverse=True)
-    assert np.array_equal(distinct, expected[0])
-    assert np.array_equal(place, expected[1])

@@ -20,7 +20,7 @@ def run_of(users: int, base: float = 100.0) -> Measured:
         sizes=sizes,
         cores=2,
         seconds={"prepare": 1 + users / 1000, "of another job": 1.0},
-        peak_mib={"prepare": 400.0, "train two_tower": base + 0.01 * users},
+        peak_mib={"dataset": 400.0, "two_tower": base + 0.01 * users},
         bytes={"data set": 900 * users, "user ids": 16 * users},
     )
 
@@ -49,11 +49,11 @@ def test_each_stage_grows_with_what_it_reads() -> None:
     growth = Growth.of([run_of(1000), run_of(2000)])
     needs = growth.at(Sizes(users=8000, items=16_000, events=400_000))
     assert needs.seconds == {"prepare": pytest.approx(9)}
-    assert needs.peak_mib == {"prepare": pytest.approx(400), "train two_tower": pytest.approx(180)}
+    assert needs.peak_mib == {"dataset": pytest.approx(400), "two_tower": pytest.approx(180)}
     assert needs.bytes["data set"] == pytest.approx(7_200_000)
     more_items = growth.at(Sizes(users=8000, items=400_000, events=400_000))
     assert more_items.bytes == needs.bytes
-    assert more_items.peak_mib["train two_tower"] > needs.peak_mib["train two_tower"]
+    assert more_items.peak_mib["two_tower"] > needs.peak_mib["two_tower"]
 
 
 def test_one_size_is_not_enough() -> None:
