@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.settings import UserError
-from ray_jobs.planning.measured import DRIVERS, MADE, STAGES, Driver, Measured, Sizes
+from ray_jobs.planning.measured import DRIVERS, PEAKS, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,7 @@ class Growth:
         return cls(
             cores=runs[0].cores,
             seconds=_lines(runs, STAGES, lambda run: run.seconds),
-            peak_mib=_lines(runs, MADE, lambda run: run.peak_mib),
+            peak_mib=_lines(runs, PEAKS, lambda run: run.peak_mib),
             bytes=_lines(runs, DRIVERS, lambda run: run.bytes),
         )
 
@@ -87,7 +87,7 @@ class Growth:
         return Needs(
             sizes,
             _values(self.seconds, STAGES, sizes),
-            _values(self.peak_mib, MADE, sizes),
+            _values(self.peak_mib, PEAKS, sizes),
             _values(self.bytes, DRIVERS, sizes),
         )
 

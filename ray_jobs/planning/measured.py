@@ -122,6 +122,7 @@ MADE: dict[str, Driver] = {
     **dict.fromkeys(("id", "user", "two_tower", "candidates", "ranker", "calibration"), "rows"),
     **dict.fromkeys(("baselines", "evaluation", "export", "bundles"), "rows"),
 }
+PEAKS: dict[str, Driver] = STAGES | MADE  # runs of earlier releases tell of stages
 
 
 def bytes_of(root: Path) -> dict[str, int]:

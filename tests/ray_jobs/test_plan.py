@@ -36,6 +36,7 @@ def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
     runs = runs_of(load(PlanSettings, []))
     assert len({run.sizes.events for run in runs}) >= 2
     assert all(run.peak_mib and run.seconds and run.bytes for run in runs)
+    assert Growth.of(runs).peak_mib.keys() == runs[0].peak_mib.keys()
 
 
 @pytest.mark.parametrize(("users", "times"), [(1000, 2), (100_000, 0)])
