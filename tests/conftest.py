@@ -14,6 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# In one folder, which a test of another machine can take with it: compiling takes half a minute.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".numba_cache"))
+Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the address of the network card.
 
 settings.register_profile(

@@ -56,7 +56,8 @@ class Head:
     def environment(self, token: bool = True) -> dict[str, str]:
         """Of a shell that has, or has not, the cluster's token."""
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        shell = environment() | {"PATH": path, "HOME": str(self.folder)} | self.variables
+        own = {"HOME": str(self.folder), "NUMBA_CACHE_DIR": str(self.folder / "kernels")}
+        shell = environment() | {"PATH": path} | own | self.variables
         if token:
             return shell | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
         return shell | {"RAY_AUTH_MODE": "disabled"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,8 +34,15 @@ class Machine:
     def __init__(self, storage: dict[str, str]) -> None:
         # Not below pytest's folder: the paths of Ray's sockets must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
-        places = ("TMPDIR", "RAY_TMPDIR", "HOME", "HOMEFEED_MIRROR", "NUMBA_CACHE_DIR")
+        places = ("TMPDIR", "RAY_TMPDIR", "HOME", "HOMEFEED_MIRROR")
         self.environment = environment() | storage | dict.fromkeys(places, str(self.folder))
+        self.environment["NUMBA_CACHE_DIR"] = str(self._take_kernels())
+
+    def _take_kernels(self) -> Path:
+        """What other tests have compiled: its folder is not writable here."""
+        kernels = self.folder / "kernels"
+        shutil.copytree(os.environ["NUMBA_CACHE_DIR"], kernels, dirs_exist_ok=True)
+        return kernels
 
     def run(self, job: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"ray_jobs.{job}", f"root={ROOT}", *words]
