@@ -22,7 +22,7 @@ from rich.table import Table
 
 from data.contract.settings import Count, Positive, UserError, help_table, load
 from ray_jobs.engine.cluster import num_cores
-from ray_jobs.planning.growth import Growth, Needs
+from ray_jobs.planning.growth import Growth, Needs, memory_of
 from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, planned, stored_gib
 from ray_jobs.planning.measured import Measured, Sizes
 
@@ -93,10 +93,10 @@ def logs_of(settings: PlanSettings) -> list[Sizes]:
 
 
 def compared(growth: Growth, run: Measured) -> dict[str, Any]:
-    """Memory as it was predicted and measured, by kind of artefact, and the largest of all."""
-    needs = growth.at(run.sizes)
-    kinds = [kind for kind in needs.peak_mib if kind in run.peak_mib]
-    pairs = {kind: (needs.peak_mib[kind], run.peak_mib[kind]) for kind in kinds}
+    """Memory as it was predicted and measured, by kind or stage, and the largest of all."""
+    needs, measured = growth.at(run.sizes), memory_of(run, growth.by_kind)
+    kinds = [kind for kind in needs.peak_mib if kind in measured]
+    pairs = {kind: (needs.peak_mib[kind], measured[kind]) for kind in kinds}
     pairs["largest"] = (max(p for p, _ in pairs.values()), max(m for _, m in pairs.values()))
     return {
         kind: {"predicted_mib": p, "measured_mib": m, "error": p / m - 1}
@@ -123,7 +123,7 @@ def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
     table.add_row("events", *(f"{log['events']:,}" for log in logs), end_section=True)
     for part, unit in (
         ("gib", "GiB"),
-        ("peak_gib", "GiB of memory to make"),
+        ("peak_gib", "GiB of memory"),
         ("hours", f"h on {cores} cores"),
     ):
         for name in logs[0][part]:

@@ -14,7 +14,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,6 @@ class Job:
         given: explicit settings that later jobs in the root shall start from.
         seconds: wall time of each stage.
         peak_mib: highest memory of the process tree in each stage (PSS).
-        made_mib: the same while each kind of artefact was made.
     """
 
     settings: Settings
@@ -88,7 +87,6 @@ class Job:
     given: Tree = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
-    made_mib: dict[str, float] = field(default_factory=dict)
     _memory: PeakMemory | None = None
 
     @contextmanager
@@ -100,14 +98,9 @@ class Job:
             self._memory = memory
             yield
         self._memory = None
-        self._keep_parts(memory)
         self.seconds[name] = round(time.perf_counter() - started, 2)
         self.peak_mib[name] = round(memory.peak_mib, 1)
         console.print(f"{name}: {self.seconds[name]} s, peak {self.peak_mib[name]:.0f} MiB")
-
-    def _keep_parts(self, memory: PeakMemory) -> None:
-        for kind, mib in memory.by_part.items():
-            self.made_mib[kind] = max(self.made_mib.get(kind, 0.0), round(mib, 1))
 
     def remember(self) -> None:
         """Keeps what was given, once it has led to a data set: a mistake is not remembered."""
@@ -139,7 +132,7 @@ class Job:
             artifact = find(self.root, kind, version)
             if artifact is None:
                 fields = {"parents": references, "settings": dict(settings)}
-                with publish(self.root, kind, version, **fields) as draft, self._counted(kind):
+                with publish(self.root, kind, version, **fields) as draft, self._measured(draft):
                     write(draft)
                 artifact = find(self.root, kind, version)
                 assert artifact is not None
@@ -149,9 +142,15 @@ class Job:
             point(self.root, artifact)
         return artifact
 
-    def _counted(self, kind: str) -> AbstractContextManager[None]:
-        """Keeps the memory that making an artefact of a kind takes."""
-        return self._memory.part(kind) if self._memory else nullcontext()
+    @contextmanager
+    def _measured(self, draft: Draft) -> Iterator[None]:
+        """Keeps with an artefact what memory it took to make it, within a stage."""
+        if self._memory is None:
+            yield
+            return
+        with self._memory.part() as part:
+            yield
+        draft.fields["peak_mib"] = round(part.peak_mib, 1)
 
     def _has_later(self, artifact: Artifact) -> bool:
         """Whether the current artefact of the kind was made from this one: a later day of it."""
@@ -268,15 +267,11 @@ def keep(root: Path, explicit: Mapping[str, Any]) -> None:
 
 def finish(job: Job, summary: Mapping[str, Any]) -> None:
     """Writes the summary to `<root>/summary.json` and to the last line of stdout."""
-    line = json.dumps(dict(summary) | _costs(job))
+    line = json.dumps(dict(summary) | {"seconds": job.seconds, "peak_mib": job.peak_mib})
     write_atomically(job.root / "summary.json", line + "\n")
     sys.stderr.flush()
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _costs(job: Job) -> dict[str, dict[str, float]]:
-    return {"seconds": job.seconds, "peak_mib": job.peak_mib, "made_mib": job.made_mib}
 
 
 def help_text(name: str, main: Main, arguments: type[Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
@@ -66,38 +67,40 @@ def _pss(process: psutil.Process) -> int:
         return 0
 
 
-class PeakMemory:
-    """Context manager that keeps the highest `tree_pss` seen while it is open; tends `Holes`.
+@dataclass(slots=True)
+class Part:
+    """Part of what `PeakMemory` watches; its peak is without that of parts inside it."""
 
-    Attributes:
-        peak_mib: of all the time.
-        by_part: of the parts that `part` has named, each without those inside it.
-    """
+    peak_mib: float = 0.0
+
+
+class PeakMemory:
+    """Context manager that keeps the highest `tree_pss` seen while it is open; tends `Holes`."""
 
     def __init__(self, interval_s: float = 1.0) -> None:
         """Samples every `interval_s` seconds."""
         self.peak_mib = 0.0
-        self.by_part: dict[str, float] = {}
-        self._part: str | None = None
+        self._part = Part()
         self._interval_s = interval_s
+        self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self) -> Iterator[Part]:
         """What is seen until the end counts for the part too; the last look is at its end."""
-        before, self._part = self._part, name
+        around, self._part = self._part, Part()
         try:
-            yield
+            yield self._part
             self._look()
         finally:
-            self._part = before
+            self._part = around
 
     def _look(self) -> None:
         part, size = self._part, tree_pss() / MIB
-        self.peak_mib = max(self.peak_mib, size)
-        if part is not None:
-            self.by_part[part] = max(self.by_part.get(part, 0.0), size)
+        with self._lock:
+            self.peak_mib = max(self.peak_mib, size)
+            part.peak_mib = max(part.peak_mib, size)
 
     def _sample(self) -> None:
         holes = Holes()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.contract.settings import UserError
-from ray_jobs.planning.measured import DRIVERS, PEAKS, STAGES, Driver, Measured, Sizes
+from ray_jobs.planning.measured import DRIVERS, MADE, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ class Needs:
     Attributes:
         sizes: of the log.
         seconds: stage -> on the machine that was measured.
-        peak_mib: kind of artefact -> in one process tree, while it is made.
+        peak_mib: kind of artefact, or stage -> in one process tree.
         bytes: part -> on disk.
     """
 
@@ -61,11 +62,13 @@ class Growth:
     Attributes:
         cores: of the machine that was measured.
         seconds: stage -> line.
-        peak_mib: kind of artefact -> line.
+        by_kind: whether memory is told by kind of artefact; else by stage.
+        peak_mib: kind of artefact, or stage -> line.
         bytes: part -> line.
     """
 
     cores: int
+    by_kind: bool
     seconds: dict[str, Line]
     peak_mib: dict[str, Line]
     bytes: dict[str, Line]
@@ -75,10 +78,12 @@ class Growth:
         """From at least two runs of different sizes. Raises UserError."""
         if len({run.sizes.events for run in runs}) < 2:
             raise UserError("measured= needs finished runs of at least two sizes of a log")
+        by_kind = all(run.made_mib for run in runs)
         return cls(
             cores=runs[0].cores,
+            by_kind=by_kind,
             seconds=_lines(runs, STAGES, lambda run: run.seconds),
-            peak_mib=_lines(runs, PEAKS, lambda run: run.peak_mib),
+            peak_mib=_lines(runs, MADE if by_kind else STAGES, partial(memory_of, by_kind=by_kind)),
             bytes=_lines(runs, DRIVERS, lambda run: run.bytes),
         )
 
@@ -87,9 +92,14 @@ class Growth:
         return Needs(
             sizes,
             _values(self.seconds, STAGES, sizes),
-            _values(self.peak_mib, PEAKS, sizes),
+            _values(self.peak_mib, MADE if self.by_kind else STAGES, sizes),
             _values(self.bytes, DRIVERS, sizes),
         )
+
+
+def memory_of(run: Measured, by_kind: bool) -> dict[str, float]:
+    """Peaks by kind of artefact, or by stage, MiB."""
+    return run.made_mib if by_kind else run.peak_mib
 
 
 def _lines(

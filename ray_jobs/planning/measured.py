@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.contract.artifact import current, has_current
+from data.contract.artifact import current, has_current, read
 from data.contract.settings import UserError, build
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class Measured:
         sizes: of its log.
         cores: that it ran on.
         seconds: stage -> wall time.
-        peak_mib: kind of artefact -> highest memory of the process tree while it was made. By kind,
-            not by stage: a stage that makes several grows with one of them here, another there.
+        peak_mib: stage -> highest memory of the process tree.
         bytes: part (`PARTS`) -> size on disk of what is current.
+        made_mib: kind of artefact -> the same while it was made; nothing where an artefact of the
+            root does not tell. A stage that makes several grows with one here, another there.
         commit: of the code that ran, where it is told.
     """
 
@@ -54,6 +55,7 @@ class Measured:
     seconds: dict[str, float]
     peak_mib: dict[str, float]
     bytes: dict[str, int]
+    made_mib: dict[str, float] = field(default_factory=dict)
     commit: str = ""
 
     @classmethod
@@ -61,16 +63,17 @@ class Measured:
         """Reads a root that `pipeline` has finished. Raises UserError where it has not."""
         file = root / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
-        if not summary.get("made_mib"):
-            raise UserError(f"{file} tells of nothing; run ray_jobs.pipeline root={root} first")
+        if not summary.get("peak_mib"):
+            raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
         counts = current(root, "dataset").manifest.details["counts"]
         sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
         return cls(
             sizes=sizes,
             cores=cores,
             seconds=summary["seconds"],
-            peak_mib=summary["made_mib"],
+            peak_mib=summary["peak_mib"],
             bytes=bytes_of(root),
+            made_mib=made_mib(root),
         )
 
     @classmethod
@@ -122,7 +125,18 @@ MADE: dict[str, Driver] = {
     **dict.fromkeys(("id", "user", "two_tower", "candidates", "ranker", "calibration"), "rows"),
     **dict.fromkeys(("baselines", "evaluation", "export", "bundles"), "rows"),
 }
-PEAKS: dict[str, Driver] = STAGES | MADE  # runs of earlier releases tell of stages
+
+
+def made_mib(root: Path) -> dict[str, float]:
+    """What memory each kind of artefact took; nothing where one of them does not tell."""
+    made = [read(file.parent).manifest for file in root.glob("*/*/manifest.json")]
+    told = [(one.kind, one.peak_mib) for one in made if one.kind in MADE]
+    found: dict[str, float] = {}
+    for kind, mib in told:
+        if mib is None:
+            return {}
+        found[kind] = max(found.get(kind, 0.0), mib)
+    return found
 
 
 def bytes_of(root: Path) -> dict[str, int]:

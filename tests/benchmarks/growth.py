@@ -53,7 +53,7 @@ def main() -> None:
         "peak_mib": max(large.peak_mib.values()),
         "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
         "seconds": {stage: [run.seconds[stage] for run in runs] for stage in large.seconds},
-        "memory_mib": {kind: [run.peak_mib[kind] for run in runs] for kind in large.peak_mib},
+        "memory_mib": {stage: [run.peak_mib[stage] for run in runs] for stage in large.seconds},
         "predicted": compared(Growth.of([one, other]), large),
     }
     print(json.dumps(line))
@@ -120,15 +120,10 @@ def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
     print(" ".join(command[1:]), file=sys.stderr)
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     summary: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    for part in ("seconds", "peak_mib", "made_mib"):
-        summary[part] = largest(before.get(part, {}), summary[part])
+    for part in ("seconds", "peak_mib"):
+        summary[part] = before.get(part, {}) | summary[part]
     write_atomically(file, json.dumps(summary))
     write_atomically(done, json.dumps(summary))
-
-
-def largest(some: dict[str, float], others: dict[str, float]) -> dict[str, float]:
-    """Of two jobs: a kind of artefact may be made by both."""
-    return {name: max(some.get(name, 0), others.get(name, 0)) for name in [*some, *others]}
 
 
 if __name__ == "__main__":

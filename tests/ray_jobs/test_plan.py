@@ -17,8 +17,9 @@ def run_of(users: int, mib: float) -> Measured:
         sizes=Sizes(users=users, items=users, events=100 * users),
         cores=2,
         seconds={"prepare": users / 100},
-        peak_mib={"dataset": mib, "two_tower": mib / 2},
+        peak_mib={"prepare": mib},
         bytes={"data set": 900 * users},
+        made_mib={"dataset": mib, "two_tower": mib / 2},
     )
 
 
@@ -36,7 +37,7 @@ def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
     runs = runs_of(load(PlanSettings, []))
     assert len({run.sizes.events for run in runs}) >= 2
     assert all(run.peak_mib and run.seconds and run.bytes for run in runs)
-    assert Growth.of(runs).peak_mib.keys() == runs[0].peak_mib.keys()
+    assert len(Growth.of(runs).peak_mib) >= 7
 
 
 @pytest.mark.parametrize(("users", "times"), [(1000, 2), (100_000, 0)])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +22,9 @@ def run_of(users: int, base: float = 100.0) -> Measured:
         sizes=sizes,
         cores=2,
         seconds={"prepare": 1 + users / 1000, "of another job": 1.0},
-        peak_mib={"dataset": 400.0, "two_tower": base + 0.01 * users},
+        peak_mib={"train two_tower": 500.0},
         bytes={"data set": 900 * users, "user ids": 16 * users},
+        made_mib={"dataset": 400.0, "two_tower": base + 0.01 * users},
     )
 
 
@@ -54,6 +57,12 @@ def test_each_stage_grows_with_what_it_reads() -> None:
     more_items = growth.at(Sizes(users=8000, items=400_000, events=400_000))
     assert more_items.bytes == needs.bytes
     assert more_items.peak_mib["two_tower"] > needs.peak_mib["two_tower"]
+
+
+def test_where_a_run_does_not_tell_by_kind_lines_are_of_stages() -> None:
+    runs = [run_of(1000), dataclasses.replace(run_of(2000), made_mib={})]
+    growth = Growth.of(runs)
+    assert growth.at(runs[0].sizes).peak_mib == {"train two_tower": pytest.approx(500)}
 
 
 def test_one_size_is_not_enough() -> None:
