@@ -9,7 +9,7 @@ that are missing. Time grows with items x neighbours, memory is a chunk. Users a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,7 +138,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
 def _with_graph_settings(job: Job, graph: Artifact) -> Job:
     """The job with the settings that the encoder was trained with: rows of another walk differ."""
     tree = to_tree(job.settings) | {"graph": graph_tree(graph)}
-    return Job(build(type(job.settings), tree), job.arguments, job.root)
+    return replace(job, settings=build(type(job.settings), tree))
 
 
 def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
