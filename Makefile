@@ -2,6 +2,7 @@
 #   GPU=1         CUDA builds of torch, fbgemm and faiss
 #   WITH=         extras to install: dev (default), mlflow, or both as dev,mlflow
 #   TORCH_INDEX=  package index for torch alone, e.g. https://download.pytorch.org/whl/cpu
+#   TESTERS=      processes that run tests beside each other, 2 by default, 0 in one
 #   ARGS=         settings of the job (key=value ...), or arguments of pytest
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,6 +12,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 ROOT ?= runs/default
 WITH ?= dev
+TESTERS ?= 2
 # A world and a number of steps of which 33 trainings fit into ten minutes on two cores.
 SWEEP ?= runs/sweep
 SWEEP_WORLD := world.num_users=3000 world.num_items=4000 two_tower.graph_vectors=false
@@ -57,7 +59,7 @@ serve: setup ## serve what bundles/CURRENT of ROOT names, on loopback; Ctrl-C en
 	@exec $(BIN)/python -m ray_jobs.deploy root=$(ROOT) $(ARGS)
 
 test: setup ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 verify: setup ## what the README claims, into tests/benchmarks/results (hours, resumable)
 	$(BIN)/python -m tests.benchmarks.verify $(ARGS)

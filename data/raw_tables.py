@@ -115,9 +115,12 @@ class RawTables:
         }
         return replace(self, **sets)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What changes when an input file or the way it is read changes. Plain JSON values."""
-        files = {role: [_print_of(s) for s in getattr(self, role)] for role in ROLES}
+    def fingerprint(self, root: Path) -> dict[str, Any]:
+        """What changes when an input file or the way it is read changes. Plain JSON values.
+
+        Files below the root are known by their place in it: the root may be moved or copied.
+        """
+        files = {role: [_print_of(s, root) for s in getattr(self, role)] for role in ROLES}
         return files | {
             "order": self.order,
             "polarity": dict(self.polarity),
@@ -126,14 +129,20 @@ class RawTables:
         }
 
 
-def _print_of(files: FileSet) -> dict[str, Any]:
-    stats = [(storage.uri_of(path), path.stat()) for path in files.files]
+def _print_of(files: FileSet, root: Path) -> dict[str, Any]:
     return {
-        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "files": [_print_of_file(path.absolute(), root.absolute()) for path in files.files],
         "columns": dict(files.columns),
         "timestamp_unit": files.timestamp_unit,
         "actions": dict(files.actions),
     }
+
+
+def _print_of_file(path: Path, root: Path) -> list[str | int]:
+    inside = path.is_relative_to(root)
+    name = path.relative_to(root).as_posix() if inside else storage.uri_of(path)
+    stat = path.stat()
+    return [name, stat.st_size, stat.st_mtime_ns]
 
 
 def expand(pattern: str, setting: str) -> tuple[Path, ...]:

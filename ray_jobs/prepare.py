@@ -74,7 +74,7 @@ def prepare(
     if parent is None:
         _refuse_split(job, raw)
     inputs = {
-        "raw": raw.fingerprint(),
+        "raw": raw.fingerprint(job.root),
         "part_column": settings.split.column,
         "prepare": {k: v for k, v in to_tree(settings.prepare).items() if k in CONTENT_SETTINGS},
         "id": {name: to_tree(settings.id)[name] for name in ID_SETTINGS},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import lightgbm as lgb
 import numpy as np
@@ -30,14 +30,6 @@ Bools = npt.NDArray[np.bool_]
 INVERSE_PENALTY = 0.1
 ITERATIONS = 100
 TREES, LEAVES, LEAST_ROWS = 60, 16, 50
-
-
-class ClickModel(Protocol):
-    """Probability of one action."""
-
-    def probabilities(self, described: Described) -> Floats:
-        """Of each impression, [N]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 1
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -179,6 +180,8 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         remember: whether explicit settings are kept for later jobs in the same root.
     """
     quiet_libraries()
+    gc.freeze()  # Nothing of the modules will be garbage, nor need be looked at for it again.
+    gc.enable()
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         sys.stdout.write(help_text(name, main, arguments) + "\n")

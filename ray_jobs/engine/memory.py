@@ -124,3 +124,4 @@ class PeakMemory:
         """Takes a last sample and stops."""
         self._done.set()
         self._thread.join()
+        self._look()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import matplotlib as mpl
-from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Tree = Mapping[str, Any]
 
@@ -148,12 +147,11 @@ def trade_off(found: Tree, party: str) -> str:
 def write_trade_offs(path: Path, found: Tree) -> None:
     """The same of every party with a floor, side by side in one PNG file."""
     parties = list(found["floors"])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5 * len(parties), 3.6), layout="constrained", dpi=120)
+    with _figure((5 * len(parties), 3.6)) as figure:
         panels = figure.subplots(1, len(parties), squeeze=False)[0]
         for axes, party in zip(panels, parties, strict=True):
             _trade_off(axes, found, party)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
 
 
 def _trade_off(axes: Axes, found: Tree, party: str) -> None:
@@ -173,10 +171,19 @@ def _against(rows: Sequence[Tree], party: str) -> tuple[list[float], list[float]
 
 def svg(draw: Any, size: tuple[float, float]) -> str:
     """What `draw` puts on axes, as SVG that needs nothing else; `size` in inches."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+    with _figure(size) as figure:
         draw(figure.add_subplot())
         target = io.StringIO()
         figure.savefig(target, format="svg", metadata={"Date": None})
     text = target.getvalue()
     return text[text.index("<svg") :]
+
+
+@contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[Figure]:
+    """An empty figure, to be drawn and saved in the reports' style; `size` in inches."""
+    import matplotlib as mpl  # Not above: a job that draws nothing starts sooner.
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=size, layout="constrained")

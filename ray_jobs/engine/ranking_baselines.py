@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from data.dataset import Dataset
 from data.impression_features import ImpressionFeatures
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
-from ray_jobs.engine.click_models import Always, ClickModel, Logistic, Trees
 from ray_jobs.engine.predictions import draws, judge, read_impressions
 from ray_jobs.tasks.ranker import candidate_files
 
@@ -37,6 +36,14 @@ Floats = npt.NDArray[np.float32]
 METRICS = "metrics.json"
 ONLY_ORDERS = ("auc", "auc_of_touched")
 TREES_SEED = 0x7EE5
+
+
+class ClickModel(Protocol):
+    """Probability of one action."""
+
+    def probabilities(self, described: Described) -> Floats:
+        """Of each impression, [N]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,9 @@ def _fitted(
     name: str, described: Described, labels: npt.NDArray[np.bool_], own: npt.NDArray[np.bool_]
 ) -> ClickModel:
     """One head; of an action that is nowhere, or everywhere, in either half its share."""
+    # Not above: their libraries take a second and a half to import, of every job.
+    from ray_jobs.engine.click_models import Always, Logistic, Trees
+
     if min(labels[own].sum(), labels[~own].sum()) == 0 or labels[own].all() or labels[~own].all():
         return Always(float(labels.mean()) if len(labels) else 0.0)
     if name == "logistic":

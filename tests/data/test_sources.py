@@ -103,12 +103,22 @@ def test_a_source_without_its_path_is_refused() -> None:
 
 
 def test_the_fingerprint_changes_with_a_file_and_with_how_it_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "e.parquet")
-    before = locate(settings(events=str(path))).fingerprint()
-    assert locate(settings(events=str(path))).fingerprint() == before
-    assert locate(settings(events=str(path), timestamp_unit="s")).fingerprint() != before
+    path, root = write(tmp_path / "e.parquet"), tmp_path / "root"
+    before = locate(settings(events=str(path))).fingerprint(root)
+    assert locate(settings(events=str(path))).fingerprint(root) == before
+    assert locate(settings(events=str(path), timestamp_unit="s")).fingerprint(root) != before
     write(path, user_id=[1, 2, 3], item_id=[4, 5, 6])
-    assert locate(settings(events=str(path))).fingerprint() != before
+    assert locate(settings(events=str(path))).fingerprint(root) != before
+
+
+def test_what_lies_in_a_root_keeps_its_fingerprint_where_the_root_is_moved_to(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "one" / "world" / "e.parquet")
+    before = locate(settings(events=str(path))).fingerprint(tmp_path / "one")
+    moved = (tmp_path / "one").rename(tmp_path / "two")
+    after = locate(settings(events=str(moved / "world" / "e.parquet"))).fingerprint(moved)
+    assert after == before
 
 
 def test_a_days_log_and_posted_events_are_joined_with_their_own_layouts(tmp_path: Path) -> None:

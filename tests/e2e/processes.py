@@ -24,6 +24,8 @@ QUICK = (
     "train.max_steps=40",
     "train.validate_every=20",
     "train.refresh_steps=10",
+    "two_tower.batch_size=16",
+    "ranker.batch_size=16",
 )
 START_SECONDS = 180
 
