@@ -118,7 +118,8 @@ class RawTables:
     def fingerprint(self, root: Path) -> dict[str, Any]:
         """What changes when an input file or the way it is read changes. Plain JSON values.
 
-        Files below the root are known by their place in it: the root may be moved or copied.
+        Files below the root are known by their place in it, for it may be moved or copied; others
+        by their path as it is given, which may be relative to a copy that a cluster works in.
         """
         files = {role: [_print_of(s, root) for s in getattr(self, role)] for role in ROLES}
         return files | {
@@ -131,7 +132,7 @@ class RawTables:
 
 def _print_of(files: FileSet, root: Path) -> dict[str, Any]:
     return {
-        "files": [_print_of_file(path.absolute(), root.absolute()) for path in files.files],
+        "files": [_print_of_file(path, root) for path in files.files],
         "columns": dict(files.columns),
         "timestamp_unit": files.timestamp_unit,
         "actions": dict(files.actions),
@@ -139,8 +140,9 @@ def _print_of(files: FileSet, root: Path) -> dict[str, Any]:
 
 
 def _print_of_file(path: Path, root: Path) -> list[str | int]:
-    inside = path.is_relative_to(root)
-    name = path.relative_to(root).as_posix() if inside else storage.uri_of(path)
+    whole, above = path.absolute(), root.absolute()
+    inside = whole.is_relative_to(above)
+    name = whole.relative_to(above).as_posix() if inside else storage.uri_of(path)
     stat = path.stat()
     return [name, stat.st_size, stat.st_mtime_ns]
 

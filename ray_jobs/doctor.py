@@ -29,6 +29,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.contract.settings import UserError, load
+from ray_jobs import collect_again
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 GIB = 1 << 30
@@ -242,6 +243,7 @@ def show(checks: Sequence[Check], console: Console) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Examines, reports, and returns the exit code."""
+    collect_again()
     console = Console(stderr=True)
     try:
         settings = load(DoctorSettings, words)

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.contract.settings import Count, Positive, UserError, help_table, load
+from ray_jobs import collect_again
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.planning.growth import Growth, Needs, memory_of
 from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, planned, stored_gib
@@ -147,6 +148,7 @@ def show_check(check: dict[str, Any], console: Console) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Plans, prints, and returns the exit code."""
+    collect_again()
     console = Console(stderr=True)
     if {"--help", "-h"} & set(words):
         sys.stdout.write("\n".join([(__doc__ or "").strip(), "", *help_table(PlanSettings), ""]))

@@ -8,7 +8,6 @@ done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 1
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
 import sys
@@ -47,6 +46,7 @@ from data.contract.settings import (
     read_words,
     read_yaml,
 )
+from ray_jobs import collect_again
 from ray_jobs.engine.cluster import keep_files_here
 from ray_jobs.engine.disk import refusal
 from ray_jobs.engine.locks import turn
@@ -180,8 +180,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         remember: whether explicit settings are kept for later jobs in the same root.
     """
     quiet_libraries()
-    gc.freeze()  # Nothing of the modules will be garbage, nor need be looked at for it again.
-    gc.enable()
+    collect_again()
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         sys.stdout.write(help_text(name, main, arguments) + "\n")

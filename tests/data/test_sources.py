@@ -121,6 +121,16 @@ def test_what_lies_in_a_root_keeps_its_fingerprint_where_the_root_is_moved_to(
     assert after == before
 
 
+def test_a_relative_path_keeps_its_fingerprint_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "one" / "e.parquet")
+    monkeypatch.chdir(tmp_path / "one")
+    before = locate(settings(events="e.parquet")).fingerprint(tmp_path / "root")
+    monkeypatch.chdir((tmp_path / "one").rename(tmp_path / "two"))
+    assert locate(settings(events="e.parquet")).fingerprint(tmp_path / "root") == before
+
+
 def test_a_days_log_and_posted_events_are_joined_with_their_own_layouts(tmp_path: Path) -> None:
     day = RawTables(
         order="clock", events=(FileSet(files=(tmp_path / "a.csv",), columns={"a": "b"}),)

@@ -149,3 +149,23 @@ def test_the_summary_is_the_last_line_and_a_file(tmp_path: Path) -> None:
     assert summary["job"] == "simulate"
     assert summary["seconds"]["world"] > 0
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+STARTED = """
+import gc, sys
+sys.argv = ["-m"]  # as `python -m` has it while it looks for the job
+from ray_jobs.engine.job import run
+imported = gc.isenabled()
+sys.argv = ["job", f"root={sys.stdin.read()}"]
+run("job", lambda job: {"collects": [imported, gc.isenabled()], "frozen": gc.get_freeze_count()})
+"""
+
+
+def test_garbage_is_looked_for_when_a_job_works_and_not_while_it_imports(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTED]
+    done = subprocess.run(
+        command, input=str(tmp_path), capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["collects"] == [False, True]
+    assert summary["frozen"] > 100_000
