@@ -1,5 +1,6 @@
 """The same feed behind Ray Serve's proxy, in a process of its own."""
 
+import gc
 import socket
 import threading
 import time
@@ -54,6 +55,21 @@ def test_a_feed_comes_over_http_and_an_event_is_reflected_in_the_next(
     event = {"user_id": 3, "item_id": liked, "action": "save"}
     assert served.client.post("/v1/events", json=event).json()["accepted"] == 1
     assert liked not in [item["item_id"] for item in recommend(served.client, user_id=3)["items"]]
+
+
+def test_a_replica_looks_for_garbage_among_what_it_serves_alone(
+    tmp_path: Path, tiny_log: TinyLog
+) -> None:
+    from serve.app import FeedReplica
+
+    root = write_bundle(tmp_path, "v1", tiny_log)
+    before = len(gc.get_objects())
+    try:
+        replica = FeedReplica(str(root), {})
+        assert len(gc.get_objects()) < before / 4
+        del replica
+    finally:
+        gc.unfreeze()
 
 
 def test_what_is_posted_must_be_where_the_next_day_finds_it() -> None:
