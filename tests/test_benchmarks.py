@@ -12,6 +12,7 @@ from serve.bundle import KIND
 from serve.feed import Feed
 from serve.messages import RecommendRequest
 from serve.settings import ServeSettings
+from tests.benchmarks import verify
 from tests.benchmarks.bundle_copies import (
     OTHER_TOWERS,
     TWIN,
@@ -35,6 +36,18 @@ PEERS = {"rectools_peer"}  # runs in an environment of its own
 )
 def test_it_can_be_imported(name: str) -> None:
     importlib.import_module(f"tests.benchmarks.{name}")
+
+
+def test_the_table_of_results_says_what_the_results_do() -> None:
+    written = (verify.RESULTS / "README.md").read_text(encoding="utf-8")
+    assert written == verify.overview()
+
+
+def test_a_row_names_what_did_not_hold() -> None:
+    held = {"twice as fast": False, "as good": True}
+    document = {"claim": "speed", "date": "2026-11-30", "commit": "abc", "held": held}
+    row = verify.line(document | {"wall_seconds": 90.0})
+    assert row == "| `speed` | 2026-11-30 | abc | 2 | 1 of 2 | twice as fast |"
 
 
 def outcomes_of(*answers: tuple[float, str, float]) -> Outcomes:

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.verify ml1m default    these, again
 
 Each claim is a command of the project and what its summary must show. The result, held or not,
-goes to `tests/benchmarks/results/<claim>.json`; a claim that has one is skipped, so an interrupted
-run goes on where it stopped. Public data is looked for in $HOMEFEED_DATA or ../shared/data.
+goes to `tests/benchmarks/results/<claim>.json`, and a line of it to the README there; a claim that
+has one is skipped, so an interrupted run goes on where it stopped. Public data is looked for in $HOMEFEED_DATA or ../shared/data.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RESULTS = Path(__file__).parent / "results"
+OVERVIEW = (
+    "# Results of `make verify`",
+    "",
+    "A file each, with its command, machine and figures; `verify` writes this table of them.",
+    "",
+    "| claim | date | commit | minutes | checks that hold | missed |",
+    "|---|---|---|---|---|---|",
+)
 
 
 def main(names: Sequence[str]) -> int:
@@ -78,6 +86,22 @@ def write(claim: Claim, summary: Summary, held: dict[str, bool], seconds: float)
         "summary": summary,
     }
     (RESULTS / f"{claim.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / "README.md").write_text(overview())
+
+
+def overview() -> str:
+    """A table of all results: what was run, when, on which commit, and what did not hold."""
+    documents = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    return "\n".join([*OVERVIEW, *(line(document) for document in documents), ""])
+
+
+def line(document: dict[str, Any]) -> str:
+    """A result's row."""
+    missed = [text for text, holds in document["held"].items() if not holds]
+    held = f"{len(document['held']) - len(missed)} of {len(document['held'])}"
+    minutes = f"{document['wall_seconds'] / 60:.0f}"
+    cells = [f"`{document['claim']}`", document["date"], document["commit"], minutes, held]
+    return f"| {' | '.join([*cells, '; '.join(missed)])} |"
 
 
 def machine() -> dict[str, Any]:
