@@ -85,12 +85,11 @@ def _gathered(weight: Any) -> Tensor | None:
     if _is_plain(weight):
         whole: Tensor = weight.detach().cpu().clone()
         return whole
-    first = dist.get_rank() == 0
-    # Gathered where the shards are: NCCL knows no other place.
-    device = weight.metadata().shards_metadata[0].placement.device().type
-    out = torch.empty(_size(weight), device=device) if first else None
+    # Collected on the CPU, also from GPUs: a group of two backends gathers there, and a whole table
+    # may have no room elsewhere.
+    out = torch.empty(_size(weight)) if dist.get_rank() == 0 else None
     weight.gather(0, out)
-    return None if out is None else out.cpu()
+    return out
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from data.contract.settings import UserError, load
 from ray_jobs import collect_again
+from ray_jobs.engine.container import free_memory
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 GIB = 1 << 30
@@ -136,20 +136,9 @@ def check_triple(timeout_s: float = 300) -> Check:
     return Check(name="torch, fbgemm, torchrec", ok=ok, found=found, remedy=remedy)
 
 
-def available_memory() -> int:
-    """Bytes that may still be used: of the machine, or of the container (cgroup 2) if less."""
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return free
-
-
 def check_memory() -> Check:
     """Whether the default run fits into memory."""
-    free = available_memory()
+    free = free_memory()
     remedy = (
         f"the default run takes up to {MEMORY_GIB} GiB: end other programs, or world.preset=tiny"
     )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from data.contract import storage
 from data.contract.array_file import create_array
@@ -24,7 +23,8 @@ from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.splits import TRAIN
-from ray_jobs.engine.cluster import connect, num_gpus
+from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.devices import gpus_of_tasks, of_driver
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
@@ -68,6 +68,7 @@ class _Chunks:
     pieces: Pieces
     num_items: int
     size: int
+    device: str
 
     @property
     def count(self) -> int:
@@ -80,17 +81,17 @@ class _Chunks:
     def name(self, number: int) -> str:
         return f"chunk-{number:05d}.npy"
 
-    def embedder(self, device: str) -> Embedder:
+    def embedder(self) -> Embedder:
         root = storage.here(self.root)
         dataset = Dataset(read(root / "dataset" / self.dataset), root)
         graph = read(root / "graph" / self.graph)
-        return open_embedder(graph, dataset, self.sampler.here(), device)
+        return open_embedder(graph, dataset, self.sampler.here(), self.device)
 
 
 @lru_cache(maxsize=1)
 def _embedder(chunks: _Chunks) -> Embedder:
-    """Opened once in a process, on its GPU if it has been given one."""
-    return chunks.embedder("cuda" if torch.cuda.is_available() else "cpu")
+    """Opened once in a process."""
+    return chunks.embedder()
 
 
 def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifact:
@@ -111,6 +112,7 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
 
     def write(draft: Draft) -> None:
         pieces = Pieces.begin(job.root, f"embed-{draft.path.name}")
+        tasks, device = _tasks(job, dataset.item_ids.rows)
         chunks = _Chunks(
             job.root.absolute(),
             dataset.artifact.version,
@@ -119,12 +121,13 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
             pieces,
             dataset.item_ids.rows,
             CHUNK_ITEMS,
+            device,
         )
-        for _ in _tasks(job, chunks).run(_embed_chunk, chunks, chunks.count, "embed"):
+        for _ in tasks.run(_embed_chunk, chunks, chunks.count, "embed"):
             pass
         _assemble(chunks, dataset, draft)
         _embedder.cache_clear()  # or this process would keep its tables
-        pieces.end()
+        draft.scratch.append(pieces.folder)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "window": graph.manifest.window,
@@ -141,13 +144,15 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
     return replace(job, settings=build(type(job.settings), tree))
 
 
-def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
-    """In this process for a small catalogue; else as many tasks as the cluster has GPUs, if any."""
-    if chunks.num_items <= min(SMALL_CATALOGUE, job.settings.prepare.in_process_rows):
-        return BlockTasks(0)
-    connect(job.settings.train.num_workers + 2)
-    gpus = num_gpus()
-    return BlockTasks(gpus or job.settings.prepare.workers, gpus=min(gpus, 1), anywhere=True)
+def _tasks(job: Job, num_items: int) -> tuple[BlockTasks, str]:
+    """Who embeds, and on what: this process for a small catalogue, else a task a GPU, if any."""
+    train, prepare = job.settings.train, job.settings.prepare
+    if num_items <= min(SMALL_CATALOGUE, prepare.in_process_rows):
+        return BlockTasks(0), of_driver(train).type
+    connect(train.num_workers + 2)
+    gpus = gpus_of_tasks(train)
+    tasks = BlockTasks(gpus or prepare.workers, gpus=min(gpus, 1), anywhere=True)
+    return tasks, "cuda" if gpus else "cpu"
 
 
 def _embed_chunk(chunks: _Chunks, number: int) -> None:

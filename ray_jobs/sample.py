@@ -191,7 +191,7 @@ def neighborhoods(job: Job, dataset: Dataset, graph: Artifact) -> Artifact:
             pass
         for file in sorted(pieces.gathered().glob("*.arrow")):
             link(file, draft.path / file.name)
-        pieces.end()
+        draft.scratch.append(pieces.folder)
         draft.fields["details"] = {"nodes": shards.num_nodes, "walk_hash": made_by}
         draft.fields["id_space"] = graph.manifest.id_space
 

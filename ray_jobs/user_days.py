@@ -54,7 +54,7 @@ def embed_days(job: Job, dataset: Dataset, model: Artifact, first_day: int) -> A
         for _ in blocks.run(job, _embed_block):
             pass
         _assemble(blocks, draft)
-        blocks.end()
+        blocks.end(draft)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "window": model.manifest.window,

@@ -84,7 +84,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
         blocks = _Blocks.begin(job, f"{KIND}-{draft.path.name}", dataset, model, *own)
         embedded = sum(blocks.run(job, _embed_block))
         users = _assemble(blocks, draft)
-        blocks.end()
+        blocks.end(draft)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
             "window": model.manifest.window,

@@ -56,6 +56,18 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_rank_with_gpu() -> Iterator[None]:
+    """The same, as a training on a GPU has it."""
+    import torch.distributed as dist
+
+    from ray_jobs.engine.devices import backend
+
+    dist.init_process_group(backend(gpu=True), store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
 def one_rank() -> Iterator[None]:
     """A process group of this process alone."""
     import torch.distributed as dist

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,10 +107,17 @@ class Artifact:
 
 @dataclass(slots=True)
 class Draft:
-    """An artefact being written: fill `path` and the fields, then leave the `publish` block."""
+    """An artefact being written: fill `path` and the fields, then leave the `publish` block.
+
+    Attributes:
+        path: folder of its files.
+        fields: of its manifest.
+        scratch: folders of what it is made from, of no use once it is published.
+    """
 
     path: Path
     fields: dict[str, Any]
+    scratch: list[Path] = field(default_factory=list)
 
 
 def version_of(parents: list[dict[str, str]], settings: Mapping[str, Any]) -> str:
@@ -121,9 +127,9 @@ def version_of(parents: list[dict[str, str]], settings: Mapping[str, Any]) -> st
 
 
 def find(root: Path, kind: str, version: str) -> Artifact | None:
-    """The artefact if it is there and whole, else None."""
+    """The artefact if it is there and whole, else None; in a mirror alone it is not there."""
     path = root / kind / version
-    return read(path) if is_whole(path) else None
+    return read(path) if is_whole(path) and storage.exists(path / MANIFEST) else None
 
 
 def read(path: Path) -> Artifact:
@@ -175,12 +181,13 @@ def publish(root: Path, kind: str, version: str, **fields: Any) -> Iterator[Draf
     current. Fields of the manifest may be given here or set in `draft.fields`.
     """
     path = root / kind / version
-    if path.exists():
-        shutil.rmtree(path)
+    storage.remove(path)
     path.mkdir(parents=True)
     draft = Draft(path, dict(fields))
     yield draft
     seal(draft, kind, version)
+    for folder in draft.scratch:
+        storage.remove(folder)
 
 
 def seal(draft: Draft, kind: str, version: str) -> None:
@@ -203,9 +210,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file so that readers see the old or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    storage.put(path)
+    try:
+        with temporary.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        storage.put_as(temporary, path)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,8 +4,9 @@
 by default below the temporary folder, at the same place on every node. A path in a mirror says
 where it comes from, so whoever holds one can fetch what is not there yet and put what it has
 written; paths outside of mirrors are left alone. Objects appear whole or not at all, and an
-artefact's manifest is put last: nothing is ever renamed. What fails is tried again, as `TRIES` has
-it.
+artefact's manifest is put last: nothing is ever renamed. What says that something is done appears
+there before it does here. What fails is tried again, as `TRIES` has it, unless it is refused for
+good.
 
 Any URI that pyarrow or, where it is installed, fsspec understands will do; credentials, region and
 endpoint are those of their own environment variables (`AWS_ENDPOINT_URL` and so on).
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
 MARK = "homefeed-mirror"
 PLACE = "HOMEFEED_MIRROR"
-TRIES = (0.2, 1.0, 5.0)  # seconds before each further try
+TRIES = (0.2, 1.0, 5.0, 15.0, 45.0)  # seconds before each further try
+REFUSED = (
+    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "NO_SUCH_BUCKET"),
+    *("SIGNATURE_DOES_NOT_MATCH", "MISSING_AUTHENTICATION_TOKEN"),
+)
 CHUNK = 8 << 20
 LAST = "manifest.json"
 T = TypeVar("T")
@@ -115,18 +120,24 @@ def place_of(path: Path) -> tuple[Any, str]:
 
 def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
     """Does it, again after each pause. Raises StorageError."""
-    for pause_s in TRIES:
+    for pause_s in (*TRIES, None):
         try:
             return action()
-        except OSError:
+        except OSError as error:
+            refused = _is_refused(error)
+            if pause_s is None or refused:
+                mend = "mend its access" if refused else "when the storage answers again"
+                raise StorageError(
+                    f"{uri_of(path)} cannot be {doing}: {error}; {mend}, and run the same command "
+                    "to go on"
+                ) from error
             time.sleep(pause_s)
-    try:
-        return action()
-    except OSError as error:
-        raise StorageError(
-            f"{uri_of(path)} cannot be {doing}: {error}; when the storage answers again, run the "
-            "same command to go on"
-        ) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _is_refused(error: OSError) -> bool:
+    """Whether a storage would refuse the same again: of credentials it says so in words."""
+    return isinstance(error, PermissionError) or any(word in str(error) for word in REFUSED)
 
 
 def check(root: str) -> None:
@@ -218,11 +229,20 @@ def put(path: Path) -> None:
     """
     if not is_mirrored(path):
         return
-    system, place = _origin(path)
-    files = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if f.is_file()]
-    for file in files:
-        target = place if file == path else f"{place}/{file.relative_to(path).as_posix()}"
-        _tried(file, "written", lambda f=file, t=target: _copied_there(system, f, t))  # type: ignore[misc]
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            put_as(file, file)
+
+
+def put_as(file: Path, path: Path) -> None:
+    """Copies a file to where a path in a mirror comes from; it need not be at the path yet.
+
+    Raises:
+        StorageError: the storage refuses, or does not answer.
+    """
+    if is_mirrored(path):
+        system, place = _origin(path)
+        _tried(path, "written", lambda: _copied_there(system, file, place))
 
 
 def update(folder: Path) -> None:

@@ -7,8 +7,9 @@ import os
 import sys
 from typing import Any
 
-import psutil
 import ray
+
+from ray_jobs.engine import container
 
 MIB = 1 << 20
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
@@ -23,10 +24,15 @@ def connect(num_cpus: int = 0) -> None:
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
-    else:
+    if is_private():
         _start_local(num_cpus)
+    else:
+        ray.init(logging_level=logging.WARNING)
+
+
+def is_private() -> bool:
+    """Whether the cluster is this job's own, which gets no further nodes."""
+    return not os.environ.get("RAY_ADDRESS")
 
 
 _kept_to = 0
@@ -59,8 +65,8 @@ def beside_files() -> dict[str, Any]:
 
 
 def num_cores() -> int:
-    """Cores that this process may run on."""
-    return min(_kept_to or sys.maxsize, _all_cores())
+    """Cores that this process may run on, in its container if it is in one."""
+    return min(_kept_to or sys.maxsize, container.cores() or sys.maxsize, _all_cores())
 
 
 def _all_cores() -> int:
@@ -88,4 +94,4 @@ def _start_local(num_cpus: int) -> None:
 
 def _object_store_bytes() -> int:
     """A tenth of the memory that is free, between 128 MiB and 2 GiB."""
-    return int(min(2048 * MIB, max(128 * MIB, psutil.virtual_memory().available // 10)))
+    return int(min(2048 * MIB, max(128 * MIB, container.free_memory() // 10)))

@@ -13,6 +13,7 @@ from ray.train import UserCallback
 from data.contract import storage
 from data.contract.artifact import write_atomically
 from data.contract.settings import UserError
+from data.contract.storage import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +30,14 @@ class Complaint(UserCallback):
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """On a rank: leaves the text of a UserError on its way out."""
+        """On a rank: leaves the text of a UserError on its way out.
+
+        A storage that does not answer may do so later: that is for Ray Train's failure policy.
+        """
         try:
             yield
+        except StorageError:
+            raise
         except UserError as error:
             write_atomically(storage.here(self.file), str(error))
             raise

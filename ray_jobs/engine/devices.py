@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ray_jobs.engine.cluster import num_gpus
+from data.contract.settings import UserError
+from ray_jobs.engine.cluster import is_private, num_gpus
 
 if TYPE_CHECKING:
     from ray_jobs.engine.loop import TrainSettings
@@ -15,14 +16,56 @@ CPU = torch.device("cpu")
 
 
 def gives_gpus(settings: TrainSettings) -> bool:
-    """Whether each Ray Train worker gets a GPU of the connected cluster."""
-    return settings.device == "auto" and num_gpus() >= settings.num_workers > 0
+    """Whether each Ray Train worker gets a GPU of the connected cluster.
+
+    Raises:
+        UserError: GPUs are asked for where there will be none.
+    """
+    if settings.num_workers == 0 or settings.device == "cpu":
+        return False
+    there = num_gpus()
+    if settings.device == "gpu":
+        _refuse_without(bool(there) or not is_private())
+        return True
+    return there >= settings.num_workers
+
+
+def shortage(settings: TrainSettings) -> str | None:
+    """What to say where a cluster has GPUs, but too few for them to be taken."""
+    there = num_gpus()
+    if settings.device != "auto" or not 0 < there < settings.num_workers:
+        return None
+    return (
+        f"{there} GPUs now for train.num_workers={settings.num_workers}: training on cores; "
+        "train.device=gpu waits for as many GPUs as workers"
+    )
 
 
 def of_driver(settings: TrainSettings) -> torch.device:
-    """Where a training without workers computes: on the first GPU of this machine, if any."""
-    gpu = settings.device == "auto" and torch.cuda.is_available()
+    """Where a training without workers computes: on the first GPU of this machine, if any.
+
+    Raises:
+        UserError: a GPU is asked for where there is none.
+    """
+    gpu = settings.device != "cpu" and torch.cuda.is_available()
+    _refuse_without(gpu or settings.device != "gpu")
     return torch.device("cuda", 0) if gpu else CPU
+
+
+def gpus_of_tasks(settings: TrainSettings) -> int:
+    """GPUs for tasks of which each takes one: those of the connected cluster, 0 for none."""
+    if settings.device == "cpu":
+        return 0
+    asked = max(1, settings.num_workers) if settings.device == "gpu" else 0
+    return max(asked, num_gpus())
+
+
+def _refuse_without(gpus: bool) -> None:
+    if not gpus:
+        raise UserError(
+            "train.device=gpu, and there is no GPU here; leave it at auto, or join a cluster that "
+            "has some (RAY_ADDRESS, ray job submit)"
+        )
 
 
 def backend(gpu: bool) -> str:

@@ -14,6 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from data.contract import storage
+from data.contract.storage import StorageError
 from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.devices import backend, gives_gpus
@@ -36,6 +37,7 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
 
     Raises:
         UserError: a rank has raised one; that is not tried again.
+        StorageError: the root's storage has failed as often.
         TrainingFailedError: the group has failed more than `train.max_failures` times.
     """
     settings = assignment.settings.train
@@ -56,9 +58,17 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
     try:
         with _interruptible():
             trainer.fit()
-    except TrainingFailedError:
+    except TrainingFailedError as failure:
         complaint.raise_again()
+        _raise_storage_error(failure)
         raise
+
+
+def _raise_storage_error(failure: TrainingFailedError) -> None:
+    """Raises what the storage has said on a rank, if that was it."""
+    for error in getattr(failure, "worker_failures", {}).values():
+        if isinstance(error, StorageError):
+            raise error from failure
 
 
 def _scaling(settings: TrainSettings, gpu: bool) -> ScalingConfig:

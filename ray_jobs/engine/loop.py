@@ -41,7 +41,8 @@ class TrainSettings:
         num_workers: Ray Train workers; 0 trains in the driver as a group of one.
         min_workers: workers with which a training goes on when a node is lost and none comes in its
             place; batches are smaller by those that are missing. 0 waits for all.
-        device: auto computes on GPUs where each worker, or the driver, can have one; cpu never.
+        device: auto computes on GPUs where each worker, or the driver, can have one now; gpu asks
+            for them, also of a cluster that starts such nodes when they are asked for; cpu never.
         precision: of the products of the dense part, float32 or bfloat16; auto takes the latter on
             a GPU.
         max_steps: most optimiser steps; 0 takes the model's own default.
@@ -63,7 +64,7 @@ class TrainSettings:
 
     num_workers: NonNegative = 0
     min_workers: NonNegative = 0
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_steps: NonNegative = 0
     max_epochs: Count = 30

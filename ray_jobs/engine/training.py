@@ -18,9 +18,9 @@ from data.dataset import Dataset
 from data.graph.neighborhoods import SamplerSource
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
-from ray_jobs.engine.devices import of_driver
+from ray_jobs.engine.devices import of_driver, shortage
 from ray_jobs.engine.group import run_workers
-from ray_jobs.engine.job import Job
+from ray_jobs.engine.job import Job, console
 from ray_jobs.engine.model_kinds import Model
 from ray_jobs.engine.progress import following
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, best_file, work
@@ -118,7 +118,7 @@ class Training:
         storage.fetch(best)
         shutil.copy(best, draft.path / "model.safetensors")
         _describe(draft, last, outcomes, self.sources)
-        storage.remove(folder)
+        draft.scratch.append(folder)
 
     def _assignment(self, folder: Path) -> Assignment:
         sources, start_from = self.sources, self.start_from
@@ -173,6 +173,8 @@ def launch(assignment: Assignment) -> None:
         device = of_driver(settings)
         alone(lambda: work(assignment, task, device), device.type == "cuda")
     else:
+        if said := shortage(settings):
+            console.print(said)
         run_workers(assignment, task)
 
 

@@ -19,7 +19,7 @@ from ray_jobs.preparation.pieces import Pieces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from data.contract.artifact import Artifact
+    from data.contract.artifact import Artifact, Draft
     from data.contract.encode import Floats
     from ray_jobs.engine.job import Job
 
@@ -76,10 +76,10 @@ class UserBlocks:
         tasks = BlockTasks(0 if small else prepare.workers, cpus, anywhere=True)
         return tasks.run(function, self, self.count, "embed users")
 
-    def end(self) -> None:
-        """Takes the folder away."""
+    def end(self, draft: Draft) -> None:
+        """Nothing is needed of them any more, once the artefact is published."""
         opened.cache_clear()  # or this process would keep its tables
-        self.pieces.end()
+        draft.scratch.append(self.pieces.folder)
 
 
 def _name(number: int) -> str:

@@ -46,8 +46,8 @@ class Pieces:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
             write(part)
+            storage.put_as(part, path)
             part.replace(path)
-            storage.put(path)
         return path
 
     def found(self, name: str) -> Path:
@@ -60,7 +60,3 @@ class Pieces:
         """The folder, with what tasks on other nodes have left."""
         storage.update(self.folder)
         return self.folder
-
-    def end(self) -> None:
-        """Takes the files away, everywhere."""
-        storage.remove(self.folder)

@@ -5,7 +5,8 @@
 
 Each claim is a command of the project and what its summary must show. The result, held or not,
 goes to `tests/benchmarks/results/<claim>.json`, and a line of it to the README there; a claim that
-has one is skipped, so an interrupted run goes on where it stopped. Public data is looked for in $HOMEFEED_DATA or ../shared/data.
+has one is skipped, so an interrupted run goes on where it stopped. Public data is looked for in
+$HOMEFEED_DATA or ../shared/data.
 """
 
 from __future__ import annotations

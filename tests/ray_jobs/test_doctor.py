@@ -73,7 +73,7 @@ def test_an_unwritable_root_is_found(tmp_path: Path) -> None:
 
 
 def test_a_run_needs_more_memory_than_a_full_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "available_memory", lambda: doctor.GIB)
+    monkeypatch.setattr(doctor, "free_memory", lambda: doctor.GIB)
     check = doctor.check_memory()
     assert not check.ok
     assert check.found == "1.0 GiB free"

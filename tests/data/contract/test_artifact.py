@@ -48,6 +48,31 @@ def test_an_interrupted_publication_is_invisible_and_cleared_by_the_next(tmp_pat
     assert not (made.path / "half").exists()
 
 
+def test_what_it_is_made_from_is_kept_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "checkpoints" / "best"
+    weights.parent.mkdir()
+    weights.write_text("of hours")
+
+    def publish_once() -> None:
+        with artifact.publish(tmp_path, "ranker", "v1") as draft:
+            (draft.path / "model").write_text(weights.read_text())
+            draft.scratch.append(weights.parent)
+
+    with monkeypatch.context() as full:
+        full.setattr(artifact, "checksum", refuse)
+        with pytest.raises(OSError, match="No space"):
+            publish_once()
+    publish_once()
+    assert not weights.parent.exists()
+    assert (artifact.read(tmp_path / "ranker" / "v1").path / "model").read_text() == "of hours"
+
+
+def refuse(*_: object) -> str:
+    raise OSError("No space left on device")
+
+
 def test_current_is_what_was_pointed_at_not_the_newest(tmp_path: Path) -> None:
     first = published(tmp_path)
     with pytest.raises(UserError, match="no dataset yet"):

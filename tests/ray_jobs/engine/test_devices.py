@@ -10,7 +10,9 @@ from ray_jobs.engine.devices import (
     backend,
     computes_in_bfloat16,
     gives_gpus,
+    gpus_of_tasks,
     of_driver,
+    shortage,
 )
 from ray_jobs.engine.loop import TrainSettings
 from ray_jobs.settings import Settings
@@ -30,12 +32,42 @@ def test_workers_get_gpus_where_each_can_have_one(
     assert gives_gpus(settings) is given
 
 
+def test_gpus_that_are_asked_for_are_waited_for_where_a_cluster_may_get_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = replace(TrainSettings(), num_workers=2, device="gpu")
+    monkeypatch.setattr(devices, "num_gpus", lambda: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert gives_gpus(asked)
+    assert gpus_of_tasks(asked) == 2
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match=r"train\.device=gpu, and there is no GPU here"):
+        gives_gpus(asked)
+
+
+def test_tasks_take_the_gpus_that_are_there_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "num_gpus", lambda: 3)
+    assert gpus_of_tasks(TrainSettings()) == 3
+    assert gpus_of_tasks(TrainSettings(device="cpu")) == 0
+
+
+def test_too_few_gpus_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "num_gpus", lambda: 3)
+    four = replace(TrainSettings(), num_workers=4)
+    assert not gives_gpus(four)
+    assert "3 GPUs now for train.num_workers=4" in str(shortage(four))
+    assert shortage(replace(four, num_workers=3)) is None
+    assert shortage(replace(four, device="cpu")) is None
+
+
 def test_a_driver_takes_the_gpu_of_its_machine_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert of_driver(TrainSettings()) == GPU
     assert of_driver(TrainSettings(device="cpu")) == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert of_driver(TrainSettings()) == CPU
+    with pytest.raises(UserError, match="there is no GPU here"):
+        of_driver(TrainSettings(device="gpu"))
 
 
 def test_products_are_in_bfloat16_on_a_gpu_or_where_told() -> None:

@@ -15,6 +15,7 @@ import torch
 
 import data.timelines
 from data.contract.settings import UserError
+from data.contract.storage import StorageError
 from data.dataset import Dataset
 from data.sources import world_tables
 from ray_jobs.engine import ranks
@@ -134,6 +135,16 @@ class RefusingTask(TwoTowerTask):
         return super().build()
 
 
+class UnansweredTask(TwoTowerTask):
+    """The storage does not answer its rank 1 when it starts first."""
+
+    def build(self) -> Any:
+        note(self.assignment, f"start-{ranks.rank()}")
+        if ranks.rank() == 1 and noted(self.assignment, "start-1") == 1:
+            raise StorageError("s3://company/root cannot be read: connection reset")
+        return super().build()
+
+
 def epoch_rows(assignment: Assignment) -> int:
     """Windows of all epochs, cut without Ray."""
     task = TwoTowerTask(assignment)
@@ -215,3 +226,16 @@ def test_what_the_user_can_mend_is_said_once_and_not_tried_again(
     with pytest.raises(UserError, match=r"^the log has 3 events of tomorrow; set split.days$"):
         run_workers(assignment, RefusingTask)
     assert noted(assignment, "start-1") == 1
+
+
+def test_a_storage_that_does_not_answer_is_asked_again_as_often_as_workers_may_fail(
+    ray_cluster: None, root_of_blocks: Callable[[int], Job], tmp_path: Path
+) -> None:
+    job = root_of_blocks(512)
+    patient = assignment_of(job, tmp_path / "patient", workers=2)
+    run_workers(patient, UnansweredTask)
+    assert noted(patient, "start-1") == 2
+    assert outcome_of(patient)["rows"] == epoch_rows(patient)
+    impatient = assignment_of(job, tmp_path / "impatient", workers=2, max_failures=0)
+    with pytest.raises(StorageError, match=r"^s3://company/root cannot be read: connection reset$"):
+        run_workers(impatient, UnansweredTask)
