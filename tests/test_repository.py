@@ -109,6 +109,7 @@ def test_the_cluster_has_a_head_without_gpu_and_workers_that_come_on_demand() ->
     assert workers
     assert all(kind["min_workers"] == 0 < kind["max_workers"] for kind in workers)
     assert any("make setup GPU=1" in command for command in document["worker_setup_commands"])
+    assert "train.device=gpu" in (REPOSITORY / "cluster.yaml").read_text().partition("provider:")[0]
 
 
 def test_no_source_file_grows_beyond_measure() -> None:

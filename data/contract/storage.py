@@ -303,10 +303,15 @@ def _changed_ns(file: Path) -> int:
 
 
 def _copied_there(system: Any, file: Path, target: str) -> None:
-    if isinstance(system, fs.LocalFileSystem):
+    local = isinstance(system, fs.LocalFileSystem)
+    if local:  # has folders, and shows files that are being written
         system.create_dir(str(PurePosixPath(target).parent))
-    with file.open("rb") as source, system.open_output_stream(target) as sink:
+    name = PurePosixPath(target).name
+    place = str(PurePosixPath(target).with_name(f".{name}.{uuid.uuid4().hex[:8]}"))
+    with file.open("rb") as source, system.open_output_stream(place if local else target) as sink:
         shutil.copyfileobj(source, sink, CHUNK)
+    if local:
+        system.move(place, target)
     # The time there is the file's on every machine.
     time_ns = system.get_file_info(target).mtime_ns
     if time_ns:

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING
+
+from data.contract import storage
+from ray_jobs.engine.leases import lease, machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def turn(root: Path, name: str) -> Iterator[None]:
     """Waits until no other process has the turn of this name in a root; the dead give it up.
 
-    The lock is the file system's (flock): network file systems have to support it.
+    The lock is the file system's (flock): network file systems have to support it. Of a root in
+    object storage, which machines see through mirrors of their own, these take turns too.
     """
     file = root / ".work" / f"{name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with _locked(file):
         try:
-            yield
+            with _among_machines(root, name):
+                yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _among_machines(root: Path, name: str) -> AbstractContextManager[None]:
+    if not storage.is_mirrored(root):
+        return nullcontext()
+    folder = storage.here(root) / ".work" / f"{name}.tickets"
+    return lease(
+        folder, machine(), lambda: log.warning("%s: another machine makes it; waiting", name)
+    )
 
 
 def _locked(file: Path) -> IO[str]:

@@ -1,5 +1,6 @@
 """The files by which Ray Serve and KubeRay are told of the application."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ray_jobs.settings import Settings
 from serve.app import NAME
 from serve.settings import ServeSettings
 
+GPU = "nvidia.com/gpu"
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
@@ -62,9 +64,10 @@ def test_a_server_that_others_reach_is_not_the_default() -> None:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_all_pods_run_the_image_and_mount_the_root(name: str) -> None:
     found = containers(CLUSTERS[name])
-    assert len(found) == 2
+    assert len(found) >= 2
     for container, volumes in found:
-        assert container["image"] == f"homefeed:{PROJECT['version']}"
+        gpu = "-gpu" if GPU in container["resources"]["limits"] else ""
+        assert container["image"] == f"homefeed:{PROJECT['version']}{gpu}"
         assert container["volumeMounts"][0]["name"] == volumes[0]["name"]
         assert container["workingDir"] == "/home/ray/homefeed"
 
@@ -74,6 +77,32 @@ def test_a_cluster_runs_the_pinned_ray_and_asks_for_a_token(name: str) -> None:
     assert CLUSTERS[name]["authOptions"] == {"mode": "token"}
     pins = [pin for pin in PROJECT["dependencies"] if pin.startswith("ray[")]
     assert pins[0].endswith(f"]=={CLUSTERS[name]['rayVersion']}")
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_user_of_the_image_may_write_the_root(name: str) -> None:
+    (group,) = re.findall(r"--uid 1000 --gid (\d+) ray", (REPOSITORY / "Dockerfile").read_text())
+    cluster = CLUSTERS[name]
+    for pods in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert pods["template"]["spec"]["securityContext"] == {"fsGroup": int(group)}
+
+
+def test_gpus_start_when_they_are_asked_for() -> None:
+    groups = CLUSTERS["raycluster"]["workerGroupSpecs"]
+    containers = [group["template"]["spec"]["containers"][0] for group in groups]
+    gpus = [int(one["resources"]["limits"].get(GPU, 0)) for one in containers]
+    assert sorted(gpus) == [0, 1]
+    assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in groups)
+
+
+def test_the_secret_of_clients_is_not_the_one_that_the_operator_makes() -> None:
+    """KubeRay keeps a cluster's token in a secret of the cluster's name."""
+    for container, _ in containers(CLUSTERS["rayservice"]):
+        (token,) = [v for v in container["env"] if v["name"] == "HOMEFEED_TOKEN"]
+        assert (
+            token["valueFrom"]["secretKeyRef"]["name"]
+            != read("raycluster.yaml")["metadata"]["name"]
+        )
 
 
 def test_jobs_find_a_cluster_of_one_kind() -> None:
