@@ -14,6 +14,7 @@ Notable here:
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -40,7 +41,11 @@ try:
     from torchrec.distributed.planner.storage_reservations import (
         FixedPercentageStorageReservation,
     )
-    from torchrec.distributed.planner.types import ParameterConstraints
+    from torchrec.distributed.planner.types import (
+        ParameterConstraints,
+        PlannerError,
+        PlannerErrorType,
+    )
     from torchrec.optim import RowWiseAdagrad as FusedRowWiseAdagrad
     from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 except ImportError:  # torch alone
@@ -212,6 +217,7 @@ def shard(
     learning_rate: float,
     seed: int,
     sharding: Sharding = "auto",
+    rank_memory: int | None = None,
 ) -> ShardedModel:
     """Plans and builds the tables beside `core`, filled by `seed`.
 
@@ -222,14 +228,16 @@ def shard(
         seed: of the first values, N(0, 1 / dim).
         sharding: how tables are cut; auto leaves it to torchrec's planner. Parts of `COLUMNS`
             columns have an Adagrad state each.
+        rank_memory: bytes of the host's memory that a rank may take; by default torchrec's guess.
 
     Raises:
-        UserError: several ranks without torchrec.
+        UserError: several ranks without torchrec, or tables that do not fit into their memory.
     """
     if EmbeddingBagCollection is None:
         sharded = _single(core, tables, learning_rate)
     else:
-        sharded = _planned(core, tables, learning_rate, sharding)
+        planner = _planner(tables, sharding, next(core.parameters()).device, rank_memory)
+        sharded = _planned(core, tables, learning_rate, planner)
     fill(sharded.module, {t.name: t.dim for t in tables}, seed)
     return sharded
 
@@ -247,7 +255,7 @@ def _single(core: nn.Module, tables: Sequence[Table], learning_rate: float) -> S
 
 
 def _planned(
-    core: nn.Module, tables: Sequence[Table], learning_rate: float, sharding: Sharding
+    core: nn.Module, tables: Sequence[Table], learning_rate: float, planner: Any
 ) -> ShardedModel:
     device = next(core.parameters()).device
     model = Model(EmbeddingTables(tables, META), core)
@@ -258,7 +266,7 @@ def _planned(
         apply_optimizer_in_backward(
             FusedRowWiseAdagrad, model.tables.parameters(), {"lr": learning_rate, "eps": EPS}
         )
-        plan = _planner(tables, sharding, device).collective_plan(model, sharders, dist.group.WORLD)
+        plan = _plan(planner, model, sharders, tables)
         module = DistributedModelParallel(
             model,
             device=device,
@@ -270,6 +278,19 @@ def _planned(
     return ShardedModel(module, core, module.fused_optimizer, str(plan), names)
 
 
+def _plan(planner: Any, model: nn.Module, sharders: list[Any], tables: Sequence[Table]) -> Any:
+    try:
+        return planner.collective_plan(model, sharders, dist.group.WORLD)
+    except PlannerError as error:
+        if error.error_type != PlannerErrorType.INSUFFICIENT_STORAGE:
+            raise
+        gib = sum(table.num_embeddings * table.dim for table in tables) * 4 / 2**30
+        raise UserError(
+            f"tables of {gib:.1f} GiB do not fit into the memory of {dist.get_world_size()} "
+            "workers: train.num_workers= more, on hosts of more memory, or a smaller id_dim"
+        ) from error
+
+
 class Sharder(EmbeddingBagCollectionSharder):
     """The stock sharder, which refuses row-wise tables on a CPU though gloo runs them."""
 
@@ -279,7 +300,9 @@ class Sharder(EmbeddingBagCollectionSharder):
         return ["table_wise", "column_wise", "row_wise"]
 
 
-def _planner(tables: Sequence[Table], sharding: Sharding, device: torch.device) -> Any:
+def _planner(
+    tables: Sequence[Table], sharding: Sharding, device: torch.device, rank_memory: int | None
+) -> Any:
     """A planner that never chooses data_parallel: slow for large tables, and not fused."""
     kinds = ["table_wise", "column_wise", "row_wise"] if sharding == "auto" else [sharding]
     # torchrec's own parts, of 128 columns, leave the tables of most recommenders in one piece.
@@ -287,10 +310,23 @@ def _planner(tables: Sequence[Table], sharding: Sharding, device: torch.device) 
     allowed = ParameterConstraints(
         sharding_types=kinds, compute_kernels=["fused"], min_partition=part
     )
-    world = dist.get_world_size()
     return EmbeddingShardingPlanner(
-        topology=Topology(world_size=world, compute_device=device.type, local_world_size=world),
+        topology=_topology(device, rank_memory),
         constraints={table.name: allowed for table in tables},
         storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
         debug=False,
+    )
+
+
+def _topology(device: torch.device, rank_memory: int | None) -> Any:
+    """How ranks lie on hosts, as Ray Train tells each; of uneven hosts each rank counts as one."""
+    world = dist.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    on_gpu = device.type == "cuda"
+    return Topology(
+        world_size=world,
+        compute_device=device.type,
+        local_world_size=1 if world % local else local,
+        hbm_cap=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        ddr_cap=rank_memory,
     )

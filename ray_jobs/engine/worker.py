@@ -7,6 +7,7 @@ rewritten, and weights are kept by step, so that a checkpoint finds the best tha
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from data.contract import storage
 from data.contract.artifact import read, write_atomically
 from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
-from ray_jobs.engine import checkpoint, ranks
+from ray_jobs.engine import checkpoint, container, ranks
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.engine.devices import CPU, backend, computes_in_bfloat16
@@ -75,13 +76,18 @@ def build_learner(task: Task, assignment: Assignment, device: torch.device) -> L
     core, tables = task.build()
     core = core.to(device)
     dense_rate, sparse_rate = task.rates
-    model = shard(core, tables, sparse_rate, seed)
+    model = shard(core, tables, sparse_rate, seed, rank_memory=rank_memory())
     load_tables(model.module, assignment.id_tables)
     if assignment.start_from:
         _start_from(assignment, core, model.module)
     optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01, fused=True)
     bfloat16 = computes_in_bfloat16(assignment.settings.train, device)
     return Learner(model, optimizer, dense_rate, sparse_rate, device, bfloat16)
+
+
+def rank_memory() -> int:
+    """Bytes of this host's memory that each of its ranks may take."""
+    return container.free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size()))
 
 
 def _start_from(assignment: Assignment, core: nn.Module, module: nn.Module) -> None:

@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
+from data.contract.settings import UserError
+from models import embeddings
 from models.batch import Batch, Jagged
 from models.embeddings import (
     EmbeddingTables,
@@ -223,3 +225,23 @@ def test_a_model_is_its_tables_and_its_core() -> None:
     loss, _ = model(replace(rows, bags=bagged(rows.ids, ("item_id", "user_id"))))
     assert loss.ndim == 0
     assert loss > 0
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("sharding", ["auto", *SHARDINGS])
+def test_tables_larger_than_memory_are_refused_before_they_are_made(
+    sharding: Sharding,
+) -> None:
+    large = [Table("item_id", 10_000_000, 64)]
+    with pytest.raises(UserError, match=r"2\.4 GiB do not fit into the memory of 1 workers"):
+        shard(Rating(), large, learning_rate=0.5, seed=7, sharding=sharding, rank_memory=1 << 30)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_planner_knows_how_ranks_lie_on_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 16)
+    for local, expected in ((8, 8), (3, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+        found = embeddings._topology(torch.device("cpu"), 64 << 30)
+        assert found.local_world_size == expected
+        assert {device.storage.ddr for device in found.devices} == {64 << 30}
