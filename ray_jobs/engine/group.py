@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from data.contract import storage
 from data.contract.storage import StorageError
 from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.devices import backend, gives_gpus
+from ray_jobs.engine.interfaces import GroupConfig
 from ray_jobs.engine.worker import work
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
     gpu = gives_gpus(settings)
     trainer = TorchTrainer(
         loop,
-        torch_config=TorchConfig(backend(gpu)),
+        torch_config=GroupConfig(backend(gpu)),
         scaling_config=_scaling(settings, gpu),
         run_config=_run_config(assignment, complaint),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import time
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -19,7 +20,7 @@ import psutil
 from tests.e2e.processes import REPOSITORY, environment, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LOOPBACK = "127.0.0.2"
 BIN = Path(sys.executable).parent
@@ -27,23 +28,29 @@ START_SECONDS = 90
 
 
 class Head:
-    """A Ray head on loopback whose dashboard takes jobs from those who have the token."""
+    """A Ray head whose dashboard takes jobs from those who have the token; on loopback."""
 
-    def __init__(self, folder: Path, variables: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        variables: dict[str, str] | None = None,
+        ip: str = LOOPBACK,
+        cpus: int = 4,
+    ) -> None:
         self.token = folder / "token"
         self.token.write_text("a1" * 32)
         self.variables = variables or {}
-        self.url = f"http://{LOOPBACK}:{free_port()}"
+        self.url = f"http://{ip}:{free_port()}"
         self.folder = folder
-        self.address = f"{LOOPBACK}:{free_port()}"
-        command = f"start --head --block --node-ip-address={LOOPBACK}"
+        self.address = f"{ip}:{free_port()}"
+        command = f"start --head --block --node-ip-address={ip}"
         command += f" --port={self.address.rsplit(':', 1)[1]}"
         port = self.url.rsplit(":", 1)[1]
-        more = f"--dashboard-host={LOOPBACK} --dashboard-port={port} --temp-dir={folder}/t"
+        more = f"--dashboard-host={ip} --dashboard-port={port} --temp-dir={folder}/t"
         # Other Ray nodes of this machine may hold the ports that these have by default.
         agent = f"--dashboard-agent-listen-port={free_port()}"
         agent += f" --ray-client-server-port={free_port()}"
-        sizes = "--num-cpus=4 --object-store-memory=268435456 --disable-usage-stats"
+        sizes = f"--num-cpus={cpus} --object-store-memory=268435456 --disable-usage-stats"
         with (folder / "head.log").open("w") as log:
             self.process = subprocess.Popen(
                 [str(BIN / "ray"), *f"{command} {more} {agent} {sizes}".split()],
@@ -111,20 +118,36 @@ class Head:
             check=False,
         )
 
-    def join(self, ip: str, **variables: str) -> subprocess.Popen[bytes]:
-        """Starts a node of two CPUs at another address of this machine."""
+    def join(
+        self, ip: str, through: Sequence[str] = (), **variables: str
+    ) -> subprocess.Popen[bytes]:
+        """Starts a node of two CPUs at another address, by a command that leads there."""
         command = f"start --block --address={self.address} --node-ip-address={ip} --num-cpus=2"
         more = f"--dashboard-agent-listen-port={free_port()} --object-store-memory=268435456"
         # Not the head's: the agent of a node clears what lies there of others, a job's code say.
         more += f" --temp-dir={self.folder}/{ip.rsplit('.', 1)[1]}"
         with (self.folder / f"{ip}.log").open("a") as log:
             return subprocess.Popen(
-                [str(BIN / "ray"), *f"{command} {more} --disable-usage-stats".split()],
+                [*through, str(BIN / "ray"), *f"{command} {more} --disable-usage-stats".split()],
                 cwd=self.folder,
                 env=self.environment() | variables,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def told(self, what: str) -> list[dict[str, Any]]:
+        """Rows of `ray list`: actors, tasks, nodes."""
+        words = ("list", what, "--address", self.url, "--limit", "10000", "--format", "json")
+        done = subprocess.run(
+            [str(BIN / "ray"), *words],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("[") :])
+        return rows
 
     def end(self) -> None:
         """Ends the processes of this head, and of no other."""
@@ -145,11 +168,11 @@ def end(node: subprocess.Popen[bytes], gently: bool = True) -> None:
 
 
 @contextmanager
-def running_head(**variables: str) -> Iterator[Head]:
+def running_head(ip: str = LOOPBACK, cpus: int = 4, **variables: str) -> Iterator[Head]:
     """A head that answers, with some variables; gone with the context."""
     # Not below pytest's folder: the paths of Ray's sockets must be short.
     folder = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
-    head = Head(folder, variables)
+    head = Head(folder, variables, ip, cpus)
     try:
         head.wait()
         yield head
