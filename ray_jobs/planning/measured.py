@@ -6,14 +6,17 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.contract.artifact import current, has_current, read
+from data.contract.artifact import MANIFEST, current, has_current, read
 from data.contract.settings import UserError, build
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from data.contract.artifact import Artifact
+
 Driver = Literal["users", "items", "rows", "events"]
+FILES = f"*/{MANIFEST}"  # of a kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,8 @@ class Measured:
         cores: that it ran on.
         seconds: stage -> wall time.
         peak_mib: stage -> highest memory of the process tree.
-        bytes: part (`PARTS`) -> size on disk of what is current.
+        bytes: part (`PARTS`) -> size on disk of what is in use (`in_use`); a file that has a name
+            in two parts counts in both.
         made_mib: kind of artefact -> the same while it was made; nothing where an artefact of the
             root does not tell. A stage that makes several grows with one here, another there.
         commit: of the code that ran, where it is told.
@@ -65,6 +69,7 @@ class Measured:
         summary = json.loads(file.read_text()) if file.is_file() else {}
         if not summary.get("peak_mib"):
             raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
+        found = in_use(root)
         counts = current(root, "dataset").manifest.details["counts"]
         sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
         return cls(
@@ -72,8 +77,8 @@ class Measured:
             cores=cores,
             seconds=summary["seconds"],
             peak_mib=summary["peak_mib"],
-            bytes=bytes_of(root),
-            made_mib=made_mib(root),
+            bytes=bytes_of(found),
+            made_mib=made_mib(found),
         )
 
     @classmethod
@@ -127,26 +132,44 @@ MADE: dict[str, Driver] = {
 }
 
 
-def made_mib(root: Path) -> dict[str, float]:
-    """What memory each kind of artefact took; nothing where one of them does not tell."""
-    made = [read(file.parent).manifest for file in root.glob("*/*/manifest.json")]
-    told = [(one.kind, one.peak_mib) for one in made if one.kind in MADE]
-    found: dict[str, float] = {}
-    for kind, mib in told:
-        if mib is None:
-            return {}
-        found[kind] = max(found.get(kind, 0.0), mib)
+def in_use(root: Path) -> list[Artifact]:
+    """What is current, and what was made from that and has no pointer: graphs as of a day, say."""
+    found = [current(root, kind) for kind in MADE if has_current(root, kind)]
+    pointed, known = {one.kind for one in found}, {one.manifest.name for one in found}
+    files = [file for kind in MADE if kind not in pointed for file in (root / kind).glob(FILES)]
+    others = [read(file.parent) for file in files]
+    while more := [one for one in others if _parents(one) <= known]:
+        others = [one for one in others if one not in more]
+        known |= {one.manifest.name for one in more}
+        found += more
     return found
 
 
-def bytes_of(root: Path) -> dict[str, int]:
-    """Bytes of the parts that are there."""
-    there = {name: part for name, part in PARTS.items() if has_current(root, part.kind)}
-    return {name: _bytes(root, part) for name, part in there.items()}
+def _parents(artifact: Artifact) -> set[str]:
+    return {f"{parent['kind']}/{parent['version']}" for parent in artifact.manifest.parents}
 
 
-def _bytes(root: Path, part: Part) -> int:
-    folder = current(root, part.kind).path
+def made_mib(found: Sequence[Artifact]) -> dict[str, float]:
+    """What memory each kind of artefact took; nothing where one of them does not tell."""
+    most: dict[str, float] = {}
+    for one in found:
+        if one.manifest.peak_mib is None:
+            return {}
+        most[one.kind] = max(most.get(one.kind, 0.0), one.manifest.peak_mib)
+    return most
+
+
+def bytes_of(found: Sequence[Artifact]) -> dict[str, int]:
+    """Bytes of the parts that are there, of all versions in use."""
+    kinds = {one.kind for one in found}
+    there = {name: part for name, part in PARTS.items() if part.kind in kinds}
+    return {
+        name: sum(_bytes(one.path, part) for one in found if one.kind == part.kind)
+        for name, part in there.items()
+    }
+
+
+def _bytes(folder: Path, part: Part) -> int:
     named = [n for other in PARTS.values() if other.kind == part.kind for n in other.names]
     return sum(
         file.stat().st_size

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_jobs.planning.measured import made_mib
+from ray_jobs.planning.measured import in_use, made_mib
 from tests.e2e.processes import finish, run, start, words_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def test_the_plan_knows_what_memory_each_artefact_took(
     first_day: tuple[Path, dict[str, Any]],
 ) -> None:
     root, _ = first_day
-    made = made_mib(root)
+    made = made_mib(in_use(root))
     assert set(made) >= {"dataset", "adjacency", "two_tower", "ranker", "export", "bundles"}
     assert min(made.values()) > 100
 
