@@ -10,7 +10,7 @@ from data.contract.artifact import MANIFEST, current, has_current, read
 from data.contract.settings import UserError, build
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from data.contract.artifact import Artifact
@@ -45,12 +45,14 @@ class Measured:
     Attributes:
         sizes: of its log.
         cores: that it ran on.
-        seconds: stage -> wall time.
-        peak_mib: stage -> highest memory of the process tree.
+        seconds: stage -> wall time; nothing where the last run found some artefact up to date.
+        peak_mib: stage -> highest memory of the process tree, likewise.
         bytes: part (`PARTS`) -> size on disk of what is in use (`in_use`); a file that has a name
             in two parts counts in both.
-        made_mib: kind of artefact -> the same while it was made; nothing where an artefact of the
-            root does not tell. A stage that makes several grows with one here, another there.
+        made_seconds: kind of artefact -> time to make all of it that is in use; nothing where an
+            artefact does not tell.
+        made_mib: kind of artefact -> highest memory meanwhile, likewise. A stage that makes several
+            grows with one here, another there.
         commit: of the code that ran, where it is told.
     """
 
@@ -59,26 +61,46 @@ class Measured:
     seconds: dict[str, float]
     peak_mib: dict[str, float]
     bytes: dict[str, int]
+    made_seconds: dict[str, float] = field(default_factory=dict)
     made_mib: dict[str, float] = field(default_factory=dict)
     commit: str = ""
 
     @classmethod
     def of(cls, root: Path, cores: int) -> Measured:
-        """Reads a root that `pipeline` has finished. Raises UserError where it has not."""
+        """Reads a root that `pipeline` has finished.
+
+        Raises:
+            UserError: it has not, or nothing tells what its artefacts took.
+        """
         file = root / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
         if not summary.get("peak_mib"):
             raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
+        return cls._read(root, cores, summary)._that_tells(root)
+
+    @classmethod
+    def _read(cls, root: Path, cores: int, summary: Mapping[str, Any]) -> Measured:
         found = in_use(root)
         counts = current(root, "dataset").manifest.details["counts"]
         sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
+        whole = {one.manifest.name for one in found} <= set(summary.get("made", ()))
         return cls(
             sizes=sizes,
             cores=cores,
-            seconds=summary["seconds"],
-            peak_mib=summary["peak_mib"],
+            seconds=summary["seconds"] if whole else {},
+            peak_mib=summary["peak_mib"] if whole else {},
             bytes=bytes_of(found),
+            made_seconds=made_seconds(found),
             made_mib=made_mib(found),
+        )
+
+    def _that_tells(self, root: Path) -> Measured:
+        if (self.seconds or self.made_seconds) and (self.peak_mib or self.made_mib):
+            return self
+        raise UserError(
+            f"{root} does not tell what its artefacts took: its last run found some up to date, "
+            "and an earlier release has made them, whose manifests do not say; make a root of this "
+            "size anew"
         )
 
     @classmethod
@@ -149,14 +171,25 @@ def _parents(artifact: Artifact) -> set[str]:
     return {f"{parent['kind']}/{parent['version']}" for parent in artifact.manifest.parents}
 
 
+def made_seconds(found: Sequence[Artifact]) -> dict[str, float]:
+    """What time each kind of artefact took in all; nothing where one of them does not tell."""
+    return _told([(one.kind, one.manifest.seconds) for one in found], sum)
+
+
 def made_mib(found: Sequence[Artifact]) -> dict[str, float]:
     """What memory each kind of artefact took; nothing where one of them does not tell."""
-    most: dict[str, float] = {}
-    for one in found:
-        if one.manifest.peak_mib is None:
+    return _told([(one.kind, one.manifest.peak_mib) for one in found], max)
+
+
+def _told(
+    values: Sequence[tuple[str, float | None]], together: Callable[[list[float]], float]
+) -> dict[str, float]:
+    known: dict[str, list[float]] = {}
+    for kind, value in values:
+        if value is None:
             return {}
-        most[one.kind] = max(most.get(one.kind, 0.0), one.manifest.peak_mib)
-    return most
+        known.setdefault(kind, []).append(value)
+    return {kind: together(of_kind) for kind, of_kind in known.items()}
 
 
 def bytes_of(found: Sequence[Artifact]) -> dict[str, int]:

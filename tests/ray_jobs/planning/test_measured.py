@@ -1,10 +1,13 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data.contract.artifact import Artifact, point, publish, read
-from ray_jobs.planning.measured import bytes_of, in_use, made_mib
+from data.contract.settings import UserError
+from ray_jobs.planning.measured import Measured, bytes_of, in_use, made_mib
 
 SIZE = 100_000
 
@@ -14,7 +17,7 @@ def made(
 ) -> Artifact:
     """An artefact of one file."""
     references = [parent.reference() for parent in parents]
-    told: dict[str, Any] = {"parents": references, "peak_mib": 300.0} | fields
+    told: dict[str, Any] = {"parents": references, "seconds": 40.0, "peak_mib": 300.0} | fields
     with publish(root, kind, version, **told) as draft:
         (draft.path / "vectors.npy").write_bytes(bytes(SIZE))
     found = read(root / kind / version)
@@ -68,3 +71,31 @@ def test_one_artefact_that_does_not_tell_its_memory_makes_all_untold(
 ) -> None:
     made(root, "adjacency", "silent", dataset, peak_mib=None)
     assert made_mib(in_use(root)) == {}
+
+
+def summarise(root: Path, made: list[str], seconds: float = 0.5) -> None:
+    """The summary of a run that made some artefacts and found the others up to date."""
+    summary = {"seconds": {"prepare": seconds}, "peak_mib": {"prepare": 80.0}, "made": made}
+    (root / "summary.json").write_text(json.dumps(summary))
+
+
+def test_times_are_those_of_making_also_after_a_run_that_found_all_up_to_date(root: Path) -> None:
+    summarise(root, made=[])
+    run = Measured.of(root, 2)
+    assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
+    assert (run.seconds, run.peak_mib) == ({}, {})
+
+
+def test_stages_are_told_by_a_run_that_made_all(root: Path) -> None:
+    summarise(root, [one.manifest.name for one in in_use(root)], seconds=90.0)
+    run = Measured.of(root, 2)
+    assert run.seconds == {"prepare": 90}
+    assert run.peak_mib == {"prepare": 80}
+    assert Measured.read(json.loads(json.dumps(asdict(run)))) == run
+
+
+def test_a_root_that_does_not_tell_what_it_took_is_refused(root: Path, dataset: Artifact) -> None:
+    made(root, "adjacency", "of an earlier release", dataset, seconds=None)
+    summarise(root, made=[])
+    with pytest.raises(UserError, match="anew"):
+        Measured.of(root, 2)
