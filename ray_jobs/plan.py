@@ -94,9 +94,11 @@ def logs_of(settings: PlanSettings) -> list[Sizes]:
 
 
 def compared(growth: Growth, run: Measured) -> dict[str, Any]:
-    """Memory as it was predicted and measured, by kind or stage, and the largest of all."""
+    """Memory as predicted and measured, by kind or stage, and the largest. Raises UserError."""
     needs, measured = growth.at(run.sizes), memory_of(run, growth.by_kind)
     kinds = [kind for kind in needs.peak_mib if kind in measured]
+    if not kinds:
+        raise UserError("check= and the runs tell memory of nothing in common")
     pairs = {kind: (needs.peak_mib[kind], measured[kind]) for kind in kinds}
     pairs["largest"] = (max(p for p, _ in pairs.values()), max(m for _, m in pairs.values()))
     return {
@@ -137,6 +139,17 @@ def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
     console.print(table)
 
 
+def tell_missing(growth: Growth, console: Console) -> None:
+    """Prints what the table leaves out, for not all runs have made it, or a stage of its own."""
+    parts = {"hours": "hours and cost", "peak_gib": "memory", "gib": "disk"}
+    for part, missing in growth.not_measured.items():
+        if missing:
+            console.print(
+                f"[yellow]not counted[/] in {parts[part]}, for not all runs tell it apart: "
+                f"{', '.join(missing)}"
+            )
+
+
 def show_check(check: dict[str, Any], console: Console) -> None:
     """Prints how far the lines were off."""
     table = Table("to make", "predicted MiB", "measured MiB", "off", title="Memory")
@@ -168,10 +181,12 @@ def main(words: Sequence[str]) -> int:
         plan = planned(needs, growth.cores, settings.host, settings.traffic, settings.hours)
         logs.append(told(needs, plan, settings.traffic))
     show(logs, growth.cores, console)
+    tell_missing(growth, console)
     if check:
         show_check(check, console)
     summary = {"job": "plan", "measured": [asdict(run.sizes) for run in runs], "logs": logs}
-    sys.stdout.write(json.dumps(summary | {"check": check}) + "\n")
+    told_too = {"not_measured": growth.not_measured, "check": check}
+    sys.stdout.write(json.dumps(summary | told_too) + "\n")
     return 0
 
 
