@@ -33,6 +33,25 @@ def test_a_plan_has_a_column_for_each_log(capsys: pytest.CaptureFixture[str]) ->
     assert "1,000,000 users" in err
 
 
+def test_what_fits_no_host_is_said_in_the_table_and_as_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [asdict(run_of(users, users / 100)) for users in (100_000, 200_000)]
+    (tmp_path / "measured.json").write_text(json.dumps(runs))
+    monkeypatch.setattr(plan, "OURS", tmp_path / "measured.json")
+    assert main(["users=[10000,1000000000]"]) == 0
+    out, err = capsys.readouterr()
+    small, large = json.loads(out.splitlines()[-1])["logs"]
+    assert (small["fits"], small["why"]) == (True, [])
+    assert (large["fits"], large["cost"]) == (False, None)
+    assert large["on_one_host"] == {"dataset": True, "two_tower": True}
+    assert "1,000,000,000 users: making two_tower does not fit one host of 128 GiB" in err
+    assert "1,000,000,000 users: the one Redis server does not fit one host of 128 GiB" in err
+    assert "local, serve.store_gib=1" in err
+    assert main(["users=[1000000000]", "host.gib=200000"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["logs"][0]["fits"]
+
+
 def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
     runs = runs_of(load(PlanSettings, []))
     assert len({run.sizes.events for run in runs}) >= 2
