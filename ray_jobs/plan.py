@@ -4,13 +4,16 @@ Lines are drawn through runs of at least two sizes: those of your own log that m
 tenth and a quarter of its users say, else those that come with homefeed, which have neither columns
 nor impressions. The smaller should have ten million events: with fewer, the buffers of streamed
 stages are not full yet, and lines come out too steep. The table tells sizes of tables, graph, index
-and store, memory to make each artefact, time of the stages, hosts and the cost of a day;
-`check=<root>` compares the lines with a larger run. Exit codes: 0 done, 2 bad arguments.
+and store, memory and time to make each artefact, hosts and the cost of a day; `check=<root>`
+compares the lines with a larger run. Hosts share work, where train.num_workers and prepare.workers
+give them some, but seldom memory: what does not fit one host is told with the way out (`fits`,
+`why`), and such a plan has no cost. Exit codes: 0 done, 2 bad arguments.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +27,7 @@ from data.contract.settings import Count, Positive, UserError, help_table, load
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.planning.growth import Growth, Needs, memory_of
-from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, planned, stored_gib
+from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, on_one_host, planned, stored_gib
 from ray_jobs.planning.measured import Measured, Sizes
 
 if TYPE_CHECKING:
@@ -41,8 +44,9 @@ class PlanSettings:
     Attributes:
         users: of each log.
         items: of each log; as many as users where there are none.
-        events_per_user: that are kept, a year of them say.
-        measured: finished roots of at least two sizes of a log.
+        events_per_user: that are kept, a year of them say; the store has all of them.
+        measured: finished roots of at least two sizes of a log; what a training took before it was
+            taken up again is not told by them.
         check: a larger root, with which the lines are compared.
         cores: of the machine on which the roots were made; by default this one's.
         hours: that the daily loop may take.
@@ -94,9 +98,11 @@ def logs_of(settings: PlanSettings) -> list[Sizes]:
 
 
 def compared(growth: Growth, run: Measured) -> dict[str, Any]:
-    """Memory as it was predicted and measured, by kind or stage, and the largest of all."""
+    """Memory as predicted and measured, by kind or stage, and the largest. Raises UserError."""
     needs, measured = growth.at(run.sizes), memory_of(run, growth.by_kind)
     kinds = [kind for kind in needs.peak_mib if kind in measured]
+    if not kinds:
+        raise UserError("check= and the runs tell memory of nothing in common")
     pairs = {kind: (needs.peak_mib[kind], measured[kind]) for kind in kinds}
     pairs["largest"] = (max(p for p, _ in pairs.values()), max(m for _, m in pairs.values()))
     return {
@@ -110,7 +116,8 @@ def told(needs: Needs, plan: Plan, traffic: Traffic) -> dict[str, Any]:
     return {
         **asdict(needs.sizes),
         "gib": {name: size / GIB for name, size in needs.bytes.items()}
-        | {"store": stored_gib(needs, traffic)},
+        | {"store": stored_gib(needs, traffic, plan.store)},
+        "on_one_host": on_one_host(needs),
         "peak_gib": {name: mib / 1024 for name, mib in needs.peak_mib.items()},
         "hours": {name: seconds / 3600 for name, seconds in needs.seconds.items()},
         **asdict(plan),
@@ -122,19 +129,48 @@ def show(logs: Sequence[dict[str, Any]], cores: int, console: Console) -> None:
     table = Table("", *(f"{log['users']:,} users" for log in logs), title="What a log takes")
     table.add_row("items", *(f"{log['items']:,}" for log in logs))
     table.add_row("events", *(f"{log['events']:,}" for log in logs), end_section=True)
-    for part, unit in (
-        ("gib", "GiB"),
-        ("peak_gib", "GiB of memory"),
-        ("hours", f"h on {cores} cores"),
-    ):
-        for name in logs[0][part]:
+    place = {True: "GiB on one host", False: "GiB over hosts"}
+    units = {
+        "gib": dict.fromkeys(logs[0]["gib"], "GiB"),
+        "peak_gib": {name: place[one] for name, one in logs[0]["on_one_host"].items()},
+        "hours": dict.fromkeys(logs[0]["hours"], f"h on {cores} cores"),
+    }
+    for part, names in units.items():
+        for name, unit in names.items():
             table.add_row(f"{name}, {unit}", *(f"{log[part][name]:,.2f}" for log in logs))
         table.add_section()
     for name in ("train_hosts", "loop_hours", "serve_hosts", "store_hosts", "cost"):
-        table.add_row(name.replace("_", " "), *(f"{log[name]:,.1f}" for log in logs))
-    whole = ["yes" if log["bundle_fits"] else "no: split the items" for log in logs]
-    table.add_row("bundle fits in a host", *whole)
+        table.add_row(name.replace("_", " "), *(written(log[name]) for log in logs))
+    table.add_row("store", *(store_of(log) for log in logs))
+    table.add_row("fits such hosts", *("yes" if log["fits"] else "no" for log in logs))
     console.print(table)
+    for log in logs:
+        for reason in log["why"]:
+            console.print(f"[red]{log['users']:,} users:[/] {escape(reason)}", soft_wrap=True)
+
+
+def written(value: float | None) -> str:
+    """A figure as the table has it."""
+    if value is None:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def store_of(log: dict[str, Any]) -> str:
+    """Where posted events are kept, and what a local store has to be allowed for it."""
+    size = f", serve.store_gib={math.ceil(log['gib']['store'])}"
+    return str(log["store"]) + (size if log["store"] == "local" else "")
+
+
+def tell_missing(growth: Growth, console: Console) -> None:
+    """Prints what the table leaves out, for not all runs have made it, or a stage of its own."""
+    parts = {"hours": "hours and cost", "peak_gib": "memory", "gib": "disk"}
+    for part, missing in growth.not_measured.items():
+        if missing:
+            console.print(
+                f"[yellow]not counted[/] in {parts[part]}, for not all runs tell it apart: "
+                f"{', '.join(missing)}"
+            )
 
 
 def show_check(check: dict[str, Any], console: Console) -> None:
@@ -168,10 +204,12 @@ def main(words: Sequence[str]) -> int:
         plan = planned(needs, growth.cores, settings.host, settings.traffic, settings.hours)
         logs.append(told(needs, plan, settings.traffic))
     show(logs, growth.cores, console)
+    tell_missing(growth, console)
     if check:
         show_check(check, console)
     summary = {"job": "plan", "measured": [asdict(run.sizes) for run in runs], "logs": logs}
-    sys.stdout.write(json.dumps(summary | {"check": check}) + "\n")
+    told_too = {"not_measured": growth.not_measured, "check": check}
+    sys.stdout.write(json.dumps(summary | told_too) + "\n")
     return 0
 
 

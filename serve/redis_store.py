@@ -7,7 +7,8 @@ process saw given out are not given again, also by a server that has lost what i
 
 Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
 `<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,
-key of an item -> item; `item_numbers`, a sorted set, key of an item by number.
+key of an item -> item; `item_numbers`, a sorted set, key of an item by number. `event_keys` and
+`events` are never trimmed: memory grows with all that was ever posted.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class Manifest:
         metric: how its vectors are compared: "inner_product".
         metrics: what was measured while making it.
         details: facts of this kind alone (counts, feature spec ...).
-        peak_mib: highest memory of the process tree while it was made, where that was measured.
+        seconds: that making it took, without what was made on the way, where that was measured; of
+            a training that was taken up again since then.
+        peak_mib: highest memory of the process tree meanwhile, likewise.
         code: version of the code that wrote it.
         checksums: file -> SHA-256 of its content.
     """
@@ -64,6 +66,7 @@ class Manifest:
     metric: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
     peak_mib: float | None = None
     code: str = CODE_VERSION
     checksums: dict[str, str] = field(default_factory=dict)

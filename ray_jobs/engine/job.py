@@ -80,6 +80,7 @@ class Job:
         given: explicit settings that later jobs in the root shall start from.
         seconds: wall time of each stage.
         peak_mib: highest memory of the process tree in each stage (PSS).
+        made: names of the artefacts that were made, not found up to date.
     """
 
     settings: Settings
@@ -88,6 +89,7 @@ class Job:
     given: Tree = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
     _memory: PeakMemory | None = None
 
     @contextmanager
@@ -137,6 +139,7 @@ class Job:
                     write(draft)
                 artifact = find(self.root, kind, version)
                 assert artifact is not None
+                self.made.append(artifact.manifest.name)
             else:
                 console.print(f"{kind}/{version} is up to date")
         if move_pointer and not self._has_later(artifact):
@@ -145,12 +148,13 @@ class Job:
 
     @contextmanager
     def _measured(self, draft: Draft) -> Iterator[None]:
-        """Keeps with an artefact what memory it took to make it, within a stage."""
+        """Keeps with an artefact what time and memory it took to make it, within a stage."""
         if self._memory is None:
             yield
             return
         with self._memory.part() as part:
             yield
+        draft.fields["seconds"] = round(part.seconds, 2)
         draft.fields["peak_mib"] = round(part.peak_mib, 1)
 
     def _has_later(self, artifact: Artifact) -> bool:
@@ -269,7 +273,8 @@ def keep(root: Path, explicit: Mapping[str, Any]) -> None:
 
 def finish(job: Job, summary: Mapping[str, Any]) -> None:
     """Writes the summary to `<root>/summary.json` and to the last line of stdout."""
-    line = json.dumps(dict(summary) | {"seconds": job.seconds, "peak_mib": job.peak_mib})
+    taken = {"seconds": job.seconds, "peak_mib": job.peak_mib, "made": job.made}
+    line = json.dumps(dict(summary) | taken)
     write_atomically(job.root / "summary.json", line + "\n")
     sys.stderr.flush()
     sys.stdout.write(line + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,9 +70,10 @@ def _pss(process: psutil.Process) -> int:
 
 @dataclass(slots=True)
 class Part:
-    """Part of what `PeakMemory` watches; its peak is without that of parts inside it."""
+    """Part of what `PeakMemory` watches; its peak and time are without those of parts inside it."""
 
     peak_mib: float = 0.0
+    seconds: float = 0.0
 
 
 class PeakMemory:
@@ -89,11 +91,15 @@ class PeakMemory:
     @contextmanager
     def part(self) -> Iterator[Part]:
         """What is seen until the end counts for the part too; the last look is at its end."""
-        around, self._part = self._part, Part()
+        around, own = self._part, Part()
+        self._part, started = own, time.perf_counter()
         try:
-            yield self._part
+            yield own
             self._look()
         finally:
+            taken = time.perf_counter() - started
+            own.seconds += taken
+            around.seconds -= taken
             self._part = around
 
     def _look(self) -> None:

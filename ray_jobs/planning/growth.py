@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from data.contract.settings import UserError
 from ray_jobs.planning.measured import DRIVERS, MADE, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,49 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of what all runs have measured.
+
+    Attributes:
+        drivers: of all that a run may measure.
+        through: name -> line of what all have.
+    """
+
+    drivers: Mapping[str, Driver]
+    through: dict[str, Line]
+
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[Measured],
+        drivers: Mapping[str, Driver],
+        values: Callable[[Measured], Mapping[str, float]],
+    ) -> Lines:
+        """By least squares."""
+        names = [name for name in drivers if all(name in values(run) for run in runs)]
+        points = {
+            name: [(run.sizes.of(drivers[name]), values(run)[name]) for run in runs]
+            for name in names
+        }
+        return cls(drivers, {name: Line.through(found) for name, found in points.items()})
+
+    @property
+    def missing(self) -> list[str]:
+        """What a run may measure and not all have."""
+        return [name for name in self.drivers if name not in self.through]
+
+    def at(self, sizes: Sizes) -> dict[str, float]:
+        """Values at a size."""
+        return {n: line.at(sizes.of(self.drivers[n])) for n, line in self.through.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """What a log of some size takes.
 
     Attributes:
         sizes: of the log.
-        seconds: stage -> on the machine that was measured.
+        seconds: kind of artefact, or stage -> on the machine that was measured.
         peak_mib: kind of artefact, or stage -> in one process tree.
         bytes: part -> on disk.
     """
@@ -57,21 +95,21 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How each stage and each artefact grows with the log.
+    """How each artefact, or stage, grows with the log.
 
     Attributes:
         cores: of the machine that was measured.
-        seconds: stage -> line.
         by_kind: whether memory is told by kind of artefact; else by stage.
-        peak_mib: kind of artefact, or stage -> line.
-        bytes: part -> line.
+        seconds: by kind of artefact where all runs tell it so, else by stage.
+        peak_mib: likewise.
+        bytes: by part.
     """
 
     cores: int
     by_kind: bool
-    seconds: dict[str, Line]
-    peak_mib: dict[str, Line]
-    bytes: dict[str, Line]
+    seconds: Lines
+    peak_mib: Lines
+    bytes: Lines
 
     @classmethod
     def of(cls, runs: Sequence[Measured]) -> Growth:
@@ -79,43 +117,35 @@ class Growth:
         if len({run.sizes.events for run in runs}) < 2:
             raise UserError("measured= needs finished runs of at least two sizes of a log")
         by_kind = all(run.made_mib for run in runs)
-        return cls(
+        memory = MADE if by_kind else STAGES
+        time = MADE if all(run.made_seconds for run in runs) else STAGES
+        growth = cls(
             cores=runs[0].cores,
             by_kind=by_kind,
-            seconds=_lines(runs, STAGES, lambda run: run.seconds),
-            peak_mib=_lines(runs, MADE if by_kind else STAGES, partial(memory_of, by_kind=by_kind)),
-            bytes=_lines(runs, DRIVERS, lambda run: run.bytes),
+            seconds=Lines.of(runs, time, partial(time_of, by_kind=time is MADE)),
+            peak_mib=Lines.of(runs, memory, partial(memory_of, by_kind=by_kind)),
+            bytes=Lines.of(runs, DRIVERS, lambda run: run.bytes),
         )
+        if not growth.seconds.through or not growth.peak_mib.through:
+            raise UserError("some runs tell what artefacts took, others what stages did: none both")
+        return growth
+
+    @property
+    def not_measured(self) -> dict[str, list[str]]:
+        """What is left out of hours, memory and disk."""
+        lines = {"hours": self.seconds, "peak_gib": self.peak_mib, "gib": self.bytes}
+        return {part: of.missing for part, of in lines.items()}
 
     def at(self, sizes: Sizes) -> Needs:
         """What a log of that size takes."""
-        return Needs(
-            sizes,
-            _values(self.seconds, STAGES, sizes),
-            _values(self.peak_mib, MADE if self.by_kind else STAGES, sizes),
-            _values(self.bytes, DRIVERS, sizes),
-        )
+        return Needs(sizes, self.seconds.at(sizes), self.peak_mib.at(sizes), self.bytes.at(sizes))
+
+
+def time_of(run: Measured, by_kind: bool) -> dict[str, float]:
+    """Times by kind of artefact, or by stage, s."""
+    return run.made_seconds if by_kind else run.seconds
 
 
 def memory_of(run: Measured, by_kind: bool) -> dict[str, float]:
     """Peaks by kind of artefact, or by stage, MiB."""
     return run.made_mib if by_kind else run.peak_mib
-
-
-def _lines(
-    runs: Sequence[Measured],
-    drivers: Mapping[str, Driver],
-    values: Callable[[Measured], Mapping[str, float]],
-) -> dict[str, Line]:
-    """Lines of what all runs have measured."""
-    names = [name for name in drivers if all(name in values(run) for run in runs)]
-    return {
-        name: Line.through([(run.sizes.of(drivers[name]), values(run)[name]) for run in runs])
-        for name in names
-    }
-
-
-def _values(
-    lines: Mapping[str, Line], drivers: Mapping[str, Driver], sizes: Sizes
-) -> dict[str, float]:
-    return {name: line.at(sizes.of(drivers[name])) for name, line in lines.items()}

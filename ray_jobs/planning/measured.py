@@ -6,14 +6,17 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.contract.artifact import current, has_current, read
+from data.contract.artifact import MANIFEST, current, has_current, read
 from data.contract.settings import UserError, build
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from data.contract.artifact import Artifact
+
 Driver = Literal["users", "items", "rows", "events"]
+FILES = f"*/{MANIFEST}"  # of a kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,14 @@ class Measured:
     Attributes:
         sizes: of its log.
         cores: that it ran on.
-        seconds: stage -> wall time.
-        peak_mib: stage -> highest memory of the process tree.
-        bytes: part (`PARTS`) -> size on disk of what is current.
-        made_mib: kind of artefact -> the same while it was made; nothing where an artefact of the
-            root does not tell. A stage that makes several grows with one here, another there.
+        seconds: stage -> wall time; nothing where the last run found some artefact up to date.
+        peak_mib: stage -> highest memory of the process tree, likewise.
+        bytes: part (`PARTS`) -> size on disk of what is in use (`in_use`); a file that has a name
+            in two parts counts in both.
+        made_seconds: kind of artefact -> time to make all of it that is in use; nothing where an
+            artefact does not tell.
+        made_mib: kind of artefact -> highest memory meanwhile, likewise. A stage that makes several
+            grows with one here, another there.
         commit: of the code that ran, where it is told.
     """
 
@@ -55,25 +61,46 @@ class Measured:
     seconds: dict[str, float]
     peak_mib: dict[str, float]
     bytes: dict[str, int]
+    made_seconds: dict[str, float] = field(default_factory=dict)
     made_mib: dict[str, float] = field(default_factory=dict)
     commit: str = ""
 
     @classmethod
     def of(cls, root: Path, cores: int) -> Measured:
-        """Reads a root that `pipeline` has finished. Raises UserError where it has not."""
+        """Reads a root that `pipeline` has finished.
+
+        Raises:
+            UserError: it has not, or nothing tells what its artefacts took.
+        """
         file = root / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
         if not summary.get("peak_mib"):
             raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
+        return cls._read(root, cores, summary)._that_tells(root)
+
+    @classmethod
+    def _read(cls, root: Path, cores: int, summary: Mapping[str, Any]) -> Measured:
+        found = in_use(root)
         counts = current(root, "dataset").manifest.details["counts"]
         sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
+        whole = {one.manifest.name for one in found} <= set(summary.get("made", ()))
         return cls(
             sizes=sizes,
             cores=cores,
-            seconds=summary["seconds"],
-            peak_mib=summary["peak_mib"],
-            bytes=bytes_of(root),
-            made_mib=made_mib(root),
+            seconds=summary["seconds"] if whole else {},
+            peak_mib=summary["peak_mib"] if whole else {},
+            bytes=bytes_of(found),
+            made_seconds=made_seconds(found),
+            made_mib=made_mib(found),
+        )
+
+    def _that_tells(self, root: Path) -> Measured:
+        if (self.seconds or self.made_seconds) and (self.peak_mib or self.made_mib):
+            return self
+        raise UserError(
+            f"{root} does not tell what its artefacts took: its last run found some up to date, "
+            "and an earlier release has made them, whose manifests do not say; make a root of this "
+            "size anew"
         )
 
     @classmethod
@@ -127,26 +154,55 @@ MADE: dict[str, Driver] = {
 }
 
 
-def made_mib(root: Path) -> dict[str, float]:
-    """What memory each kind of artefact took; nothing where one of them does not tell."""
-    made = [read(file.parent).manifest for file in root.glob("*/*/manifest.json")]
-    told = [(one.kind, one.peak_mib) for one in made if one.kind in MADE]
-    found: dict[str, float] = {}
-    for kind, mib in told:
-        if mib is None:
-            return {}
-        found[kind] = max(found.get(kind, 0.0), mib)
+def in_use(root: Path) -> list[Artifact]:
+    """What is current, and what was made from that and has no pointer: graphs as of a day, say."""
+    found = [current(root, kind) for kind in MADE if has_current(root, kind)]
+    pointed, known = {one.kind for one in found}, {one.manifest.name for one in found}
+    files = [file for kind in MADE if kind not in pointed for file in (root / kind).glob(FILES)]
+    others = [read(file.parent) for file in files]
+    while more := [one for one in others if _parents(one) <= known]:
+        others = [one for one in others if one not in more]
+        known |= {one.manifest.name for one in more}
+        found += more
     return found
 
 
-def bytes_of(root: Path) -> dict[str, int]:
-    """Bytes of the parts that are there."""
-    there = {name: part for name, part in PARTS.items() if has_current(root, part.kind)}
-    return {name: _bytes(root, part) for name, part in there.items()}
+def _parents(artifact: Artifact) -> set[str]:
+    return {f"{parent['kind']}/{parent['version']}" for parent in artifact.manifest.parents}
 
 
-def _bytes(root: Path, part: Part) -> int:
-    folder = current(root, part.kind).path
+def made_seconds(found: Sequence[Artifact]) -> dict[str, float]:
+    """What time each kind of artefact took in all; nothing where one of them does not tell."""
+    return _told([(one.kind, one.manifest.seconds) for one in found], sum)
+
+
+def made_mib(found: Sequence[Artifact]) -> dict[str, float]:
+    """What memory each kind of artefact took; nothing where one of them does not tell."""
+    return _told([(one.kind, one.manifest.peak_mib) for one in found], max)
+
+
+def _told(
+    values: Sequence[tuple[str, float | None]], together: Callable[[list[float]], float]
+) -> dict[str, float]:
+    known: dict[str, list[float]] = {}
+    for kind, value in values:
+        if value is None:
+            return {}
+        known.setdefault(kind, []).append(value)
+    return {kind: together(of_kind) for kind, of_kind in known.items()}
+
+
+def bytes_of(found: Sequence[Artifact]) -> dict[str, int]:
+    """Bytes of the parts that are there, of all versions in use."""
+    kinds = {one.kind for one in found}
+    there = {name: part for name, part in PARTS.items() if part.kind in kinds}
+    return {
+        name: sum(_bytes(one.path, part) for one in found if one.kind == part.kind)
+        for name, part in there.items()
+    }
+
+
+def _bytes(folder: Path, part: Part) -> int:
     named = [n for other in PARTS.values() if other.kind == part.kind for n in other.names]
     return sum(
         file.stat().st_size

@@ -46,14 +46,15 @@ def main() -> None:
     steps, file = int(words.get("steps", "2000")), Path(words.get("measured", folder / "all.json"))
     runs = [measured(folder, size, steps, file) for size in sorted(events)]
     *_, one, other, large = runs
+    stages = [stage for stage in large.seconds if all(stage in run.seconds for run in runs)]
     line = {
         "name": "growth",
         "steps": steps,
         "runs": [asdict(run) for run in runs],
-        "peak_mib": max(large.peak_mib.values()),
+        "peak_mib": max((large.peak_mib or large.made_mib).values()),
         "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
-        "seconds": {stage: [run.seconds[stage] for run in runs] for stage in large.seconds},
-        "memory_mib": {stage: [run.peak_mib[stage] for run in runs] for stage in large.seconds},
+        "seconds": {stage: [run.seconds[stage] for run in runs] for stage in stages},
+        "memory_mib": {stage: [run.peak_mib[stage] for run in runs] for stage in stages},
         "predicted": compared(Growth.of([one, other]), large),
     }
     print(json.dumps(line))
@@ -122,6 +123,7 @@ def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
     summary: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     for part in ("seconds", "peak_mib"):
         summary[part] = before.get(part, {}) | summary[part]
+    summary["made"] = before.get("made", []) + summary["made"]
     write_atomically(file, json.dumps(summary))
     write_atomically(done, json.dumps(summary))
 

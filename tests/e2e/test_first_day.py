@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_jobs.planning.measured import made_mib
+from ray_jobs.planning.measured import Measured, in_use
 from tests.e2e.processes import finish, run, start, words_of
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def test_the_last_line_has_what_is_relied_on(first_day: tuple[Path, dict[str, An
     assert (root / "bundles" / "CURRENT").read_text().strip() == summary["bundle"]
 
 
-def test_the_plan_knows_what_memory_each_artefact_took(
+def test_the_plan_knows_what_memory_and_time_each_artefact_took(
     first_day: tuple[Path, dict[str, Any]],
 ) -> None:
-    root, _ = first_day
-    made = made_mib(root)
-    assert set(made) >= {"dataset", "adjacency", "two_tower", "ranker", "export", "bundles"}
-    assert min(made.values()) > 100
+    root, summary = first_day
+    taken = Measured.of(root, 2)
+    kinds = {"dataset", "adjacency", "two_tower", "ranker", "evaluation", "export", "bundles"}
+    assert set(taken.made_mib) == set(taken.made_seconds) >= kinds
+    assert min(taken.made_mib.values()) > 100
+    assert 0 < sum(taken.made_seconds.values()) <= sum(summary["seconds"].values())
+    assert {one.manifest.name for one in in_use(root)} <= set(summary["made"])
+    assert {"graph", "neighbourhoods", "item embeddings"} <= set(taken.bytes)
 
 
 def test_running_again_makes_nothing_anew(first_day: tuple[Path, dict[str, Any]]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from data.contract.artifact import current
 from tests.e2e.processes import REPOSITORY, environment
 from tests.e2e.two_machines import APART
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 # Ranks of trainings, replicas, trials of a sweep; passes over the log, readers of batches.

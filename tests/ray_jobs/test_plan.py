@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,54 @@ def test_a_plan_has_a_column_for_each_log(capsys: pytest.CaptureFixture[str]) ->
     assert "1,000,000 users" in err
 
 
+def test_what_fits_no_host_is_said_in_the_table_and_as_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [asdict(run_of(users, users / 100)) for users in (100_000, 200_000)]
+    (tmp_path / "measured.json").write_text(json.dumps(runs))
+    monkeypatch.setattr(plan, "OURS", tmp_path / "measured.json")
+    assert main(["users=[10000,1000000000]"]) == 0
+    out, err = capsys.readouterr()
+    small, large = json.loads(out.splitlines()[-1])["logs"]
+    assert (small["fits"], small["why"]) == (True, [])
+    assert (large["fits"], large["cost"]) == (False, None)
+    assert large["on_one_host"] == {"dataset": True, "two_tower": True}
+    assert "1,000,000,000 users: making two_tower does not fit one host of 128 GiB" in err
+    assert "1,000,000,000 users: the one Redis server does not fit one host of 128 GiB" in err
+    assert "local, serve.store_gib=1" in err
+    assert main(["users=[1000000000]", "host.gib=200000"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["logs"][0]["fits"]
+
+
 def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
     runs = runs_of(load(PlanSettings, []))
     assert len({run.sizes.events for run in runs}) >= 2
     assert all(run.peak_mib and run.seconds and run.bytes for run in runs)
-    assert len(Growth.of(runs).peak_mib) >= 7
+    assert len(Growth.of(runs).peak_mib.through) >= 7
+
+
+def test_what_not_all_runs_have_measured_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = run_of(100_000, 600.0), run_of(200_000, 700.0)
+    judged = replace(large, seconds=large.seconds | {"evaluate": 50.0, "embed": 3.0})
+    (tmp_path / "measured.json").write_text(json.dumps([asdict(small), asdict(judged)]))
+    monkeypatch.setattr(plan, "OURS", tmp_path / "measured.json")
+    assert main(["users=[1000000]"]) == 0
+    out, err = capsys.readouterr()
+    missing = json.loads(out.splitlines()[-1])["not_measured"]
+    assert {"evaluate", "embed", "train id"} <= set(missing["hours"])
+    assert "prepare" not in missing["hours"]
+    assert "ranker" in missing["peak_gib"]
+    assert "graph" in missing["gib"]
+    assert "not counted in hours and cost" in err
+    assert "evaluate" in err
+
+
+def test_runs_that_tell_of_nothing_alike_cannot_be_compared() -> None:
+    growth = Growth.of([run_of(1000, 600.0), run_of(2000, 700.0)])
+    with pytest.raises(UserError, match="in common"):
+        compared(growth, replace(run_of(8000, 1000.0), made_mib={}))
 
 
 @pytest.mark.parametrize(("users", "times"), [(1000, 2), (100_000, 0)])

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,18 @@ def test_an_artefact_is_made_once_and_its_pointer_never_moves_back(tmp_path: Pat
     job.make("dataset", [], {"day": 1}, lambda draft: made.append(draft.path))
     assert len(made) == 2
     assert current(tmp_path, "dataset").version == later.version
+
+
+def test_a_manifest_tells_what_its_artefact_took_and_the_job_what_was_made(tmp_path: Path) -> None:
+    words = [f"root={tmp_path}"]
+    jobs = start(words), start(words)
+    for job in jobs:
+        with job.stage("prepare"):
+            made = job.make("dataset", [], {}, lambda _: time.sleep(0.05))
+    assert made.manifest.seconds is not None
+    assert 0.05 <= made.manifest.seconds <= jobs[0].seconds["prepare"] + 0.01
+    assert 0 < (made.manifest.peak_mib or 0) <= jobs[0].peak_mib["prepare"]
+    assert [job.made for job in jobs] == [[made.manifest.name], []]
 
 
 def test_a_half_written_artefact_is_not_seen_and_is_made_again(tmp_path: Path) -> None:

@@ -46,3 +46,17 @@ def test_a_part_has_its_own_peak_without_those_inside_it(monkeypatch: pytest.Mon
             held[0] = 10
         held[0] = 192
     assert (outer.peak_mib, inner.peak_mib, memory.peak_mib) == (10, 96, 192)
+
+
+def test_a_part_has_its_own_time_without_those_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ray_jobs.engine.memory.tree_pss", lambda: 0)
+    monkeypatch.setattr("ray_jobs.engine.memory.time.perf_counter", lambda: now[0])
+    with PeakMemory(interval_s=1000) as memory, memory.part() as outer:
+        now[0] += 2
+        with memory.part() as inner:
+            now[0] += 30
+            with memory.part() as innermost:
+                now[0] += 400
+        now[0] += 5
+    assert (outer.seconds, inner.seconds, innermost.seconds) == (7, 30, 400)

@@ -65,6 +65,31 @@ def test_where_a_run_does_not_tell_by_kind_lines_are_of_stages() -> None:
     assert growth.at(runs[0].sizes).peak_mib == {"train two_tower": pytest.approx(500)}
 
 
+def test_time_is_that_of_artefacts_where_all_runs_tell_it() -> None:
+    runs = [
+        dataclasses.replace(run_of(users), made_seconds={"dataset": users / 10})
+        for users in (1000, 2000)
+    ]
+    needs = Growth.of(runs).at(run_of(8000).sizes)
+    assert needs.seconds == {"dataset": pytest.approx(800)}
+    mixed = Growth.of([runs[0], run_of(2000)]).at(run_of(8000).sizes)
+    assert mixed.seconds == {"prepare": pytest.approx(9)}
+
+
+def test_what_not_all_runs_tell_is_missing() -> None:
+    more = dataclasses.replace(run_of(2000), bytes={"data set": 10, "user ids": 1, "graph": 5})
+    missing = Growth.of([run_of(1000), more]).not_measured
+    assert "graph" in missing["gib"]
+    assert "data set" not in missing["gib"]
+    assert {"evaluate", "deploy"} <= set(missing["hours"])
+
+
+def test_runs_that_tell_of_nothing_alike_draw_no_line() -> None:
+    silent = dataclasses.replace(run_of(2000), made_mib={}, peak_mib={})
+    with pytest.raises(UserError, match="none both"):
+        Growth.of([run_of(1000), silent])
+
+
 def test_one_size_is_not_enough() -> None:
     with pytest.raises(UserError, match="two sizes"):
         Growth.of([run_of(1000), run_of(1000)])

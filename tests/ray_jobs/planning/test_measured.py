@@ -1,0 +1,101 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.contract.artifact import Artifact, point, publish, read
+from data.contract.settings import UserError
+from ray_jobs.planning.measured import Measured, bytes_of, in_use, made_mib
+
+SIZE = 100_000
+
+
+def made(
+    root: Path, kind: str, version: str, *parents: Artifact, pointed: bool = False, **fields: Any
+) -> Artifact:
+    """An artefact of one file."""
+    references = [parent.reference() for parent in parents]
+    told: dict[str, Any] = {"parents": references, "seconds": 40.0, "peak_mib": 300.0} | fields
+    with publish(root, kind, version, **told) as draft:
+        (draft.path / "vectors.npy").write_bytes(bytes(SIZE))
+    found = read(root / kind / version)
+    if pointed:
+        point(root, found)
+    return found
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Artifact:
+    counts = {"users": 10, "items": 20, "events": 300}
+    return made(tmp_path, "dataset", "today", pointed=True, details={"counts": counts})
+
+
+@pytest.fixture
+def root(tmp_path: Path, dataset: Artifact) -> Path:
+    """A root in which graphs as of three days were made, one of them of yesterday's data set."""
+    for day in ("a", "b"):
+        graph = made(tmp_path, "adjacency", day, dataset)
+        made(tmp_path, "neighborhoods", day, graph)
+    yesterday = made(tmp_path, "dataset", "yesterday")
+    older = made(tmp_path, "adjacency", "c", yesterday, peak_mib=900.0)
+    made(tmp_path, "neighborhoods", "c", older)
+    return tmp_path
+
+
+def test_what_no_pointer_names_is_in_use_if_it_was_made_of_what_is_current(root: Path) -> None:
+    assert {one.manifest.name for one in in_use(root)} == {
+        "dataset/today",
+        *("adjacency/a", "adjacency/b"),
+        *("neighborhoods/a", "neighborhoods/b"),
+    }
+
+
+def test_graphs_and_neighbourhoods_have_a_size(root: Path, dataset: Artifact) -> None:
+    encoder = made(root, "graph", "e", dataset, pointed=True)
+    made(root, "item_embeddings", "i", dataset, encoder)
+    made(root, "item_embeddings", "of an earlier encoder", dataset, made(root, "graph", "d"))
+    found = bytes_of(in_use(root))
+    sizes = [found[name] for name in ("graph", "neighbourhoods", "item embeddings")]
+    assert sizes == pytest.approx([2 * SIZE, 2 * SIZE, SIZE], rel=0.02)  # and manifests
+
+
+def test_memory_is_that_of_what_is_in_use(root: Path, dataset: Artifact) -> None:
+    made(root, "adjacency", "large", dataset, peak_mib=500.0)
+    assert made_mib(in_use(root)) == {"dataset": 300, "adjacency": 500, "neighborhoods": 300}
+
+
+def test_one_artefact_that_does_not_tell_its_memory_makes_all_untold(
+    root: Path, dataset: Artifact
+) -> None:
+    made(root, "adjacency", "silent", dataset, peak_mib=None)
+    assert made_mib(in_use(root)) == {}
+
+
+def summarise(root: Path, made: list[str], seconds: float = 0.5) -> None:
+    """The summary of a run that made some artefacts and found the others up to date."""
+    summary = {"seconds": {"prepare": seconds}, "peak_mib": {"prepare": 80.0}, "made": made}
+    (root / "summary.json").write_text(json.dumps(summary))
+
+
+def test_times_are_those_of_making_also_after_a_run_that_found_all_up_to_date(root: Path) -> None:
+    summarise(root, made=[])
+    run = Measured.of(root, 2)
+    assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
+    assert (run.seconds, run.peak_mib) == ({}, {})
+
+
+def test_stages_are_told_by_a_run_that_made_all(root: Path) -> None:
+    summarise(root, [one.manifest.name for one in in_use(root)], seconds=90.0)
+    run = Measured.of(root, 2)
+    assert run.seconds == {"prepare": 90}
+    assert run.peak_mib == {"prepare": 80}
+    assert Measured.read(json.loads(json.dumps(asdict(run)))) == run
+
+
+def test_a_root_that_does_not_tell_what_it_took_is_refused(root: Path, dataset: Artifact) -> None:
+    made(root, "adjacency", "of an earlier release", dataset, seconds=None)
+    summarise(root, made=[])
+    with pytest.raises(UserError, match="anew"):
+        Measured.of(root, 2)
