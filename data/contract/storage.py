@@ -8,7 +8,8 @@ artefact's manifest is put last: nothing is ever renamed. What fails is tried ag
 it.
 
 Any URI that pyarrow or, where it is installed, fsspec understands will do; credentials, region and
-endpoint are those of their own environment variables (`AWS_ENDPOINT_URL` and so on).
+endpoint are those of their own environment variables (`AWS_ENDPOINT_URL` and so on), or options of
+the URI (`s3://bucket/company?endpoint_override=...`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def mirror(root: str) -> Path:
     if not is_uri(root):
         return Path(root)
     scheme, _, rest = root.partition("://")
-    return base() / scheme / rest.strip("/")
+    rest, mark, options = rest.partition("?")
+    host, _, path = rest.strip("/").partition("/")
+    # Options stand with the host: what lies in a mirror has a longer path.
+    return base() / scheme / f"{host}{mark}{options.replace('/', '%2F')}" / path
 
 
 def is_mirrored(path: Path) -> bool:
@@ -76,33 +80,50 @@ def uri_of(path: Path) -> str:
     """Where a path in a mirror comes from; other paths as they are."""
     if not is_mirrored(path):
         return str(path)
-    scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(rest)}"
+    scheme, host, *rest = path.parts[path.parts.index(MARK) + 1 :]
+    host, mark, options = host.partition("?")
+    place = "/".join([host, *rest])
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{place}{mark}{options}"
+
+
+def _filesystem(scheme: str, host: str) -> Any:
+    """The file system of a scheme and, with its options, a host."""
+    return _opened(scheme, host)[0]
 
 
 @cache
-def _filesystem(scheme: str, host: str) -> Any:
-    """The file system of a scheme; those of a host too, for some take their region from it."""
-    uri = f"{scheme}:///" if scheme == "file" else f"{scheme}://{host}"
+def _opened(scheme: str, host: str) -> tuple[Any, str]:
+    """The file system of a host, and how the places of what lies there begin.
+
+    s3://bucket/a is bucket/a there, hdfs://host:8020/a is /a: a place of our own shows which.
+    """
+    name, mark, options = host.partition("?")
+    uri = f"{scheme}://{name}/{MARK}{mark}{options}"
     try:
-        return fs.FileSystem.from_uri(uri)[0]
-    except (ValueError, OSError) as error:
-        return _of_fsspec(scheme, error)
+        system, place = fs.FileSystem.from_uri(uri)
+    except (ValueError, OSError, NotImplementedError) as error:
+        system, place = _of_fsspec(uri, error)
+    above = place.rpartition(MARK)[0]
+    # Azure refuses the slash that abfs://account.dfs.core.windows.net/container comes with.
+    return system, above.lstrip("/") if system.type_name == "abfs" else above
 
 
-def _of_fsspec(scheme: str, error: Exception) -> Any:
+def _of_fsspec(uri: str, error: Exception) -> tuple[Any, str]:
     try:
-        import fsspec  # an optional dependency, and rarely wanted
+        from fsspec.core import url_to_fs  # an optional dependency, and rarely wanted
 
-        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
-    except (ImportError, ValueError):
+        system, place = url_to_fs(uri)
+        return fs.PyFileSystem(fs.FSSpecHandler(system)), place
+    except (ImportError, ValueError, OSError):
+        scheme = uri.partition("://")[0]
         raise StorageError(f"{scheme}:// is no storage that can be reached: {error}") from error
 
 
 def _origin(path: Path) -> tuple[Any, str]:
     scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
-    place = "/".join(rest)
-    return _filesystem(scheme, rest[0]), f"/{place}" if scheme == "file" else place
+    host = "" if scheme == "file" else rest.pop(0)
+    place = _opened(scheme, host)[1] + "/".join(rest)
+    return _filesystem(scheme, host), place.rstrip("/") or "/"
 
 
 def place_of(path: Path) -> tuple[Any, str]:
@@ -323,20 +344,20 @@ def expand(pattern: str) -> str:
     A company's log is written by others: what has changed there is fetched again, and what is gone
     there goes here too.
     """
-    above, _, name = pattern.rpartition("/")
-    one = "*" not in name
-    whole = mirror(pattern if one else above)
+    path = mirror(pattern)
+    one = "*" not in path.name
+    whole = path if one else path.parent
     system, place = _origin(whole)
     found = _tried(whole, "read", lambda: _files(system, place, recursive=one))
     there = {_under(whole, place, info): info for info in found}
-    named = {file: info for file, info in there.items() if one or file.match(name)}
+    named = {file: info for file, info in there.items() if one or file.match(path.name)}
     for file, info in named.items():
         fetch(file, fresh=_differs(info, file))
-    here_now = [whole, *whole.rglob("*")] if one else whole.glob(name)
+    here_now = [whole, *whole.rglob("*")] if one else whole.glob(path.name)
     for file in set(here_now) - named.keys():
         if file.is_file():
             file.unlink()
-    return str(whole if one else whole / name)
+    return str(path)
 
 
 def _files(system: Any, place: str, recursive: bool = True) -> list[Any]:
@@ -357,3 +378,13 @@ def _differs(info: Any, file: Path) -> bool:
     """Whether a file is another there than here, by size and time."""
     mine = file.stat() if file.is_file() else None
     return mine is None or (info.size, info.mtime_ns) != (mine.st_size, mine.st_mtime_ns)
+
+
+def brought(word: str, name: str = "") -> Path:
+    """A path that may be a URI, and lies here then as it is there now.
+
+    Args:
+        word: of a file or a folder.
+        name: of the file in the folder that is wanted, if not all of it.
+    """
+    return Path(expand(uri_of(mirror(word) / name))) if is_uri(word) else Path(word, name)
