@@ -121,7 +121,7 @@ def _refuse_mapping(columns: Mapping[str, str], sets: Mapping[str, tuple[FileSet
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
                 f"source.columns.{ours}={theirs}: no table has the column {theirs}{hint}; "
-                f"{sets['events'][0].files[0]} has {', '.join(present['events'])}"
+                f"{sets['events'][0].name()} has {', '.join(present['events'])}"
             )
         if ours not in OURS and (theirs in OURS or theirs not in attributes):
             raise UserError(
