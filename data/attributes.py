@@ -97,7 +97,7 @@ def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     block = _read_files(files, table_id)
     rows = block.rows
     inspection = Inspection.of(block, files.files)
-    name = f"{table_id} of {files.files[0]}"
+    name = f"{table_id} of {files.name()}"
     ids = inspection.accept(table_id, parsing.ids(whole(rows[table_id]), kind, name))
     _refuse_other_ids(inspection, kind)
     created_at = _created_at(rows, files, inspection)
@@ -144,7 +144,7 @@ def _created_at(rows: pa.Table, files: FileSet, inspection: Inspection) -> npt.N
     name = files.theirs("created_at")
     if name not in rows.column_names:
         return np.zeros(rows.num_rows, np.int64)
-    where = f"{name} of {files.files[0]}"
+    where = f"{name} of {files.name()}"
     parsed = parsing.times(whole(rows[name]), files.timestamp_unit, where)
     times: npt.NDArray[np.int64] = np.asarray(inspection.accept(name, parsed).fill_null(0))
     return times
@@ -158,7 +158,7 @@ def _refuse_duplicates(ids: pa.Array, rows: pa.Table, files: FileSet) -> None:
         return
     first, second = order[again[0]], order[again[0] + 1]
     places = [
-        f"{files.files[rows[FILE][int(at)].as_py()]} row {rows[ROW][int(at)].as_py()}"
+        f"{files.name(rows[FILE][int(at)].as_py())} row {rows[ROW][int(at)].as_py()}"
         for at in (first, second)
     ]
     raise UserError(
@@ -219,7 +219,7 @@ def _with_content(items: Attributes, content: Sequence[FileSet], id_column: str)
     """Joins the vectors; items that only the content table knows are added."""
     read = [_read_set(files, id_column, items.ids.type) for files in content]
     vectors = [
-        a.columns[vector_column(a.columns, f.files[0])] for a, f in zip(read, content, strict=True)
+        a.columns[vector_column(a.columns, f.name())] for a, f in zip(read, content, strict=True)
     ]
     column = pa.concat_arrays([whole(v) for v in vectors])
     content_ids = pa.concat_arrays([a.ids for a in read])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +13,12 @@ import pyarrow.parquet as pq
 from data.contract.artifact import checksum
 from data.contract.idspace import hash_ids
 from data.contract.settings import UserError
+from data.contract.storage import brought, uri_of
 from data.raw_tables import PARQUET, damaged
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from data.contract.encode import Ints
     from data.contract.idspace import IdSpace, Keys
 
@@ -40,7 +42,7 @@ class Blocklist:
         """Reads text, one id a line, or Parquet; the file may name its column in the first line.
 
         Args:
-            path: the file; None blocks nothing.
+            path: the file, or its URI; None blocks nothing.
             kind: type of the external ids.
 
         Raises:
@@ -48,7 +50,7 @@ class Blocklist:
         """
         if path is None:
             return cls(pa.array([], kind))
-        file = Path(path)
+        file = brought(path)
         if not file.is_file():
             raise UserError(
                 f"corpus.blocklist: {path} is not there; name a file of item ids, or null"
@@ -71,7 +73,8 @@ def _lines(file: Path) -> pa.Array:
     try:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
-        raise UserError(f"corpus.blocklist: {file} is no UTF-8 text; write one id a line") from None
+        name = uri_of(file)
+        raise UserError(f"corpus.blocklist: {name} is no UTF-8 text; write one id a line") from None
     first = 1 if lines[:1] == [ID_COLUMN] else 0
     return pa.array([line for line in lines[first:] if line], pa.string())
 
@@ -84,7 +87,7 @@ def _column(file: Path) -> pa.Array:
     names = table.column_names
     if ID_COLUMN not in names and len(names) != 1:
         raise UserError(
-            f"corpus.blocklist: {file} has columns {names}; name one of them {ID_COLUMN}"
+            f"corpus.blocklist: {uri_of(file)} has columns {names}; name one of them {ID_COLUMN}"
         )
     return table[ID_COLUMN if ID_COLUMN in names else names[0]].combine_chunks()
 

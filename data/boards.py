@@ -98,7 +98,7 @@ def write_boards(intake: BoardIntake, number: int) -> tuple[int, Counter[str]]:
 def _encoded(
     intake: BoardIntake, chunk: Chunk, inspection: Inspection, names: Sequence[str]
 ) -> pa.Table:
-    where = {name: f"{name} of {inspection.first_path}" for name in names}
+    where = {name: f"{name} of {inspection.first_file}" for name in names}
     board, item, time, weight = names
     columns = [
         _boards(inspection, board, where[board]),

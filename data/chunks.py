@@ -18,6 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from data.contract.settings import UserError
+from data.contract.storage import uri_of
 from data.raw_tables import PARQUET, FileSet, TextLayout, damaged, file_columns, read_schema
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def located_lines(
     file, first_row = place
     numbers = np.delete(np.arange(len(rows) + len(broken)), [n for n, _ in broken])
     rejects = [
-        {"file": str(path), "row": first_row + n, "column": "", "value": text,
+        {"file": uri_of(path), "row": first_row + n, "column": "", "value": text,
          "reason": f"the line has not {width} columns"}
         for n, text in broken
     ]  # fmt: skip
@@ -281,4 +282,5 @@ def parse_text(
     try:
         return pa_csv.read_csv(io.BytesIO(data), read_options, parse_options, convert), broken
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as {text.encoding} text: {error}") from None
+        name = uri_of(path)
+        raise UserError(f"{name} cannot be read as {text.encoding} text: {error}") from None

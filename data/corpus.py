@@ -36,9 +36,9 @@ class CorpusSettings:
         weights: action -> what one adds to the score of its item; the others count +1 when
             positive, -1 when negative.
         half_life_days: age at which an action counts half.
-        blocklist: file of item ids that are never served, one a line (or Parquet); a copy of a
-            blocked item that is not named itself may still be served. It holds from the next
-            `index` on.
+        blocklist: file, or its URI, of item ids that are never served, one a line (or Parquet); a
+            copy of a blocked item that is not named itself may still be served. It holds from the
+            next `index` on.
     """
 
     size: Count | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from data.contract.settings import UserError
+from data.contract.storage import uri_of
 from data.parsing import is_text
 from data.raw_tables import PARQUET, FileSet, file_columns, read_schema
 
@@ -35,6 +36,11 @@ class Header:
     schema: pa.Schema
 
     @property
+    def file(self) -> str:
+        """How messages name the file."""
+        return uri_of(self.path)
+
+    @property
     def names(self) -> list[str]:
         """Names of the columns."""
         return list(self.schema.names)
@@ -42,7 +48,7 @@ class Header:
     def missing(self, ours: str, theirs: str) -> UserError:
         """What to say when a column is not there."""
         return UserError(
-            f"{self.path} has no column {theirs}{_hint(self.guess(ours, theirs))}; "
+            f"{self.file} has no column {theirs}{_hint(self.guess(ours, theirs))}; "
             f"it has {', '.join(self.names)}; {self._remedy(ours, theirs)}"
         )
 
@@ -70,7 +76,7 @@ def headers(files: FileSet) -> list[Header]:
     for header in found:
         for name, count in Counter(header.names).items():
             if count > 1:
-                raise UserError(f"{header.path} has {count} columns {name}; name each once")
+                raise UserError(f"{header.file} has {count} columns {name}; name each once")
     return found
 
 
@@ -79,7 +85,7 @@ def _schema(path: Path, files: FileSet) -> pa.Schema:
         return read_schema(path)
     names = file_columns(path, files.text)
     if not names:
-        raise UserError(f"{path} is empty; its first line must name the columns")
+        raise UserError(f"{uri_of(path)} is empty; its first line must name the columns")
     return pa.schema([(name, pa.string()) for name in names])
 
 
@@ -108,7 +114,7 @@ def check_named(found: Sequence[Header], named: Mapping[str, str]) -> None:
             if column not in header.names:
                 hint = _hint(header.guess(column, column))
                 raise UserError(
-                    f"{setting} names the column {column}, which {header.path} does not have"
+                    f"{setting} names the column {column}, which {header.file} does not have"
                     f"{hint}; it has {', '.join(header.names)}"
                 )
 
@@ -120,7 +126,7 @@ def check_alike(found: Sequence[Header], columns: Iterable[str]) -> None:
         lacking = [header for header in found if column not in header.names]
         if having and lacking:
             raise UserError(
-                f"{lacking[0].path} has no column {column}, but {having[0].path} has one; "
+                f"{lacking[0].file} has no column {column}, but {having[0].file} has one; "
                 "all files of a table need it, or none"
             )
 
@@ -134,7 +140,7 @@ def check_ids(found: Sequence[Header], columns: Sequence[str]) -> None:
             if not (pa.types.is_integer(kind) or is_text(kind)):
                 what = "nothing but nulls" if pa.types.is_null(kind) else kind
                 raise UserError(
-                    f"column {column} of {header.path} is {what}; ids are whole numbers or "
+                    f"column {column} of {header.file} is {what}; ids are whole numbers or "
                     "strings: cast it, or name another column"
                 )
 
@@ -146,15 +152,15 @@ def check_types(found: Iterable[Header], columns: Sequence[str] | None = None) -
         found: headers of a table.
         columns: names to look at; all by default.
     """
-    first: dict[str, tuple[Path, pa.Field]] = {}
+    first: dict[str, tuple[str, pa.Field]] = {}
     for header in found:
         for field in header.schema:
             if columns is None or field.name in columns:
-                path, known = first.setdefault(field.name, (header.path, field))
-                _refuse_types(path, known, header.path, field)
+                file, known = first.setdefault(field.name, (header.file, field))
+                _refuse_types(file, known, header.file, field)
 
 
-def _refuse_types(path: Path, known: pa.Field, other: Path, field: pa.Field) -> None:
+def _refuse_types(file: str, known: pa.Field, other: str, field: pa.Field) -> None:
     if known.type == field.type:
         return
     try:
@@ -162,5 +168,5 @@ def _refuse_types(path: Path, known: pa.Field, other: Path, field: pa.Field) -> 
     except pa.ArrowTypeError:
         raise UserError(
             f"files of one table disagree about the column {field.name}: it is {known.type} in "
-            f"{path} and {field.type} in {other}; write both with one type"
+            f"{file} and {field.type} in {other}; write both with one type"
         ) from None

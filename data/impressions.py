@@ -162,7 +162,7 @@ class _Raw:
         return pa.nulls(rows.num_rows, pa.string())
 
     def _name(self, ours: str) -> str:
-        return f"{self.files.theirs(ours)} of {self.inspection.first_path}"
+        return f"{self.files.theirs(ours)} of {self.inspection.first_file}"
 
     def _accept(self, ours: str, parsed: Parsed) -> pa.Array:
         if ours in NEEDED:
@@ -206,7 +206,7 @@ class _Raw:
             return pc.fill_null(found.cast(pa.bool_()), False)
         except pa.ArrowInvalid as error:
             raise UserError(
-                f"label {action} of {self.inspection.first_path}: {error}; "
+                f"label {action} of {self.inspection.first_file}: {error}; "
                 "labels are true or false, or 1 or 0"
             ) from None
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from data.admission import count_ids, merge_counts
 from data.chunks import Chunk, RawBlock, plan, read
+from data.contract import storage
 from data.contract.schema import DAY_MS, Order
 from data.contract.settings import Count, NonNegative, Positive, Share, UserError
 from data.exchange import read_table, write_table
@@ -124,7 +125,7 @@ def refuse_too_many(reasons: Counter[str], rows: int, max_share: float, folder: 
         raise UserError(
             f"{rejected} of {rows} rows were rejected, more than "
             f"prepare.max_reject_share={max_share} ({worst}){_example(folder)}; "
-            f"they are listed in {folder}"
+            f"they are listed in {storage.uri_of(folder)}"
         )
 
 
@@ -167,7 +168,7 @@ def _id_type(raw: RawTables, probe: RawBlock, ours: str) -> pa.DataType:
     name = files.theirs(ours)
     if raw.text_ids:
         return pa.string()
-    return id_type(whole(probe.rows[name]), f"column {name} of {files.files[0]}")
+    return id_type(whole(probe.rows[name]), f"column {name} of {files.name()}")
 
 
 def check_headers(raw: RawTables, order: Order, part_column: str | None, extends: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data.contract.settings import UserError
+from data.contract.storage import brought
 from data.raw_tables import FileSet, TextLayout
 
 if TYPE_CHECKING:
@@ -42,16 +43,14 @@ RELEASES = (
 )  # fmt: skip
 
 
-def file_sets(folder: Path, actions: Mapping[str, str]) -> dict[str, tuple[FileSet, ...]]:
-    """The tables of a MovieLens folder by role. Raises UserError when it is none."""
+def file_sets(folder: str, actions: Mapping[str, str]) -> dict[str, tuple[FileSet, ...]]:
+    """The tables of a MovieLens folder, or its URI, by role. Raises UserError when it is none."""
     for ratings, layout, others in RELEASES:
-        if (folder / ratings).is_file():
-            tables = {
-                role: (_files(folder / name, text, {}),)
-                for role, name, text in others
-                if (folder / name).is_file()
-            }
-            return {"events": (_files(folder / ratings, layout, actions),), **tables}
+        events = brought(folder, ratings)
+        if events.is_file():
+            files = {role: (brought(folder, name), text) for role, name, text in others}
+            tables = {r: (_files(at, text, {}),) for r, (at, text) in files.items() if at.is_file()}
+            return {"events": (_files(events, layout, actions),), **tables}
     known = ", ".join(ratings for ratings, *_ in RELEASES)
     raise UserError(f"source.path={folder} holds none of {known}; unpack a MovieLens set there")
 

@@ -64,6 +64,10 @@ class FileSet:
         """The name that these files have for one of our columns."""
         return self.columns.get(name, name)
 
+    def name(self, number: int = 0) -> str:
+        """How messages name a file: by its URI, if it has one."""
+        return storage.uri_of(self.files[number])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawTables:
@@ -149,15 +153,13 @@ def _print_of_file(path: Path, root: Path) -> list[str | int]:
 
 def expand(pattern: str, setting: str) -> tuple[Path, ...]:
     """Data files of a path, folder, glob, or URI, sorted. Raises UserError when there are none."""
-    if storage.is_uri(pattern):
-        pattern = storage.expand(pattern)
-    path = Path(pattern)
+    path = storage.brought(pattern)
     if path.is_file() and path.suffix in PARQUET + TEXT:
         return (path,)
     if path.is_dir():
         found = [f for f in path.rglob("*") if not f.name.startswith((".", "_"))]
     else:
-        found = [Path(f) for f in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+        found = [Path(f) for f in glob.glob(str(path), recursive=True)]  # noqa: PTH207
     files = sorted(f for f in found if f.is_file() and f.suffix in PARQUET + TEXT)
     if not files:
         what = "is no .parquet or .csv file" if path.is_file() else "does not exist"
@@ -181,7 +183,7 @@ def file_columns(path: Path, text: TextLayout) -> list[str]:
         line = stream.readline().decode(text.encoding, "replace")
     line = line.rstrip("\r\n").removeprefix("\ufeff")
     if CONTROL.search(line):
-        raise UserError(f"{path} holds no text; name a .csv or a .parquet file")
+        raise UserError(f"{storage.uri_of(path)} holds no text; name a .csv or a .parquet file")
     return [name.strip('"') for name in line.split(text.delimiter)] if line else []
 
 
@@ -190,9 +192,10 @@ def read_schema(path: Path) -> Any:
     try:
         return pq.read_schema(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable Parquet file: {error}") from None
+        name = storage.uri_of(path)
+        raise UserError(f"{name} is not a readable Parquet file: {error}") from None
 
 
 def damaged(path: Path, error: Exception) -> UserError:
     """What to say when a file's header can be read, but not its rows."""
-    return UserError(f"{path} is damaged: {error}; write it again")
+    return UserError(f"{storage.uri_of(path)} is damaged: {error}; write it again")

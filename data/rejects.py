@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.chunks import FILE, REJECTS, ROW, RawBlock
+from data.contract.storage import uri_of
 from data.parsing import Mask, Parsed, whole
 
 NO_REJECTS = REJECTS.empty_table()
@@ -38,10 +39,10 @@ class Inspection:
         return cls(block.rows, paths, np.zeros(block.rows.num_rows, bool), [block.rejects])
 
     @property
-    def first_path(self) -> Path:
+    def first_file(self) -> str:
         """The file of the first row, for messages about a whole column."""
         files = self.rows[FILE]
-        return self.paths[files[0].as_py() if len(files) else 0]
+        return uri_of(self.paths[files[0].as_py() if len(files) else 0])
 
     def accept(self, column: str, parsed: Parsed) -> pa.Array:
         """Rejects the rows that `parsed` found faults in; gives its values."""
@@ -57,7 +58,7 @@ class Inspection:
         value = whole(rows[column]) if column in rows.column_names else pa.nulls(len(at))
         values = [None if v is None else str(v) for v in value.to_pylist()]
         line = {
-            "file": [str(self.paths[f]) for f in rows[FILE].to_pylist()],
+            "file": [uri_of(self.paths[f]) for f in rows[FILE].to_pylist()],
             "row": rows[ROW],
             "column": [column] * len(at),
             "reason": [reason] * len(at),

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from data.chunks import REJECTS
 from data.contract.idspace import IdSpace, hash_ids
 from data.contract.schema import DAY_MS, ENCODED_EVENT, Calendar
+from data.contract.storage import uri_of
 from data.exchange import read_table, spill
 from data.intake import reasons_of, write_rejects
 from data.parsing import whole
@@ -143,7 +144,7 @@ def _rejected(
 ) -> pa.Table:
     rows = events.take(pa.array(at))
     line = {
-        "file": [str(routing.paths[f]) for f in rows["file"].to_pylist()],
+        "file": [uri_of(routing.paths[f]) for f in rows["file"].to_pylist()],
         "row": rows["row"],
         "column": [why[0]] * len(at),
         "reason": [why[1]] * len(at),

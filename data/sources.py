@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data import movielens
@@ -24,6 +23,7 @@ from data.raw_tables import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 IMPRESSION_COLUMNS = ("context_item_id", "propensity", "source", "labels", "labels_closed_at")
 OURS = (*EVENT_COLUMNS, "position", "created_at", "weight", *IMPRESSION_COLUMNS)
@@ -35,14 +35,14 @@ class SourceSettings:
 
     Attributes:
         kind: the built-in world, tables of your own, or original MovieLens files.
-        events: event log of kind=table: a Parquet or CSV file, a folder or a glob.
+        events: event log of kind=table: a Parquet or CSV file, a folder, a glob, or its URI.
         impressions: impression log, likewise; may be left out.
         items: item table, likewise.
         users: user table, likewise.
         boards: edges between boards and items, likewise: board_id, item_id and, where known,
             timestamp and weight (above 0).
         content: table with item_id and one vector column, joined as the feature "content".
-        path: folder of an original MovieLens set (ml-100k, ml-1m, ml-20m and later).
+        path: folder, or its URI, of an original MovieLens set (ml-100k, ml-1m, ml-20m and later).
         columns: our column name -> the name in your files; position names what orders a log
             without a clock.
         timestamp_unit: unit of all times in your files.
@@ -86,7 +86,7 @@ def locate(settings: SourceSettings) -> RawTables:
     for action, condition in settings.actions.items():
         _refuse_condition(action, condition)
     if settings.kind == "movielens":
-        sets = movielens.file_sets(Path(settings.path or ""), settings.actions)
+        sets = movielens.file_sets(settings.path or "", settings.actions)
         order: Order = "clock"
     else:
         sets = {role: _file_sets(settings, role) for role in ROLES}
@@ -121,7 +121,7 @@ def _refuse_mapping(columns: Mapping[str, str], sets: Mapping[str, tuple[FileSet
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
                 f"source.columns.{ours}={theirs}: no table has the column {theirs}{hint}; "
-                f"{sets['events'][0].files[0]} has {', '.join(present['events'])}"
+                f"{sets['events'][0].name()} has {', '.join(present['events'])}"
             )
         if ours not in OURS and (theirs in OURS or theirs not in attributes):
             raise UserError(

@@ -207,12 +207,12 @@ _STATISTICS: dict[str, Callable[[Feature, pa.Array], Feature]] = {
 }
 
 
-def vector_column(table: pa.Table, path: object) -> str:
+def vector_column(table: pa.Table, file: str) -> str:
     """Name of the one column of vectors. Raises UserError when there is none, or several."""
     names = list(_vector_names(table))
     if len(names) != 1:
         found = ", ".join(names) or "none"
-        raise UserError(f"{path} must have item_id and one column of vectors; found {found}")
+        raise UserError(f"{file} must have item_id and one column of vectors; found {found}")
     return names[0]
 
 

@@ -154,7 +154,7 @@ class _Columns:
         return self.inspection.accept(self.files.theirs(ours), parsed)
 
     def _name(self, ours: str) -> str:
-        return f"{self.files.theirs(ours)} of {self.inspection.first_path}"
+        return f"{self.files.theirs(ours)} of {self.inspection.first_file}"
 
     @property
     def _num_rows(self) -> int:

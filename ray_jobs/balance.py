@@ -28,6 +28,7 @@ from pyarrow import csv
 from pydantic import Field
 
 from data.contract.settings import Count, UserError, build, to_tree
+from data.contract.storage import uri_of
 from data.dataset import Dataset
 from ray_jobs.engine import plots
 from ray_jobs.engine.balance_report import USER, Tree, between, sections
@@ -208,14 +209,14 @@ def main(job: Job) -> dict[str, Any]:
     chosen = replace(chosen, party_weights=metrics["chosen"]["weights"])
     applied = None
     if job.arguments.apply:
-        applied = str(apply(job.root, chosen, metrics["held_out"]["floors"]))
+        applied = uri_of(apply(job.root, chosen, metrics["held_out"]["floors"]))
     return {
         "version": artifact.version,
         "utility": chosen.version,
         "party_weights": chosen.party_weights,
         **metrics,
         "applied": applied,
-        "report": str(artifact.path / REPORT),
+        "report": uri_of(artifact.path / REPORT),
     }
 
 

@@ -21,6 +21,7 @@ from ray import serve
 
 from data.contract.artifact import current
 from data.contract.settings import UserError, to_tree
+from data.contract.storage import uri_of
 from ray_jobs.engine.cluster import connect, num_gpus
 from ray_jobs.engine.job import console, run
 from serve.access import TOKEN
@@ -72,8 +73,8 @@ def served(job: Job, port: int) -> Iterator[str]:
     refuse_overcommitment(settings, num_gpus())
     if serve.status().proxies:
         raise UserError(
-            f"this Ray cluster runs Serve already, but not {job.root} at serve.port="
-            f"{settings.port}; give the port of its server, or end that first"
+            f"this Ray cluster runs Serve already, but not {uri_of(job.root)} at "
+            f"serve.port={settings.port}; give the port of its server, or end that first"
         )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(

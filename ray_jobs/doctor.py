@@ -2,6 +2,7 @@
 
     make doctor
     python -m ray_jobs.doctor root=runs/default ports=[8000,8265]
+    python -m ray_jobs.doctor root=s3://bucket/name
 
 Depends on little, so that it still speaks when torch, Ray or an index library does not load: what
 may crash on import is tried in a process of its own. Exit codes: 0 fit (there may be advice), 1 an
@@ -37,6 +38,7 @@ MEMORY_GIB = 6
 DISK_GIB = 5
 SHARED_MEMORY_GIB = 1
 FULL_PERCENT = 95  # Ray stops writing objects to a disk that is fuller.
+OTHER_ROOT = "root=<folder> (make: ROOT=<folder>)"
 REINSTALL = "rm -r .venv && make setup"
 PIN = re.compile(r"(?P<name>[\w.-]+)(\[[\w,]+\])?==(?P<version>[\w.]+)")
 TRIPLE = """
@@ -45,6 +47,27 @@ offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))
 ids = torchrec.KeyedJaggedTensor(["id"], torch.arange(3), lengths=torch.tensor([1, 2]))
 assert offsets.tolist() == ids.offsets().tolist() == [0, 1, 3]
 print("torch", torch.__version__, "with", torch.cuda.device_count(), "CUDA devices")
+"""
+MIRROR = """
+from data.contract import mirrors
+print(mirrors.base())
+"""
+STORAGE = """
+import sys, uuid
+from data.contract import storage
+from data.contract.settings import UserError
+file = storage.mirror(sys.argv[1]) / f".doctor-{uuid.uuid4().hex}"
+try:
+    storage.check(sys.argv[1])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("put by ray_jobs.doctor, which removes it")
+    storage.put(file)
+    storage.remove(file)
+except UserError as error:
+    sys.exit(" ".join(str(error).split()))
+finally:
+    file.unlink(missing_ok=True)
+print("answers, and can be written")
 """
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -55,7 +78,7 @@ class DoctorSettings:
     """What to examine.
 
     Attributes:
-        root: folder that runs write to.
+        root: folder, or URI of the object storage, that runs write to.
         ports: TCP ports of HTTP and of Ray's dashboard.
     """
 
@@ -124,16 +147,25 @@ def check_packages(project: Path) -> Iterator[Check]:
 
 def check_triple(timeout_s: float = 300) -> Check:
     """Loads torch, fbgemm and torchrec together, where a mismatch of builds can do no harm."""
+    ok, found = try_apart(TRIPLE, timeout_s=timeout_s)
+    remedy = f"the three come in matching builds only: {REINSTALL} (GPU=1 for CUDA)"
+    return Check(name="torch, fbgemm, torchrec", ok=ok, found=found, remedy=remedy)
+
+
+def try_apart(program: str, *words: str, timeout_s: float) -> tuple[bool, str]:
+    """Runs a Python program in a process of its own: whether it ends well, and its last line."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", TRIPLE], capture_output=True, text=True, timeout=timeout_s
+            [sys.executable, "-c", program, *words],
+            cwd=PROJECT.parent,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
         )
         ok, output = done.returncode == 0, (done.stdout if done.returncode == 0 else done.stderr)
     except subprocess.TimeoutExpired:
-        ok, output = False, f"did not load within {timeout_s:g} s"
-    found = output.strip().rpartition("\n")[2] or "the process crashed"
-    remedy = f"the three come in matching builds only: {REINSTALL} (GPU=1 for CUDA)"
-    return Check(name="torch, fbgemm, torchrec", ok=ok, found=found, remedy=remedy)
+        ok, output = False, f"took longer than {timeout_s:g} s"
+    return ok, output.strip().rpartition("\n")[2] or "the process crashed"
 
 
 def check_memory() -> Check:
@@ -163,7 +195,7 @@ def check_disk(name: str, folder: Path, remedy: str) -> Check:
     return Check(name=name, ok=ok, found=found, remedy=remedy)
 
 
-def check_root(root: Path) -> Check:
+def check_root(root: Path, name: str = "root", other: str = OTHER_ROOT) -> Check:
     """Whether runs can write where they shall, tried in the nearest folder that exists."""
     folder = nearest_existing(root)
     try:
@@ -171,7 +203,30 @@ def check_root(root: Path) -> Check:
             ok, found = True, f"{folder} can be written"
     except OSError as error:
         ok, found = False, f"{folder}: {error.strerror}"
-    remedy = "name a folder that you may write to: root=<folder> (make: ROOT=<folder>)"
+    remedy = f"name a folder that you may write to: {other}"
+    return Check(name=f"{name} {root}", ok=ok, found=found, remedy=remedy)
+
+
+def check_places(root: str) -> Iterator[Check]:
+    """Room and leave to write: below a root, or in its storage and this machine's mirror of it."""
+    if "://" not in root:
+        yield check_disk("disk of root", Path(root), "free space, or root=<folder on another disk>")
+        yield check_root(Path(root))
+        return
+    ok, found = try_apart(MIRROR, timeout_s=60)
+    if not ok:
+        yield Check(name=f"root {root}", ok=False, found=found, remedy=REINSTALL)
+        return
+    disk = "free space, or HOMEFEED_MIRROR=<folder on another disk>"
+    yield check_disk("disk of the mirror", Path(found), disk)
+    yield check_root(Path(found), "mirror", "HOMEFEED_MIRROR=<folder>")
+    yield check_storage(root)
+
+
+def check_storage(root: str, timeout_s: float = 60) -> Check:
+    """Whether an object storage answers and can be written: a small object is put and removed."""
+    ok, found = try_apart(STORAGE, root, timeout_s=timeout_s)
+    remedy = "set the storage's own variables: credentials, region, endpoint (AWS_ENDPOINT_URL ...)"
     return Check(name=f"root {root}", ok=ok, found=found, remedy=remedy)
 
 
@@ -202,14 +257,13 @@ def gib(size: int) -> str:
 
 def examine(settings: DoctorSettings) -> Iterator[Check]:
     """All checks, cheapest first."""
-    root, temporary = Path(settings.root), Path(tempfile.gettempdir())
+    temporary = Path(tempfile.gettempdir())
     yield check_python(PROJECT)
     yield from check_packages(PROJECT)
     yield check_memory()
     yield check_shared_memory()
-    yield check_disk("disk of root", root, "free space, or root=<folder on another disk>")
     yield check_disk("disk of Ray", temporary, "free space, or RAY_TMPDIR=<short path elsewhere>")
-    yield check_root(root)
+    yield from check_places(settings.root)
     yield from map(check_port, settings.ports)
     yield check_triple()
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from data.contract.artifact import Artifact, Draft, has_current
 from data.contract.settings import UserError
+from data.contract.storage import uri_of
 from data.requests import UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
@@ -272,7 +273,7 @@ def main(job: Job) -> dict[str, Any]:
     chosen = [job.arguments.model] if job.arguments.model else _current_models(job.root)
     with job.stage("evaluate"):
         artifact = evaluate(job, chosen)
-    report = str(artifact.path / REPORT)
+    report = uri_of(artifact.path / REPORT)
     return {"version": artifact.version, "metrics": artifact.manifest.metrics, "report": report}
 
 
@@ -280,7 +281,7 @@ def _current_models(root: Path) -> list[Model]:
     """Raises UserError when nothing is trained."""
     found = [model for model in MODELS if has_current(root, model)]
     if not found:
-        raise UserError(f"{root} has no trained model yet; run the job train first")
+        raise UserError(f"{uri_of(root)} has no trained model yet; run the job train first")
     return found
 
 

@@ -121,7 +121,8 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
             raw = world_tables(simulate_next_day(job, world).path).joined(raw)
     if not raw.events:
         storage.remove(job.root / NEXT_DAY_FILE)
-        raise UserError(f"nothing was posted to {job.root} since its last day: nothing to learn")
+        uri = storage.uri_of(job.root)
+        raise UserError(f"nothing was posted to {uri} since its last day: nothing to learn")
     with job.stage("prepare"):
         return prepare(job, raw, before, yesterday.after)
 

@@ -23,17 +23,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.contract import storage
+from data.contract.artifact import MANIFEST, is_whole
 from data.contract.settings import Count, Positive, UserError, help_table, load
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.planning.growth import Growth, Needs, memory_of
 from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, on_one_host, planned, stored_gib
-from ray_jobs.planning.measured import Measured, Sizes
+from ray_jobs.planning.measured import MADE, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FULL = 9_900_000  # events, with which the buffers of streamed stages are full; ten million or so
+SUMMARY = "summary.json"
 OURS = Path(__file__).resolve().parent / "planning" / "measured.json"
 
 
@@ -45,9 +48,9 @@ class PlanSettings:
         users: of each log.
         items: of each log; as many as users where there are none.
         events_per_user: that are kept, a year of them say; the store has all of them.
-        measured: finished roots of at least two sizes of a log; what a training took before it was
-            taken up again is not told by them.
-        check: a larger root, with which the lines are compared.
+        measured: finished roots of at least two sizes of a log, or their URIs; what a training took
+            before it was taken up again is not told by them.
+        check: a larger root, or its URI, with which the lines are compared.
         cores: of the machine on which the roots were made; by default this one's.
         hours: that the daily loop may take.
         host: what is rented.
@@ -73,9 +76,24 @@ def runs_of(settings: PlanSettings) -> list[Measured]:
     """The runs that lines are drawn through. Raises UserError."""
     cores = settings.cores or num_cores()
     if settings.measured:
-        return [Measured.of(Path(root), cores) for root in settings.measured]
+        return [run_of(root, cores) for root in settings.measured]
     ours = [Measured.read(tree) for tree in json.loads(OURS.read_text())]
     return [run for run in ours if run.sizes.events >= FULL]
+
+
+def run_of(root: str, cores: int) -> Measured:
+    """The run that made a root. Of a URI all artefacts that tell what they took are brought here.
+
+    Raises:
+        UserError: it has not finished, or its storage does not answer.
+    """
+    folder = storage.mirror(root)
+    if not storage.fetch(folder / SUMMARY, fresh=True):
+        raise UserError(f"{root} has no {SUMMARY}; run ray_jobs.pipeline root={root} first")
+    for kind in MADE if storage.is_mirrored(folder) else ():
+        for manifest, _ in storage.changes(folder / kind, MANIFEST):
+            is_whole(folder / kind / Path(manifest).parent.name)
+    return Measured.of(folder, cores)
 
 
 def warn_of_small(runs: Sequence[Measured], console: Console) -> None:
@@ -194,7 +212,7 @@ def main(words: Sequence[str]) -> int:
         runs = runs_of(settings)
         growth = Growth.of(runs)
         warn_of_small(runs, console)
-        check = settings.check and compared(growth, Measured.of(Path(settings.check), growth.cores))
+        check = settings.check and compared(growth, run_of(settings.check, growth.cores))
     except UserError as error:
         console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         return 2

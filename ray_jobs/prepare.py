@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from data import boards, enrolment, impressions
 from data.blocks import num_rows
-from data.contract import artifact
+from data.contract import artifact, storage
 from data.contract.idspace import IdSpace
 from data.contract.settings import UserError, to_tree
 from data.dataset import PARTITIONS, Dataset, date_name
@@ -189,8 +189,9 @@ class _Maker:
         version = draft.path.name
         root = self.job.root.absolute()
         work, rejects = root / ".work" / f"prepare-{version}", root / "rejects" / version
+        shutil.rmtree(work, ignore_errors=True)
+        storage.remove(rejects)
         for folder in (work, rejects):
-            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         split_column = self.job.settings.split.column
         settings = self.job.settings.prepare
@@ -207,6 +208,7 @@ class _Maker:
             )
         finally:
             shutil.rmtree(work)
+            storage.put(rejects)  # also of a log that is refused: its error names them
 
     def _vocabulary(self, tally: Tally, sides: list[Side]) -> Vocabulary:
         if self.parent is not None:

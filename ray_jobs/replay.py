@@ -78,7 +78,8 @@ class Logged:
         for kind in ("features", "impressions"):
             folder = root / FOLDER / kind
             if not folder.is_dir():
-                raise UserError(f"{root} has no request log; serve it with serve.log_requests=true")
+                uri = storage.uri_of(root)
+                raise UserError(f"{uri} has no request log; serve it with serve.log_requests=true")
             log = ds.dataset(folder, format="parquet")
             tables[kind] = log.to_table(filter=ds.field("request_id") == request_id)
         if not tables["features"].num_rows:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import ray
 from pydantic import BeforeValidator
 
+from data.contract import storage
 from data.contract.artifact import Artifact, has_current, point, publish, read, version_of
 from data.contract.settings import Count, NonNegative, UserError, to_tree
 from data.dataset import Dataset
@@ -67,8 +68,8 @@ class TuneArguments:
             where they lie in the space.
         objectives: what a study searches for, metrics of the validation part, latency_ms or
             megabytes; by default the metric that steps are chosen on.
-        warm_start: results of earlier sweeps that a study knows from the start: their folders, or
-            versions in this root.
+        warm_start: results of earlier sweeps that a study knows from the start: their folders or
+            URIs, or versions in this root.
         concurrency: trials at once; by default as many as the cluster has room for; 0 runs them in
             this process.
         confirm: seeds under which best, start and default are trained again at the end.
@@ -91,12 +92,13 @@ def tune(job: Job, searches: Searches) -> Artifact:
     """Runs the trials and sums them up: tables, the best settings as YAML, an HTML report.
 
     Raises:
-        UserError: every trial failed, or the cluster has no room for one.
+        UserError: every trial failed, the cluster has no room for one, or MLflow cannot be used.
     """
+    mirrors = _mirrors(job)
     at_once = _room(job)
     sources_of(job, job.arguments.model, alone=job.arguments.model in UPSTREAM)
     with Tally(job, searches) as tally:
-        sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *_mirrors(job)])
+        sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *mirrors])
         if at_once:
             run_on_ray(sweep, Need.of(job.settings), at_once)
         else:
@@ -119,8 +121,14 @@ def _room(job: Job) -> int:
 
 
 def _mirrors(job: Job) -> list[Seen]:
-    """Where trials are shown beside the terminal."""
+    """Where trials are shown beside the terminal. Raises UserError where they cannot be."""
     uri = job.settings.tune.mlflow_uri
+    if uri == "local" and storage.is_mirrored(job.root):
+        raise UserError(
+            "tune.mlflow_uri=local keeps a database on this machine's disk, and "
+            f"{storage.uri_of(job.root)} does not lie there; name a tracking server, "
+            "tune.mlflow_uri=http://host:5000, or a database here, sqlite:////path/mlflow.db"
+        )
     if uri == "local":
         uri = f"sqlite:///{job.root.absolute() / 'mlflow.db'}"
     return [Mirror(uri, f"homefeed {job.arguments.model}").seen] if uri else []
@@ -159,13 +167,14 @@ def main(job: Job) -> dict[str, Any]:
     """Searches settings of a model, on shared data, resumably."""
     searches = Searches.of(job)
     if not has_current(job.root, "dataset"):
-        raise UserError(f"{job.root} has no dataset yet; run the job prepare first")
+        root = storage.uri_of(job.root)
+        raise UserError(f"{root} has no dataset yet; run the job prepare first")
     with job.stage("tune"):
         artifact = tune(job, searches)
     findings = searches.findings()
     return _summary(job, findings) | {
-        "report": str(artifact.path / REPORT),
-        "best_settings": str(artifact.path / BEST),
+        "report": storage.uri_of(artifact.path / REPORT),
+        "best_settings": storage.uri_of(artifact.path / BEST),
     }
 
 

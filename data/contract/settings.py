@@ -50,7 +50,7 @@ def load(cls: type[S], words: Sequence[str], base: Mapping[str, Any] | None = No
 
     Args:
         cls: a frozen dataclass, nested dataclasses being its groups.
-        words: paths ending in .yaml/.yml, or `dotted.key=value` with a YAML value.
+        words: paths or URIs ending in .yaml/.yml, or `dotted.key=value` with a YAML value.
         base: values to start from (what a root remembers).
 
     Raises:
@@ -77,12 +77,19 @@ def read_words(words: Sequence[str]) -> Tree:
 
 
 def _read_word(word: str) -> Tree:
-    if "=" in word:
-        key, _, text = word.partition("=")
+    key, equals, text = word.partition("=")
+    is_uri = "://" in key  # which may have options behind it
+    if equals and not is_uri:
         return nest(key, read_value(text))
-    if word.endswith((".yaml", ".yml")):
-        return read_yaml(Path(word))
+    if (word.partition("?")[0] if is_uri else word).endswith((".yaml", ".yml")):
+        return read_yaml(_brought(word) if is_uri else Path(word), word)
     raise UserError(f"'{word}' is neither key=value nor a .yaml file; see --help")
+
+
+def _brought(uri: str) -> Path:
+    from data.contract.storage import brought  # which imports this module, and is not always needed
+
+    return brought(uri)
 
 
 def read_value(text: str) -> Any:
@@ -94,16 +101,22 @@ def read_value(text: str) -> Any:
         return text
 
 
-def read_yaml(path: Path) -> Tree:
-    """Reads a settings file. Raises UserError when it is missing or no mapping."""
+def read_yaml(path: Path, name: str = "") -> Tree:
+    """Reads a settings file. Raises UserError when it is missing or no mapping.
+
+    Args:
+        path: the file.
+        name: what messages call it, where that is not its path.
+    """
+    name = name or str(path)
     if not path.is_file():
-        raise UserError(f"settings file {path} does not exist")
+        raise UserError(f"settings file {name} does not exist")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raise UserError(f"{name} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold a mapping of settings, found {type(tree).__name__}")
+        raise UserError(f"{name} must hold a mapping of settings, found {type(tree).__name__}")
     return tree
 
 

@@ -7,9 +7,6 @@ written; paths outside of mirrors are left alone. Objects appear whole or not at
 artefact's manifest is put last: nothing is ever renamed. What says that something is done appears
 there before it does here. What fails is tried again, as `TRIES` has it, unless it is refused for
 good.
-
-Any URI that pyarrow or, where it is installed, fsspec understands will do; credentials, region and
-endpoint are those of their own environment variables (`AWS_ENDPOINT_URL` and so on).
 """
 
 from __future__ import annotations
@@ -17,22 +14,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyarrow import fs
 
-from data.contract.settings import UserError
+from data.contract.mirrors import (
+    StorageError,
+    here,
+    is_mirrored,
+    is_uri,
+    mirror,
+    origin,
+    uri_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MARK = "homefeed-mirror"
-PLACE = "HOMEFEED_MIRROR"
 TRIES = (0.2, 1.0, 5.0, 15.0, 45.0)  # seconds before each further try
 REFUSED = (
     *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "NO_SUCH_BUCKET"),
@@ -41,73 +42,27 @@ REFUSED = (
 CHUNK = 8 << 20
 LAST = "manifest.json"
 T = TypeVar("T")
-
-
-class StorageError(UserError):
-    """An object storage that does not do what it is asked."""
-
-
-def is_uri(root: str) -> bool:
-    """Whether a root is a URI, not a path."""
-    return "://" in root
-
-
-def base() -> Path:
-    """The folder of this machine's mirrors."""
-    return Path(os.environ.get(PLACE, tempfile.gettempdir())).absolute() / MARK
-
-
-def mirror(root: str) -> Path:
-    """The local folder of a root: a URI's mirror, a path as it is."""
-    if not is_uri(root):
-        return Path(root)
-    scheme, _, rest = root.partition("://")
-    return base() / scheme / rest.strip("/")
-
-
-def is_mirrored(path: Path) -> bool:
-    """Whether a path lies in a mirror, this machine's or another's."""
-    return MARK in path.parts
-
-
-def here(path: Path) -> Path:
-    """The same path in this machine's mirror."""
-    if not is_mirrored(path):
-        return path
-    return base().joinpath(*path.parts[path.parts.index(MARK) + 1 :])
-
-
-def uri_of(path: Path) -> str:
-    """Where a path in a mirror comes from; other paths as they are."""
-    if not is_mirrored(path):
-        return str(path)
-    scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(rest)}"
-
-
-@cache
-def _filesystem(scheme: str, host: str) -> Any:
-    """The file system of a scheme; those of a host too, for some take their region from it."""
-    uri = f"{scheme}:///" if scheme == "file" else f"{scheme}://{host}"
-    try:
-        return fs.FileSystem.from_uri(uri)[0]
-    except (ValueError, OSError) as error:
-        return _of_fsspec(scheme, error)
-
-
-def _of_fsspec(scheme: str, error: Exception) -> Any:
-    try:
-        import fsspec  # an optional dependency, and rarely wanted
-
-        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
-    except (ImportError, ValueError):
-        raise StorageError(f"{scheme}:// is no storage that can be reached: {error}") from error
-
-
-def _origin(path: Path) -> tuple[Any, str]:
-    scheme, *rest = path.parts[path.parts.index(MARK) + 1 :]
-    place = "/".join(rest)
-    return _filesystem(scheme, rest[0]), f"/{place}" if scheme == "file" else place
+# With what those need of `mirrors` who fetch and put.
+__all__ = [
+    "StorageError",
+    "brought",
+    "changes",
+    "check",
+    "exists",
+    "expand",
+    "fetch",
+    "here",
+    "is_mirrored",
+    "is_uri",
+    "mirror",
+    "place_of",
+    "put",
+    "put_as",
+    "remove",
+    "texts",
+    "update",
+    "uri_of",
+]
 
 
 def place_of(path: Path) -> tuple[Any, str]:
@@ -115,7 +70,7 @@ def place_of(path: Path) -> tuple[Any, str]:
 
     None and the path itself for others. Raises StorageError.
     """
-    return _origin(path) if is_mirrored(path) else (None, str(path))
+    return origin(path) if is_mirrored(path) else (None, str(path))
 
 
 def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
@@ -143,7 +98,7 @@ def _is_refused(error: OSError) -> bool:
 def check(root: str) -> None:
     """Looks whether a root can be reached. Raises StorageError."""
     path = mirror(root)
-    system, place = _origin(path)
+    system, place = origin(path)
     bucket = PurePosixPath(place).parts[0]
     found = _tried(path, "reached", lambda: system.get_file_info(bucket))
     if found.type == fs.FileType.NotFound:
@@ -154,7 +109,7 @@ def exists(path: Path) -> bool:
     """Whether a file or folder is where a mirror comes from; of other paths, whether it is here."""
     if not is_mirrored(path):
         return path.exists()
-    system, place = _origin(path)
+    system, place = origin(path)
     found = _tried(path, "read", lambda: system.get_file_info(place))
     return bool(found.type != fs.FileType.NotFound)
 
@@ -172,7 +127,7 @@ def fetch(path: Path, fresh: bool = False) -> bool:
     path = here(path)
     if not is_mirrored(path) or (path.exists() and not fresh):
         return path.exists()
-    system, place = _origin(path)
+    system, place = origin(path)
     info = _tried(path, "read", lambda: system.get_file_info(place))
     if info.type == fs.FileType.NotFound:
         if fresh and path.is_file():
@@ -241,14 +196,14 @@ def put_as(file: Path, path: Path) -> None:
         StorageError: the storage refuses, or does not answer.
     """
     if is_mirrored(path):
-        system, place = _origin(path)
+        system, place = origin(path)
         _tried(path, "written", lambda: _copied_there(system, file, place))
 
 
 def update(folder: Path) -> None:
     """Brings here what a folder of a mirror has there and not here. Raises StorageError."""
     for one in _there(folder):
-        fetch(_under(folder, _origin(folder)[1], one))
+        fetch(_under(folder, origin(folder)[1], one))
 
 
 def changes(folder: Path, name: str) -> frozenset[tuple[str, int]]:
@@ -281,7 +236,7 @@ def texts(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _text(folder: Path, info: Any) -> str:
-    with _origin(folder)[0].open_input_stream(info.path) as stream:
+    with origin(folder)[0].open_input_stream(info.path) as stream:
         text: str = stream.readall().decode()
     return text
 
@@ -290,7 +245,7 @@ def _there(folder: Path) -> list[Any]:
     """Files where a folder of a mirror comes from."""
     if not is_mirrored(folder):
         return []
-    system, place = _origin(folder)
+    system, place = origin(folder)
     found: list[Any] = _tried(folder, "read", lambda: _files(system, place))
     return found
 
@@ -323,7 +278,7 @@ def remove(path: Path) -> None:
     _forget(path)
     if not is_mirrored(path):
         return
-    system, place = _origin(path)
+    system, place = origin(path)
     info = _tried(path, "removed", lambda: system.get_file_info(place))
     if info.type != fs.FileType.NotFound:
         folder = info.type == fs.FileType.Directory
@@ -348,20 +303,20 @@ def expand(pattern: str) -> str:
     A company's log is written by others: what has changed there is fetched again, and what is gone
     there goes here too.
     """
-    above, _, name = pattern.rpartition("/")
-    one = "*" not in name
-    whole = mirror(pattern if one else above)
-    system, place = _origin(whole)
+    path = mirror(pattern)
+    one = "*" not in path.name
+    whole = path if one else path.parent
+    system, place = origin(whole)
     found = _tried(whole, "read", lambda: _files(system, place, recursive=one))
     there = {_under(whole, place, info): info for info in found}
-    named = {file: info for file, info in there.items() if one or file.match(name)}
+    named = {file: info for file, info in there.items() if one or file.match(path.name)}
     for file, info in named.items():
         fetch(file, fresh=_differs(info, file))
-    here_now = [whole, *whole.rglob("*")] if one else whole.glob(name)
+    here_now = [whole, *whole.rglob("*")] if one else whole.glob(path.name)
     for file in set(here_now) - named.keys():
         if file.is_file():
             file.unlink()
-    return str(whole if one else whole / name)
+    return str(path)
 
 
 def _files(system: Any, place: str, recursive: bool = True) -> list[Any]:
@@ -382,3 +337,13 @@ def _differs(info: Any, file: Path) -> bool:
     """Whether a file is another there than here, by size and time."""
     mine = file.stat() if file.is_file() else None
     return mine is None or (info.size, info.mtime_ns) != (mine.st_size, mine.st_mtime_ns)
+
+
+def brought(word: str, name: str = "") -> Path:
+    """A path that may be a URI, and lies here then as it is there now.
+
+    Args:
+        word: of a file or a folder.
+        name: of the file in the folder that is wanted, if not all of it.
+    """
+    return Path(expand(uri_of(mirror(word) / name))) if is_uri(word) else Path(word, name)

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from data.contract.settings import UserError
+from data.contract.storage import uri_of
 from data.world.population import Flags, Rows
 from data.world.settings import World
 
@@ -27,7 +28,7 @@ def read_world(latents: Path) -> World:
     """Reads which world a journal is of. Raises UserError where there is none."""
     path = latents / "world.json"
     if not path.exists():
-        raise UserError(f"no world is recorded in {latents}: generate from day 1 first")
+        raise UserError(f"no world is recorded in {uri_of(latents)}: generate from day 1 first")
     return TypeAdapter(World).validate_json(path.read_text())
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.contract import storage
+from data.contract import mirrors, storage
 from data.contract.artifact import write_atomically
 from data.contract.storage import StorageError
 
@@ -127,7 +127,7 @@ class Ticket:
 
 def machine() -> str:
     """A name for all processes that share this machine's mirrors."""
-    file = storage.base() / "machine"
+    file = mirrors.base() / "machine"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         own = file.with_name(f".machine.{uuid.uuid4().hex[:8]}")

@@ -113,7 +113,7 @@ def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
     """
     form = log_form(preparation.raw, preparation.part_column, preparation.known_form)
     if not preparation.events and preparation.parent is None:
-        raise UserError(f"the event log {preparation.raw.events[0].files[0]} is empty")
+        raise UserError(f"the event log {preparation.raw.events[0].name()} is empty")
     intake = Intake(
         chunks=preparation.events,
         paths=preparation.event_paths,
@@ -134,7 +134,7 @@ def take_in(preparation: Preparation) -> tuple[LogForm, Tally]:
 def _no_events(files: FileSet, rows: int) -> str:
     conditions = ", ".join(f"source.actions.{k}={v}" for k, v in files.actions.items())
     why = f"no row fulfils {conditions}" if conditions else "all were rejected"
-    return f"none of the {rows} rows of {files.files[0]} gives an event: {why}"
+    return f"none of the {rows} rows of {files.name()} gives an event: {why}"
 
 
 def mark_duplicates(preparation: Preparation, tally: Tally, first_open_day: int) -> None:

@@ -55,7 +55,8 @@ class Yesterday:
             return cls(tree["versions"], Taken(**tree["before"]), Taken(**tree["after"]))
         versions = {kind: current(root, kind).version for kind in kinds if has_current(root, kind)}
         if "dataset" not in versions:
-            raise UserError(f"{root} has no first day yet; run the pipeline without day=next")
+            uri = storage.uri_of(root)
+            raise UserError(f"{uri} has no first day yet; run the pipeline without day=next")
         before = Taken.of(Dataset.open(root).details)
         day = cls(versions, before, _taken_now(job, before))
         write_atomically(path, json.dumps(asdict(day)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.contract import storage
 from data.contract.artifact import version_of, write_atomically
 from data.contract.settings import UserError, to_tree
 from ray_jobs.engine.job import Job
@@ -20,6 +20,7 @@ from ray_jobs.tuning.trial import DECISIVE, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ray_jobs.engine.model_kinds import Model
     from ray_jobs.settings import Settings
@@ -201,11 +202,12 @@ def _earlier(
 
 
 def _trials_of(name: str, root: Path) -> list[Trial]:
-    file = next((f / TRIALS for f in (Path(name), root / "tune" / name) if f.is_dir()), None)
-    if file is None or not file.is_file():
+    places = [folder / TRIALS for folder in (storage.mirror(name), root / "tune" / name)]
+    file = next((place for place in places if storage.fetch(place, fresh=True)), None)
+    if file is None:
         raise UserError(
             f"warm_start={name} names no finished sweep: give its folder, or a version below "
-            f"{root / 'tune'}"
+            f"{storage.uri_of(root / 'tune')}"
         )
     lines = json.loads(file.read_text())
     return [Trial(**{k: v for k, v in line.items() if k != "search"}) for line in lines]
@@ -214,7 +216,7 @@ def _trials_of(name: str, root: Path) -> list[Trial]:
 def _remembered_lag(folder: Path, lag: int) -> int:
     """The lag with which a study was begun: on another cluster, too, it proposes the same."""
     file = folder / "lag.json"
-    if not file.is_file():
+    if not storage.fetch(file, fresh=True):
         write_atomically(file, json.dumps(lag))
     found: int = json.loads(file.read_text())
     return found

@@ -25,7 +25,7 @@ class TuneSettings:
         stalled_minutes: time without any progress of any trial after which a sweep is given up; of
             a trial on another machine than a root in object storage only checkpoints are seen.
         mlflow_uri: MLflow tracking server to which every trial is mirrored; local for mlflow.db
-            in the root; needs the extra `mlflow`.
+            in the root, unless that lies in object storage; needs the extra `mlflow`.
     """
 
     metrics: tuple[str, ...] = (

@@ -7,6 +7,7 @@ import pytest
 
 from data.blocklist import Blocklist
 from data.contract.idspace import IdSpace, hash_ids
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError
 
 INT64 = pa.int64()
@@ -58,6 +59,25 @@ def test_without_a_file_and_with_an_empty_one_nothing_is_blocked(tmp_path: Path)
     (tmp_path / "none.txt").touch()
     assert Blocklist.read(None, pa.int64()).ids.to_pylist() == []
     assert read(tmp_path / "none.txt") == []
+
+
+def test_it_may_lie_in_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    uri = f"file://{tmp_path}/blocked"
+    for suffix in (".txt", ".parquet"):
+        with pytest.raises(UserError, match=f"{uri}{suffix} is not there"):
+            Blocklist.read(uri + suffix, INT64)
+    (tmp_path / "blocked.txt").write_text("7")
+    pq.write_table(pa.table({"item_id": [9]}), tmp_path / "blocked.parquet")
+    found = [Blocklist.read(uri + suffix, INT64) for suffix in (".txt", ".parquet")]
+    assert [blocked.ids.to_pylist() for blocked in found] == [[7], [9]]
+    (tmp_path / "blocked.txt").write_text("70")
+    changed = Blocklist.read(uri + ".txt", INT64)
+    assert changed.ids.to_pylist() == [70]
+    assert changed.checksum != found[0].checksum
+    (tmp_path / "blocked.txt").write_bytes(b"\xff\xfe7")
+    with pytest.raises(UserError, match=f"{uri}.txt is no UTF-8 text"):
+        Blocklist.read(uri + ".txt", INT64)
 
 
 def test_unknown_ids_have_no_rows_but_a_hash(tmp_path: Path) -> None:

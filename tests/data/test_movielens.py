@@ -5,6 +5,7 @@ import pytest
 
 from data.attributes import read_attributes
 from data.chunks import plan, read
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError, build
 from data.raw_tables import RawTables
 from data.sources import SourceSettings, locate
@@ -12,7 +13,7 @@ from data.sources import SourceSettings, locate
 RATINGS = [(1, 10, 5, 978300760), (1, 20, 3, 978300761), (2, 10, 4, 978300762)]
 
 
-def located(folder: Path) -> RawTables:
+def located(folder: Path | str) -> RawTables:
     return locate(build(SourceSettings, {"kind": "movielens", "path": str(folder)}))
 
 
@@ -74,3 +75,19 @@ def test_users_of_the_older_releases_are_read(tmp_path: Path, release) -> None:
 def test_a_folder_without_a_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"u\.data"):
         located(tmp_path)
+    with pytest.raises(UserError, match=r"source\.path=file:///nowhere holds none"):
+        located("file:///nowhere")
+
+
+def test_a_release_may_lie_in_object_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    release_1m(tmp_path)
+    (tmp_path / "README").write_text("none of the tables")
+    raw = located(f"file://{tmp_path}")
+    assert events(raw) == events(located(tmp_path))
+    assert raw.items[0].name() == f"file://{tmp_path}/movies.dat"
+    assert {file.name for file in raw.users[0].files[0].parent.iterdir()} == {
+        *("ratings.dat", "movies.dat", "users.dat")
+    }

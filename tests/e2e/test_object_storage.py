@@ -99,6 +99,29 @@ def test_a_pipeline_needs_no_other_disk_and_another_machine_finds_it_done(machin
     assert "samples/s" not in done.stderr  # nothing was trained
 
 
+def test_the_doctor_tells_whether_a_storage_can_be_written(storage: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "ray_jobs.doctor"]
+    url = storage["AWS_ENDPOINT_URL"]
+    here = {name: value for name, value in storage.items() if name != "AWS_ENDPOINT_URL"}
+    found = {}
+    for root in (
+        f"s3://{BUCKET}/tried?endpoint_override={url}",
+        f"s3://nobody?endpoint_override={url}",
+    ):
+        done = subprocess.run(
+            [*command, f"root={root}"],
+            cwd=REPOSITORY,
+            env=environment() | here,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        checks = json.loads(done.stdout.splitlines()[-1])["checks"]
+        found[root.partition("?")[0]] = next(c for c in checks if c["name"] == f"root {root}")
+    assert found[f"s3://{BUCKET}/tried"]["ok"], found
+    assert "there is no bucket nobody" in found["s3://nobody"]["found"]
+
+
 def test_a_bucket_that_is_not_there_is_named(machine: Any) -> None:
     other = machine()
     command = [sys.executable, "-m", "ray_jobs.prepare", "root=s3://nobody/homefeed"]

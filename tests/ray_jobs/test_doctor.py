@@ -72,6 +72,36 @@ def test_an_unwritable_root_is_found(tmp_path: Path) -> None:
     assert not doctor.check_root(Path("/proc/homefeed")).ok
 
 
+def test_a_root_in_object_storage_is_tried_there_and_in_its_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEFEED_MIRROR", str(tmp_path / "here"))
+    monkeypatch.chdir(tmp_path)
+    disk, mirror, root = doctor.check_places(f"file://{tmp_path}/root")
+    assert (disk.name, disk.ok) == ("disk of the mirror", doctor.check_disk("", tmp_path, "").ok)
+    assert mirror.ok
+    assert mirror.name == f"mirror {tmp_path}/here/homefeed-mirror"
+    assert root == Check(
+        name=f"root file://{tmp_path}/root",
+        ok=True,
+        found="answers, and can be written",
+        remedy=root.remedy,
+    )
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+    assert not (tmp_path / "file:").exists()
+
+
+def test_a_storage_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, root = doctor.check_places("nosuch://bucket/root")
+    assert not root.ok
+    assert root.found.startswith("nosuch:// is no storage that can be reached")
+    monkeypatch.setattr(doctor, "STORAGE", "import time; time.sleep(60)")
+    assert "longer than 0.1 s" in doctor.check_storage("s3://bucket", timeout_s=0.1).found
+    monkeypatch.setattr(doctor, "MIRROR", "raise ImportError('no pyarrow')")
+    (root,) = doctor.check_places("s3://bucket/root")
+    assert (root.ok, root.found) == (False, "ImportError: no pyarrow")
+
+
 def test_a_run_needs_more_memory_than_a_full_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "free_memory", lambda: doctor.GIB)
     check = doctor.check_memory()

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from data.contract.artifact import point, publish, read, write_atomically
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError, load
 from ray_jobs import plan
 from ray_jobs.plan import PlanSettings, compared, main, runs_of
 from ray_jobs.planning.growth import Growth
 from ray_jobs.planning.measured import Measured, Sizes
+
+COUNTS = ("users", "items", "events")
 
 
 def run_of(users: int, mib: float) -> Measured:
@@ -81,6 +85,35 @@ def test_runs_that_tell_of_nothing_alike_cannot_be_compared() -> None:
     growth = Growth.of([run_of(1000, 600.0), run_of(2000, 700.0)])
     with pytest.raises(UserError, match="in common"):
         compared(growth, replace(run_of(8000, 1000.0), made_mib={}))
+
+
+def finished(root: Path, users: int) -> None:
+    """What `pipeline` leaves of a log, as far as plans read it."""
+    fields = {"peak_mib": 500.0 + users, "details": {"counts": dict.fromkeys(COUNTS, users)}}
+    with publish(root, "dataset", "v1", **fields) as draft:
+        (draft.path / "events").write_bytes(b"0" * users)
+    point(root, read(root / "dataset" / "v1"))
+    with publish(root, "ranker", "no-longer-current", peak_mib=900.0):
+        pass
+    summary = {"seconds": {"prepare": 9.0}, "peak_mib": {"prepare": 600.0}}
+    summary["made"] = ["dataset/v1", "ranker/no-longer-current"]
+    write_atomically(root / "summary.json", json.dumps(summary))
+
+
+def test_roots_behind_uris_tell_what_roots_here_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [str(tmp_path / "small"), str(tmp_path / "large")]
+    for root, users in zip(roots, (100, 200), strict=True):
+        finished(Path(root), users)
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    uris = [f"file://{root}" for root in roots]
+    found = runs_of(load(PlanSettings, [f"measured=[{','.join(uris)}]"]))
+    assert found == runs_of(load(PlanSettings, [f"measured=[{','.join(roots)}]"]))
+    assert found[1].bytes["data set"] - found[0].bytes["data set"] == 100
+    assert found[0].made_mib == {"dataset": 600.0, "ranker": 900.0}
+    with pytest.raises(UserError, match=r"pipeline root=file:///nowhere first"):
+        runs_of(load(PlanSettings, ["measured=[file:///nowhere]"]))
 
 
 @pytest.mark.parametrize(("users", "times"), [(1000, 2), (100_000, 0)])

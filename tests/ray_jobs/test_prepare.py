@@ -14,6 +14,7 @@ import pytest
 
 from data.boards import UNKNOWN_ITEM
 from data.contract.artifact import current
+from data.contract.mirrors import PLACE
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
@@ -285,6 +286,29 @@ def test_too_many_broken_rows_stop_the_job_and_are_listed(tmp_path: Path) -> Non
         prepared(tmp_path / "root", write(tmp_path / "a.parquet", rows))
     files = list((tmp_path / "root" / "rejects").rglob("*.parquet"))
     assert sum(pq.read_metadata(f).num_rows for f in files) == 400
+
+
+def test_what_is_rejected_lies_where_the_root_does_and_is_named_by_its_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    rows = log()
+    rows[7] = rows[7] | {"item_id": None}
+    write(tmp_path / "logs" / "a.parquet", rows)
+    root, log_uri = f"file://{tmp_path}/root", f"file://{tmp_path}/logs/a.parquet"
+    job = start([f"root={root}", "source.kind=table", f"source.events={log_uri}"])
+    made = prepare(job, locate(job.settings.source))
+    (file,) = (tmp_path / "root" / "rejects" / made.version).iterdir()
+    assert pq.read_table(file).to_pylist()[0] | {"row": 7} == {
+        "file": log_uri, "row": 7, "column": "item_id", "reason": "null", "value": None
+    }  # fmt: skip
+    write(tmp_path / "logs" / "a.parquet", [row | {"item_id": None} for row in rows[:200]] + rows)
+    with pytest.raises(UserError) as told:
+        prepare(job, locate(job.settings.source))
+    assert f"such as {log_uri} row 0" in str(told.value)
+    listed = Path(str(told.value).partition(f"listed in {root}/")[2])
+    assert len(list((tmp_path / "root" / listed).iterdir())) == 1
+    assert "homefeed-mirror" not in str(told.value)
 
 
 def seconds(rows: Rows) -> Rows:

@@ -8,6 +8,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from data.contract.artifact import current, publish, read
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError
 from ray_jobs import tune as tune_job
 from ray_jobs.engine.job import start
@@ -76,6 +77,13 @@ def stages(monkeypatch):
 def words(shared_root):
     """Words of a root of its own: records of trials would be found by the next test."""
     return shared_root("tuned", "concurrency=0")
+
+
+@pytest.fixture
+def remote(words, tmp_path, monkeypatch):
+    """The same, the root being one that each machine has a mirror of."""
+    monkeypatch.setenv(PLACE, str(tmp_path))
+    return [words[0].replace("=", "=file://"), *words[1:]]
 
 
 def test_every_combination_runs_under_every_seed(words, stages):
@@ -310,6 +318,14 @@ def test_a_study_knows_what_earlier_ones_found(words, stages):
 def test_a_wrong_study_is_refused_before_anything_starts(words, stages, more, text):
     with pytest.raises(UserError, match=re.escape(text)):
         main(start([*words, *STUDY, *more], TuneArguments))
+    assert stages.trained == []
+
+
+def test_a_database_that_its_root_would_not_keep_is_refused(stages, remote):
+    job = start([*remote, *GRID, "tune.mlflow_uri=local"], TuneArguments)
+    with pytest.raises(UserError, match=r"mlflow_uri=http://.*sqlite:") as told:
+        main(job)
+    assert f"{job.settings.root} does not lie there" in str(told.value)
     assert stages.trained == []
 
 

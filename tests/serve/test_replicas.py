@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.contract import storage
+from data.contract import mirrors, storage
 from data.contract.storage import StorageError
 from serve.replicas import LOADING_S, SILENT_S, Replicas
 
@@ -79,14 +79,14 @@ class Machines:
         self._of: dict[str, str] = {}
 
     def replica(self, machine: str) -> Replicas:
-        self._patch.setenv(storage.PLACE, str(self.folder / machine))
+        self._patch.setenv(mirrors.PLACE, str(self.folder / machine))
         made = Replicas(storage.mirror(f"file://{self.bucket}"))
         self._of[made.name] = machine
         return made
 
     def note(self, replicas: Replicas, bundle: str, later: bool = True) -> list[str]:
         """Bundles of all that a replica knows, once it has noted its own."""
-        self._patch.setenv(storage.PLACE, str(self.folder / self._of[replicas.name]))
+        self._patch.setenv(mirrors.PLACE, str(self.folder / self._of[replicas.name]))
         replicas._next *= not later
         replicas.note({"bundle": bundle})
         return sorted(one["bundle"] for one in replicas.living())

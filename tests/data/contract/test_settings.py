@@ -1,9 +1,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
+from pyarrow import fs
 
+from data.contract.mirrors import PLACE
 from data.contract.settings import (
     Count,
     Dropout,
@@ -61,6 +64,29 @@ def test_later_words_win_over_earlier_ones_and_over_files(tmp_path: Path) -> Non
     assert found == Root(sequence=Sequence(max_length=8, dropout=0.2))
 
 
+def test_a_file_may_lie_in_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    (tmp_path / "a.yaml").write_text("kind: time")
+    uri = f"file://{tmp_path}/a.yaml"
+    assert read_words([uri, f"path={uri}"]) == {"kind": "time", "path": uri}
+    (tmp_path / "a.yaml").write_text("- 1")
+    with pytest.raises(UserError, match=f"^{uri} must hold a mapping"):
+        read_words([uri])
+    (tmp_path / "a.yaml").unlink()
+    with pytest.raises(UserError, match=f"settings file {uri} does not exist"):
+        read_words([uri])
+
+
+def test_the_uri_of_a_file_may_have_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_uri(uri: str) -> None:
+        assert uri.endswith("?endpoint_override=h:9&scheme=http")
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    with pytest.raises(UserError, match="nobody answers"):
+        read_words(["shop://settings/a.yml?endpoint_override=h:9&scheme=http"])
+
+
 def test_words_are_yaml_and_what_is_no_yaml_is_text() -> None:
     tree = read_words(["shares=[0.1, 1]", "names.like=rating>=4", "path="])
     assert tree == {"shares": [0.1, 1], "names": {"like": "rating>=4"}, "path": ""}
@@ -82,6 +108,7 @@ def test_words_are_yaml_and_what_is_no_yaml_is_text() -> None:
         ("names=like", r"names: .* set names.<name>=<value> \(got 'like'\)"),
         ("words", "neither key=value nor"),
         ("nothing.yaml", "does not exist"),
+        ("s3://bucket/nothing", "neither key=value nor"),
     ],
 )
 def test_a_wrong_word_is_refused_with_its_key(word: str, message: str) -> None:

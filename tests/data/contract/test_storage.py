@@ -3,18 +3,20 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
+from fsspec.spec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from data.contract import storage
+from data.contract import mirrors, storage
 from data.contract.artifact import current, find, has_current, point, publish, read
+from data.contract.mirrors import MARK, PLACE, StorageError
 from data.contract.settings import UserError
-from data.contract.storage import MARK, PLACE, StorageError
 from data.raw_tables import expand
 
 
@@ -57,7 +59,16 @@ def test_a_path_is_its_own_root_and_is_left_alone(tmp_path: Path) -> None:
     assert not storage.fetch(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/a/b", "gs://bucket", "file:///data/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/a/b",
+        "gs://bucket",
+        "file:///data/x",
+        "hdfs://host:8020/a",
+        "s3://bucket/a?endpoint_override=localhost:9000&scheme=http",
+    ],
+)
 def test_a_mirror_says_where_it_comes_from(uri: str, elsewhere: Any) -> None:
     path = storage.mirror(uri)
     assert MARK in path.parts
@@ -329,10 +340,89 @@ def test_libraries_are_told_where_a_path_comes_from(
     assert storage.place_of(tmp_path) == (None, str(tmp_path))
     system, place = storage.place_of(storage.mirror("file:///srv/root") / "two_tower")
     assert (system.type_name, place) == ("local", "/srv/root/two_tower")
-    shelf = fsspec.filesystem("memory")
-    monkeypatch.setattr(fsspec, "filesystem", {"shelf": shelf}.__getitem__)
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
     system, place = storage.place_of(storage.mirror("shelf://company/root") / "two_tower")
-    assert (system.handler.fs, place) == (shelf, "company/root/two_tower")
+    assert isinstance(system.handler.fs, Shelf)
+    assert place == "company/root/two_tower"
+
+
+class Shelf(AbstractFileSystem):
+    """A storage that pyarrow does not know."""
+
+    protocol = "shelf"
+
+
+@pytest.mark.parametrize(
+    ("root", "kind", "place"),
+    [
+        ("gs://homefeed-mirror/root", "gcs", "homefeed-mirror/root/a"),
+        ("abfs://box@account.dfs.core.windows.net/root", "abfs", "box/root/a"),
+        ("abfss://box@account.dfs.core.windows.net", "abfs", "box/a"),
+        ("abfs://account.dfs.core.windows.net/box/root", "abfs", "box/root/a"),
+        ("s3://bucket/root?endpoint_override=h:9&region=here", "s3", "bucket/root/a"),
+        ("s3://bucket/my root?endpoint_override=http://h:9&region=here", "s3", "bucket/my root/a"),
+        ("s3://a-key:a-secret@bucket/root?region=here", "s3", "bucket/root/a"),
+        ("memory://shop/root", "py::fsspec+memory", "/shop/root/a"),
+    ],
+)
+def test_where_a_host_has_its_paths_is_left_to_the_library(
+    root: str, kind: str, place: str
+) -> None:
+    mirrored = storage.mirror(root)
+    system, found = storage.place_of(mirrored / "a")
+    assert (system.type_name, found) == (kind, place)
+    assert storage.place_of(mirrored)[1] == place.removesuffix("/a")
+
+
+def test_options_of_a_uri_reach_its_storage() -> None:
+    for options in ("localhost:9000&scheme=http", "http://localhost:9000&region=here"):
+        uri = f"s3://bucket/root?endpoint_override={options}"
+        system, _ = storage.place_of(storage.mirror(uri))
+        found = system.__reduce__()[1][0]
+        assert found["endpoint_override"] == options.partition("&")[0]
+
+
+def test_tables_may_lie_behind_a_uri_with_options(
+    root: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_uri(uri: str) -> tuple[Any, str]:
+        assert uri == f"s3://shop/{MARK}?endpoint_override=http:%2F%2Fh:9"
+        return fs.LocalFileSystem(), f"{remote}/{MARK}"
+
+    for name in ("a.csv", "b.csv", "c.parquet"):
+        (remote / name).write_text(name)
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    found = expand("s3://shop/*.csv?endpoint_override=http://h:9", "source.events")
+    assert [file.read_text() for file in found] == ["a.csv", "b.csv"]
+    one = "s3://shop/a.csv?endpoint_override=http://h:9"
+    assert expand(one, "source.events") == found[:1]
+    assert storage.uri_of(found[0]) == one.replace("//h", "%2F%2Fh")
+
+
+def test_a_name_node_has_no_place_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_uri(uri: str) -> tuple[Any, str]:
+        assert uri.startswith("hdfs://names:8020/")
+        return fs.LocalFileSystem(), uri.removeprefix("hdfs://names:8020")
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    uri = f"hdfs://names:8020{tmp_path}/remote"
+    root = storage.mirror(uri)
+    storage.check(uri)
+    made(root)
+    assert (tmp_path / "remote" / "dataset" / "v1" / "manifest.json").is_file()
+    assert storage.uri_of(root) == uri
+
+
+def test_a_word_may_be_a_path_or_a_uri(root: Path, remote: Path) -> None:
+    (remote / "blocked.txt").write_text("7")
+    (remote / "more.txt").write_text("8")
+    assert storage.brought(str(remote), "blocked.txt") == remote / "blocked.txt"
+    assert storage.brought(f"file://{remote}/", "blocked.txt").read_text() == "7"
+    assert [file.name for file in root.iterdir()] == ["blocked.txt"]
+    (remote / "blocked.txt").write_text("70")
+    assert storage.brought(f"file://{remote}/blocked.txt").read_text() == "70"
+    (remote / "blocked.txt").unlink()
+    assert not storage.brought(f"file://{remote}/blocked.txt").exists()
 
 
 def found_elsewhere(root: Path, machine: Path) -> bool:
@@ -354,7 +444,7 @@ def test_whatever_fails_an_artefact_is_whole_or_not_there(failing: set[int], tri
         root = storage.mirror(f"file://{name}/remote")
         faulty = Faulty(failing)
         with pytest.MonkeyPatch.context() as shaky:
-            shaky.setattr(storage, "_filesystem", lambda *_: fs.PyFileSystem(faulty))
+            shaky.setattr(mirrors, "filesystem", lambda *_: fs.PyFileSystem(faulty))
             published = False
             with suppress(StorageError):
                 made(root)
@@ -377,7 +467,7 @@ def test_whatever_fails_what_is_fetched_is_whole(failing: set[int]) -> None:
         patch.setenv(PLACE, f"{name}/other")
         with pytest.MonkeyPatch.context() as shaky:
             faulty = Faulty(failing)
-            shaky.setattr(storage, "_filesystem", lambda *_: fs.PyFileSystem(faulty))
+            shaky.setattr(mirrors, "filesystem", lambda *_: fs.PyFileSystem(faulty))
             with suppress(StorageError):
                 find(root, "dataset", "v1")
         found = find(root, "dataset", "v1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.contract import storage
-from data.contract.storage import PLACE
+from data.contract.mirrors import PLACE
 from ray_jobs.engine import leases
 from ray_jobs.engine.leases import Ticket, lease, machine
 
