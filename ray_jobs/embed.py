@@ -24,7 +24,7 @@ from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.splits import TRAIN
-from ray_jobs.engine.cluster import connect, num_gpus
+from ray_jobs.engine.cluster import connect, has_own_gpu, num_gpus
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
 from ray_jobs.preparation.block_tasks import BlockTasks
@@ -142,10 +142,15 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
 
 
 def _tasks(job: Job, chunks: _Chunks) -> BlockTasks:
-    """In this process for a small catalogue; else as many tasks as the cluster has GPUs, if any."""
+    """In this process for a small catalogue; else as many tasks as the cluster has GPUs, if any.
+
+    A process with a GPU of its own, a sweep's trial, would wait for others that do the same.
+    """
     if chunks.num_items <= min(SMALL_CATALOGUE, job.settings.prepare.in_process_rows):
         return BlockTasks(0)
     connect(job.settings.train.num_workers + 2)
+    if has_own_gpu():
+        return BlockTasks(0)
     gpus = num_gpus()
     return BlockTasks(gpus or job.settings.prepare.workers, gpus=min(gpus, 1), anywhere=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,17 @@ def of_driver(settings: TrainSettings) -> torch.device:
     """Where a training without workers computes: on the first GPU of this machine, if any."""
     gpu = settings.device == "auto" and torch.cuda.is_available()
     return torch.device("cuda", 0) if gpu else CPU
+
+
+def keep_to_gpu(share: float) -> None:
+    """Lets this process take so much of the GPU that Ray has given it, or none: others do too.
+
+    Ray shows all GPUs of a machine to a process that it has given none.
+    """
+    if not share:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def backend(gpu: bool) -> str:
