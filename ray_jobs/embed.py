@@ -23,7 +23,7 @@ from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.splits import TRAIN
-from ray_jobs.engine.cluster import connect
+from ray_jobs.engine.cluster import connect, has_own_gpu
 from ray_jobs.engine.devices import gpus_of_tasks, of_driver
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.job import Job, run
@@ -145,11 +145,16 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
 
 
 def _tasks(job: Job, num_items: int) -> tuple[BlockTasks, str]:
-    """Who embeds, and on what: this process for a small catalogue, else a task a GPU, if any."""
+    """Who embeds, and on what: this process for a small catalogue, else a task a GPU, if any.
+
+    A process with a GPU of its own, a sweep's trial, would wait for others that do the same.
+    """
     train, prepare = job.settings.train, job.settings.prepare
     if num_items <= min(SMALL_CATALOGUE, prepare.in_process_rows):
         return BlockTasks(0), of_driver(train).type
     connect(train.num_workers + 2)
+    if has_own_gpu():
+        return BlockTasks(0), of_driver(train).type
     gpus = gpus_of_tasks(train)
     tasks = BlockTasks(gpus or prepare.workers, gpus=min(gpus, 1), anywhere=True)
     return tasks, "cuda" if gpus else "cpu"

@@ -11,8 +11,7 @@ chosen by the validation part; the reported part is only shown.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import ray
@@ -22,12 +21,12 @@ from data.contract import storage
 from data.contract.artifact import Artifact, has_current, point, publish, read, version_of
 from data.contract.settings import Count, NonNegative, UserError, to_tree
 from data.dataset import Dataset
-from ray_jobs.engine.cluster import connect, num_cores
+from ray_jobs.engine.cluster import connect, is_private, num_cores, num_gpus
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import UPSTREAM, Model
 from ray_jobs.engine.report import show, write_report
 from ray_jobs.train import sources_of
-from ray_jobs.tuning.capacity import Need, concurrency
+from ray_jobs.tuning.capacity import Need, Room, concurrency, on_devices_of_a_kind
 from ray_jobs.tuning.findings import BEST, Findings, write_findings
 from ray_jobs.tuning.mirror import Mirror
 from ray_jobs.tuning.searches import Searches
@@ -88,19 +87,24 @@ class TuneArguments:
     confirm: NonNegative = 0
 
 
-def tune(job: Job, searches: Searches) -> Artifact:
+def tune(job: Job, searches: Searches, need: Need, at_once: int) -> Artifact:
     """Runs the trials and sums them up: tables, the best settings as YAML, an HTML report.
 
+    Args:
+        job: as it was placed, and the searches after it.
+        searches: what is run.
+        need: of a trial.
+        at_once: trials on Ray at a time; 0 runs them in this process.
+
     Raises:
-        UserError: every trial failed, the cluster has no room for one, or MLflow cannot be used.
+        UserError: every trial failed, or MLflow cannot be used.
     """
     mirrors = _mirrors(job)
-    at_once = _room(job)
     sources_of(job, job.arguments.model, alone=job.arguments.model in UPSTREAM)
     with Tally(job, searches) as tally:
         sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *mirrors])
         if at_once:
-            run_on_ray(sweep, Need.of(job.settings), at_once)
+            run_on_ray(sweep, need, at_once)
         else:
             run_here(sweep)
     findings = searches.findings()
@@ -108,16 +112,20 @@ def tune(job: Job, searches: Searches) -> Artifact:
     return _publish(job, searches, findings)
 
 
-def _room(job: Job) -> int:
-    """Trials at once; 0: in this process. Raises UserError when not one has room."""
+def _placed(job: Job) -> tuple[Job, Need, int]:
+    """The job as its trials compute, what one takes, and how many run at once; 0: in this process.
+
+    Raises UserError when not one has room.
+    """
     asked = job.arguments.concurrency
     if asked == 0:
-        return 0
-    private = not os.environ.get("RAY_ADDRESS")
+        return job, Need.of(job.settings, 0), 0
     connect()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, need = resources.get("CPU", 0.0), Need.of(job.settings)
-    return concurrency(need, cpus, num_cores() if private else None, asked)
+    room = Room(resources.get("CPU", 0.0), num_gpus(), num_cores() if is_private() else None)
+    job = replace(job, settings=on_devices_of_a_kind(job.settings, room.gpus))
+    need = Need.of(job.settings, room.gpus)
+    return job, need, concurrency(need, room, asked)
 
 
 def _mirrors(job: Job) -> list[Seen]:
@@ -165,12 +173,14 @@ def _publish(job: Job, searches: Searches, findings: Findings) -> Artifact:
 
 def main(job: Job) -> dict[str, Any]:
     """Searches settings of a model, on shared data, resumably."""
-    searches = Searches.of(job)
+    Searches.of(job)  # wrong words are refused before Ray starts
     if not has_current(job.root, "dataset"):
         root = storage.uri_of(job.root)
         raise UserError(f"{root} has no dataset yet; run the job prepare first")
     with job.stage("tune"):
-        artifact = tune(job, searches)
+        placed, need, at_once = _placed(job)
+        searches = Searches.of(placed)
+        artifact = tune(placed, searches, need, at_once)
     findings = searches.findings()
     return _summary(job, findings) | {
         "report": storage.uri_of(artifact.path / REPORT),

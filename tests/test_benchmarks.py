@@ -1,11 +1,15 @@
 """Benchmarks run by hand alone: what they import of the project is there still."""
 
 import importlib
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.contract import artifact
 from serve.bundle import KIND
@@ -22,6 +26,8 @@ from tests.benchmarks.bundle_copies import (
     stranger,
     twin,
 )
+from tests.benchmarks.device_rate import operations
+from tests.benchmarks.encoders import DTYPES, KINDS
 from tests.benchmarks.fault_phases import FEEDS, by_phase, share
 from tests.benchmarks.load import Load, Outcomes
 from tests.benchmarks.serve_faulty import RANKER, SLOW, FaultyFeed
@@ -29,6 +35,29 @@ from tests.tiny_root import TinyLog, write_bundle
 
 FOLDER = Path(__file__).parent / "benchmarks"
 PEERS = {"rectools_peer"}  # runs in an environment of its own
+# Runs a benchmark where nothing of these is installed.
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+class There(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.split(".")[0] in sys.argv[1].split(",")
+        return None if absent else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = There
+from tests.benchmarks.bench_torch_alone import main
+main(sys.argv[2:])
+"""
+NOT_THERE = (
+    *("ray", "pyarrow", "torchrec", "fbgemm_gpu", "faiss", "pydantic", "yaml", "pandas", "scipy"),
+    *("numba", "onnx", "onnxruntime", "safetensors", "psutil", "rich", "fsspec", "optuna"),
+)
+TINY = (
+    *("items=500", "windows=4", "length=16", "pool=64", "examples=8", "neighbors=4", "dim=16"),
+    *("hidden=16", "seconds=0.01", "matmul=64", "arms=cpu,mixed", "batches=1", "ranker.hidden=32"),
+)
 
 
 @pytest.mark.parametrize(
@@ -114,3 +143,31 @@ def test_flags_make_the_ranker_fail_and_the_first_source_slow(tmp_path: Path) ->
     assert answer.debug is not None
     assert answer.debug["failures"]["two_tower"] == "late"
     feed.close()
+
+
+def test_torch_and_numpy_alone_suffice_for_encoders_and_placements() -> None:
+    command = [sys.executable, "-c", WITHOUT, ",".join(NOT_THERE), *TINY]
+    ran = subprocess.run(command, check=True, capture_output=True, cwd=FOLDER.parent.parent)
+    line = json.loads(ran.stdout.splitlines()[-1])
+    figures = [
+        line["encoders"][name][arithmetic][part]
+        for name in KINDS
+        for arithmetic in DTYPES
+        for part in ("train", "infer")
+    ]
+    figures += line["placement"]["batches"]["1"].values()
+    assert len(figures) == 22
+    assert all(found["share_of_peak"] > 0 for found in figures)
+    assert all(found["tokens_per_s"] > 0 for found in figures if "tokens_per_s" in found)
+    assert figures[-1]["difference"] < 1e-5
+
+
+def test_operations_of_products_are_counted_forward_backward_and_in_place() -> None:
+    one, other = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
+    assert operations(lambda: one @ other) == 2 * 3 * 5 * 7
+    assert operations(lambda: (one @ other).sum().backward()) == 3 * 2 * 3 * 5 * 7
+    total = torch.zeros(3, 7)
+    assert operations(lambda: total.addmm_(one.detach(), other.detach())) == 2 * 3 * 5 * 7
+    heads = torch.randn(1, 2, 6, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert operations(lambda: attend(heads, heads, heads)) == 2 * 2 * 2 * 6 * 6 * 4

@@ -81,6 +81,11 @@ def num_gpus() -> int:
     return int(resources.get("GPU", 0))
 
 
+def has_own_gpu() -> bool:
+    """Whether Ray has given this process a GPU, which it holds until it ends."""
+    return bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+
 def _start_local(num_cpus: int) -> None:
     ray.init(
         num_cpus=max(num_cpus, num_cores() + 2),

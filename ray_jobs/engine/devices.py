@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,6 +67,17 @@ def _refuse_without(gpus: bool) -> None:
             "train.device=gpu, and there is no GPU here; leave it at auto, or join a cluster that "
             "has some (RAY_ADDRESS, ray job submit)"
         )
+
+
+def keep_to_gpu(share: float) -> None:
+    """Lets this process take so much of the GPU that Ray has given it, or none: others do too.
+
+    Ray shows all GPUs of a machine to a process that it has given none.
+    """
+    if not share:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def backend(gpu: bool) -> str:

@@ -12,6 +12,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from data.contract import storage
 from data.contract.artifact import Artifact
 from data.dataset import Dataset
@@ -172,6 +174,7 @@ def launch(assignment: Assignment) -> None:
     if settings.num_workers == 0:
         device = of_driver(settings)
         alone(lambda: work(assignment, task, device), device.type == "cuda")
+        torch.cuda.empty_cache()  # trials of a sweep compute beside this process
     else:
         if said := shortage(settings):
             console.print(said)

@@ -21,6 +21,8 @@ class TuneSettings:
         reduction: about one of so many trials passes a rung of it; rungs are the validations 1,
             this, its square and so on.
         cores: cores that a trial without workers of its own computes on.
+        gpu_share: share of a GPU, and of its memory, that such a trial takes where the cluster has
+            any; of several workers each takes a whole one.
         max_failures: deaths of a trial's process that are survived; it goes on from its checkpoint.
         stalled_minutes: time without any progress of any trial after which a sweep is given up; of
             a trial on another machine than a root in object storage only checkpoints are seen.
@@ -40,6 +42,7 @@ class TuneSettings:
     pruning: Literal["none", "asha"] = "none"
     reduction: Annotated[int, Field(ge=2)] = 3
     cores: Count = 1
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_failures: NonNegative = 2
     stalled_minutes: Count = 60
     mlflow_uri: str | None = None

@@ -22,6 +22,7 @@ from data.contract import storage
 from data.contract.settings import UserError
 from data.contract.storage import StorageError
 from ray_jobs.engine.cluster import keep_files_here, keep_to_cores, num_cores
+from ray_jobs.engine.devices import keep_to_gpu
 from ray_jobs.engine.job import Job
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.worker import CURVE
@@ -157,7 +158,7 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     filesystem, place = storage.place_of(folder.absolute())
     watch = Watch(feeder, job.settings.tune.stalled_minutes * 60)
     tuner = tune.Tuner(
-        tune.with_resources(_trainable(job), {"CPU": need.driver}),
+        tune.with_resources(_trainable(job, need), {"CPU": need.driver, "GPU": need.own_gpus}),
         tune_config=tune.TuneConfig(
             search_alg=feeder,
             num_samples=-1,
@@ -182,19 +183,20 @@ def run_on_ray(sweep: Sweep, need: Need, concurrency: int) -> None:
     if watch.stalled:
         raise UserError(
             f"no trial has moved for {job.settings.tune.stalled_minutes} minutes: "
-            f"{concurrency} at once take {need} each; look at the cluster's free CPUs and at the "
-            "trials' logs, then run the same command again"
+            f"{concurrency} at once take {need} each; look at the cluster's free CPUs and GPUs and "
+            "at the trials' logs, then run the same command again"
         )
     if not sweep.finished:  # Ray Tune takes Ctrl-C for a wish to end well
         raise KeyboardInterrupt
 
 
-def _trainable(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _trainable(job: Job, need: Need) -> Callable[[dict[str, Any]], dict[str, Any]]:
     settings, root = job.settings, job.root.absolute()
     arguments = TrainArguments(model=job.arguments.model)  # the job's own class lies in __main__
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         quiet_libraries()
+        keep_to_gpu(need.own_gpus)
         keep_to_cores(settings.tune.cores)
         torch.set_num_threads(num_cores())
         here = storage.here(root)

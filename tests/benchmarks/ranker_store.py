@@ -55,16 +55,19 @@ class Store:
         for side, columns in self.columns.items():
             for name, column in columns.items():
                 found = column.index_select(0, request[side])
-                inputs |= self._named(side, name, found)
+                if name == "rows":
+                    inputs[f"{side}_id.rows"] = found
+                else:
+                    inputs |= named(f"{side}.{name}", found, name in self.lists)
         return inputs
 
-    def _named(self, side: str, name: str, found: Tensor) -> Inputs:
-        if name == "rows":
-            return {f"{side}_id.rows": found}
-        if name not in self.lists:
-            return {f"{side}.{name}": found}
-        lengths = found.new_full((len(found),), LIST)
-        return {f"{side}.{name}.values": found.flatten(), f"{side}.{name}.lengths": lengths}
+
+def named(name: str, found: Tensor, is_list: bool) -> Inputs:
+    """One column by the names that models read, lists laid end to end."""
+    if not is_list:
+        return {name: found}
+    lengths = found.new_full((len(found),), LIST)
+    return {f"{name}.values": found.flatten(), f"{name}.lengths": lengths}
 
 
 def made_up(column: Column, rows: int, draw: torch.Generator) -> Tensor:

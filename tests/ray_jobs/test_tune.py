@@ -15,6 +15,7 @@ from ray_jobs.engine.job import start
 from ray_jobs.engine.training import PrunedError
 from ray_jobs.tune import TuneArguments, main
 from ray_jobs.tuning import trial as trial_module
+from ray_jobs.tuning.capacity import Need
 
 LENGTH, DROPOUT = "two_tower.sequence.max_length", "two_tower.id_dropout"
 GRID = ["seeds=2", f"grid.{DROPOUT}=[0,0.5]", f"grid.{LENGTH}=[8,16]"]
@@ -327,6 +328,31 @@ def test_a_database_that_its_root_would_not_keep_is_refused(stages, remote):
         main(job)
     assert f"{job.settings.root} does not lie there" in str(told.value)
     assert stages.trained == []
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus", "need", "at_once"),
+    [
+        ([], 0, Need(1.0, 0), 63),
+        ([], 2, Need(1.0, 0, 1.0), 2),
+        (["tune.gpu_share=0.25"], 2, Need(1.0, 0, 0.25), 8),
+        (["train.device=cpu"], 2, Need(1.0, 0), 63),
+        (["train.num_workers=2"], 5, Need(0.1, 2, 1.0), 2),
+        (["train.num_workers=2"], 1, Need(0.1, 2), 30),
+        (["concurrency=0"], 2, Need(1.0, 0), 0),
+    ],
+)
+def test_trials_are_placed_by_the_cpus_and_gpus_of_the_cluster(
+    world_words, monkeypatch, more, gpus, need, at_once
+):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(tune_job, "connect", lambda: None)
+    monkeypatch.setattr(tune_job, "num_gpus", lambda: gpus)
+    monkeypatch.setattr(tune_job.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": gpus})
+    job, found, most = tune_job._placed(start([*world_words, *more], TuneArguments))
+    assert (found, most) == (need, at_once)
+    on_cores = not need.gpus and gpus and at_once
+    assert (job.settings.train.device == "cpu") == bool(on_cores)
 
 
 def test_a_root_without_data_is_an_error(tmp_path, stages):

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from ray_jobs.engine.devices import (
     computes_in_bfloat16,
     gives_gpus,
     gpus_of_tasks,
+    keep_to_gpu,
     of_driver,
     shortage,
 )
@@ -68,6 +70,23 @@ def test_a_driver_takes_the_gpu_of_its_machine_unless_told(monkeypatch: pytest.M
     assert of_driver(TrainSettings()) == CPU
     with pytest.raises(UserError, match="there is no GPU here"):
         of_driver(TrainSettings(device="gpu"))
+
+
+def test_a_process_without_a_gpu_of_its_own_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    keep_to_gpu(1.0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    keep_to_gpu(0.0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_who_shares_a_gpu_takes_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+    for share in (1.0, 0.25):
+        keep_to_gpu(share)
+    assert limits == [0.25]
 
 
 def test_products_are_in_bfloat16_on_a_gpu_or_where_told() -> None:

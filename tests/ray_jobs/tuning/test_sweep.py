@@ -5,7 +5,9 @@ from ray.util import placement_group_table
 
 from data.contract.settings import UserError
 from data.contract.storage import StorageError
+from ray_jobs.engine.devices import keep_to_gpu, of_driver
 from ray_jobs.engine.job import start
+from ray_jobs.engine.loop import TrainSettings
 from ray_jobs.tune import TuneArguments, main
 from ray_jobs.tuning import sweep as module
 from ray_jobs.tuning.grid import Grid
@@ -152,3 +154,28 @@ def test_what_has_no_room_is_refused_before_anything_starts(shared_root):
     words = shared_root("full", "train.num_workers=9", "search=tpe")
     with pytest.raises(UserError, match=r"9.1 CPUs .* the cluster has 4 CPUs.*= 0 at once"):
         main(start(words, TuneArguments))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_trials_share_a_gpu_and_all_end_on_it(shared_root, share):
+    words = shared_root("gpu", "two_tower.graph_vectors=false", "train.max_steps=2")
+    space = ["search=random", "trials=3", "space.two_tower.id_dropout=[0,0.7]"]
+    before = ray.available_resources()["GPU"]
+    summary = main(start([*words, *space, f"tune.gpu_share={share}"], TuneArguments))
+    assert (summary["trials"], summary["failed"]) == (3, 0)
+    assert ray.available_resources()["GPU"] == before
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("given", "found"), [(1.0, "cuda"), (0.5, "cuda"), (0.0, "cpu")])
+def test_a_trial_computes_on_the_gpu_that_it_was_given_alone(given, found):
+    @ray.remote(num_gpus=given)
+    class Trial:
+        def device(self):
+            keep_to_gpu(given)
+            return of_driver(TrainSettings()).type
+
+    assert ray.get(Trial.remote().device.remote()) == found

@@ -1,10 +1,9 @@
-"""Where a ranker runs: `python -m tests.benchmarks.bench_placement [hidden=1024] [arms=cpu,mixed]`.
+"""Times and memory of a ranker by where it runs; see `bench_torch_alone`.
 
 The ranker with fresh weights over the default world's columns, requests of 100 actions and 500
-candidates each, 1, 8 and 32 of them at a time, from row numbers on the host to probabilities on
-the host. It needs torch and numpy alone. Arms, those with a GPU where there is one:
+candidates each, from row numbers on the host to probabilities on the host. Arms:
 
-- `cpu`: all on the CPU, by as many threads as torch takes (threads=);
+- `cpu`: all on the CPU, by as many threads as torch takes;
 - `gpu`: tables and features lie on the GPU, which gets one copy of each array of row numbers and
   does everything else, as many small kernels;
 - `mixed`: the CPU looks rows up and makes one vector of a row's columns; one copy takes these and
@@ -12,36 +11,33 @@ the host. It needs torch and numpy alone. Arms, those with a GPU where there is 
 - `gpu_graph`, `mixed_graph`: the GPU's part of either as one captured CUDA graph;
 - `mixed_compiled`: the GPU's part by torch.compile; only when asked for, it takes minutes.
 
-Arms take turns in each round. The last line is one JSON object: for each arm and batch `p50_ms`,
-`p99_ms`, `requests_per_s` (one batch after the other), `peak_mib` of the GPU, and the largest
-difference of a probability to the first arm's. precision=high lets products use TF32. Without a
-GPU `gpu` and `mixed` may be asked for too: their steps, not their speed, can be seen.
+Arms take turns in each round. Without a GPU `gpu` and `mixed` may be asked for too: their steps,
+not their speed, can be seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-import tests.benchmarks.torch_alone  # noqa: F401
 from models.ranker import Ranker
 from models.ranker_settings import RankerSettings
-from tests.benchmarks.placement import DEVICE, Placement
+from tests.benchmarks.device_rate import operations
+from tests.benchmarks.placement import DEVICE, Placement, rank
 from tests.benchmarks.ranker_columns import WORLD
 from tests.benchmarks.ranker_size import parameters
 from tests.benchmarks.ranker_store import CANDIDATES, HISTORY, Inputs, Store, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ROUNDS, SECONDS = 8, 0.25
 ARMS = ("cpu", "gpu", "mixed", "gpu_graph", "mixed_graph")
+OF_RANKER = "ranker."
 
 
 class Clock:
@@ -54,11 +50,11 @@ class Clock:
         self.times: list[float] = []
         self.peak = self.own
 
-    def turn(self) -> None:
+    def turn(self, seconds: float) -> None:
         """Calls for a while, at least twice; the first is not counted."""
         before = allocated()
         self.placement(self.batch[0])
-        until = time.perf_counter() + SECONDS
+        until = time.perf_counter() + seconds
         while True:
             began = time.perf_counter()
             self.placement(self.batch[len(self.times) % len(self.batch)])
@@ -74,6 +70,7 @@ class Clock:
             "p50_ms": round(float(p50), 3),
             "p99_ms": round(float(p99), 3),
             "requests_per_s": round(1000 * count / float(p50), 1),
+            "candidates_per_s": round(1000 * count * CANDIDATES / float(p50)),
             "peak_mib": round(self.peak / 2**20, 1),
             "calls": len(self.times),
         }
@@ -93,51 +90,45 @@ def most_allocated() -> int:
 
 
 @torch.inference_mode()
-def measure(arms: Sequence[str], model: Ranker, store: Store, count: int) -> dict[str, Any]:
-    """Figures of each arm for batches of so many requests."""
+def measure(
+    arms: Sequence[str], model: Ranker, store: Store, count: int, seconds: float
+) -> dict[str, Any]:
+    """Figures of each arm for batches of so many requests, after turns of so many seconds."""
     batch = [requests(count, seed) for seed in range(4)]
+    work = operations(lambda: rank(model, store.look_up(batch[0])))
     clocks = {arm: Clock(arm, model, store, batch) for arm in arms}
     answers = [clock.placement(batch[1]).copy() for clock in clocks.values()]
     for _ in range(ROUNDS):
         for clock in clocks.values():
-            clock.turn()
+            clock.turn(seconds)
     return {
-        arm: clock.figures(count) | {"difference": float(np.abs(answer - answers[0]).max())}
+        arm: clock.figures(count)
+        | {"difference": float(np.abs(answer - answers[0]).max())}
+        | {"flops_per_s": 1000 * work / float(np.median(clock.times))}
         for (arm, clock), answer in zip(clocks.items(), answers, strict=True)
     }
 
 
-def settings_of(words: dict[str, str]) -> RankerSettings:
-    """The ranker's settings with those whole numbers that are named."""
-    known = {f.name for f in dataclasses.fields(RankerSettings)}
-    given = {name: int(value) for name, value in words.items() if name in known}
+def settings_of(words: Mapping[str, str]) -> RankerSettings:
+    """The ranker's settings with those whole numbers that are named, `ranker.hidden=1024`."""
+    named = {OF_RANKER + field.name: field.name for field in dataclasses.fields(RankerSettings)}
+    given = {named[word]: int(value) for word, value in words.items() if word in named}
     return dataclasses.replace(RankerSettings(), **given)
 
 
-def main() -> None:
-    """Runs and prints."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    torch.manual_seed(0)
-    torch.set_num_threads(int(words.get("threads", torch.get_num_threads())))
-    torch.set_float32_matmul_precision(words.get("precision", "highest"))
+def placements(words: Mapping[str, str]) -> dict[str, Any]:
+    """Figures of all arms by the requests of a batch."""
     usual = ARMS if DEVICE == "cuda" else ARMS[:1]
     arms = words["arms"].split(",") if "arms" in words else usual
     settings = settings_of(words)
     model = Ranker(settings, WORLD).eval().requires_grad_(False)
     store = Store(settings.id_dim)
     batches = [int(count) for count in words.get("batches", "1,8,32").split(",")]
-    line = {
-        "name": "placement",
-        "params": {"history": HISTORY, "candidates": CANDIDATES, **words},
+    seconds = float(words.get("seconds", SECONDS))
+    return {
+        "history": HISTORY,
+        "candidates": CANDIDATES,
         "parameters": parameters(model),
         "heads": settings.num_heads,
-        "batches": {str(count): measure(arms, model, store, count) for count in batches},
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+        "batches": {str(count): measure(arms, model, store, count, seconds) for count in batches},
     }
-    print(json.dumps(line))
-
-
-if __name__ == "__main__":
-    main()
