@@ -70,7 +70,7 @@ check: setup ## lints, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-bench: setup ## one JSON line for each benchmark
+bench: setup ## one JSON line for each benchmark; some read runs/default (make run)
 	@for file in tests/benchmarks/bench_*.py; do \
 	    $(BIN)/python -m "tests.benchmarks.$$(basename "$$file" .py)" $(ARGS); done
 

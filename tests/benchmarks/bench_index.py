@@ -1,4 +1,4 @@
-"""Speed and recall of the item index: `python -m tests.benchmarks.bench_index root=runs/default`.
+"""Speed and recall of the item index: `python -m tests.benchmarks.bench_index [root=runs/default]`.
 
 The classes that serve, `serve.index.ItemIndex` and `serve.partitions.Partitions`, by their public
 search, beside hnswlib (`build/hnswlib`, made if absent; M 16, ef_construction 200, the smallest ef
@@ -234,7 +234,7 @@ def written(index: Any, partitions: Any, folder: Path) -> int:
 def main() -> None:
     """Runs and prints."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
-    root, count = Path(words["root"]), int(words.get("count", COUNT))
+    root, count = Path(words.get("root", "runs/default")), int(words.get("count", COUNT))
     faiss.omp_set_num_threads(1)
     items = trained(root)
     vectors, queries = spread(items, count, 1), spread(items, QUERIES, 2)

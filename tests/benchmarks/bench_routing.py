@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> None:
     at_once = int(given.get("at_once", "4"))
     line: dict[str, Any] = {"name": "routing", "replicas": replicas, "at_once": at_once}
     with tempfile.TemporaryDirectory() as name:
-        root = linked_root(Path(given["root"]), Path(name) / "root")
+        root = linked_root(Path(given.get("root", "runs/default")), Path(name) / "root")
         users = users_of(root)[:count]
         line |= {"requests": count, "bound": round(1 - len(set(users)) / count, 4)}
         for routed in (False, True):

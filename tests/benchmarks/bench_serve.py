@@ -1,4 +1,4 @@
-"""A bundle under load: `python -m tests.benchmarks.bench_serve root=runs/default [seconds=10]`.
+"""A bundle under load: `python -m tests.benchmarks.bench_serve [root=runs/default seconds=10]`.
 
 One request after the other in process, then over HTTP: 1, 8 and 32 at a time, the highest rate of
 chance arrivals whose p99 stays under `bound_ms` (100) while 99% are whole feeds, and of the profile
@@ -55,7 +55,7 @@ STEPS = 5
 def main(words: list[str]) -> None:
     """Measures and prints."""
     given = dict(word.split("=", 1) for word in words)
-    root, seconds = Path(given["root"]), float(given.get("seconds", "10"))
+    root, seconds = Path(given.get("root", "runs/default")), float(given.get("seconds", "10"))
     bound_ms, soak = float(given.get("bound_ms", "100")), float(given.get("soak", "60"))
     users, chosen = users_of(root), given.get("soaked", "haproxy")
     line: dict[str, Any] = {"name": "serve", "ids": IDS, "soaked": chosen}
