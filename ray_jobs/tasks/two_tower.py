@@ -107,4 +107,7 @@ class TwoTowerTask(HistoryTask):
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """Both towers, and what was popular when."""
-        return Retriever.of(self.assignment.dataset, self.settings, snapshot, self.trends).scores
+        assignment = self.assignment
+        return Retriever.of(
+            assignment.dataset, self.settings, snapshot, self.trends, assignment.device
+        ).scores

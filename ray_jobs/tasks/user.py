@@ -98,4 +98,7 @@ class UserTask(HistoryTask):
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """Both towers."""
-        return Retriever.of(self.assignment.dataset, self.settings, snapshot, None).scores
+        assignment = self.assignment
+        return Retriever.of(
+            assignment.dataset, self.settings, snapshot, None, assignment.device
+        ).scores
