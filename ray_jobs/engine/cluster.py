@@ -71,7 +71,7 @@ def beside_files() -> dict[str, Any]:
 
 
 def _refuse_idle(node: str) -> None:
-    (here,) = (one for one in ray.nodes() if one["NodeID"] == node)
+    (here,) = (one for one in ray.nodes() if one["NodeID"] == node)  # type: ignore[no-untyped-call]
     if here["Resources"].get("CPU", 0) < 1:
         raise UserError(
             "a root in object storage is prepared on the node that the job was started on, and Ray "

@@ -1,6 +1,7 @@
 import pytest
 import ray
 
+from data.contract.settings import UserError
 from ray_jobs.engine import cluster
 
 
