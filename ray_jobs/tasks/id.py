@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class IdTask(HistoryTask):
-    """A window is a user with all labels and nothing read (METHODS 6.3)."""
+    """A window is a user with all labels and nothing read."""
 
     name = "id"
 

@@ -39,7 +39,7 @@ def has_row(table: npt.NDArray[np.float32], rows: int) -> Mask:
 
 
 class TwoTowerTask(HistoryTask):
-    """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
+    """Dense next-positive training over the timelines."""
 
     name = "two_tower"
 

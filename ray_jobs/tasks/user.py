@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class UserTask(HistoryTask):
-    """Dense all-action training and its simpler kin (METHODS 3)."""
+    """Dense all-action training and its simpler kin (PinnerFormer, KDD'22)."""
 
     name = "user"
 
