@@ -2,7 +2,7 @@
 
 Items that show one image are one thing, of which the copy liked best stands for all. Of the things,
 a share is kept for the newest and the others are the best by what was done with them, fading with
-time (METHODS 6.4). Whatever is left out is counted by its reason.
+time. Whatever is left out is counted by its reason.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Pool:
     Attributes:
         item: item rows, distinct, [P].
         log_count: ln of how often each stands in the pool, [P].
-        log_q: ln of how often it was expected to, [P] (METHODS 0.1, expected count).
+        log_q: ln of how often it was expected to, [P].
         positive_log_q: the same of each positive of the batch, [T].
     """
 

@@ -1,8 +1,8 @@
 """What the states of a timeline are to predict: pairs of a state and a positive after it.
 
 A state is what is known after some events of a user; a label is a positive that may be learnt from
-(`TrainingLog`). Objectives differ in which states predict which labels (METHODS 3; PinnerFormer,
-KDD'22, §4.2):
+(`TrainingLog`). Objectives differ in which states predict which labels (PinnerFormer, KDD'22,
+§4.2):
 
 - next_action: one state of each user, its next label;
 - sasrec: every label from right before it;

@@ -1,6 +1,6 @@
 """Which days each artefact learns from, so that no consumer sees labels of what it is judged by.
 
-The settings are written for a log of 180 days (DESIGN, time windows). For another log they are
+The settings are written for a log of 180 days. For another log they are
 scaled, and they move with the log's end as days are added.
 """
 

@@ -1,7 +1,7 @@
 """ID embeddings of users and items, learnt from who liked what: contrastive, no other input.
 
 They are trained over a longer window than the models that read them, and before it, so that a row
-has not seen the labels that it helps to foretell (METHODS 6.3).
+has not seen the labels that it helps to foretell.
 
 Shapes: B users, U distinct items, N states, D width.
 """

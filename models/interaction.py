@@ -1,4 +1,4 @@
-"""Feature crossing: the fields of a row mixed with one another (METHODS 6.2).
+"""Feature crossing: the fields of a row mixed with one another.
 
 A field is an ID row, a declared column or a state, each brought to one width. Layers follow one
 another; in a layer several ways to mix stand side by side (DHEN; Zhang et al., 2022):

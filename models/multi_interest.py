@@ -1,4 +1,4 @@
-"""Several interests of one user, by differentiable clustering of what they liked (METHODS 6.5).
+"""Several interests of one user, by differentiable clustering of what they liked.
 
 Clusters begin at items that are far from one another, and each item belongs to one cluster alone:
 both keep the clusters from becoming one. Arms beside it: dynamic routing (MIND; Li et al., CIKM'19)

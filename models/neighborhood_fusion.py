@@ -74,7 +74,7 @@ class Convolution(Fusion):
 
 
 class FusionTransformer(Fusion):
-    """Early fusion of a node and its neighbours by attention (METHODS 1d, OmniSage).
+    """Early fusion of a node and its neighbours by attention (OmniSage, 2025).
 
     Tokens are the node and its neighbours, each neighbour with the logarithm of its importance
     added to the attention that it gets; one pre-norm layer; the node's token is read.

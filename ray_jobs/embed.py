@@ -23,11 +23,9 @@ from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.splits import TRAIN
-from ray_jobs.engine.cluster import connect, has_own_gpu
-from ray_jobs.engine.devices import gpus_of_tasks, of_driver
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
+from ray_jobs.engine.embedding_tasks import embedding_tasks
 from ray_jobs.engine.job import Job, run
-from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.preparation.pieces import Pieces
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.user_days import KIND as USER_DAYS
@@ -112,7 +110,8 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
 
     def write(draft: Draft) -> None:
         pieces = Pieces.begin(job.root, f"embed-{draft.path.name}")
-        tasks, device = _tasks(job, dataset.item_ids.rows)
+        few = min(SMALL_CATALOGUE, job.settings.prepare.in_process_rows)
+        tasks, device = embedding_tasks(job.settings, dataset.item_ids.rows <= few)
         chunks = _Chunks(
             job.root.absolute(),
             dataset.artifact.version,
@@ -142,22 +141,6 @@ def _with_graph_settings(job: Job, graph: Artifact) -> Job:
     """The job with the settings that the encoder was trained with: rows of another walk differ."""
     tree = to_tree(job.settings) | {"graph": graph_tree(graph)}
     return replace(job, settings=build(type(job.settings), tree))
-
-
-def _tasks(job: Job, num_items: int) -> tuple[BlockTasks, str]:
-    """Who embeds, and on what: this process for a small catalogue, else a task a GPU, if any.
-
-    A process with a GPU of its own, a sweep's trial, would wait for others that do the same.
-    """
-    train, prepare = job.settings.train, job.settings.prepare
-    if num_items <= min(SMALL_CATALOGUE, prepare.in_process_rows):
-        return BlockTasks(0), of_driver(train).type
-    connect(train.num_workers + 2)
-    if has_own_gpu():
-        return BlockTasks(0), of_driver(train).type
-    gpus = gpus_of_tasks(train)
-    tasks = BlockTasks(gpus or prepare.workers, gpus=min(gpus, 1), anywhere=True)
-    return tasks, "cuda" if gpus else "cpu"
 
 
 def _embed_chunk(chunks: _Chunks, number: int) -> None:

@@ -3,7 +3,7 @@
 A condition is an interest that items carry. Its items are a partition, scanned as a whole when it
 is small, else an inverted file of its own, of which as many lists are visited as its recall asks
 for. So a search costs what its partition costs, however rare the condition is, and nothing is
-filtered afterwards (METHODS 6.6). In the partitions vectors have 8 bits a number, filled up with
+filtered afterwards. In the partitions vectors have 8 bits a number, filled up with
 zeros to a multiple of 16, which FAISS scans four times faster; what they find is scored again
 exactly. Memory: so many bytes and about 16 more an item and condition, beside the vectors.
 """

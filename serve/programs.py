@@ -79,7 +79,7 @@ def _on_gpu(most_bytes: int) -> tuple[str, dict[str, Any]]:
 
 
 def _options() -> onnxruntime.SessionOptions:
-    # A second thread beside a busy process costs more than it brings (DESIGN, serving).
+    # A second thread beside a busy process costs more than it brings.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -30,6 +30,7 @@ from tests.benchmarks.device_rate import operations
 from tests.benchmarks.encoders import DTYPES, KINDS
 from tests.benchmarks.fault_phases import FEEDS, by_phase, share
 from tests.benchmarks.load import Load, Outcomes
+from tests.benchmarks.memory_cap import memory_cap
 from tests.benchmarks.serve_faulty import RANKER, SLOW, FaultyFeed
 from tests.tiny_root import TinyLog, write_bundle
 
@@ -77,6 +78,20 @@ def test_a_row_names_what_did_not_hold() -> None:
     document = {"claim": "speed", "date": "2026-11-30", "commit": "abc", "held": held}
     row = verify.line(document | {"wall_seconds": 90.0})
     assert row == "| `speed` | 2026-11-30 | abc | 2 | 1 of 2 | twice as fast |"
+
+
+def test_who_takes_more_memory_than_the_cap_is_killed() -> None:
+    with memory_cap(0.25) as cap:
+        if cap is None:
+            pytest.skip("no control group can be made here")
+        greedy = [sys.executable, "-c", "held = bytes(2**28) + bytes([1] * 2**28)"]
+        modest = [sys.executable, "-c", "held = bytes([1] * 2**20)"]
+        codes = [
+            subprocess.run(words, preexec_fn=cap.enter, check=False).returncode
+            for words in (modest, greedy)
+        ]
+    assert codes == [0, -9]
+    assert not cap.folder.exists()
 
 
 def outcomes_of(*answers: tuple[float, str, float]) -> Outcomes:

@@ -30,7 +30,7 @@ CODE_VERSION = "0.1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an artefact is, where it came from and what it fits (DESIGN, artefacts).
+    """What an artefact is, where it came from and what it fits.
 
     Attributes:
         kind: what it is: dataset, two_tower, ranker, bundle ...

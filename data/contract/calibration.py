@@ -3,7 +3,7 @@
 A ranker learns from rows that were drawn and weighted; what it gives is an order, not a rate. On
 days of their own, calibrators learn `p = σ(a z + b + Σ_s c_s f_s)` for every action: z is the
 logit, corrected for the share of negatives that was kept, and f says where the ranker had less to
-go by. They are refitted without the ranker (METHODS 5; Platt, 1999).
+go by. They are refitted without the ranker (Platt, 1999).
 
 Shapes: N impressions, A actions, S segments.
 """

@@ -2,7 +2,7 @@
 
 The corpus (scores, one of several copies), the popular list and serving (what a user has seen, what
 is posted) all go by the keys made here. What models read and learn goes by item, in training and in
-an index alike: counts joined by another key than they were learnt by would drift (METHODS 6.4).
+an index alike: counts joined by another key than they were learnt by would drift.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both ways give the same record for the same node: a record depends on the graph, the walk and the
 seed alone. On the fly, a change of the walk is tried at once; materialised, every node is walked
-from once, and training and inference on any host stream the rows (METHODS 1b, 1c).
+from once, and training and inference on any host stream the rows.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class PruningSettings:
 
 
 def kept_edges(degrees: Ints, settings: PruningSettings) -> Ints:
-    """Edges that nodes of some degrees keep: `min(max(d^δ, 10), most, d)` (METHODS 1d)."""
+    """Edges that nodes of some degrees keep: `min(max(d^δ, 10), most, d)` (OmniSage, 2025)."""
     wanted = np.maximum(np.floor(degrees.astype(np.float64) ** settings.degree_exponent), MIN_EDGES)
     kept: Ints = np.minimum(np.minimum(wanted, settings.max_edges), degrees).astype(np.int64)
     return kept

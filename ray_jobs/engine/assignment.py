@@ -51,6 +51,7 @@ class Assignment:
         ids_version: rows of users and items that the model's tables begin with, if any.
         bars: least score at each validation, None where there is none; below it the run is cut
             short: a sweep has seen better.
+        device: of the rank that holds it, for what it infers to judge itself.
     """
 
     root: Path
@@ -68,6 +69,7 @@ class Assignment:
     user_vectors_version: str | None = None
     ids_version: str | None = None
     bars: tuple[float | None, ...] = ()
+    device: str = "cpu"
 
     def here(self) -> Assignment:
         """The same on this machine: with the paths of its own mirror, and what they name."""

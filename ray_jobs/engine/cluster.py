@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from data.contract.settings import UserError
 from ray_jobs.engine import container
 
 MIB = 1 << 20
@@ -57,11 +58,26 @@ def keep_files_here(stay: bool) -> None:
 
 
 def beside_files() -> dict[str, Any]:
-    """Arguments of Ray Data for tasks that read files of this process, or leave it some."""
+    """Arguments of Ray Data for tasks that read files of this process, or leave it some.
+
+    Raises:
+        UserError: they have to run beside this process, where Ray may run nothing.
+    """
     if not _files_stay:
         return {}
     node = ray.get_runtime_context().get_node_id()
+    _refuse_idle(node)
     return {"label_selector": {"ray.io/node-id": node}}
+
+
+def _refuse_idle(node: str) -> None:
+    (here,) = (one for one in ray.nodes() if one["NodeID"] == node)  # type: ignore[no-untyped-call]
+    if here["Resources"].get("CPU", 0) < 1:
+        raise UserError(
+            "a root in object storage is prepared on the node that the job was started on, and Ray "
+            "may use no CPU of it (num-cpus: 0): give it some, or start the job on another node "
+            "(ray job submit --entrypoint-num-cpus 1)"
+        )
 
 
 def num_cores() -> int:

@@ -54,7 +54,7 @@ DUAL_SETTINGS: dict[str, type[DualSettings]] = {
 
 
 def table_rows(rows: int) -> int:
-    """Rows of an ID table: those in use and 25% for ids to come (DESIGN, id spaces)."""
+    """Rows of an ID table: those in use and 25% for ids to come."""
     return int(rows * HEADROOM) + 1
 
 
@@ -73,7 +73,10 @@ def look_up(table: Tensor, rows: Ints) -> Tensor:
 
 @dataclass
 class Retriever:
-    """The towers of the retriever, or of a model it builds on, and what was popular when."""
+    """The towers of the retriever, or of a model it builds on, and what was popular when.
+
+    Towers compute on their device; tables, and all that comes back, are on the CPU.
+    """
 
     core: DualEncoder
     tables: Mapping[str, Tensor]
@@ -81,6 +84,7 @@ class Retriever:
     max_length: int
     trends: Trends | None
     known_items: Floats | None = None
+    device: str = "cpu"
     name: ClassVar[str] = "two_tower"
     _of_day: tuple[int, Floats] | None = field(default=None, init=False, repr=False)
 
@@ -91,19 +95,26 @@ class Retriever:
         settings: DualSettings,
         snapshot: Snapshot,
         trends: Trends | None,
+        device: str = "cpu",
     ) -> Retriever:
-        """Builds the towers and fills them; `trends` holds what queries may know."""
+        """Builds the towers on a device and fills them; `trends` holds what queries may know."""
         core = _dual_encoder(settings, dataset.vocabulary)
         length = 0 if isinstance(settings, IdEmbeddingSettings) else settings.sequence.max_length
-        return cls(core, filled(core, snapshot), dataset, length, trends)
+        tables = filled(core, snapshot)
+        return cls(core.to(device), tables, dataset, length, trends, device=device)
 
     @classmethod
-    def open(cls, artifact: Artifact, dataset: Dataset, trends: Trends | None) -> Retriever:
+    def open(
+        cls, artifact: Artifact, dataset: Dataset, trends: Trends | None, device: str = "cpu"
+    ) -> Retriever:
         """Loads a two_tower, user or id artefact; `trends` holds what queries may know."""
         kind = artifact.kind
         settings = build(DUAL_SETTINGS[kind], artifact.manifest.settings[kind])
         snapshot = load_file(artifact.path / "model.safetensors")
-        return cls.of(dataset, settings, snapshot, trends)
+        return cls.of(dataset, settings, snapshot, trends, device)
+
+    def _there(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     @cached_property
     def item_vectors(self) -> Floats:
@@ -123,7 +134,7 @@ class Retriever:
     def _encode_items(self, rows: Ints) -> Floats:
         inputs = tensors(self.dataset.items.gather(rows))
         inputs["item_id.rows"] = look_up(self.tables["item_id"], rows)
-        return as_numpy(self.core.item_tower(inputs))
+        return as_numpy(self.core.item_tower(self._there(inputs)))
 
     def user_vectors(
         self, histories: Events, users: Ints, moments_ms: Ints | None = None
@@ -150,7 +161,8 @@ class Retriever:
 
     @torch.inference_mode()
     def _encode_users(self, histories: Events, users: Ints, moments_ms: Ints | None) -> Floats:
-        return as_numpy(self.core.user_tower(self._asked(histories, users, moments_ms)))
+        inputs = self._asked(histories, users, moments_ms)
+        return as_numpy(self.core.user_tower(self._there(inputs)))
 
     def _asked(self, histories: Events, users: Ints, moments_ms: Ints | None) -> dict[str, Tensor]:
         inputs = self._inputs(histories.newest(self.max_length), users)
@@ -202,7 +214,7 @@ class Retriever:
     ) -> tuple[Tensor, ...]:
         assert isinstance(self.core.user_tower, UserTower)
         asked = {"condition.interest": conditions, "condition.user": users}
-        found: tuple[Tensor, ...] = Answers(self.core.user_tower)({**inputs, **asked})
+        found: tuple[Tensor, ...] = Answers(self.core.user_tower)(self._there(inputs | asked))
         return found
 
     def _inputs(self, histories: Events, users: Ints) -> dict[str, Tensor]:
@@ -231,9 +243,10 @@ class Retriever:
 
     @torch.inference_mode()
     def _encode_states(self, windows: Windows, users: Ints) -> Floats:
-        inputs = self._inputs(windows.events, users)
+        inputs = self._there(self._inputs(windows.events, users))
         states = self.core.user_tower.states(inputs)
-        window, length = map(torch.from_numpy, (windows.target_window, windows.target_length))
+        targets = (windows.target_window, windows.target_length)
+        window, length = (torch.from_numpy(target).to(self.device) for target in targets)
         tokens = token_of(window, length, inputs["history.lengths"])
         return as_numpy(self.core.user_tower.project(states[tokens]))
 
@@ -274,7 +287,8 @@ class Retriever:
         rows = np.arange(self.dataset.item_ids.rows)
         if self.trends is None or self.core.prior is None:
             return np.zeros(len(rows), np.float32)
-        return as_numpy(self.core.prior(tensors(self.trends.before(np.array(day), rows))))
+        known = tensors(self.trends.before(np.array(day), rows))
+        return as_numpy(self.core.prior(self._there(known)))
 
 
 def _dual_encoder(settings: DualSettings, vocabulary: Vocabulary) -> DualEncoder:
@@ -296,6 +310,6 @@ def chunks_of(rows: Ints, size: int) -> Iterator[Ints]:
 
 
 def as_numpy(value: Tensor) -> Floats:
-    """A tensor of the CPU, without a copy."""
-    array: Floats = value.numpy()
+    """A tensor, of the CPU without a copy."""
+    array: Floats = value.cpu().numpy()
     return array

@@ -12,8 +12,8 @@ import numpy as np
 from data.contract import storage
 from data.contract.artifact import read
 from data.dataset import Dataset
+from ray_jobs.engine.embedding_tasks import embedding_tasks
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.preparation.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact, Draft
     from data.contract.encode import Floats
     from ray_jobs.engine.job import Job
+    from ray_jobs.preparation.block_tasks import BlockTasks
 
 SMALL_LOG_USERS = 100_000
 ITEMS = "items.npy"
@@ -39,6 +40,7 @@ class UserBlocks:
         dataset: version.
         vectors: version of the item embeddings among its columns, if any.
         model: version.
+        device: where it computes.
     """
 
     root: Path
@@ -47,16 +49,18 @@ class UserBlocks:
     dataset: str
     vectors: str | None
     model: str
+    device: str
 
     @classmethod
     def begin(cls, job: Job, name: str, dataset: Dataset, model: Artifact, *own: Any) -> Self:
         """Makes the vectors of all items once for all tasks."""
         pieces = Pieces.begin(job.root, name)
+        _, device = _tasks(job, dataset)
         retriever = Retriever.open(model, dataset, None)
         pieces.make(ITEMS, lambda path: save(path, retriever.item_vectors))
         vectors = dataset.vectors.version if dataset.vectors else None
         versions = dataset.artifact.version, vectors, model.version
-        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *own)
+        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, device, *own)
 
     def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> Path:
         """The file of a block, with arrays that are made unless it is there."""
@@ -69,17 +73,18 @@ class UserBlocks:
 
     def run(self, job: Job, function: Callable[[Self, int], R]) -> Iterator[R]:
         """Gives what the function does for each block: in this process for a small log."""
-        users = opened(self)[0].user_ids.rows
-        prepare = job.settings.prepare
-        small = users <= min(SMALL_LOG_USERS, prepare.in_process_rows)
-        cpus = job.settings.train.num_workers + 2
-        tasks = BlockTasks(0 if small else prepare.workers, cpus, anywhere=True)
+        tasks, _ = _tasks(job, opened(self)[0])
         return tasks.run(function, self, self.count, "embed users")
 
     def end(self, draft: Draft) -> None:
         """Nothing is needed of them any more, once the artefact is published."""
         opened.cache_clear()  # or this process would keep its tables
         draft.scratch.append(self.pieces.folder)
+
+
+def _tasks(job: Job, dataset: Dataset) -> tuple[BlockTasks, str]:
+    few = min(SMALL_LOG_USERS, job.settings.prepare.in_process_rows)
+    return embedding_tasks(job.settings, dataset.user_ids.rows <= few)
 
 
 def _name(number: int) -> str:
@@ -92,7 +97,7 @@ def opened(blocks: UserBlocks) -> tuple[Dataset, Retriever]:
     root = storage.here(blocks.root)
     vectors = read(root / "item_embeddings" / blocks.vectors) if blocks.vectors else None
     dataset = Dataset(read(root / "dataset" / blocks.dataset), root, vectors)
-    model = Retriever.open(read(root / "user" / blocks.model), dataset, None)
+    model = Retriever.open(read(root / "user" / blocks.model), dataset, None, blocks.device)
     model.known_items = np.load(blocks.pieces.found(ITEMS), mmap_mode="r")
     return dataset, model
 

@@ -51,6 +51,7 @@ def work(
 ) -> None:
     """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
     quiet_libraries()
+    assignment = replace(assignment, device=str(device))
     task = make_task(assignment)
     settings = replace(assignment.settings.train, validate_every=task.validate_every)
     learner = build_learner(task, assignment, device)

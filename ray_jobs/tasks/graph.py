@@ -34,7 +34,7 @@ HOUR_MS = 3_600_000
 
 
 class GraphTask(RetrievalTask):
-    """Multi-task training of item (and user) nodes (METHODS 1b to 1d)."""
+    """Multi-task training of item (and user) nodes (PinSage, KDD'18; OmniSage, 2025)."""
 
     name = "graph"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class IdTask(HistoryTask):
-    """A window is a user with all labels and nothing read (METHODS 6.3)."""
+    """A window is a user with all labels and nothing read."""
 
     name = "id"
 
@@ -75,4 +75,7 @@ class IdTask(HistoryTask):
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """The rows alone."""
-        return Retriever.of(self.assignment.dataset, self.settings, snapshot, None).scores
+        assignment = self.assignment
+        return Retriever.of(
+            assignment.dataset, self.settings, snapshot, None, assignment.device
+        ).scores

@@ -47,7 +47,7 @@ HOUR_MS = 3_600_000
 
 
 class RankerTask(LogTask):
-    """Multi-task training on impressions (METHODS 4)."""
+    """Multi-task training on impressions (TransAct, KDD'23)."""
 
     name = "ranker"
 

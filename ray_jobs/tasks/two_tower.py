@@ -39,7 +39,7 @@ def has_row(table: npt.NDArray[np.float32], rows: int) -> Mask:
 
 
 class TwoTowerTask(HistoryTask):
-    """Dense next-positive training over the timelines (METHODS 0.1, 3)."""
+    """Dense next-positive training over the timelines."""
 
     name = "two_tower"
 
@@ -107,4 +107,7 @@ class TwoTowerTask(HistoryTask):
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """Both towers, and what was popular when."""
-        return Retriever.of(self.assignment.dataset, self.settings, snapshot, self.trends).scores
+        assignment = self.assignment
+        return Retriever.of(
+            assignment.dataset, self.settings, snapshot, self.trends, assignment.device
+        ).scores

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class UserTask(HistoryTask):
-    """Dense all-action training and its simpler kin (METHODS 3)."""
+    """Dense all-action training and its simpler kin (PinnerFormer, KDD'22)."""
 
     name = "user"
 
@@ -98,4 +98,7 @@ class UserTask(HistoryTask):
 
     def scorer(self, snapshot: Snapshot) -> Scorer:
         """Both towers."""
-        return Retriever.of(self.assignment.dataset, self.settings, snapshot, None).scores
+        assignment = self.assignment
+        return Retriever.of(
+            assignment.dataset, self.settings, snapshot, None, assignment.device
+        ).scores

@@ -2,11 +2,13 @@
 
 A synthetic log of each size (`events=[1000000,10000000,25000000,100000000]`), with a hundred events
 a user and two hundred an item, and with a category and a vector of each item, is prepared; graph
-encoder, user model, retriever and ranker are trained for `steps` (2,000) steps at most; then
-everything is exported and indexed. Each job is a process of its own, and what is finished is found
-again. Each size, once it is done, joins `measured=` (a file in the folder), and sizes that the file
-has of a named commit are not run again: it outlives the logs. Lines through the two sizes before
-the largest are compared with the largest (`ray_jobs.plan`). The last line is one JSON object.
+encoder, ID rows, user model, retriever and ranker are trained for `steps` (2,000) steps at most;
+then everything is exported and indexed. Each job is a process of its own, and may take `cap` (6)
+GiB with all that it starts, files that are cached included (`memory_cap`); what is finished is
+found again. Each size, once it is done, joins `measured=` (a file in the folder), and sizes that
+the file has of this commit are not run again: it outlives the logs. Lines through the two sizes
+before the largest are compared with the largest (`ray_jobs.plan`). The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from ray_jobs.planning.growth import Growth
 from ray_jobs.planning.measured import Measured
 from tests.benchmarks.bench_prepare import spread, write_log
 from tests.benchmarks.claim import commit
+from tests.benchmarks.memory_cap import MemoryCap, memory_cap
 
-MODELS = ("graph", "user", "two_tower", "ranker")
+MODELS = ("graph", "id", "user", "two_tower", "ranker")
 DAYS, DIM = 60, 32
 SUMMARY = "summary.json"
 NEAR = 0.01  # days hold whole numbers of events
@@ -44,12 +47,14 @@ def main() -> None:
     if len(events) < 3:
         raise SystemExit("events= needs three sizes: two to draw lines through, and a larger one")
     steps, file = int(words.get("steps", "2000")), Path(words.get("measured", folder / "all.json"))
-    runs = [measured(folder, size, steps, file) for size in sorted(events)]
+    with memory_cap(float(words.get("cap", "6"))) as cap:
+        runs = [measured(Run(folder, size, steps, cap), file) for size in sorted(events)]
     *_, one, other, large = runs
     stages = [stage for stage in large.seconds if all(stage in run.seconds for run in runs)]
     line = {
         "name": "growth",
         "steps": steps,
+        "cap_gib": cap.gib if cap else None,
         "runs": [asdict(run) for run in runs],
         "peak_mib": max((large.peak_mib or large.made_mib).values()),
         "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
@@ -60,22 +65,42 @@ def main() -> None:
     print(json.dumps(line))
 
 
-def measured(folder: Path, events: int, steps: int, file: Path) -> Measured:
+@dataclass(frozen=True)
+class Run:
+    """One size: where it lies, how long models are trained, and what its jobs may take."""
+
+    folder: Path
+    events: int
+    steps: int
+    cap: MemoryCap | None
+
+    @property
+    def log(self) -> Path:
+        """Folder of its events and items."""
+        return self.folder / f"log-{self.events}"
+
+    @property
+    def root(self) -> Path:
+        """Of its jobs."""
+        return self.folder / f"root-{self.events}"
+
+
+def measured(run: Run, file: Path) -> Measured:
     """What a size has taken: as the file has it, else by running it; the file has it then."""
     known = [Measured.read(tree) for tree in json.loads(file.read_text())] if file.is_file() else []
-    others = [run for run in known if abs(run.sizes.events / events - 1) > NEAR]
-    for run in known:
-        if run not in others and run.commit:
-            return run
-    found = replace(run_of(folder, events, steps), commit=commit())
-    trees = [asdict(run) for run in sorted([*others, found], key=lambda run: run.sizes.events)]
+    others = [one for one in known if abs(one.sizes.events / run.events - 1) > NEAR]
+    for one in known:
+        if one not in others and one.commit == commit():
+            return one
+    found = replace(finished(run), commit=commit())
+    trees = [asdict(one) for one in sorted([*others, found], key=lambda one: one.sizes.events)]
     write_atomically(file, json.dumps(trees, indent=1) + "\n")
     return found
 
 
-def run_of(folder: Path, events: int, steps: int) -> Measured:
+def finished(run: Run) -> Measured:
     """All jobs of one size."""
-    log, root = folder / f"log-{events}", folder / f"root-{events}"
+    log, events = run.log, run.events
     if not (log / "done").is_file():
         log.mkdir(parents=True, exist_ok=True)
         sizes = {"events": events, "users": events // 100, "items": events // 200, "days": DAYS}
@@ -87,13 +112,13 @@ def run_of(folder: Path, events: int, steps: int) -> Measured:
         f"source.events={log}/day-*",
         f"source.items={log}/items.parquet",
     ]
-    limit = [f"train.max_steps={steps}"]
-    job_of(folder, root, "prepare", source)
+    limit = [f"train.max_steps={run.steps}"]
+    job_of(run, "prepare", source)
     for model in MODELS:
-        job_of(folder, root, "train", [f"model={model}", *limit])
-    job_of(folder, root, "export", limit)
-    job_of(folder, root, "index", limit)
-    return Measured.of(root, num_cores())
+        job_of(run, "train", [f"model={model}", *limit])
+    job_of(run, "export", limit)
+    job_of(run, "index", limit)
+    return Measured.of(run.root, num_cores())
 
 
 def write_items(path: Path, count: int) -> None:
@@ -110,8 +135,9 @@ def write_items(path: Path, count: int) -> None:
     pq.write_table(pa.table(table), path)
 
 
-def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
+def job_of(run: Run, name: str, words: list[str]) -> None:
     """Runs a job unless it was; its stages join the root's summary."""
+    root = run.root
     done = root / f"{'-'.join([name, *words[:1]]).replace('/', '_')[:60]}.json"
     if done.is_file():
         return
@@ -119,8 +145,11 @@ def job_of(folder: Path, root: Path, name: str, words: list[str]) -> None:
     before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     command = [sys.executable, "-m", f"ray_jobs.{name}", f"root={root}", *words]
     print(" ".join(command[1:]), file=sys.stderr)
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    summary: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    enter = run.cap.enter if run.cap else None
+    done_job = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=enter
+    )
+    summary: dict[str, Any] = json.loads(done_job.stdout.splitlines()[-1])
     for part in ("seconds", "peak_mib"):
         summary[part] = before.get(part, {}) | summary[part]
     summary["made"] = before.get("made", []) + summary["made"]

@@ -41,7 +41,9 @@ def day_ms(job: Job, day: int) -> int:
     return calendar.start_ms(day)
 
 
-def expected(job: Job, model: Artifact, until_ms: int | None) -> tuple[Any, Any]:
+def expected(
+    job: Job, model: Artifact, until_ms: int | None, device: str = "cpu"
+) -> tuple[Any, Any]:
     """Users with an event before then, and their vectors, all at once."""
     dataset = Dataset.open(job.root)
     found = []
@@ -53,7 +55,8 @@ def expected(job: Job, model: Artifact, until_ms: int | None) -> tuple[Any, Any]
         some = np.flatnonzero(events.lengths)
         users = table["user"].to_numpy()[some]
         mine = events.cut(events.offsets[some], events.lengths[some])
-        found.append((users, Retriever.open(model, dataset, None).user_vectors(mine, users)))
+        retriever = Retriever.open(model, dataset, None, device)
+        found.append((users, retriever.user_vectors(mine, users)))
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
@@ -69,6 +72,13 @@ def test_the_user_model_is_evaluated_beside_pinnersage(trained: tuple[Job, Artif
     assert all(0 <= share <= 1 for share in by_age["by_cadence"].values())
     assert by_age["users"] > 0
     assert "Age of the vector" in (evaluation.path / "report.html").read_text()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_vectors(trained: tuple[Job, Artifact]) -> None:
+    (users, here), (same, there) = (expected(*trained, None, d) for d in ("cpu", "cuda"))
+    assert (users == same).all()
+    np.testing.assert_allclose(there, here, atol=1e-3)
 
 
 def test_everybody_with_an_event_has_a_vector(trained: tuple[Job, Artifact]) -> None:
