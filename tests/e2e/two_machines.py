@@ -33,9 +33,10 @@ FAR=$far "$@"
 """
 APART = ("unshare", "--map-root-user", "--net", "bash", "-euc", NETWORK, "bash")
 INSIDE = "FAR"
-# Every pass and every training leaves the driver; two replicas answer.
+# Every pass and every training leaves the driver, in many pieces; two replicas answer.
 SPREAD = (
     *("prepare.in_process_rows=0", "prepare.workers=4", "train.num_workers=2"),
+    *("prepare.shard_events=2000", "prepare.block_rows=1000"),
     *("serve.replicas=2", "two_tower.graph_vectors=false", "train.max_steps=10"),
 )
 SWEEP = ("model=two_tower", "search=grid", "grid.two_tower.id_dropout=[0,0.2,0.4]")

@@ -3,8 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,19 +193,6 @@ def test_tasks_embed_a_large_catalogue_alike_and_go_on_after_a_kill(
     assert len(before) == 2
     assert kept == before
     assert found == pytest.approx(at_once, abs=2e-3)
-
-
-def test_a_trial_that_holds_a_gpu_waits_for_no_other_to_embed(
-    graph_words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job, chunks = start(graph_words), cast("Any", SimpleNamespace(num_items=100))
-    monkeypatch.setattr(embedding, "SMALL_CATALOGUE", 0)
-    monkeypatch.setattr(embedding, "connect", lambda _: None)
-    monkeypatch.setattr(embedding, "num_gpus", lambda: 2)
-    monkeypatch.setattr(embedding, "has_own_gpu", lambda: False)
-    assert (embedding._tasks(job, chunks).workers, embedding._tasks(job, chunks).gpus) == (2, 1)
-    monkeypatch.setattr(embedding, "has_own_gpu", lambda: True)
-    assert embedding._tasks(job, chunks).workers == 0
 
 
 def test_embeddings_are_a_column_that_models_read(trained: tuple[Job, Artifact]) -> None:

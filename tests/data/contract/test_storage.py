@@ -283,6 +283,17 @@ def test_what_a_mirror_alone_has_is_not_there(root: Path, remote: Path, elsewher
     assert find(root, "dataset", "v1") is not None
 
 
+def test_what_an_artefact_was_made_from_goes_everywhere(root: Path, remote: Path) -> None:
+    pieces = root / "checkpoints" / "dataset-v1"
+    pieces.mkdir(parents=True)
+    (pieces / "a").write_text("rows")
+    storage.put(pieces)
+    with publish(root, "dataset", "v1") as draft:
+        draft.scratch.append(pieces)
+    assert not pieces.exists()
+    assert not (remote / "checkpoints" / "dataset-v1").exists()
+
+
 def interrupted(root: Path) -> None:
     with publish(root, "dataset", "v1") as draft:
         (draft.path / "part-of-another-size").write_text("rows")

@@ -29,8 +29,6 @@ def test_a_piece_is_made_once(tmp_path: Path) -> None:
     made = pieces.make("item-00000.arrow", write)
     assert pieces.make("item-00000.arrow", refuse) == made == pieces.found("item-00000.arrow")
     assert [file.name for file in pieces.gathered().iterdir()] == ["item-00000.arrow"]
-    pieces.end()
-    assert not pieces.folder.exists()
 
 
 def test_a_half_written_piece_is_not_there(tmp_path: Path) -> None:
@@ -54,5 +52,3 @@ def test_nodes_leave_their_pieces_to_the_driver(
     monkeypatch.setenv(PLACE, str(tmp_path / "driver"))
     assert sorted(file.name for file in pieces.gathered().iterdir()) == ["a", "b"]
     assert mine.read_text() == (mine.parent / "b").read_text() == "rows"
-    pieces.end()
-    assert not (remote / "checkpoints" / "sample-v1").exists()
