@@ -88,8 +88,19 @@ def _gathered(weight: Any) -> Tensor | None:
     # Collected on the CPU, also from GPUs: a group of two backends gathers there, and a whole table
     # may have no room elsewhere.
     out = torch.empty(_size(weight)) if dist.get_rank() == 0 else None
-    weight.gather(0, out)
+    if dist.get_world_size() > 1:
+        weight.gather(0, out)
+    elif out is not None:
+        _lay_down(weight, out)  # gathering takes two copies more
     return out
+
+
+def _lay_down(weight: Any, whole: Tensor) -> None:
+    """Copies the shards of this rank to their places in a whole table."""
+    for part in weight.local_shards():
+        row, column = part.metadata.shard_offsets
+        rows, columns = part.metadata.shard_sizes
+        whole[row : row + rows, column : column + columns] = part.tensor.detach()
 
 
 @torch.no_grad()

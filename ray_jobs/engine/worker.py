@@ -117,7 +117,7 @@ def _admitted(task: Task, name: str, table: torch.Tensor) -> torch.Tensor:
     rows = admission.item if name == "item_id" else admission.user
     mask[: len(rows)] = torch.from_numpy(rows)
     mask[0] = False
-    return table * mask.unsqueeze(1)
+    return table.masked_fill_(~mask.unsqueeze(1), 0.0)
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""Two Ray nodes in network namespaces of their own, and a job of every kind on both of them.
+"""Two Ray nodes, and a job of every kind on both of them.
 
-Nothing of one is at the other's loopback, as between machines; the disk is common, like a network
-file system. `python -m tests.e2e.two_machines ROOT` enters the namespaces, which asks for no rights
-where a user may make some; the last line is one JSON object: on how many nodes each kind of actor
-and task ran, and what the jobs said.
+Within `APART` they are in network namespaces of their own, which asks for no rights where a user
+may make some: nothing of one is at the other's loopback, as between machines. Else each has an
+address of the loopback. The disk is common, like a network file system.
+`python -m tests.e2e.two_machines ROOT`: the last line is one JSON object, on how many nodes each
+kind of actor and task ran, and what the first job has come to.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import os
 import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from tests.e2e.processes import QUICK
 from tests.e2e.ray_nodes import Head, end, running_head
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
+LOOPBACK = "127.0.0.2", "127.0.0.3"
 CPUS = 2  # of each
 NETWORK = f"""
 ip link set lo up
@@ -59,26 +62,33 @@ def nodes_of(rows: list[dict[str, Any]], name: str) -> dict[str, int]:
     return {kind: len(nodes) for kind, nodes in found.items()}
 
 
-def inside(root: str) -> dict[str, Any]:
-    """Runs in the first namespace."""
-    through = ("nsenter", f"--net=/proc/{os.environ[INSIDE]}/ns/net")
-    with running_head(HERE, CPUS) as head:
-        node = head.join(THERE, through)
+def places() -> tuple[str, str, tuple[str, ...]]:
+    """Addresses of head and node, and the command that leads to the node."""
+    if INSIDE not in os.environ:
+        return *LOOPBACK, ()
+    return HERE, THERE, ("nsenter", f"--net=/proc/{os.environ[INSIDE]}/ns/net")
+
+
+def two_nodes(root: Path) -> dict[str, Any]:
+    """Runs the jobs."""
+    here, there, through = places()
+    with running_head(here, CPUS) as head:
+        node = head.join(there, through)
         try:
+            stranger = head.submit("python", "-c", "print('ran')", token=False)
             job(head, "pipeline", f"root={root}", *QUICK, *SPREAD)
+            pipeline = json.loads((root / "summary.json").read_text())
             job(head, "tune", f"root={root}", *SWEEP, "train.max_steps=10", "concurrency=3")
             actors, tasks = head.told("actors"), head.told("tasks")
         finally:
             end(node, gently=False)
-    return {"actors": nodes_of(actors, "class_name"), "tasks": nodes_of(tasks, "name")}
-
-
-def main() -> None:
-    """Enters the namespaces, or is there."""
-    if INSIDE not in os.environ:
-        os.execvp(APART[0], [*APART, sys.executable, "-m", "tests.e2e.two_machines", *sys.argv[1:]])
-    sys.stdout.write(json.dumps(inside(sys.argv[1])) + "\n")
+    return {
+        "without token": (stranger.returncode, stranger.stdout, stranger.stderr),
+        "served": pipeline["served"],
+        "actors": nodes_of(actors, "class_name"),
+        "tasks": nodes_of(tasks, "name"),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(json.dumps(two_nodes(Path(sys.argv[1]))) + "\n")
