@@ -14,7 +14,7 @@ from data.contract.artifact import current
 from tests.e2e.processes import REPOSITORY, environment
 from tests.e2e.two_machines import APART
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # four minutes by itself
 # Ranks of trainings, replicas, trials of a sweep; passes over the log, readers of batches.
 ACTORS = ("RayTrainWorker", "ServeReplica:homefeed:homefeed", "ImplicitFunc")
 TASKS = ("MapBatches(_call)", "ReadParts")
