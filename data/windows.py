@@ -1,7 +1,7 @@
 """Which days each artefact learns from, so that no consumer sees labels of what it is judged by.
 
-The settings are written for a log of 180 days. For another log they are
-scaled, and they move with the log's end as days are added.
+The settings are written for a log of 180 days. For another log they are scaled, and they move with
+the log's end as days are added.
 """
 
 from __future__ import annotations

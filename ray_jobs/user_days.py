@@ -51,7 +51,7 @@ def embed_days(job: Job, dataset: Dataset, model: Artifact, first_day: int) -> A
     def write(draft: Draft) -> None:
         name = f"{KIND}-{draft.path.name}"
         blocks = _Blocks.begin(job, name, dataset, model, first_day)
-        for _ in blocks.run(job, _embed_block):
+        for _ in blocks.run(_embed_block):
             pass
         _assemble(blocks, draft)
         blocks.end(draft)

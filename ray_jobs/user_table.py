@@ -82,7 +82,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
     def write(draft: Draft) -> None:
         own = before.version if before else None, until_ms
         blocks = _Blocks.begin(job, f"{KIND}-{draft.path.name}", dataset, model, *own)
-        embedded = sum(blocks.run(job, _embed_block))
+        embedded = sum(blocks.run(_embed_block))
         users = _assemble(blocks, draft)
         blocks.end(draft)
         draft.fields |= {

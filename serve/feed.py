@@ -127,8 +127,9 @@ class Feed:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._log.write()
-        self._health.replicas.close()
+        with storage.briefly():
+            self._log.write()
+            self._health.replicas.close()
         self._arms.close()
         self._fanout.close()
         self.store.close()
@@ -139,15 +140,15 @@ class Feed:
 
     def tick(self) -> None:
         """One round of background work; what fails is told by `readiness`, and tried again."""
-        self._health.work(
-            {
-                "following the utility": self._follow_utility,
-                "following the bundle": self._follow_bundle,
-                "taking in posted items": self._take_posted,
-                "writing the log": self._write_log,
-                TELLING: self._note,
-            }
-        )
+        works = {
+            "following the utility": self._follow_utility,
+            "following the bundle": self._follow_bundle,
+            "taking in posted items": self._take_posted,
+            "writing the log": self._write_log,
+            TELLING: self._note,
+        }
+        with storage.briefly():
+            self._health.work(works)
 
     def _follow_bundle(self) -> None:
         self._switch.follow()

@@ -6,7 +6,7 @@ where it comes from, so whoever holds one can fetch what is not there yet and pu
 written; paths outside of mirrors are left alone. Objects appear whole or not at all, and an
 artefact's manifest is put last: nothing is ever renamed. What says that something is done appears
 there before it does here. What fails is tried again, as `TRIES` has it, unless it is refused for
-good.
+good; by servers, which look again soon, `briefly`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 import uuid
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,7 @@ from data.contract.mirrors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TRIES = (0.2, 1.0, 5.0, 15.0, 45.0)  # seconds before each further try
 REFUSED = (
@@ -41,10 +42,13 @@ REFUSED = (
 )
 CHUNK = 8 << 20
 LAST = "manifest.json"
+BRIEF = 2
+_brief = ContextVar("brief", default=False)
 T = TypeVar("T")
 # With what those need of `mirrors` who fetch and put.
 __all__ = [
     "StorageError",
+    "briefly",
     "brought",
     "changes",
     "check",
@@ -75,7 +79,7 @@ def place_of(path: Path) -> tuple[Any, str]:
 
 def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
     """Does it, again after each pause. Raises StorageError."""
-    for pause_s in (*TRIES, None):
+    for pause_s in (*(TRIES[:BRIEF] if _brief.get() else TRIES), None):
         try:
             return action()
         except OSError as error:
@@ -88,6 +92,16 @@ def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
                 ) from error
             time.sleep(pause_s)
     raise AssertionError("the last try returns or raises")
+
+
+@contextlib.contextmanager
+def briefly() -> Iterator[None]:
+    """Has the storage tried for a second or two: for who comes again soon, and must not be late."""
+    before = _brief.set(True)
+    try:
+        yield
+    finally:
+        _brief.reset(before)
 
 
 def _is_refused(error: OSError) -> bool:
@@ -230,14 +244,19 @@ def texts(folder: Path) -> dict[str, tuple[int, str]]:
     """
     found = {}
     for info in _there(folder):
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            found[info.base_name] = info.mtime_ns or 0, _text(folder, info)
+        text = _tried(folder, "read", lambda info=info: _text(folder, info))  # type: ignore[misc]
+        if text is not None:
+            found[info.base_name] = info.mtime_ns or 0, text
     return found
 
 
-def _text(folder: Path, info: Any) -> str:
-    with origin(folder)[0].open_input_stream(info.path) as stream:
-        text: str = stream.readall().decode()
+def _text(folder: Path, info: Any) -> str | None:
+    """None where it was removed meanwhile."""
+    try:
+        with origin(folder)[0].open_input_stream(info.path) as stream:
+            text: str = stream.readall().decode()
+    except FileNotFoundError:
+        return None
     return text
 
 

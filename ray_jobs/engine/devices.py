@@ -48,8 +48,14 @@ def of_driver(settings: TrainSettings) -> torch.device:
     Raises:
         UserError: a GPU is asked for where there is none.
     """
+    found = of_process(settings)
+    _refuse_without(found != CPU or settings.device != "gpu")
+    return found
+
+
+def of_process(settings: TrainSettings) -> torch.device:
+    """Where a process computes what is not worth a worker: on the first GPU of its node, if any."""
     gpu = settings.device != "cpu" and torch.cuda.is_available()
-    _refuse_without(gpu or settings.device != "gpu")
     return torch.device("cuda", 0) if gpu else CPU
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ray_jobs.engine.cluster import connect, has_own_gpu
-from ray_jobs.engine.devices import gpus_of_tasks, of_driver
+from ray_jobs.engine.devices import gpus_of_tasks, of_process
 from ray_jobs.preparation.block_tasks import BlockTasks
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ def embedding_tasks(settings: Settings, few: bool) -> tuple[BlockTasks, str]:
     """
     train, prepare = settings.train, settings.prepare
     if few:
-        return BlockTasks(0), of_driver(train).type
+        return BlockTasks(0), of_process(train).type
     connect(train.num_workers + 2)
     if has_own_gpu():
-        return BlockTasks(0), of_driver(train).type
+        return BlockTasks(0), of_process(train).type
     gpus = gpus_of_tasks(train)
     cpus = train.num_workers + 2
     tasks = BlockTasks(gpus or prepare.workers, cpus, gpus=min(gpus, 1), anywhere=True)

@@ -14,6 +14,7 @@ from data.contract.artifact import read
 from data.dataset import Dataset
 from ray_jobs.engine.embedding_tasks import embedding_tasks
 from ray_jobs.engine.inference import Retriever
+from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.preparation.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact, Draft
     from data.contract.encode import Floats
     from ray_jobs.engine.job import Job
-    from ray_jobs.preparation.block_tasks import BlockTasks
 
 SMALL_LOG_USERS = 100_000
 ITEMS = "items.npy"
@@ -40,7 +40,8 @@ class UserBlocks:
         dataset: version.
         vectors: version of the item embeddings among its columns, if any.
         model: version.
-        device: where it computes.
+        tasks: that embed the blocks.
+        device: where each computes.
     """
 
     root: Path
@@ -49,18 +50,20 @@ class UserBlocks:
     dataset: str
     vectors: str | None
     model: str
+    tasks: BlockTasks
     device: str
 
     @classmethod
     def begin(cls, job: Job, name: str, dataset: Dataset, model: Artifact, *own: Any) -> Self:
         """Makes the vectors of all items once for all tasks."""
         pieces = Pieces.begin(job.root, name)
-        _, device = _tasks(job, dataset)
+        few = min(SMALL_LOG_USERS, job.settings.prepare.in_process_rows)
+        tasks = embedding_tasks(job.settings, dataset.user_ids.rows <= few)
         retriever = Retriever.open(model, dataset, None)
         pieces.make(ITEMS, lambda path: save(path, retriever.item_vectors))
         vectors = dataset.vectors.version if dataset.vectors else None
         versions = dataset.artifact.version, vectors, model.version
-        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, device, *own)
+        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *tasks, *own)
 
     def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> Path:
         """The file of a block, with arrays that are made unless it is there."""
@@ -71,20 +74,14 @@ class UserBlocks:
         folder = self.pieces.gathered()
         return (np.load(folder / _name(number)) for number in range(self.count))
 
-    def run(self, job: Job, function: Callable[[Self, int], R]) -> Iterator[R]:
+    def run(self, function: Callable[[Self, int], R]) -> Iterator[R]:
         """Gives what the function does for each block: in this process for a small log."""
-        tasks, _ = _tasks(job, opened(self)[0])
-        return tasks.run(function, self, self.count, "embed users")
+        return self.tasks.run(function, self, self.count, "embed users")
 
     def end(self, draft: Draft) -> None:
         """Nothing is needed of them any more, once the artefact is published."""
         opened.cache_clear()  # or this process would keep its tables
         draft.scratch.append(self.pieces.folder)
-
-
-def _tasks(job: Job, dataset: Dataset) -> tuple[BlockTasks, str]:
-    few = min(SMALL_LOG_USERS, job.settings.prepare.in_process_rows)
-    return embedding_tasks(job.settings, dataset.user_ids.rows <= few)
 
 
 def _name(number: int) -> str:

@@ -258,6 +258,46 @@ def test_a_storage_that_fails_is_tried_again_and_then_named(
     assert not storage.exists(root / "dataset" / "v2" / "manifest.json")
 
 
+def test_a_server_is_not_kept_waiting_by_a_storage(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def failing(*_: Any) -> None:
+        asked.append(1)
+        raise OSError("503 slow down")
+
+    monkeypatch.setattr(storage, "TRIES", (0.0,) * 5)
+    monkeypatch.setattr(storage, "_copied_there", failing)
+    with storage.briefly(), pytest.raises(StorageError):
+        made(root)
+    assert len(asked) == 3
+    with pytest.raises(StorageError):
+        made(root)
+    assert len(asked) == 3 + 6
+
+
+def test_texts_are_read_again_where_that_failed_and_left_out_where_they_are_gone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = root / "replicas"
+    notes.mkdir(parents=True)
+    for name in ("a", "b"):
+        (notes / name).write_text(name)
+        storage.put(notes / name)
+    read, failures = storage._text, [OSError("connection reset")]
+
+    def failing(folder: Path, info: Any) -> str | None:
+        if failures:
+            raise failures.pop()
+        storage.remove(notes / "b")
+        return read(folder, info)
+
+    monkeypatch.setattr(storage, "TRIES", (0.0,))
+    monkeypatch.setattr(storage, "_text", failing)
+    assert {name: text for name, (_, text) in storage.texts(notes).items()} == {"a": "a"}
+
+
 def test_what_is_refused_for_good_is_asked_once(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

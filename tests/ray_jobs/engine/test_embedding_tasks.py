@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -38,6 +39,10 @@ def test_a_trial_that_holds_a_gpu_waits_for_no_other(monkeypatch: pytest.MonkeyP
     assert (tasks.workers, device) == (0, "cuda")
 
 
-def test_a_few_are_embedded_here() -> None:
-    tasks, device = tasks_of(Settings(), few=True)
-    assert (tasks.workers, device) == (0, "cpu")
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_few_are_embedded_here_also_on_a_head_without_gpus(
+    device: Literal["auto", "gpu"],
+) -> None:
+    train = replace(Settings().train, device=device, num_workers=4)
+    tasks, found = tasks_of(replace(Settings(), train=train), few=True)
+    assert (tasks.workers, found) == (0, "cpu")

@@ -1,7 +1,7 @@
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,11 +48,8 @@ def test_of_many_machines_one_at_a_time_has_the_turn(folder: Path, tmp_path: Pat
                 time.sleep(0.002)
                 count.write_text(str(number + 1))
 
-    threads = [threading.Thread(target=add, args=(f"machine{i}",)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, (f"machine{i}" for i in range(4))))
     assert count.read_text() == "32"
     assert left(folder) == []
 

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,11 +45,9 @@ def test_of_many_that_wait_one_at_a_time_has_the_turn(tmp_path):
                 time.sleep(0.0005)
                 count.write_text(str(number + 1))
 
-    threads = [threading.Thread(target=add) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(add) for _ in range(4)]:
+            one.result()
     assert count.read_text() == "80"
 
 
