@@ -47,7 +47,7 @@ def recall_curves(metrics: Mapping[str, Tree], ks: Sequence[int]) -> str:
         axes.set_xticks(ks, [str(k) for k in ks])
         axes.minorticks_off()
         axes.set(xlabel="k", ylabel="recall@k", ylim=(0, None))
-        axes.legend()
+        legend(axes)
 
     return svg(draw, (6, 3.6))
 
@@ -67,7 +67,7 @@ def slice_bars(group: Tree) -> str:
             axes.bar(left, heights, width, label=name, color=COLORS.get(name))
         axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
         axes.set(ylabel=f"recall@{group['k']}", title=f"by {group['name']} (number of positives)")
-        axes.legend()
+        legend(axes)
 
     return svg(draw, (8, 3.6))
 
@@ -83,7 +83,7 @@ def calibration_curves(actions: Mapping[str, Tree]) -> str:
             top = max(top, *curve["predicted"], *curve["actual"], 0.0)
         axes.plot([0, top], [0, top], ":", color="#111827", label="right")
         axes.set(xlabel="predicted", ylabel="actual")
-        axes.legend()
+        legend(axes)
 
     return svg(draw, (5, 3.8))
 
@@ -162,11 +162,16 @@ def _trade_off(axes: Axes, found: Tree, party: str) -> None:
     axes.plot(*_against([chosen], party), "*", color="#d97706", markersize=12, label="chosen")
     axes.axvline(found["floors"][party], color="#111827", linestyle=":", label="floor")
     axes.set(xlabel=f"{party}, share of its own best", ylabel="worth to the user")
-    axes.legend()
+    legend(axes)
 
 
 def _against(rows: Sequence[Tree], party: str) -> tuple[list[float], list[float]]:
     return [row["shares"][party] for row in rows], [row["worth"]["user"] for row in rows]
+
+
+def legend(axes: Axes) -> None:
+    """A legend where it covers least; said by name, for else a slow search for it warns."""
+    axes.legend(loc="best")
 
 
 def svg(draw: Any, size: tuple[float, float]) -> str:

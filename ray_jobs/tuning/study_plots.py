@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_jobs.engine.plots import svg
+from ray_jobs.engine.plots import legend, svg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def history(trials: Sequence[Trial], goal: Goal) -> str:
         axes.plot(numbers, values, "o", color=TRIED, label="trial")
         axes.step(numbers, best, where="post", color=BEST, label="best so far")
         axes.set(xlabel="trial", ylabel=goal.name)
-        axes.legend()
+        legend(axes)
 
     return svg(draw, (6, 3.2))
 
@@ -125,7 +125,7 @@ def front(
         axes.plot(*_pairs(line, first, second), "o-", color=BEST, markersize=4, label="front")
         axes.plot(*_pairs([taken], first, second), "*", color=TAKEN, markersize=12, label="taken")
         axes.set(xlabel=second.name, ylabel=first.name)
-        axes.legend()
+        legend(axes)
 
     return svg(draw, (6, 3.6))
 

@@ -1,5 +1,7 @@
+import itertools
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,3 +158,10 @@ def test_plots_are_svg_and_the_same_each_time(draw):
     text = draw()
     assert ET.fromstring(text).tag.endswith("svg")
     assert text == draw()
+
+
+def test_a_machine_that_is_slow_to_place_a_legend_warns_of_nothing(monkeypatch):
+    seconds = itertools.count(step=10)
+    monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=seconds.__next__))
+    plots.calibration_curves(RANKING["actions"])
+    assert next(seconds) > 0  # the search was timed
