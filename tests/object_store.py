@@ -1,9 +1,14 @@
 """An S3-compatible server of one's own."""
 
+import math
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 
@@ -38,3 +43,53 @@ def make_bucket(url: str) -> None:
         httpx.put(f"{url}/{BUCKET}").raise_for_status()
 
     wait_until_it_answers(make, httpx.HTTPError)
+
+
+class Slowed(socketserver.ThreadingTCPServer):
+    """A way to a server on which every answer takes longer.
+
+    Attributes:
+        seconds: that it takes; with infinity none comes.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), Detour)
+        self.port, self.seconds = port, 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Detour(socketserver.BaseRequestHandler):
+    """One connection: what is asked goes on at once."""
+
+    server: Slowed
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.port)) as there:
+            back = threading.Thread(target=self._answer, args=(there,), daemon=True)
+            back.start()
+            with suppress(OSError):
+                while data := self.request.recv(1 << 16):
+                    there.sendall(data)
+
+    def _answer(self, there: socket.socket) -> None:
+        with suppress(OSError):
+            while data := there.recv(1 << 16):
+                if math.isinf(self.server.seconds):
+                    return
+                time.sleep(self.server.seconds)
+                self.request.sendall(data)
+
+
+@contextmanager
+def slowed(url: str) -> Iterator[Slowed]:
+    """A server by a way that is as slow as one likes."""
+    with Slowed(int(url.rpartition(":")[2])) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

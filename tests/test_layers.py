@@ -27,7 +27,7 @@ WALKED = frozenset({"data.graph.pixie", "data.graph.store"})
 # what RESERVED keeps for others.
 ALLOWED = {
     "data/contract/": CONTRACT,
-    "data/contract/mirrors.py": CONTRACT | {"fsspec"},
+    "data/contract/filesystems.py": CONTRACT | {"fsspec"},
     "data/": DATA,
     "data/batching.py": DATA | {"torch", "models.batch"},
     "models/": MODELS,

@@ -16,14 +16,14 @@ import os
 import shutil
 import time
 import uuid
-from contextvars import ContextVar
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyarrow import fs
 
+from data.contract.filesystems import StorageError, briefly, is_brief
 from data.contract.mirrors import (
-    StorageError,
     here,
     is_mirrored,
     is_uri,
@@ -33,7 +33,7 @@ from data.contract.mirrors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 TRIES = (0.2, 1.0, 5.0, 15.0, 45.0)  # seconds before each further try
 REFUSED = (
@@ -42,8 +42,7 @@ REFUSED = (
 )
 CHUNK = 8 << 20
 LAST = "manifest.json"
-BRIEF = 2
-_brief = ContextVar("brief", default=False)
+BRIEF = 1  # of them, by servers
 T = TypeVar("T")
 # With what those need of `mirrors` who fetch and put.
 __all__ = [
@@ -79,7 +78,7 @@ def place_of(path: Path) -> tuple[Any, str]:
 
 def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
     """Does it, again after each pause. Raises StorageError."""
-    for pause_s in (*(TRIES[:BRIEF] if _brief.get() else TRIES), None):
+    for pause_s in (*(TRIES[:BRIEF] if is_brief() else TRIES), None):
         try:
             return action()
         except OSError as error:
@@ -92,16 +91,6 @@ def _tried(path: Path, doing: str, action: Callable[[], T]) -> T:
                 ) from error
             time.sleep(pause_s)
     raise AssertionError("the last try returns or raises")
-
-
-@contextlib.contextmanager
-def briefly() -> Iterator[None]:
-    """Has the storage tried for a second or two: for who comes again soon, and must not be late."""
-    before = _brief.set(True)
-    try:
-        yield
-    finally:
-        _brief.reset(before)
 
 
 def _is_refused(error: OSError) -> bool:
@@ -150,24 +139,29 @@ def fetch(path: Path, fresh: bool = False) -> bool:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _tried(path, "read", lambda: _copied_here(system, info, temporary))
+        _copied_here(path, info, temporary)
         _take_place(temporary, path)
     finally:
         _forget(temporary)
     return True
 
 
-def _copied_here(system: Any, info: Any, target: Path) -> None:
-    _forget(target)
+def _copied_here(path: Path, info: Any, target: Path) -> None:
+    """Copies a file or the files of a folder; what fails is one of them, and tried again alone."""
+    system = origin(path)[0]
     if info.type == fs.FileType.Directory:
         target.mkdir()
-    for one in _files(system, info.path):
+    for one in _tried(path, "read", lambda: _files(system, info.path)):
         file = _under(target, info.path, one)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with system.open_input_stream(one.path) as source, file.open("wb") as sink:
-            shutil.copyfileobj(source, sink, CHUNK)
-        if one.mtime_ns:
-            os.utime(file, ns=(one.mtime_ns, one.mtime_ns))
+        _tried(path, "read", partial(_read, system, one, file))
+
+
+def _read(system: Any, one: Any, file: Path) -> None:
+    with system.open_input_stream(one.path) as source, file.open("wb") as sink:
+        shutil.copyfileobj(source, sink, CHUNK)
+    if one.mtime_ns:
+        os.utime(file, ns=(one.mtime_ns, one.mtime_ns))
 
 
 def _take_place(temporary: Path, path: Path) -> None:
@@ -244,7 +238,7 @@ def texts(folder: Path) -> dict[str, tuple[int, str]]:
     """
     found = {}
     for info in _there(folder):
-        text = _tried(folder, "read", lambda info=info: _text(folder, info))  # type: ignore[misc]
+        text = _tried(folder, "read", partial(_text, folder, info))
         if text is not None:
             found[info.base_name] = info.mtime_ns or 0, text
     return found

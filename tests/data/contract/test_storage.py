@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from data.contract import mirrors, storage
+from data.contract import filesystems, mirrors, storage
 from data.contract.artifact import current, find, has_current, point, publish, read
-from data.contract.mirrors import MARK, PLACE, StorageError
+from data.contract.filesystems import PROBE, StorageError
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError
 from data.raw_tables import expand
 
@@ -71,7 +72,7 @@ def test_a_path_is_its_own_root_and_is_left_alone(tmp_path: Path) -> None:
 )
 def test_a_mirror_says_where_it_comes_from(uri: str, elsewhere: Any) -> None:
     path = storage.mirror(uri)
-    assert MARK in path.parts
+    assert mirrors.MARK in path.parts
     assert storage.uri_of(path) == uri
     elsewhere()
     assert storage.here(path) == storage.mirror(uri) != path
@@ -258,6 +259,28 @@ def test_a_storage_that_fails_is_tried_again_and_then_named(
     assert not storage.exists(root / "dataset" / "v2" / "manifest.json")
 
 
+def test_of_a_folder_only_what_failed_is_read_again(
+    root: Path, elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(root)
+    elsewhere()
+    asked, read = [], storage._read
+
+    def failing(system: Any, info: Any, file: Path) -> None:
+        asked.append(info.path)
+        if asked.count(info.path) == 1:
+            raise OSError("503 slow down")
+        read(system, info, file)
+
+    monkeypatch.setattr(storage, "TRIES", (0.0,))
+    monkeypatch.setattr(storage, "_read", failing)
+    found = find(root, "dataset", "v1")
+    assert found is not None
+    found.verify()
+    assert {asked.count(path) for path in asked} == {2}
+    assert len(set(asked)) > 1
+
+
 def test_a_server_is_not_kept_waiting_by_a_storage(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,10 +294,10 @@ def test_a_server_is_not_kept_waiting_by_a_storage(
     monkeypatch.setattr(storage, "_copied_there", failing)
     with storage.briefly(), pytest.raises(StorageError):
         made(root)
-    assert len(asked) == 3
+    assert len(asked) == 2
     with pytest.raises(StorageError):
         made(root)
-    assert len(asked) == 3 + 6
+    assert len(asked) == 2 + 6
 
 
 def test_texts_are_read_again_where_that_failed_and_left_out_where_they_are_gone(
@@ -437,8 +460,8 @@ def test_tables_may_lie_behind_a_uri_with_options(
     root: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def from_uri(uri: str) -> tuple[Any, str]:
-        assert uri == f"s3://shop/{MARK}?endpoint_override=http:%2F%2Fh:9"
-        return fs.LocalFileSystem(), f"{remote}/{MARK}"
+        assert uri == f"s3://shop/{PROBE}?endpoint_override=http:%2F%2Fh:9"
+        return fs.LocalFileSystem(), f"{remote}/{PROBE}"
 
     for name in ("a.csv", "b.csv", "c.parquet"):
         (remote / name).write_text(name)
@@ -495,7 +518,7 @@ def test_whatever_fails_an_artefact_is_whole_or_not_there(failing: set[int], tri
         root = storage.mirror(f"file://{name}/remote")
         faulty = Faulty(failing)
         with pytest.MonkeyPatch.context() as shaky:
-            shaky.setattr(mirrors, "filesystem", lambda *_: fs.PyFileSystem(faulty))
+            shaky.setattr(filesystems, "opened", lambda *_: (fs.PyFileSystem(faulty), "/"))
             published = False
             with suppress(StorageError):
                 made(root)
@@ -518,7 +541,7 @@ def test_whatever_fails_what_is_fetched_is_whole(failing: set[int]) -> None:
         patch.setenv(PLACE, f"{name}/other")
         with pytest.MonkeyPatch.context() as shaky:
             faulty = Faulty(failing)
-            shaky.setattr(mirrors, "filesystem", lambda *_: fs.PyFileSystem(faulty))
+            shaky.setattr(filesystems, "opened", lambda *_: (fs.PyFileSystem(faulty), "/"))
             with suppress(StorageError):
                 find(root, "dataset", "v1")
         found = find(root, "dataset", "v1")
