@@ -30,7 +30,7 @@ from ray_jobs.engine.model_kinds import (
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
 from ray_jobs.index import index
-from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, new_tables
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, archive_taken, new_tables
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate, simulate_next_day
 from ray_jobs.train import train, upstream
@@ -91,6 +91,8 @@ def main(job: Job) -> dict[str, Any]:
     summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}
     if job.arguments.model is None:
         summary |= publish_bundle(job)
+        if yesterday:
+            summary["archived"] = archive_taken(job, yesterday)
     storage.remove(job.root / NEXT_DAY_FILE)
     return summary
 

@@ -47,7 +47,7 @@ class PlanSettings:
     Attributes:
         users: of each log.
         items: of each log; as many as users where there are none.
-        events_per_user: that are kept, a year of them say; the store has all of them.
+        events_per_user: that are kept, those of traffic.log_days; the store has the newest.
         measured: finished roots of at least two sizes of a log, or their URIs; what a training took
             before it was taken up again is not told by them.
         check: a larger root, or its URI, with which the lines are compared.

@@ -18,7 +18,7 @@ from serve.group_commit import GroupCommit
 from serve.store import Appended, Document, ExternalId, Kind, Store, digest, event_key, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 FOLDER = "store"
@@ -135,6 +135,28 @@ class LmdbStore(Store):
                 if until is not None and _number(key) > until:
                     return
                 yield _number(key), orjson.loads(text)
+
+    def drop(self, events: Sequence[tuple[int, Document]]) -> None:
+        """Lets go of the oldest events in one transaction; their pages are written on again."""
+        if events:
+            self._writer(lambda transaction: self._drop(transaction, events))
+
+    def _drop(self, transaction: Any, events: Sequence[tuple[int, Document]]) -> None:
+        tables, last = self._tables, events[-1][0]
+        for number, event in events:
+            transaction.delete(packed(number), db=tables["events"])
+            key = event_key(event)
+            if transaction.get(key, db=tables["event_keys"]) == packed(number):
+                transaction.delete(key, db=tables["event_keys"])
+        for key in {digest(event["user_id"]) for _, event in events}:
+            known = np.frombuffer(transaction.get(key, b"", db=tables["actions"]), ">u8")
+            left = known[known > last]
+            if len(left):
+                transaction.put(key, left.tobytes(), db=tables["actions"])
+            else:
+                transaction.delete(key, db=tables["actions"])
+        floor = _number(transaction.get(FLOOR, b"", db=tables["marks"]))
+        transaction.put(FLOOR, packed(max(floor, last)), db=tables["marks"])
 
 
 def _number(key: bytes) -> int:

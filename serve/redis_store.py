@@ -7,8 +7,8 @@ process saw given out are not given again, also by a server that has lost what i
 
 Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
 `<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,
-key of an item -> item; `item_numbers`, a sorted set, key of an item by number. `event_keys` and
-`events` are never trimmed: memory grows with all that was ever posted.
+key of an item -> item; `item_numbers`, a sorted set, key of an item by number. Memory grows with
+the events that are not dropped yet, and with all items.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from serve.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,21 @@ for i = 2, #ARGV, 2 do
 end
 redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
 return sequence
+"""
+DROP = """
+local p, last = KEYS[1], ARGV[1]
+redis.call('XTRIM', p .. 'events', 'MINID', string.format('%.0f-0', tonumber(last) + 1))
+for i = 2, #ARGV, 3 do
+  if redis.call('HGET', p .. 'event_keys', ARGV[i + 1]) == ARGV[i] then
+    redis.call('HDEL', p .. 'event_keys', ARGV[i + 1])
+  end
+  local own = p .. 'actions:' .. ARGV[i + 2]
+  local oldest = redis.call('LINDEX', own, 0)
+  while oldest and struct.unpack('>I8', oldest) <= tonumber(last) do
+    redis.call('LPOP', own)
+    oldest = redis.call('LINDEX', own, 0)
+  end
+end
 """
 SKIP = """
 if tonumber(redis.call('GET', KEYS[1] .. 'sequence') or '0') < tonumber(ARGV[1]) then
@@ -112,6 +127,7 @@ class RedisStore(Store):
             raise UserError(f"serve.store={url}: {error}; is a Redis server there?") from None
         self._append = self._redis.register_script(APPEND)
         self._put = self._redis.register_script(PUT_ITEMS)
+        self._drop = self._redis.register_script(DROP)
         self._skip = self._redis.register_script(SKIP)
         self._tell_durability(url)
 
@@ -197,3 +213,10 @@ class RedisStore(Store):
             return []
         texts = self._redis.hmget(PREFIX + b"items", [key for key, _ in numbers])
         return [(int(n), orjson.loads(text)) for (_, n), text in zip(numbers, texts, strict=True)]
+
+    def drop(self, events: Sequence[tuple[int, Document]]) -> None:
+        """Lets go of the oldest events in one script."""
+        if events:
+            parts = [(number, event_key(e), digest(e["user_id"])) for number, e in events]
+            words = [value for part in parts for value in part]
+            self._drop(keys=[PREFIX], args=[events[-1][0], *words])

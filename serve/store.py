@@ -3,6 +3,7 @@
 Everything posted gets the next number of one sequence; a bundle says up to which number it has
 absorbed. `serve.store=local` keeps it under the root, for the processes of one machine
 (serve.lmdb_store); `redis://host:port/database` in a Redis server, for several (serve.redis_store).
+Events that two data sets have taken move to the root's archive (ray_jobs.preparation.posted_log).
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-import pyarrow as pa
-
-from data.contract.schema import EVENT_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
 ExternalId = int | str
@@ -93,47 +91,15 @@ class Store(ABC):
     ) -> Iterator[tuple[int, Document]]:
         """Numbers and documents in (after, until], in order."""
 
-    def last_before(self, moment_ms: int, after: int) -> int:
-        """A number up to which, from `after` on, no posted event is later than a moment."""
-        passed = after
-        for number, event in self.documents("events", after):
-            if event["timestamp"] > moment_ms:
-                break
-            passed = number
-        return passed
+    @abstractmethod
+    def drop(self, events: Sequence[tuple[int, Document]]) -> None:
+        """Lets go of the oldest events, of their keys, and of users' actions up to the last.
 
-    def events_since(self, after: int, until: int | None = None) -> pa.Table:
-        """Posted events in (after, until] with the contract's column names; event_id is string."""
-        events = [event for _, event in self.documents("events", after, until)]
-        columns = {name: [event.get(name) for event in events] for name in EVENT_COLUMNS}
-        columns["event_id"] = [str(value) for value in columns["event_id"]]
-        return pa.table({name: _column(name, values) for name, values in columns.items()})
+        Their numbers are not given out again; one that is posted again is taken for a new one.
 
-    def items_since(self, after: int, until: int | None = None) -> pa.Table:
-        """Posted items in (after, until]: one column for each key that was posted."""
-        items = [item for _, item in self.documents("items", after, until)]
-        names = dict.fromkeys(["item_id", "created_at", *(key for item in items for key in item)])
-        return pa.table({n: _column(n, [item.get(n) for item in items]) for n in names})
-
-
-_TYPES = {
-    "timestamp": pa.int64(),
-    "received_at": pa.int64(),
-    "created_at": pa.int64(),
-    "duration_s": pa.float64(),
-    "event_id": pa.string(),
-    "action": pa.string(),
-    "surface": pa.string(),
-}
-
-
-def _column(name: str, values: list[Any]) -> pa.Array:
-    """A column of posted values: integers or strings for ids, text where types are mixed."""
-    try:
-        column = pa.array(values, _TYPES.get(name))
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        column = pa.array([None if value is None else str(value) for value in values])
-    return column.cast(pa.int64()) if pa.types.is_null(column.type) else column
+        Args:
+            events: the first of `documents`, which another process may have dropped already.
+        """
 
 
 def digest(value: ExternalId) -> bytes:

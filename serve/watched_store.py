@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from serve.store import Appended, Document, ExternalId, Kind, Store, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from serve.metrics import Metrics
 
@@ -74,3 +74,8 @@ class WatchedStore(Store):
         with self._watched("documents"):
             found = list(self._store.documents(kind, after, until))
         yield from found
+
+    def drop(self, events: Sequence[tuple[int, Document]]) -> None:
+        """Lets go of the oldest events."""
+        with self._watched("drop"):
+            self._store.drop(events)

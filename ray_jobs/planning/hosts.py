@@ -74,13 +74,18 @@ class Traffic:
         feeds_per_core: whole feeds a second that a core serves, most within 100 ms (`serve_load`:
             35.6 on two cores, the client's work among it).
         stored_actions: newest actions of a user that a Redis server keeps at hand
-            (`serve.max_actions`), beside all events, which no store forgets.
+            (`serve.max_actions`), beside all events that the store holds.
+        log_days: that the log's events are of.
+        stored_days: of posted events that the store holds at most: those that no data set has
+            taken, and those that two days start from; the archive has what is older.
     """
 
     requests_per_user: Positive = 2.0
     peak: Positive = 2.5
     feeds_per_core: Positive = 17.0
     stored_actions: Count = 1000
+    log_days: Count = 365
+    stored_days: Count = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +173,10 @@ def on_one_host(needs: Needs) -> dict[str, bool]:
 
 
 def stored_gib(needs: Needs, traffic: Traffic, store: StoreKind) -> float:
-    """Size of the store: of all events, for it forgets none; on disk, or in a Redis server."""
-    users, events = needs.sizes.users, needs.sizes.events
+    """Size of the store: of the events of its days, on disk or in a Redis server."""
+    days = min(1.0, traffic.stored_days / traffic.log_days)
+    events = needs.sizes.events * days
+    users = min(needs.sizes.users, events)
     if store == "local":
         return events * STORE_BYTES / GIB
     at_hand = min(traffic.stored_actions * users, events)
@@ -209,8 +216,8 @@ def _unstored(gib: float, host: Host) -> Iterator[str]:
     """Events in a Redis server, which cannot be a cluster: its scripts touch keys at will."""
     if _exceeds(gib, host):
         yield (
-            f"{_unfit('the one Redis server', gib, host)}, or fewer events_per_user: it keeps all "
-            "that were posted"
+            f"{_unfit('the one Redis server', gib, host)}, or fewer events_per_user: it holds "
+            "those of traffic.stored_days"
         )
 
 

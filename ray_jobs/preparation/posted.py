@@ -14,8 +14,8 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.feedback import Attribution
 from data.raw_tables import FileSet, RawTables
+from ray_jobs.preparation.posted_log import PostedLog
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
-from serve.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +73,21 @@ def _label_ms(job: Job) -> int:
 
 def _taken_now(job: Job, before: Taken) -> Taken:
     until = max(closed_until(job.root, _label_ms(job)), before.served_until_ms)
-    with open_store(job.root, job.settings.serve) as store:
-        passed = store.last_before(until, before.open_sequence)
-        return Taken(store.last_sequence, until, passed)
+    with PostedLog.opened(job.root, job.settings.serve) as posted:
+        passed = posted.last_before(until, before.open_sequence)
+        return Taken(posted.last_sequence, until, passed)
+
+
+def archive_taken(job: Job, day: Yesterday) -> int:
+    """Moves what no day to come and no feed needs from the store to the archive; how many events.
+
+    Today's data set and yesterday's have taken them; yesterday's, from which this day could start
+    again, reads those after its open sequence once more, and the bundle's users have theirs.
+    """
+    bundle = current(job.root, "bundles").manifest
+    until = min(day.before.open_sequence, bundle.details["store_sequence"])
+    with PostedLog.opened(job.root, job.settings.serve) as posted:
+        return posted.archive(until)
 
 
 def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
@@ -89,9 +101,8 @@ def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
     first, last = day.before.store_sequence, day.after.store_sequence
     span = (day.before.served_until_ms, day.after.served_until_ms)
     folder = job.root / "posted" / f"{first}-{last}-{span[1]}"
-    with open_store(job.root, job.settings.serve) as store:
-        tables = {"events": store.events_since(first, last)}
-        tables["items"] = store.items_since(first, last)
+    with PostedLog.opened(job.root, job.settings.serve) as posted:
+        tables = {"events": posted.events(first, last), "items": posted.items(first, last)}
     found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
     if dataset.calendar is not None and span[1] > span[0]:
         path = folder / "impressions.parquet"
@@ -103,8 +114,8 @@ def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
 
 def _following(job: Job, day: Yesterday) -> Attribution:
     """Of the events that may label what has waited."""
-    with open_store(job.root, job.settings.serve) as store:
-        events = store.events_since(day.before.open_sequence, day.after.store_sequence)
+    with PostedLog.opened(job.root, job.settings.serve) as posted:
+        events = posted.events(day.before.open_sequence, day.after.store_sequence)
     return Attribution(events, _label_ms(job))
 
 

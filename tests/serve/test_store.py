@@ -1,5 +1,6 @@
 """What every store does, the local one and Redis."""
 
+import itertools
 import multiprocessing
 import shutil
 import signal
@@ -10,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -95,38 +95,13 @@ def test_what_was_acknowledged_is_there_after_reopening(opening: Open) -> None:
         assert len(store.actions(1, 0, 10)) == 1
 
 
-def test_events_come_back_as_a_table_with_contract_columns(store: Store) -> None:
-    store.append([event(1), event("b", timestamp=10**12 + 1) | {"duration_s": 2.5, "board_id": 4}])
-    table = store.events_since(0)
-    assert table.schema.field("event_id").type == pa.string()
-    assert table.schema.field("user_id").type == pa.int64()
-    assert table["event_id"].to_pylist() == ["1", "b"]
-    assert table["duration_s"].to_pylist() == [None, 2.5]
-    assert table["timestamp"].to_pylist() == [10**12, 10**12 + 1]
-    assert store.events_since(1)["event_id"].to_pylist() == ["b"]
-    assert store.events_since(0, until=1)["event_id"].to_pylist() == ["1"]
-
-
-def test_no_events_are_an_empty_table_with_the_same_columns(store: Store) -> None:
-    table = store.events_since(0)
-    assert table.num_rows == 0
-    assert {"event_id", "user_id", "item_id", "action", "timestamp"} <= set(table.column_names)
-    assert store.items_since(0).num_rows == 0
-
-
 def test_a_posted_item_replaces_the_one_before(store: Store) -> None:
     store.put_items([{"item_id": 5, "quality": 1.0}, {"item_id": 6, "interests": ["a"]}])
     assert store.put_items([{"item_id": 5, "quality": 2.0}]) == 3
-    table = store.items_since(0)
-    assert table["item_id"].to_pylist() == [6, 5]
-    assert table["quality"].to_pylist() == [None, 2.0]
-    assert table["interests"].to_pylist() == [["a"], None]
-    assert store.items_since(2)["item_id"].to_pylist() == [5]
-
-
-def test_mixed_values_of_a_column_become_text(store: Store) -> None:
-    store.put_items([{"item_id": 5, "creator_id": 1}, {"item_id": 6, "creator_id": "x"}])
-    assert store.items_since(0)["creator_id"].to_pylist() == ["1", "x"]
+    six = (2, {"item_id": 6, "interests": ["a"]})
+    five = (3, {"item_id": 5, "quality": 2.0})
+    assert list(store.documents("items", 0)) == [six, five]
+    assert list(store.documents("items", 2)) == [five]
 
 
 def test_events_and_items_share_one_sequence(store: Store) -> None:
@@ -145,10 +120,13 @@ def test_a_store_begun_anew_goes_on_where_the_bundle_ended(opening: Open) -> Non
         assert store.put_items([{"item_id": 5}]) == 43
 
 
-def emptied(store: Store) -> Store:
+def empty(opening: Open, folders: pytest.TempPathFactory) -> Store:
     """A store to begin with, whatever an example before has left."""
-    if isinstance(store, RedisStore):
-        store._redis.flushdb()
+    if opening.func is LmdbStore:  # type: ignore[attr-defined]
+        return LmdbStore(folders.mktemp("store"))
+    store = opening()
+    assert isinstance(store, RedisStore)
+    store._redis.flushdb()
     return store
 
 
@@ -160,9 +138,7 @@ def test_any_batches_leave_each_event_once_in_order_of_arrival(
     batches: list[list[tuple[int, int]]],
 ) -> None:
     expected: dict[int, int] = {}
-    local = opening.func is LmdbStore  # type: ignore[attr-defined]
-    fresh = LmdbStore(tmp_path_factory.mktemp("store")) if local else emptied(opening())
-    with fresh as store:
+    with empty(opening, tmp_path_factory) as store:
         for batch in batches:
             store.append([event(key, user_id=user) for key, user in batch])
             for key, user in batch:
@@ -220,11 +196,46 @@ def test_more_documents_than_a_page_come_in_order(store: Store) -> None:
     assert [n for n, _ in store.documents("items", 2_600)] == list(range(2_601, 4_001))
 
 
-def test_the_number_of_the_last_event_before_a_moment_is_found(store: Store) -> None:
-    store.append([event(n, timestamp=10**12 + n) for n in range(5)])
-    assert store.last_before(10**12 + 2, 0) == 3
-    assert store.last_before(10**12 + 9, 2) == 5
-    assert store.last_before(10**12 - 1, 0) == 0
+def test_what_was_dropped_is_gone_and_its_number_not_given_again(opening: Open) -> None:
+    with opening() as store:
+        store.append([event(n, user_id=n % 2, item_id=n) for n in range(6)])
+        store.drop(list(store.documents("events", 0, 6)))
+        assert list(store.documents("events", 0)) == []
+        assert [store.actions(user, 0, 9) for user in (0, 1)] == [[], []]
+        assert store.last_sequence == 6
+    with opening() as store:
+        again = store.append([event(3)])  # taken for a new one
+        assert (again.accepted, again.sequence) == (1, 7)
+        store.drop([])
+        assert [number for number, _ in store.documents("events", 0)] == [7]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=30),
+    st.integers(0, 30),
+    st.integers(1, 7),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_after_a_drop_later_events_are_as_they_were(
+    opening: Open,
+    tmp_path_factory: pytest.TempPathFactory,
+    posted: list[tuple[int, int]],
+    until: int,
+    page: int,
+) -> None:
+    with empty(opening, tmp_path_factory) as store:
+        store.append([event(key, user_id=user, item_id=key) for key, user in posted])
+        last = store.last_sequence
+        kept = list(store.documents("events", until))
+        actions = [store.actions(user, until, 100) for user in range(4)]
+        while oldest := list(itertools.islice(store.documents("events", 0, until), page)):
+            store.drop(oldest)
+            store.drop(oldest)  # as another process that has read them too
+        assert list(store.documents("events", 0)) == kept
+        assert [store.actions(user, 0, 100) for user in range(4)] == actions
+        known = [e["event_id"] for _, e in kept]
+        assert store.append([event(key) for key in known]).duplicates == len(known)
+        assert store.append([event("new")]).sequence == last + 1
 
 
 @pytest.fixture

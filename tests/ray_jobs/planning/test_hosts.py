@@ -98,19 +98,21 @@ def test_several_servers_need_one_redis_server_which_no_hosts_share() -> None:
     few = dataclasses.replace(NEEDS, sizes=dataclasses.replace(NEEDS.sizes, events=20_000_000))
     plan = planned(few, 2, HOST, BUSY, 8)
     assert (plan.store, plan.store_hosts, plan.fits) == ("redis", 1, True)
-    full = planned(NEEDS, 2, HOST, BUSY, 8)
+    full = planned(NEEDS, 2, HOST, dataclasses.replace(BUSY, log_days=3), 8)
     assert (full.store_hosts, full.fits) == (1, False)
     assert "the one Redis server does not fit one host of 100 GiB: it takes 86" in full.why[0]
     assert planned(NEEDS, 2, HOST, TRAFFIC, 8).store == "local"
 
 
-def test_the_store_keeps_all_events_and_redis_the_newest_twice() -> None:
-    users, events = 1_000_000, 200_000_000
-    assert stored_gib(NEEDS, TRAFFIC, "local") == events * STORE_BYTES / GIB
+def test_the_store_holds_days_of_events_and_redis_the_newest_twice() -> None:
+    users, events = 1_000_000, 6_000_000
+    traffic = Traffic(log_days=100, stored_days=3)
+    assert stored_gib(NEEDS, traffic, "local") == events * STORE_BYTES / GIB
     every = events * REDIS_BYTES + users * REDIS_USER_BYTES
-    assert stored_gib(NEEDS, TRAFFIC, "redis") == (every + events * REDIS_COPY_BYTES) / GIB
-    newest = every + 100 * users * REDIS_COPY_BYTES
-    assert stored_gib(NEEDS, Traffic(stored_actions=100), "redis") == newest / GIB
+    assert stored_gib(NEEDS, traffic, "redis") == (every + events * REDIS_COPY_BYTES) / GIB
+    two = Traffic(log_days=100, stored_days=3, stored_actions=2)
+    assert stored_gib(NEEDS, two, "redis") == (every + 2 * users * REDIS_COPY_BYTES) / GIB
+    assert stored_gib(NEEDS, Traffic(log_days=1), "local") == 200_000_000 * STORE_BYTES / GIB
 
 
 def test_a_day_costs_what_its_hosts_do() -> None:

@@ -52,5 +52,5 @@ def test_a_redis_server_takes_as_much_as_the_plan_says(
                 store.append([event(number, users) for number in range(start, start + 6000)])
         taken = client.info("memory")["used_memory"] - before
     needs = Needs(Sizes(users=users, items=1, events=events), {}, {}, {})
-    said = stored_gib(needs, Traffic(stored_actions=most), "redis") * GIB
+    said = stored_gib(needs, Traffic(stored_actions=most, log_days=1), "redis") * GIB
     assert taken == pytest.approx(said, rel=0.15)

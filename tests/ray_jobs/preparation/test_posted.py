@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.contract.artifact import point
+from data.contract.artifact import Draft, point
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate
 from ray_jobs.engine.job import Job, start
-from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, new_tables
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, archive_taken, new_tables
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 from ray_jobs.train import learns_from_impressions
@@ -29,6 +29,10 @@ KINDS = ("dataset",)
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
+    return log(tmp_path)
+
+
+def log(folder: Path) -> Job:
     """A root whose log has a month of two users' doings, and no impressions."""
     times = FIRST_MS + np.arange(DAYS) * DAY_MS
     columns = {
@@ -37,9 +41,10 @@ def job(tmp_path: Path) -> Job:
         "action": [ACTIONS[day % 2] for day in range(DAYS)],
         "timestamp": times,
     }
-    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
-    words = (f"root={tmp_path / 'root'}", "source.kind=table", "prepare.late_days=9")
-    job = start([*words, f"source.events={tmp_path / 'events.parquet'}"])
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "events.parquet")
+    words = (f"root={folder / 'root'}", "source.kind=table", "prepare.late_days=9")
+    job = start([*words, f"source.events={folder / 'events.parquet'}"])
     prepare(job, locate(job.settings.source))
     return job
 
@@ -178,3 +183,55 @@ def test_a_few_served_impressions_are_not_yet_what_the_ranker_learns_from(
     assert "ranker.least_served" in capsys.readouterr().err
     few = start([f"root={job.root}", "ranker.least_served=10"])
     assert learns_from_impressions(few, dataset)
+
+
+def publish_bundle(job: Job, store_sequence: int) -> None:
+    """As the pipeline does at the end of a day."""
+
+    def write(draft: Draft) -> None:
+        draft.fields["details"] = {"store_sequence": store_sequence}
+
+    job.make("bundles", [], {"store_sequence": store_sequence}, write)
+
+
+def days(job: Job, archived: bool) -> tuple[Dataset, list[int]]:
+    """Four days of feeds and events; and how many events left the store on each."""
+    moved = []
+    for number in range(4):
+        serve(job.root, number, NOW_MS + number * 24 * HOUR_MS, number, number + 1)
+        saved_ms = NOW_MS + (number * 24 + 1) * HOUR_MS
+        post(job, (number, saved_ms, "save"), (20 + number, NOW_MS, "hide"))
+        day = Yesterday.begin(job, KINDS)
+        made = next_day(job)
+        publish_bundle(job, day.after.store_sequence)
+        moved.append(archive_taken(job, day) if archived else 0)
+    return made, moved
+
+
+def test_days_learn_the_same_from_what_the_archive_has(tmp_path: Path) -> None:
+    (whole, _), (made, moved) = (days(log(tmp_path / n), n == "b") for n in ("a", "b"))
+    assert saved(made) == saved(whole)
+    assert made.counts == whole.counts
+    assert moved[0] == 0  # a day could start again
+    assert 0 < sum(moved) < 8
+
+
+def test_what_the_bundle_does_not_know_stays_in_the_store(job: Job) -> None:
+    days(job, archived=False)
+    day = Yesterday.begin(job, KINDS)
+    assert day.before.open_sequence > 3
+    publish_bundle(job, 3)
+    assert archive_taken(job, day) == 3
+    with open_store(job.root, job.settings.serve) as store:
+        assert [number for number, _ in store.documents("events", 0)] == [4, 5, 6, 7, 8]
+
+
+def test_a_data_set_made_anew_takes_what_the_archive_has(tmp_path: Path) -> None:
+    job = log(tmp_path)
+    made, moved = days(job, archived=True)
+    assert sum(moved) > 0
+    first = prepare(job, locate(job.settings.source))
+    point(job.root, first)
+    anew = next_day(job)
+    assert anew.counts["events"] == made.counts["events"]
+    assert saved(anew) == saved(made)

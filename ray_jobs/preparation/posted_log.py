@@ -1,0 +1,161 @@
+"""All that was posted to a root, in order: what its archive has, and then what its store holds.
+
+A store serves the newest actions of users, from memory where it is a Redis server, and must not
+grow with all that was ever posted. What two data sets have taken moves to
+`<root>/posted/archive/<first>-<last>.parquet`, where a data set that is made anew finds it. A file
+counts once the index names it, and its events leave the store after that: what is interrupted is
+finished by the next, and nothing is given twice.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.contract import storage
+from data.contract.artifact import write_atomically
+from data.contract.schema import EVENT_COLUMNS
+from ray_jobs.engine.locks import turn
+from serve.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serve.settings import ServeSettings
+    from serve.store import Document, Store
+
+INDEX = "index.json"
+FILE_EVENTS, DROPPED_AT_ONCE = 200_000, 1_000
+TYPES = {
+    "timestamp": pa.int64(),
+    "received_at": pa.int64(),
+    "created_at": pa.int64(),
+    "duration_s": pa.float64(),
+    "event_id": pa.string(),
+    "action": pa.string(),
+    "surface": pa.string(),
+}
+
+
+class PostedLog:
+    """Posted events and items of a root, as tables.
+
+    Args:
+        root: whose archive.
+        store: its open store.
+    """
+
+    def __init__(self, root: Path, store: Store) -> None:
+        self._root, self._store = root, store
+        self._archive = storage.here(root) / "posted" / "archive"
+
+    @classmethod
+    @contextmanager
+    def opened(cls, root: Path, settings: ServeSettings) -> Iterator[PostedLog]:
+        """Of a root, with the store that `serve.store` names. Raises UserError."""
+        with open_store(root, settings) as store:
+            yield cls(root, store)
+
+    @property
+    def last_sequence(self) -> int:
+        """Number of what was posted last; 0 when nothing was."""
+        return self._store.last_sequence
+
+    def last_before(self, moment_ms: int, after: int) -> int:
+        """A number up to which, from `after` on, no posted event is later than a moment."""
+        passed = after
+        for number, event in self._events(after, None):
+            if event["timestamp"] > moment_ms:
+                break
+            passed = number
+        return passed
+
+    def events(self, after: int, until: int | None = None) -> pa.Table:
+        """Posted events in (after, until] with the contract's column names; event_id is string."""
+        events = [event for _, event in self._events(after, until)]
+        columns = {name: [event.get(name) for event in events] for name in EVENT_COLUMNS}
+        columns["event_id"] = [str(value) for value in columns["event_id"]]
+        return pa.table({name: _column(name, values) for name, values in columns.items()})
+
+    def items(self, after: int, until: int | None = None) -> pa.Table:
+        """Posted items in (after, until]: one column for each key that was posted."""
+        items = [item for _, item in self._store.documents("items", after, until)]
+        names = dict.fromkeys(["item_id", "created_at", *(key for item in items for key in item)])
+        return pa.table({n: _column(n, [item.get(n) for item in items]) for n in names})
+
+    def archive(self, until: int) -> int:
+        """Moves events up to a number from the store to the archive; how many leave the store.
+
+        Raises:
+            StorageError: the root's storage does not answer; they stay where they are.
+        """
+        with turn(self._root, "archive"):
+            files = self._files()
+            done = files[-1][1] if files else 0
+            while events := list(islice(self._store.documents("events", done, until), FILE_EVENTS)):
+                files.append((events[0][0], events[-1][0]))
+                self._write(self._path(*files[-1]), events)
+                write_atomically(self._archive / INDEX, json.dumps(files))
+                done = events[-1][0]
+            return self._drop(done)
+
+    def _drop(self, until: int) -> int:
+        dropped = 0
+        while events := list(islice(self._store.documents("events", 0, until), DROPPED_AT_ONCE)):
+            self._store.drop(events)
+            dropped += len(events)
+        return dropped
+
+    def _events(self, after: int, until: int | None) -> Iterator[tuple[int, Document]]:
+        """Numbers and events in (after, until]."""
+        archived = 0
+        for first, archived in self._files():
+            if archived > after and (until is None or first <= until):
+                found = self._read(self._path(first, archived))
+                yield from ((n, e) for n, e in found if after < n and (until is None or n <= until))
+        yield from self._store.documents("events", max(after, archived), until)
+
+    def _files(self) -> list[tuple[int, int]]:
+        """First and last number of each file of the archive."""
+        index = self._archive / INDEX
+        if not storage.fetch(index, fresh=True):
+            return []
+        return [(first, last) for first, last in json.loads(index.read_text())]
+
+    def _path(self, first: int, last: int) -> Path:
+        return self._archive / f"{first}-{last}.parquet"
+
+    def _write(self, path: Path, events: list[tuple[int, Document]]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        numbers, documents = zip(*events, strict=True)
+        table = {"number": numbers, "event": pa.array(map(orjson.dumps, documents), pa.binary())}
+        try:
+            pq.write_table(pa.table(table), part, compression="zstd")
+            storage.put_as(part, path)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> Iterator[tuple[int, Document]]:
+        storage.fetch(path)
+        for batch in pq.ParquetFile(path).iter_batches():
+            columns = (column.to_pylist() for column in batch.columns)
+            yield from ((n, orjson.loads(text)) for n, text in zip(*columns, strict=True))
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    """A column of posted values: integers or strings for ids, text where types are mixed."""
+    try:
+        column = pa.array(values, TYPES.get(name))
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        column = pa.array([None if value is None else str(value) for value in values])
+    return column.cast(pa.int64()) if pa.types.is_null(column.type) else column

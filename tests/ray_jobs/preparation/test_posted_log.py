@@ -1,0 +1,168 @@
+"""What was posted, whether a store still holds it or the archive has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.contract import storage
+from data.contract.mirrors import PLACE
+from data.contract.settings import UserError
+from ray_jobs.preparation import posted_log
+from ray_jobs.preparation.posted_log import PostedLog
+from serve.lmdb_store import LmdbStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serve.store import Store
+
+T = 10**12
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with LmdbStore(tmp_path / "store") as opened:
+        yield opened
+
+
+@pytest.fixture
+def posted(tmp_path: Path, store: Store) -> PostedLog:
+    return PostedLog(tmp_path, store)
+
+
+def event(event_id: Any, timestamp: int = T, **more: Any) -> dict[str, Any]:
+    return {
+        **{"event_id": event_id, "user_id": 1, "item_id": 9, "action": "save", "surface": "home"},
+        **{"timestamp": timestamp, "received_at": timestamp + 5},
+        **more,
+    }
+
+
+def ids(table: pa.Table) -> list[str]:
+    found: list[str] = table["event_id"].to_pylist()
+    return found
+
+
+def test_events_come_as_a_table_with_contract_columns(posted: PostedLog, store: Store) -> None:
+    store.append([event(1), event("b", T + 1, duration_s=2.5, board_id=4)])
+    table = posted.events(0)
+    assert table.schema.field("event_id").type == pa.string()
+    assert table.schema.field("user_id").type == pa.int64()
+    assert ids(table) == ["1", "b"]
+    assert table["duration_s"].to_pylist() == [None, 2.5]
+    assert table["timestamp"].to_pylist() == [T, T + 1]
+    assert ids(posted.events(1)) == ["b"]
+    assert ids(posted.events(0, until=1)) == ["1"]
+
+
+def test_no_events_are_an_empty_table_with_the_same_columns(posted: PostedLog) -> None:
+    table = posted.events(0)
+    assert table.num_rows == 0
+    assert {"event_id", "user_id", "item_id", "action", "timestamp"} <= set(table.column_names)
+    assert posted.items(0).num_rows == 0
+
+
+def test_items_come_with_a_column_for_each_key(posted: PostedLog, store: Store) -> None:
+    store.put_items([{"item_id": 5, "creator_id": 1}, {"item_id": 6, "interests": ["a"]}])
+    store.put_items([{"item_id": 7, "creator_id": "x"}])
+    table = posted.items(0)
+    assert table["item_id"].to_pylist() == [5, 6, 7]
+    assert table["interests"].to_pylist() == [None, ["a"], None]
+    assert table["creator_id"].to_pylist() == ["1", None, "x"]  # mixed values become text
+    assert posted.items(2)["item_id"].to_pylist() == [7]
+
+
+def test_the_last_event_before_a_moment_is_found(posted: PostedLog, store: Store) -> None:
+    store.append([event(n, T + n) for n in range(5)])
+    for _ in range(2):
+        assert posted.last_before(T + 2, 0) == 3
+        assert posted.last_before(T + 9, 2) == 5
+        assert posted.last_before(T - 1, 0) == 0
+        posted.archive(2)
+
+
+@given(
+    count=st.integers(0, 25),
+    archived=st.lists(st.integers(0, 30), max_size=4),
+    file_events=st.integers(1, 9),
+    at_once=st.integers(1, 9),
+    span=st.tuples(st.integers(0, 30), st.none() | st.integers(0, 30)),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_archived_the_log_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    count: int,
+    archived: list[int],
+    file_events: int,
+    at_once: int,
+    span: tuple[int, int | None],
+) -> None:
+    folder = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch, LmdbStore(folder / "store") as store:
+        patch.setattr(posted_log, "FILE_EVENTS", file_events)
+        patch.setattr(posted_log, "DROPPED_AT_ONCE", at_once)
+        posted = PostedLog(folder, store)
+        store.append([event(n, T + n, user_id=n if n % 2 else "x") for n in range(count)])
+        before = posted.events(*span)
+        moved = [posted.archive(until) for until in archived]
+        assert sum(moved) == min(count, max(archived, default=0))
+        assert len(list(store.documents("events", 0))) == count - sum(moved)
+        assert posted.events(*span).equals(before)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", [(PostedLog, "_write"), (LmdbStore, "drop")])
+def test_what_is_interrupted_is_finished_and_nothing_given_twice(
+    posted: PostedLog, store: Store, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
+    monkeypatch.setattr(posted_log, "FILE_EVENTS", 2)
+    monkeypatch.setattr(posted_log, "DROPPED_AT_ONCE", 1)
+    store.append([event(n) for n in range(6)])
+    monkeypatch.setattr(*where, after(1, getattr(*where)))
+    with pytest.raises(Killed):
+        posted.archive(5)
+    assert ids(posted.events(0)) == list("012345")
+    monkeypatch.undo()
+    posted.archive(5)
+    assert ids(posted.events(0)) == list("012345")
+    assert [number for number, _ in store.documents("events", 0)] == [6]
+
+
+def after(calls: int, real: Any) -> Any:
+    """What is killed after some calls."""
+
+    def killed(*words: Any) -> Any:
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            raise Killed
+        return real(*words)
+
+    return killed
+
+
+def test_another_machine_reads_the_archive_and_a_storage_that_fails_loses_nothing(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    monkeypatch.setattr(storage, "TRIES", ())
+    (tmp_path / "remote").mkdir()
+    root = storage.mirror(f"file://{tmp_path}/remote")
+    store.append([event(n) for n in range(4)])
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_copied_there", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(UserError, match="full"):
+            PostedLog(root, store).archive(3)
+    assert len(list(store.documents("events", 0))) == 4
+    assert PostedLog(root, store).archive(3) == 3
+    monkeypatch.setenv(PLACE, str(tmp_path / "other"))
+    assert ids(PostedLog(storage.here(root), store).events(0)) == list("0123")
