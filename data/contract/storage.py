@@ -62,6 +62,7 @@ __all__ = [
     "put",
     "put_as",
     "remove",
+    "text",
     "texts",
     "update",
     "uri_of",
@@ -238,20 +239,31 @@ def texts(folder: Path) -> dict[str, tuple[int, str]]:
     """
     found = {}
     for info in _there(folder):
-        text = _tried(folder, "read", partial(_text, folder, info))
-        if text is not None:
-            found[info.base_name] = info.mtime_ns or 0, text
+        content = _tried(folder, "read", partial(_text, origin(folder)[0], info.path))
+        if content is not None:
+            found[info.base_name] = info.mtime_ns or 0, content
     return found
 
 
-def _text(folder: Path, info: Any) -> str | None:
+def text(path: Path) -> str | None:
+    """A small file as it is where a mirror comes from; None where there is none.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    if not is_mirrored(path):
+        return path.read_text() if path.is_file() else None
+    return _tried(path, "read", partial(_text, *origin(path)))
+
+
+def _text(system: Any, place: str) -> str | None:
     """None where it was removed meanwhile."""
     try:
-        with origin(folder)[0].open_input_stream(info.path) as stream:
-            text: str = stream.readall().decode()
+        with system.open_input_stream(place) as stream:
+            found: str = stream.readall().decode()
     except FileNotFoundError:
         return None
-    return text
+    return found
 
 
 def _there(folder: Path) -> list[Any]:

@@ -35,6 +35,22 @@ def turn(root: Path, name: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
+def held(root: Path) -> list[str]:
+    """Names of the turns that processes of this machine have in a root."""
+    return sorted(file.stem for file in (root / ".work").glob("*.lock") if _is_held(file))
+
+
+def _is_held(file: Path) -> bool:
+    try:
+        with file.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # given up meanwhile
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _among_machines(root: Path, name: str) -> AbstractContextManager[None]:
     if not storage.is_mirrored(root):
         return nullcontext()

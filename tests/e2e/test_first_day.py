@@ -67,8 +67,11 @@ def test_the_plan_knows_what_memory_and_time_each_artefact_took(
     assert {"graph", "neighbourhoods", "item embeddings"} <= set(taken.bytes)
 
 
-def test_running_again_makes_nothing_anew(first_day: tuple[Path, dict[str, Any]]) -> None:
+def test_nothing_is_cleaned_away_that_running_again_would_make_anew(
+    first_day: tuple[Path, dict[str, Any]],
+) -> None:
     root, summary = first_day
+    assert run("clean", f"root={root}", "keep=1", "hours=0")["removed"] == []
     manifests = {p: p.stat().st_mtime_ns for p in root.glob("*/*/manifest.json")}
     again = run("pipeline", *words_of(root))
     assert again["bundle"] == summary["bundle"]

@@ -129,3 +129,13 @@ def test_the_new_user_and_the_new_item_are_served(day: Day) -> None:
     assert len(day.feed["items"]) == 10
     assert day.feed["fallback"] is False
     assert len(day.similar["items"]) == 10
+
+
+def test_yesterday_can_be_cleaned_away(day: Day) -> None:
+    done = run("clean", f"root={day.root}", "keep=1", "hours=0")
+    assert {name.partition("/")[0] for name in done["removed"]} >= {"two_tower", "bundles"}
+    assert f"bundles/{day.first['bundle']}" in done["removed"]
+    assert done["freed_mib"] > 0
+    with serving(day.root) as url, httpx.Client(base_url=url, timeout=60) as client:
+        feed = client.post("/v1/recommend", json={"user_id": NEW_USER, "num_items": 10}).json()
+    assert len(feed["items"]) == 10

@@ -310,11 +310,11 @@ def test_texts_are_read_again_where_that_failed_and_left_out_where_they_are_gone
         storage.put(notes / name)
     read, failures = storage._text, [OSError("connection reset")]
 
-    def failing(folder: Path, info: Any) -> str | None:
+    def failing(system: Any, place: str) -> str | None:
         if failures:
             raise failures.pop()
         storage.remove(notes / "b")
-        return read(folder, info)
+        return read(system, place)
 
     monkeypatch.setattr(storage, "TRIES", (0.0,))
     monkeypatch.setattr(storage, "_text", failing)
@@ -547,6 +547,19 @@ def test_whatever_fails_what_is_fetched_is_whole(failing: set[int]) -> None:
         found = find(root, "dataset", "v1")
         assert found is not None
         found.verify()
+
+
+def test_a_text_is_read_as_it_is_there(root: Path, remote: Path, tmp_path: Path) -> None:
+    for folder in (root, tmp_path / "local"):
+        assert storage.text(folder / "note") is None
+    (root / "note").parent.mkdir(parents=True, exist_ok=True)
+    (root / "note").write_text("here alone")
+    assert storage.text(root / "note") is None
+    (remote / "note").write_text("there")
+    assert storage.text(root / "note") == "there"
+    assert (root / "note").read_text() == "here alone"
+    (tmp_path / "note").write_text("local")
+    assert storage.text(tmp_path / "note") == "local"
 
 
 def test_an_unknown_storage_is_refused() -> None:

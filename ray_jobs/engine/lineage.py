@@ -1,0 +1,92 @@
+"""What each artefact of a root was made from, by manifests alone, and what is needed of all that.
+
+Time and memory grow with the number of manifests, not with what they describe.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from data.contract import storage
+from data.contract.artifact import MANIFEST, POINTER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an artefact comes from.
+
+    Attributes:
+        kind: its folder under the root.
+        version: its folder under that.
+        created: when it was published, UTC.
+        parents: names of what it was made from.
+    """
+
+    kind: str
+    version: str
+    created: datetime
+    parents: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """How manifests name it."""
+        return f"{self.kind}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """All artefacts of a root.
+
+    Attributes:
+        origins: by name.
+        pointed: names of those that a pointer names.
+    """
+
+    origins: dict[str, Origin]
+    pointed: frozenset[str]
+
+    @classmethod
+    def of(cls, root: Path, kinds: Iterable[str]) -> Lineage:
+        """Reads the manifests of some kinds. Raises StorageError."""
+        found = [origin for kind in kinds for origin in _origins(root, kind)]
+        pointers = {kind: storage.text(root / kind / POINTER) for kind in kinds}
+        pointed = {f"{kind}/{text.strip()}" for kind, text in pointers.items() if text}
+        return cls({one.name: one for one in found}, frozenset(pointed))
+
+    def newest(self, kind: str, count: int) -> list[str]:
+        """Names of those of a kind that were published last."""
+        of_kind = [one for one in self.origins.values() if one.kind == kind]
+        of_kind.sort(key=lambda one: (one.created, one.version), reverse=True)
+        return [one.name for one in of_kind[:count]]
+
+    def younger(self, than: datetime) -> list[str]:
+        """Names of those that were published since."""
+        return [one.name for one in self.origins.values() if one.created >= than]
+
+    def with_all_before(self, names: Iterable[str]) -> set[str]:
+        """These, and all that they were made from."""
+        found: set[str] = set()
+        left = set(names)
+        while left:
+            found |= left
+            known = [self.origins[name] for name in left if name in self.origins]
+            left = {parent for one in known for parent in one.parents} - found
+        return found
+
+
+def _origins(root: Path, kind: str) -> Iterator[Origin]:
+    files = {PurePosixPath(file) for file, _ in storage.changes(root / kind, MANIFEST)}
+    for version in sorted({file.parent.name for file in files if file.parent.parent.name == kind}):
+        text = storage.text(root / kind / version / MANIFEST)
+        if text is not None:
+            tree = json.loads(text)
+            parents = (f"{p['kind']}/{p['version']}" for p in tree["parents"])
+            created = datetime.fromisoformat(tree["created"])
+            yield Origin(kind, version, created, tuple(parents))
