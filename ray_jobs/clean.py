@@ -5,7 +5,8 @@
 
 Each day leaves models, embeddings, an export and a bundle. Needed are those that a pointer names,
 the newest bundles, those that `serve.experiment` or a living replica serves, those that an
-interrupted day starts from, what is younger than `hours`, and all that any of them was made from.
+interrupted day starts from, what is younger than `hours`, and all that any of them was made from;
+and of the current data set also graphs and embeddings that jobs make on their way.
 Data sets, ids, worlds, evaluations, records of sweeps, and what was posted or served are not
 touched; of a sweep's trials the models go. A job that makes something in the root is waited for by
 no one: then nothing is removed (exit code 2). A root in object storage is cleaned there and in this
@@ -37,11 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-REMOVED = (
-    *MODELS,
-    *("adjacency", "neighborhoods", "item_embeddings", "user_days", "user_embeddings"),
-    *("candidates", "calibration", "export", BUNDLES),
-)
+READ_AGAIN = ("adjacency", "neighborhoods", "item_embeddings", "user_days", "candidates")
+REMOVED = (*MODELS, *READ_AGAIN, "user_embeddings", "calibration", "export", BUNDLES)
 KEPT = ("dataset", "item_ids", "user_ids", "world", "baselines", "evaluation", "balance", "tune")
 MIB = 1 << 20
 
@@ -66,6 +64,8 @@ def main(job: Job) -> dict[str, Any]:
     refuse_work(job.root)
     lineage = Lineage.of(job.root, (*REMOVED, *KEPT))
     needed = lineage.with_all_before(started_from(job, lineage))
+    for dataset in (name for name in lineage.pointed if name.startswith("dataset/")):
+        needed |= lineage.made_from(dataset, needed, READ_AGAIN)
     leaving = [one for one in lineage.origins.values() if one.kind in REMOVED]
     leaving = [one for one in leaving if one.name not in needed]
     freed = freed_bytes(job.root / one.name for one in leaving)

@@ -70,6 +70,21 @@ class Lineage:
         """Names of those that were published since."""
         return [one.name for one in self.origins.values() if one.created >= than]
 
+    def made_from(self, start: str, needed: set[str], kinds: Iterable[str]) -> set[str]:
+        """Names of some kinds made from one artefact, directly or not, and from what is needed."""
+        found: set[str] = set()
+        of_kinds = [one for one in self.origins.values() if one.kind in set(kinds)]
+        while (
+            more := {
+                one.name
+                for one in of_kinds
+                if {start, *found} & {*one.parents} and {*one.parents} <= needed | found
+            }
+            - found
+        ):
+            found |= more
+        return found
+
     def with_all_before(self, names: Iterable[str]) -> set[str]:
         """These, and all that they were made from."""
         found: set[str] = set()

@@ -86,8 +86,28 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(tmp_path: Path) -> None:
     assert cleaned(tmp_path, keep=1) == told != []
 
 
+def test_graphs_and_embeddings_of_the_current_data_set_stay(tmp_path: Path) -> None:
+    days(tmp_path, 2)
+    graph = current(tmp_path, "graph")
+    for version in ("d1", "d2"):
+        dataset = find(tmp_path, "dataset", version)
+        assert dataset is not None
+        edges = made(tmp_path, "adjacency", f"a-{version}", dataset)
+        walks = made(tmp_path, "neighborhoods", f"n-{version}", edges)
+        made(tmp_path, "item_embeddings", f"v-{version}", dataset, graph, walks)
+        other = made(tmp_path, "graph", f"g-{version}", dataset)
+        made(tmp_path, "item_embeddings", f"of-another-{version}", dataset, other, walks)
+    removed = cleaned(tmp_path)
+    assert {name for name in removed if "d2" in name} == {
+        "graph/g-d2",
+        "item_embeddings/of-another-d2",
+    }
+    assert len([name for name in removed if "d1" in name]) == 5
+
+
 def test_what_is_young_stays(tmp_path: Path) -> None:
     dataset = made(tmp_path, "dataset", "d")
+    point(tmp_path, made(tmp_path, "dataset", "later", dataset))
     for version, hours in (("a", 30), ("b", 20)):
         made(tmp_path, "neighborhoods", version, dataset, hours=hours)
     assert cleaned(tmp_path) == ["neighborhoods/a"]
