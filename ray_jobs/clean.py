@@ -30,9 +30,8 @@ from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.lineage import Lineage
 from ray_jobs.engine.locks import held, turn
 from ray_jobs.engine.model_kinds import MODELS
-from ray_jobs.preparation.posted import NEXT_DAY_FILE
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, bundles_in_use
 from serve.bundle import KIND as BUNDLES
-from serve.replicas import FOLDER, Replicas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,23 +88,15 @@ def refuse_work(root: Path) -> None:
 
 def started_from(job: Job, lineage: Lineage) -> set[str]:
     """Names of what is needed by itself."""
-    arms = {arm.bundle for arm in job.settings.serve.experiment.arms.values()}
-    notes = (note.get("bundle") for note in notes_of_replicas(job.root))
     day = storage.text(job.root / NEXT_DAY_FILE)
     versions = json.loads(day)["versions"] if day else {}
     return {
         *lineage.pointed,
         *lineage.newest(BUNDLES, job.arguments.keep),
         *lineage.younger(datetime.now(UTC) - timedelta(hours=job.arguments.hours)),
-        *(f"{BUNDLES}/{version}" for version in {*arms, *notes} if version),
+        *(f"{BUNDLES}/{version}" for version in bundles_in_use(job)),
         *(f"{kind}/{version}" for kind, version in versions.items()),
     }
-
-
-def notes_of_replicas(root: Path) -> list[dict[str, Any]]:
-    """Of all that may be there: of other machines those that the root's storage has."""
-    elsewhere = (json.loads(text) for _, text in storage.texts(root / FOLDER).values())
-    return [*Replicas(root).living(), *elsewhere]
 
 
 def remove(root: Path, kind: str, version: str) -> None:

@@ -124,7 +124,11 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
     if not raw.events:
         storage.remove(job.root / NEXT_DAY_FILE)
         uri = storage.uri_of(job.root)
-        raise UserError(f"nothing was posted to {uri} since its last day: nothing to learn")
+        store = job.settings.serve.store
+        raise UserError(
+            f"nothing was posted to {uri} since its last day: nothing to learn. Looked into was "
+            f"serve.store={store}, which has to be the server's"
+        )
     with job.stage("prepare"):
         return prepare(job, raw, before, yesterday.after)
 

@@ -80,6 +80,11 @@ class Arms:
             return funnel
         return funnel.with_settings(changed(self._settings, arm.settings))
 
+    @property
+    def versions(self) -> list[str]:
+        """Of the bundles that arms serve beside the main one."""
+        return sorted(self._canaries)
+
     def take_posted(self, store: Store) -> None:
         """Takes posted items into the bundles of canaries."""
         for canary in self._canaries.values():

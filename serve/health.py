@@ -55,7 +55,8 @@ class Health:
         for name in self._breakers:
             metrics.breakers.labels(name).set(states.get(name, False))
         refused = None if switch.refused is None else switch.refused.version
-        self.replicas.note({"versions": funnel.versions, "refused": refused})
+        facts = {"versions": funnel.versions, "arms": arms.versions, "refused": refused}
+        self.replicas.note(facts)
 
     def count(self, metrics: Metrics) -> None:
         """Counts the replicas by what they serve: reads the notes of all, so when it is asked."""

@@ -15,16 +15,28 @@ import numpy as np
 import orjson
 
 from serve.group_commit import GroupCommit
-from serve.store import Appended, Document, ExternalId, Kind, Store, digest, event_key, packed
+from serve.store import (
+    Appended,
+    Document,
+    ExternalId,
+    Kind,
+    Store,
+    clock_us,
+    digest,
+    event_key,
+    packed,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 FOLDER = "store"
 GIB = 1 << 30
 TABLES = ("events", "event_keys", "actions", "items", "item_keys", "marks")
+PAGES = ("branch", "leaf", "overflow")
 FLOOR = b"floor"
+RESERVE = 64 << 20  # bytes beyond what may be posted: to drop is to write first
 
 
 class LmdbStore(Store):
@@ -33,14 +45,24 @@ class LmdbStore(Store):
     Args:
         folder: `<root>/store`, made if it is not there.
         max_actions: newest actions kept at hand for a user.
-        max_gib: most disk space; the file is sparse.
+        max_gib: most disk space, beside `RESERVE`; the file is sparse.
+        clock: least number to give out next, as of now.
     """
 
-    def __init__(self, folder: Path, max_actions: int = 1000, max_gib: int = 16) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_actions: int = 1000,
+        max_gib: float = 16,
+        clock: Callable[[], int] = clock_us,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._max_actions = max_actions
+        self._max_actions, self._max_bytes, self._clock = max_actions, round(max_gib * GIB), clock
         self._environment = lmdb.open(
-            str(folder), map_size=max_gib * GIB, max_dbs=len(TABLES), max_readers=512
+            str(folder),
+            map_size=self._max_bytes + RESERVE,
+            max_dbs=len(TABLES),
+            max_readers=512,
         )
         self._environment.reader_check()  # places of readers that were killed
         self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
@@ -70,13 +92,27 @@ class LmdbStore(Store):
             ends.append(_number(cursor.key()) if cursor.last() else 0)
         return max(ends)
 
+    def _next(self, transaction: Any) -> int:
+        return max(self._last(transaction) + 1, self._clock())
+
+    def _refuse_when_full(self, transaction: Any) -> None:
+        """Raises lmdb.MapFullError while there is still room for `drop`, which copies pages too."""
+        stats = [transaction.stat(table) for table in self._tables.values()]
+        pages = sum(stat[f"{kind}_pages"] for stat in stats for kind in PAGES)
+        if pages * stats[0]["psize"] > self._max_bytes:
+            raise lmdb.MapFullError(
+                f"the store takes {self._max_bytes / GIB:g} GiB: raise serve.store_gib, or run the "
+                "pipeline with day=next, after which what was taken leaves it"
+            )
+
     def append(self, events: Iterable[Document]) -> Appended:
         """Appends events; when it returns they are on disk."""
         known = list(events)
         return self._writer(lambda transaction: self._append(transaction, known))
 
     def _append(self, transaction: Any, events: list[Document]) -> Appended:
-        tables, sequence, duplicates = self._tables, self._last(transaction), 0
+        tables, sequence, duplicates = self._tables, self._next(transaction) - 1, 0
+        self._refuse_when_full(transaction)
         by_user: dict[bytes, list[int]] = defaultdict(list)
         for event in events:
             key, number = event_key(event), packed(sequence + 1)
@@ -87,7 +123,7 @@ class LmdbStore(Store):
             transaction.put(number, orjson.dumps(event), db=tables["events"])
             by_user[digest(event["user_id"])].append(sequence)
         self._extend_actions(transaction, by_user)
-        return Appended(len(events) - duplicates, duplicates, sequence)
+        return Appended(len(events) - duplicates, duplicates, self._last(transaction))
 
     def _extend_actions(self, transaction: Any, by_user: Mapping[bytes, list[int]]) -> None:
         table = self._tables["actions"]
@@ -113,7 +149,8 @@ class LmdbStore(Store):
 
     def _put_items(self, transaction: Any, items: list[Document]) -> int:
         table, keys = self._tables["items"], self._tables["item_keys"]
-        sequence = self._last(transaction)
+        sequence = self._next(transaction) - 1
+        self._refuse_when_full(transaction)
         for item in items:
             sequence += 1
             key = digest(item["item_id"])

@@ -2,8 +2,7 @@
 
 Each call is one script or one round trip. A database belongs to one root. What is acknowledged is
 as safe as the server keeps it: with `appendonly yes` and `appendfsync always` it is on disk. A call
-that times out is not tried again: who waits for it has waited long enough. Numbers that this
-process saw given out are not given again, also by a server that has lost what it held.
+that times out is not tried again: who waits for it has waited long enough.
 
 Keys: `sequence`; `event_keys`, a hash, key of an event -> number; `events`, a stream of entries
 `<number>-0`; `actions:<key of a user>`, a list of number and event, newest last; `items`, a hash,
@@ -28,26 +27,29 @@ from serve.store import (
     ExternalId,
     Kind,
     Store,
+    clock_us,
     digest,
     event_key,
     unpacked,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
 PREFIX = b"homefeed:"
 PAGE = 1000
 APPEND = """
-local p, most = KEYS[1], tonumber(ARGV[1])
-local sequence = math.max(tonumber(redis.call('GET', p .. 'sequence') or '0'), tonumber(ARGV[2]))
+local p, most, least = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local sequence = tonumber(redis.call('GET', p .. 'sequence') or '0')
 local duplicates = 0
 for i = 3, #ARGV, 3 do
-  if redis.call('HSETNX', p .. 'event_keys', ARGV[i], sequence + 1) == 1 then
-    sequence = sequence + 1
-    redis.call('XADD', p .. 'events', string.format('%.0f-0', sequence), 'd', ARGV[i + 2])
+  local number = math.max(sequence + 1, least)
+  local text = string.format('%.0f', number)
+  if redis.call('HSETNX', p .. 'event_keys', ARGV[i], text) == 1 then
+    sequence = number
+    redis.call('XADD', p .. 'events', text .. '-0', 'd', ARGV[i + 2])
     local own = p .. 'actions:' .. ARGV[i + 1]
     redis.call('RPUSH', own, struct.pack('>I8', sequence) .. ARGV[i + 2])
     redis.call('LTRIM', own, -most, -1)
@@ -59,12 +61,12 @@ redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
 return {sequence, duplicates}
 """
 PUT_ITEMS = """
-local p, sequence = KEYS[1], tonumber(redis.call('GET', KEYS[1] .. 'sequence') or '0')
-sequence = math.max(sequence, tonumber(ARGV[1]))
+local p, least = KEYS[1], tonumber(ARGV[1])
+local sequence = tonumber(redis.call('GET', p .. 'sequence') or '0')
 for i = 2, #ARGV, 2 do
-  sequence = sequence + 1
+  sequence = math.max(sequence + 1, least)
   redis.call('HSET', p .. 'items', ARGV[i], ARGV[i + 1])
-  redis.call('ZADD', p .. 'item_numbers', sequence, ARGV[i])
+  redis.call('ZADD', p .. 'item_numbers', string.format('%.0f', sequence), ARGV[i])
 end
 redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
 return sequence
@@ -109,15 +111,21 @@ class RedisStore(Store):
         max_actions: newest actions kept at hand for a user.
         timeout_s: after which a call fails.
         read_s: after which reading a user's actions fails, for which a feed waits.
+        clock: least number to give out next, as of now.
 
     Raises:
         UserError: no server answers there.
     """
 
     def __init__(
-        self, url: str, max_actions: int = 1000, timeout_s: float = 1.0, read_s: float = 0.3
+        self,
+        url: str,
+        max_actions: int = 1000,
+        timeout_s: float = 1.0,
+        read_s: float = 0.3,
+        clock: Callable[[], int] = clock_us,
     ) -> None:
-        self._max_actions = max_actions
+        self._max_actions, self._clock = max_actions, clock
         self._highest = 0
         try:
             self._redis = _client(url, timeout_s)
@@ -125,10 +133,10 @@ class RedisStore(Store):
             self._redis.ping()
         except (redis.RedisError, ValueError) as error:
             raise UserError(f"serve.store={url}: {error}; is a Redis server there?") from None
-        self._append = self._redis.register_script(APPEND)
-        self._put = self._redis.register_script(PUT_ITEMS)
-        self._drop = self._redis.register_script(DROP)
-        self._skip = self._redis.register_script(SKIP)
+        self._append_script = self._redis.register_script(APPEND)
+        self._put_script = self._redis.register_script(PUT_ITEMS)
+        self._drop_script = self._redis.register_script(DROP)
+        self._skip_script = self._redis.register_script(SKIP)
         self._tell_durability(url)
 
     def _tell_durability(self, url: str) -> None:
@@ -160,17 +168,21 @@ class RedisStore(Store):
         self._highest = max(self._highest, number)
         return number
 
+    def _least(self) -> int:
+        """Number to give out next, if the server knows of no higher one."""
+        return max(self._highest + 1, self._clock())
+
     def skip_to(self, sequence: int) -> None:
         """Gives out only higher numbers from now on."""
-        self._skip(keys=[PREFIX], args=[self._seen(sequence)])
+        self._skip_script(keys=[PREFIX], args=[self._seen(sequence)])
 
     def append(self, events: Iterable[Document]) -> Appended:
         """Appends events in one script."""
         known = list(events)
         parts = [(event_key(e), digest(e["user_id"]), orjson.dumps(e)) for e in known]
         flat = [value for part in parts for value in part]
-        words = [self._max_actions, self._highest, *flat]
-        sequence, duplicates = self._append(keys=[PREFIX], args=words)
+        words = [self._max_actions, self._least(), *flat]
+        sequence, duplicates = self._append_script(keys=[PREFIX], args=words)
         return Appended(len(known) - duplicates, duplicates, self._seen(sequence))
 
     def actions(self, user_id: ExternalId, after: int, limit: int) -> list[Document]:
@@ -182,7 +194,7 @@ class RedisStore(Store):
     def put_items(self, items: Iterable[Document]) -> int:
         """Keeps items in one script, replacing those posted before. Gives the last number."""
         flat = [part for item in items for part in (digest(item["item_id"]), orjson.dumps(item))]
-        return self._seen(int(self._put(keys=[PREFIX], args=[self._highest, *flat])))
+        return self._seen(int(self._put_script(keys=[PREFIX], args=[self._least(), *flat])))
 
     def documents(
         self, kind: Kind, after: int, until: int | None = None
@@ -219,4 +231,4 @@ class RedisStore(Store):
         if events:
             parts = [(number, event_key(e), digest(e["user_id"])) for number, e in events]
             words = [value for part in parts for value in part]
-            self._drop(keys=[PREFIX], args=[events[-1][0], *words])
+            self._drop_script(keys=[PREFIX], args=[events[-1][0], *words])

@@ -30,6 +30,17 @@ EXCHANGE_S = 10.0  # between looks into an object storage
 LOADING_S = 600.0  # a process that is there may be opening a bundle, or be another of its number
 
 
+def served_bundles(root: Path) -> set[str]:
+    """Versions that some replica may serve, by all notes here and where a mirror comes from.
+
+    Raises:
+        StorageError: the root's storage does not answer.
+    """
+    there = (json.loads(text) for _, text in storage.texts(root / FOLDER).values())
+    notes = [*Replicas(root).living(), *there]
+    return {name for note in notes for name in (note["versions"]["bundle"], *note.get("arms", ()))}
+
+
 class Replicas:
     """The notes of a root, one of them this replica's own.
 

@@ -66,8 +66,8 @@ class ServeSettings:
         max_concurrent: requests in work or waiting in a replica before it answers 503.
         seen_hours: hours for which an item that was shown is not shown again; 0 shows it again.
         max_actions: newest posted actions kept at hand for a user.
-        store_gib: most disk space that a local store may take; it forgets nothing, and a full one
-            refuses what is posted.
+        store_gib: most disk space that a local store may take; it holds what was posted in some
+            three days (`day=next` archives what is older), and a full one refuses what is posted.
         utility: what an item is worth by the probabilities of actions on it.
         rules: name -> items that may not be shown, by what a column of theirs holds.
         match_user: item column -> user column: items with another value than the user's are not

@@ -1,14 +1,17 @@
 """What the outside posts, kept before it is acknowledged: events, newest actions, items.
 
-Everything posted gets the next number of one sequence; a bundle says up to which number it has
-absorbed. `serve.store=local` keeps it under the root, for the processes of one machine
-(serve.lmdb_store); `redis://host:port/database` in a Redis server, for several (serve.redis_store).
-Events that two data sets have taken move to the root's archive (ray_jobs.preparation.posted_log).
+Everything posted gets the next number of one sequence, at least the microseconds since 1970: a
+store that was lost and begun anew, or brought back from an older copy, gives no number out again. A
+bundle says up to which number it has absorbed. `serve.store=local` keeps it under the root, for the
+processes of one machine (serve.lmdb_store); `redis://host:port/database` in a Redis server, for
+several (serve.redis_store). Events that two data sets have taken move to the root's archive
+(ray_jobs.preparation.posted_log).
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,6 +103,11 @@ class Store(ABC):
         Args:
             events: the first of `documents`, which another process may have dropped already.
         """
+
+
+def clock_us() -> int:
+    """Microseconds since 1970: below these a store gives no number out."""
+    return time.time_ns() // 1000
 
 
 def digest(value: ExternalId) -> bytes:

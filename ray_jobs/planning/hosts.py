@@ -76,8 +76,8 @@ class Traffic:
         stored_actions: newest actions of a user that a Redis server keeps at hand
             (`serve.max_actions`), beside all events that the store holds.
         log_days: that the log's events are of.
-        stored_days: of posted events that the store holds at most: those that no data set has
-            taken, and those that two days start from; the archive has what is older.
+        stored_days: of posted events that the store has room for. It holds those of three and of
+            the hours of a daily loop; one whose loop fails or is missed holds a day more.
     """
 
     requests_per_user: Positive = 2.0
@@ -85,7 +85,7 @@ class Traffic:
     feeds_per_core: Positive = 17.0
     stored_actions: Count = 1000
     log_days: Count = 365
-    stored_days: Count = 3
+    stored_days: Count = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from data.contract import storage
-from data.contract.artifact import Artifact, current, has_current, read, write_atomically
+from data.contract.artifact import MANIFEST, Artifact, current, has_current, read, write_atomically
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.feedback import Attribution
 from data.raw_tables import FileSet, RawTables
 from ray_jobs.preparation.posted_log import PostedLog
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
+from serve.bundle import KIND
+from serve.replicas import served_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,22 +75,38 @@ def _label_ms(job: Job) -> int:
 
 
 def _taken_now(job: Job, before: Taken) -> Taken:
-    until = max(closed_until(job.root, _label_ms(job)), before.served_until_ms)
     with PostedLog.opened(job.root, job.settings.serve) as posted:
+        now_ms = posted.newest_ms(before.store_sequence)
+        until = max(closed_until(job.root, _label_ms(job), now_ms), before.served_until_ms)
         passed = posted.last_before(until, before.open_sequence)
-        return Taken(posted.last_sequence, until, passed)
+        return Taken(max(posted.last_sequence, before.store_sequence), until, passed)
 
 
 def archive_taken(job: Job, day: Yesterday) -> int:
     """Moves what no day to come and no feed needs from the store to the archive; how many events.
 
     Today's data set and yesterday's have taken them; yesterday's, from which this day could start
-    again, reads those after its open sequence once more, and the bundle's users have theirs.
+    again, reads those after its open sequence once more. Of bundles that are in use, the users'
+    histories have them.
     """
-    bundle = current(job.root, "bundles").manifest
-    until = min(day.before.open_sequence, bundle.details["store_sequence"])
+    known = (_sequence_of(job.root, version) for version in bundles_in_use(job))
+    until = min([day.before.open_sequence, *known])
     with PostedLog.opened(job.root, job.settings.serve) as posted:
         return posted.archive(until)
+
+
+def bundles_in_use(job: Job) -> set[str]:
+    """Versions that the pointer names, arms of the settings, or replicas."""
+    arms = {arm.bundle for arm in job.settings.serve.experiment.arms.values() if arm.bundle}
+    pointed = {current(job.root, KIND).version} if has_current(job.root, KIND) else set()
+    return arms | pointed | served_bundles(job.root)
+
+
+def _sequence_of(root: Path, version: str) -> int:
+    """Posted events up to this number are in a bundle's histories; all, of one that is gone."""
+    text = storage.text(root / KIND / version / MANIFEST)
+    details = json.loads(text)["details"] if text else {"store_sequence": sys.maxsize}
+    return int(details.get("store_sequence", 0))
 
 
 def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:

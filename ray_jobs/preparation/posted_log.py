@@ -70,13 +70,20 @@ class PostedLog:
         return self._store.last_sequence
 
     def last_before(self, moment_ms: int, after: int) -> int:
-        """A number up to which, from `after` on, no posted event is later than a moment."""
+        """A number up to which, from `after` on, no posted event is later than a moment.
+
+        None is later than when it was received: its own clock may be ahead.
+        """
         passed = after
         for number, event in self._events(after, None):
-            if event["timestamp"] > moment_ms:
+            if min(event["timestamp"], event["received_at"]) > moment_ms:
                 break
             passed = number
         return passed
+
+    def newest_ms(self, after: int) -> int:
+        """When the last event beyond a number was received, ms; 0 where there is none."""
+        return max((event["received_at"] for _, event in self._events(after, None)), default=0)
 
     def events(self, after: int, until: int | None = None) -> pa.Table:
         """Posted events in (after, until] with the contract's column names; event_id is string."""
@@ -99,20 +106,29 @@ class PostedLog:
         """
         with turn(self._root, "archive"):
             files = self._files()
+            dropped = self._drop(self._left_over(files))
             done = files[-1][1] if files else 0
             while events := list(islice(self._store.documents("events", done, until), FILE_EVENTS)):
-                files.append((events[0][0], events[-1][0]))
+                done = events[-1][0]
+                files.append((events[0][0], done))
                 self._write(self._path(*files[-1]), events)
                 write_atomically(self._archive / INDEX, json.dumps(files))
-                done = events[-1][0]
-            return self._drop(done)
+                dropped += self._drop(events)
+            return dropped
 
-    def _drop(self, until: int) -> int:
-        dropped = 0
-        while events := list(islice(self._store.documents("events", 0, until), DROPPED_AT_ONCE)):
-            self._store.drop(events)
-            dropped += len(events)
-        return dropped
+    def _left_over(self, files: list[tuple[int, int]]) -> list[tuple[int, Document]]:
+        """What the store still holds of the archive, because moving it was interrupted."""
+        held = list(self._store.documents("events", 0, files[-1][1])) if files else []
+        if not held:
+            return []
+        found = (self._read(self._path(*file)) for file in files if file[1] >= held[0][0])
+        archived = {(number, event["event_id"]) for events in found for number, event in events}
+        return [one for one in held if (one[0], one[1]["event_id"]) in archived]
+
+    def _drop(self, events: list[tuple[int, Document]]) -> int:
+        for start in range(0, len(events), DROPPED_AT_ONCE):
+            self._store.drop(events[start : start + DROPPED_AT_ONCE])
+        return len(events)
 
     def _events(self, after: int, until: int | None) -> Iterator[tuple[int, Document]]:
         """Numbers and events in (after, until]."""

@@ -1,8 +1,9 @@
 """What a server has shown, as a next day's impressions: taken once their labels are closed.
 
 A request's labels are closed `prepare.label_hours` after it, as told by the newest request that is
-logged. Until then it waits for a later day, so none is learnt from before what followed is known.
-One hour of requests is in memory at a time, beside the events posted since the oldest that waits.
+logged and the newest event that was posted. Until then it waits for a later day, so none is learnt
+from before what followed is known. One hour of requests is in memory at a time, beside the events
+posted since the oldest that waits.
 """
 
 from __future__ import annotations
@@ -56,13 +57,17 @@ class Taken:
         return cls(**{name: details.get(name, 0) for name in cls.__slots__})
 
 
-def closed_until(root: Path, label_ms: int) -> int:
-    """The last moment whose requests have closed labels, ms; 0 where nothing was served."""
+def closed_until(root: Path, label_ms: int, now_ms: int) -> int:
+    """The last moment whose requests have closed labels, ms.
+
+    Args:
+        root: whose request log.
+        label_ms: for how long labels stay open.
+        now_ms: a moment that has come, by the server's clock; the log may know of a later one.
+    """
     hours = _logged(root)
-    if not hours:
-        return 0
-    newest: int = pc.max(_read(hours[-1], ["timestamp"])["timestamp"]).as_py()
-    return newest - label_ms
+    logged = pc.max(_read(hours[-1], ["timestamp"])["timestamp"]).as_py() if hours else 0
+    return max(0, max(now_ms, logged) - label_ms)
 
 
 def write_served(

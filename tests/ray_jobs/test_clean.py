@@ -116,12 +116,12 @@ def test_what_is_young_stays(tmp_path: Path) -> None:
 
 def test_what_is_served_or_being_tried_stays(tmp_path: Path) -> None:
     days(tmp_path, 5)
-    Replicas(tmp_path).note({"bundle": "b1"})
+    Replicas(tmp_path).note({"versions": {"bundle": "b0"}, "arms": ["b1"]})
     arm = "serve.experiment.arms.canary={share: 0.1, bundle: b2}"
     removed = cleaned(tmp_path, "serve.experiment.name=new", arm, keep=1)
-    assert names(tmp_path, "bundles") == ["b1", "b2", "b4"]
-    assert names(tmp_path, "two_tower") == ["t1", "t2", "t4"]
-    assert len(removed) == 4
+    assert names(tmp_path, "bundles") == ["b0", "b1", "b2", "b4"]
+    assert names(tmp_path, "two_tower") == ["t0", "t1", "t2", "t4"]
+    assert len(removed) == 2
 
 
 def test_what_an_interrupted_day_starts_from_stays(tmp_path: Path) -> None:

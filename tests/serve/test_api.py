@@ -87,12 +87,14 @@ def test_a_body_that_is_no_proper_json_is_the_callers_error(client: Client, cont
 
 def test_events_are_taken_one_by_one_or_as_a_list(client: Client) -> None:
     event = {"user_id": 3, "item_id": 1005, "action": "save", "event_id": "a"}
-    first = client("POST", "/v1/events", json=event)
-    assert first.json() == {"accepted": 1, "duplicates": 0, "sequence": 1}
-    more = client("POST", "/v1/events", json=[event, event | {"event_id": 2, "duration_s": 3}])
-    assert more.json() == {"accepted": 1, "duplicates": 1, "sequence": 2}
-    named = client("POST", "/v1/events", json={"events": [event | {"event_id": 3}]})
-    assert named.json() == {"accepted": 1, "duplicates": 0, "sequence": 3}
+    bodies = (
+        event,
+        [event, event | {"event_id": 2, "duration_s": 3}],
+        {"events": [event | {"event_id": 3}]},
+    )
+    answers = [client("POST", "/v1/events", json=body).json() for body in bodies]
+    assert [(a["accepted"], a["duplicates"]) for a in answers] == [(1, 0), (1, 1), (1, 0)]
+    assert answers[0]["sequence"] < answers[1]["sequence"] < answers[2]["sequence"]
     assert client("POST", "/v1/events", json=[]).json()["accepted"] == 0
     assert client("POST", "/v1/events", json={"events": []}).json()["accepted"] == 0
 

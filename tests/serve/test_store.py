@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -28,10 +29,15 @@ Open = Callable[..., Store]
 def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens one store, empty at first, as often as one likes."""
     if request.param == "local":
-        return partial(LmdbStore, tmp_path / "store")
+        return partial(LmdbStore, tmp_path / "store", clock=from_one)
     url: str = request.getfixturevalue("redis_url")
     redis.Redis.from_url(url).flushdb()
-    return partial(RedisStore, url)
+    return partial(RedisStore, url, clock=from_one)
+
+
+def from_one() -> int:
+    """A clock that leaves numbers as small as they can be."""
+    return 0
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def test_a_store_begun_anew_goes_on_where_the_bundle_ended(opening: Open) -> Non
 def empty(opening: Open, folders: pytest.TempPathFactory) -> Store:
     """A store to begin with, whatever an example before has left."""
     if opening.func is LmdbStore:  # type: ignore[attr-defined]
-        return LmdbStore(folders.mktemp("store"))
+        return LmdbStore(folders.mktemp("store"), clock=from_one)
     store = opening()
     assert isinstance(store, RedisStore)
     store._redis.flushdb()
@@ -196,6 +202,36 @@ def test_more_documents_than_a_page_come_in_order(store: Store) -> None:
     assert [n for n, _ in store.documents("items", 2_600)] == list(range(2_601, 4_001))
 
 
+def test_a_store_that_was_lost_gives_no_number_again(opening: Open, tmp_path: Path) -> None:
+    times = iter([10**15, 10**15 + 5, 10**15 + 6, 10**15 + 2])
+    with opening(clock=times.__next__) as store:
+        assert store.append([event("a"), event("b")]).sequence == 10**15 + 1
+        assert store.put_items([{"item_id": 5}]) == 10**15 + 5
+        numbers = [n for n, _ in store.documents("events", 0)]
+        assert numbers == [10**15, 10**15 + 1]
+        again = store.append([event("a")])
+        assert (again.duplicates, again.sequence) == (1, 10**15 + 5)
+        assert store.append([event("c")]).sequence == 10**15 + 6  # the clock went back
+        assert [e["event_id"] for e in store.actions(1, 10**15, 9)] == ["b", "c"]
+    with opening() as store:
+        assert store.append([event("d")]).sequence == 10**15 + 7
+
+
+def fill(store: Store) -> None:
+    """Posts until the store refuses."""
+    for start in itertools.count(0, 2000):
+        store.append([event(start + n, user_id=n % 97) for n in range(2000)])
+
+
+def test_a_full_local_store_lets_go_of_what_was_taken_and_takes_more(tmp_path: Path) -> None:
+    with LmdbStore(tmp_path, max_gib=1 / 64) as store:
+        with pytest.raises(lmdb.MapFullError, match=r"serve\.store_gib"):
+            fill(store)
+        while oldest := list(itertools.islice(store.documents("events", 0), 1000)):
+            store.drop(oldest)
+        assert store.append([event("one more")]).accepted == 1
+
+
 def test_what_was_dropped_is_gone_and_its_number_not_given_again(opening: Open) -> None:
     with opening() as store:
         store.append([event(n, user_id=n % 2, item_id=n) for n in range(6)])
@@ -263,7 +299,7 @@ def url_of(server: subprocess.Popen[bytes]) -> str:
 def test_a_redis_that_hangs_is_asked_once(
     own_redis: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = RedisStore(url_of(own_redis), timeout_s=0.2, read_s=0.2)
+    store = RedisStore(url_of(own_redis), timeout_s=0.2, read_s=0.2, clock=from_one)
     store.actions(1, 0, 10)
     sent: list[bytes] = []
     send = redis.connection.Connection.send_packed_command
@@ -289,7 +325,7 @@ def test_a_redis_that_hangs_is_asked_once(
 def test_a_redis_that_was_restarted_is_found_again_at_once(
     own_redis: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    store = RedisStore(url_of(own_redis))
+    store = RedisStore(url_of(own_redis), clock=from_one)
     store.append([event(n) for n in range(3)])
     own_redis.kill()
     own_redis.wait()

@@ -1,5 +1,6 @@
 """A next day takes what was posted and what was served, once its labels are closed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.contract.artifact import Draft, point
+from data.contract.artifact import Draft, current, point
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate
 from ray_jobs.engine.job import Job, start
-from ray_jobs.preparation.posted import NEXT_DAY_FILE, Yesterday, archive_taken, new_tables
+from ray_jobs.preparation.posted import (
+    NEXT_DAY_FILE,
+    Yesterday,
+    archive_taken,
+    bundles_in_use,
+    new_tables,
+)
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 from ray_jobs.train import learns_from_impressions
+from serve.replicas import Replicas
 from serve.request_log import FOLDER, hour_of
 from serve.stores import open_store
 
@@ -219,11 +227,50 @@ def test_days_learn_the_same_from_what_the_archive_has(tmp_path: Path) -> None:
 def test_what_the_bundle_does_not_know_stays_in_the_store(job: Job) -> None:
     days(job, archived=False)
     day = Yesterday.begin(job, KINDS)
-    assert day.before.open_sequence > 3
-    publish_bundle(job, 3)
+    numbers = numbers_in_store(job)
+    publish_bundle(job, numbers[2])
     assert archive_taken(job, day) == 3
+    assert numbers_in_store(job) == numbers[3:]
+
+
+@pytest.mark.parametrize("by", ["replica", "arm", "canary"])
+def test_what_a_bundle_in_use_does_not_know_stays_in_the_store(job: Job, by: str) -> None:
+    days(job, archived=False)
+    day, numbers = Yesterday.begin(job, KINDS), numbers_in_store(job)
+    publish_bundle(job, numbers[0])
+    used = current(job.root, "bundles").version
+    publish_bundle(job, numbers[-1])
+    facts = {"replica": {"versions": {"bundle": used}}, "canary": {"arms": [used]}}
+    if by == "arm":
+        arm = f"serve.experiment.arms.new={{share: 0.5, bundle: {used}}}"
+        job = start([f"root={job.root}", "serve.experiment.name=x", arm])
+    else:
+        Replicas(job.root).note({"versions": {"bundle": "gone"}} | facts[by])
+    assert bundles_in_use(job) >= {used, current(job.root, "bundles").version}
+    assert archive_taken(job, day) == 1
+
+
+def test_where_no_feed_is_logged_events_leave_the_store_too(job: Job) -> None:
+    moved = []
+    for number in range(4):
+        post(job, (number, NOW_MS + number * 24 * HOUR_MS, "save"))
+        day = Yesterday.begin(job, KINDS)
+        next_day(job)
+        publish_bundle(job, day.after.store_sequence)
+        moved.append(archive_taken(job, day))
+    assert moved == [0, 0, 1, 1]
+
+
+def test_a_store_that_is_empty_takes_nothing_back(job: Job) -> None:
+    days(job, archived=False)
+    before = Taken.of(Dataset.open(job.root).details)
+    shutil.rmtree(job.root / "store")
+    assert Yesterday.begin(job, KINDS).after.store_sequence == before.store_sequence > 0
+
+
+def numbers_in_store(job: Job) -> list[int]:
     with open_store(job.root, job.settings.serve) as store:
-        assert [number for number, _ in store.documents("events", 0)] == [4, 5, 6, 7, 8]
+        return [number for number, _ in store.documents("events", 0)]
 
 
 def test_a_data_set_made_anew_takes_what_the_archive_has(tmp_path: Path) -> None:

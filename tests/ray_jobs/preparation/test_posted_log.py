@@ -27,8 +27,13 @@ T = 10**12
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with LmdbStore(tmp_path / "store") as opened:
+    with LmdbStore(tmp_path / "store", clock=from_one) as opened:
         yield opened
+
+
+def from_one() -> int:
+    """A clock that leaves numbers as small as they can be."""
+    return 0
 
 
 @pytest.fixture
@@ -87,6 +92,15 @@ def test_the_last_event_before_a_moment_is_found(posted: PostedLog, store: Store
         posted.archive(2)
 
 
+def test_an_event_of_the_future_was_no_later_than_it_was_received(
+    posted: PostedLog, store: Store
+) -> None:
+    store.append([event(1), event(2, T + 10**12, received_at=T + 1), event(3, T + 2)])
+    assert posted.last_before(T + 5, 0) == 3
+    assert posted.newest_ms(0) == T + 7
+    assert posted.newest_ms(3) == 0
+
+
 @given(
     count=st.integers(0, 25),
     archived=st.lists(st.integers(0, 30), max_size=4),
@@ -104,7 +118,10 @@ def test_whatever_is_archived_the_log_is_the_same(
     span: tuple[int, int | None],
 ) -> None:
     folder = tmp_path_factory.mktemp("root")
-    with pytest.MonkeyPatch.context() as patch, LmdbStore(folder / "store") as store:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        LmdbStore(folder / "store", clock=from_one) as store,
+    ):
         patch.setattr(posted_log, "FILE_EVENTS", file_events)
         patch.setattr(posted_log, "DROPPED_AT_ONCE", at_once)
         posted = PostedLog(folder, store)
@@ -135,6 +152,17 @@ def test_what_is_interrupted_is_finished_and_nothing_given_twice(
     posted.archive(5)
     assert ids(posted.events(0)) == list("012345")
     assert [number for number, _ in store.documents("events", 0)] == [6]
+
+
+def test_what_has_a_number_of_the_archive_and_is_another_event_is_not_dropped(
+    posted: PostedLog, store: Store, tmp_path: Path
+) -> None:
+    store.append([event(n) for n in range(4)])
+    posted.archive(4)
+    with LmdbStore(tmp_path / "anew", clock=from_one) as anew:  # as stores were numbered before
+        anew.append([event("new"), event(1)])
+        assert PostedLog(tmp_path, anew).archive(4) == 1
+        assert [e["event_id"] for _, e in anew.documents("events", 0)] == ["new"]
 
 
 def after(calls: int, real: Any) -> Any:
