@@ -46,9 +46,9 @@ class ItemIndex:
 
     @classmethod
     def open(cls, path: Path) -> ItemIndex:
-        """Reads an index file and keeps the searches of this process to one thread."""
+        """Opens an index file and keeps the searches of this process to one thread."""
         faiss.omp_set_num_threads(1)
-        return cls(faiss.read_index(str(path)))
+        return cls(mapped(path))
 
     def save(self, path: Path) -> None:
         """Writes the index file."""
@@ -118,6 +118,11 @@ class ItemIndex:
             given = faiss.swig_ptr(scores), faiss.swig_ptr(rows)
             index.search_c(1, faiss.swig_ptr(query), fetch, *given, choice)
         return rows, scores
+
+
+def mapped(path: Path) -> Any:
+    """A FAISS index in its file: the processes of a machine share what they read of it."""
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def build_index(

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 
 from data.contract.encode import FeatureTable, Ints
+from serve.index import mapped
 from serve.lists import centroids_of, fewest, filled, left, nearest, scan, surely
 from serve.programs import Floats
 
@@ -64,7 +65,7 @@ class Partitions:
             return None
         with np.load(folder / ARRAYS_FILE) as arrays:
             columns = dict(arrays)
-        lists = faiss.read_index(str(folder / LISTS_FILE))
+        lists = mapped(folder / LISTS_FILE)
         arrays_of_rows = np.asarray(vectors), np.asarray(priors)  # a memmap is slow to index
         return cls(lists, **columns, vectors=arrays_of_rows[0], priors=arrays_of_rows[1])
 

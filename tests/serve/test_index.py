@@ -67,6 +67,21 @@ def test_inverted_lists_reach_the_recall_asked_for(tmp_path) -> None:
     assert (read.size, read.dim) == (3000, 16)
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_an_index_is_read_in_its_file_and_answers_as_before(tmp_path: Path, kind: Any) -> None:
+    vectors, path = unit_vectors(4000, 16), tmp_path / "index.faiss"
+    built, _ = build_index(np.arange(4000), vectors, no_priors(vectors), kind, 0.9)
+    built.save(path)
+    read = type(built).open(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    for query in vectors[:50]:
+        before, after = (one.search(query, 20, np.array([7])) for one in (built, read))
+        assert before[0].tolist() == after[0].tolist()
+        assert before[1].tolist() == after[1].tolist()
+    path.unlink()  # a bundle that is cleaned away while it is served
+    assert len(read.search(vectors[9], 20, np.array([7]))[0]) == 20
+
+
 def test_no_more_lists_are_visited_than_the_recall_asks_for() -> None:
     vectors = unit_vectors(8000, 16)
     rows = np.arange(8000)
