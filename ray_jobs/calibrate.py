@@ -55,7 +55,7 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
 
     tree = to_tree(job.settings)
     settings = {name: tree[name] for name in ("windows", "split", "seed")}
-    return job.make(CALIBRATION, [ranker], settings, write, move_pointer)
+    return job.make(CALIBRATION, [ranker, dataset.artifact], settings, write, move_pointer)
 
 
 def _fitted(job: Job, dataset: Dataset, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:

@@ -113,6 +113,7 @@ def test_calibrators_are_fitted_on_days_of_their_own_and_judged_on_the_reported_
     made = calibrate(job)
     assert made.manifest.details["impressions"] > 0
     assert calibrate(job).version == made.version
+    assert Dataset.open(job.root).artifact.reference() in made.manifest.parents
     after = evaluate(job, ("ranker",))
     assert after.version != before.version
     ranking = after.manifest.metrics["ranking"]

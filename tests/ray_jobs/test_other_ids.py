@@ -11,15 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.artifact import Artifact, current
+from data.contract.calibration import Calibrators
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate
+from ray_jobs import calibrate as calibrate_job
 from ray_jobs import train as training
 from ray_jobs.calibrate import calibrate
 from ray_jobs.embed import embed
 from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.ranking_model import calibration_of
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import evaluate
 from ray_jobs.export import export
@@ -125,3 +128,16 @@ def test_a_day_goes_on_from_models_of_its_ids(next_day: Job) -> None:
     dataset = Dataset.open(next_day.root).artifact
     found = started_from(next_day, dataset, yesterday, "two_tower")
     assert found == current(next_day.root, "two_tower")
+
+
+def test_calibrators_are_fitted_again_where_a_day_has_moved_their_window(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Calibrators.identity(("save",))
+    monkeypatch.setattr(calibrate_job, "_fitted", lambda *_: (plain, {}))
+    before = calibrate(job)
+    assert calibrate(job).version == before.version
+    extend(job, tmp_path)
+    after = calibrate(job)
+    assert after.version != before.version
+    assert calibration_of(job.root, current(job.root, "ranker")) == after
