@@ -1,5 +1,6 @@
 """Models stay with the ids that they were trained for, whatever job opens them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from ray_jobs.prepare import prepare
 from ray_jobs.sample import Cutoff
 from ray_jobs.tasks import candidates as candidate_job
 from ray_jobs.tasks.candidates import candidates
+from ray_jobs.user_table import _before
 
 FIRST_MS, DAYS = 20_000 * DAY_MS, 30
 KINDS = ("graph", "two_tower", "ranker")
@@ -128,6 +130,20 @@ def test_a_day_goes_on_from_models_of_its_ids(next_day: Job) -> None:
     dataset = Dataset.open(next_day.root).artifact
     found = started_from(next_day, dataset, yesterday, "two_tower")
     assert found == current(next_day.root, "two_tower")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_users_keep_the_vectors_of_a_table_of_their_ids_alone(
+    job: Job, publish_model: Publish, request: pytest.FixtureRequest, kept: bool
+) -> None:
+    model, dataset = current(job.root, "two_tower"), Dataset.open(job.root)
+    table = publish_model(job, "user_embeddings", parents=(dataset.artifact, model))
+    details = {"model": model.version}
+    path = table.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"details": details}))
+    request.getfixturevalue("next_day" if kept else "with_ten_more")
+    found = _before(job.root, Dataset.open(job.root), model, {"until_ms": None})
+    assert (found.version if found else None) == (table.version if kept else None)
 
 
 def test_calibrators_are_fitted_again_where_a_day_has_moved_their_window(
