@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from data.contract import storage
+from data.contract.artifact import checksum
 from data.contract.schema import Order, Polarity
 from data.contract.settings import UserError
 
@@ -123,7 +124,8 @@ class RawTables:
         """What changes when an input file or the way it is read changes. Plain JSON values.
 
         Files below the root are known by their place in it, for it may be moved or copied; others
-        by their path as it is given, which may be relative to a copy that a cluster works in.
+        by their path as it is given, which may be relative to a copy that a cluster works in. What
+        is, or may be, a copy is told by its content: times differ from copy to copy. Reads it once.
         """
         files = {role: [_print_of(s, root) for s in getattr(self, role)] for role in ROLES}
         return files | {
@@ -148,7 +150,8 @@ def _print_of_file(path: Path, root: Path) -> list[str | int]:
     inside = whole.is_relative_to(above)
     name = whole.relative_to(above).as_posix() if inside else storage.uri_of(path)
     stat = path.stat()
-    return [name, stat.st_size, stat.st_mtime_ns]
+    copied = inside or not path.is_absolute()
+    return [name, stat.st_size, checksum(path) if copied else stat.st_mtime_ns]
 
 
 def expand(pattern: str, setting: str) -> tuple[Path, ...]:

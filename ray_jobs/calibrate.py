@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from data.contract.artifact import Artifact, Draft, current
 from data.contract.calibration import Calibrators
+from data.contract.id_lineage import check_same_ids
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
@@ -40,21 +41,25 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
 
     Without impressions that the ranker has not learnt from, it keeps its probabilities, and the
     manifest says so.
+
+    Raises:
+        UserError: the ranker was trained for other ids than the data set's.
     """
-    ranker = current(job.root, "ranker")
+    dataset, ranker = Dataset.open(job.root), current(job.root, "ranker")
+    check_same_ids(job.root, dataset.artifact, ranker)
 
     def write(draft: Draft) -> None:
-        found, details = _fitted(job, ranker)
+        found, details = _fitted(job, dataset, ranker)
         found.save(draft.path)
         draft.fields |= {"id_space": ranker.manifest.id_space, "details": details}
 
     tree = to_tree(job.settings)
     settings = {name: tree[name] for name in ("windows", "split", "seed")}
-    return job.make(CALIBRATION, [ranker], settings, write, move_pointer)
+    return job.make(CALIBRATION, [ranker, dataset.artifact], settings, write, move_pointer)
 
 
-def _fitted(job: Job, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:
-    log = log_of(job, _dataset_of(job, ranker))
+def _fitted(job: Job, dataset: Dataset, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:
+    log = log_of(job, _as_read_by(job, dataset, ranker))
     parts = (TRAIN,)
     model = RankingModel.open(ranker, log.dataset).knowing(log, parts)
     files = _files(job.root, ranker, log)
@@ -83,9 +88,8 @@ def _judged(labels: Bools, before: Any, after: Any) -> dict[str, float]:
     }
 
 
-def _dataset_of(job: Job, ranker: Artifact) -> Dataset:
-    """The current data set, read as the ranker reads it, items as of the end of training."""
-    dataset = Dataset.open(job.root)
+def _as_read_by(job: Job, dataset: Dataset, ranker: Artifact) -> Dataset:
+    """The data set as the ranker reads it, items as of the end of training."""
     windows = log_of(job, dataset).windows
     return as_read_by(job, dataset, ranker, Cutoff.before_test(windows))
 

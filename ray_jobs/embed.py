@@ -19,6 +19,7 @@ import numpy as np
 from data.contract import storage
 from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, read
+from data.contract.id_lineage import check_same_ids
 from data.contract.settings import build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
@@ -104,7 +105,11 @@ def embed(job: Job, dataset: Dataset, graph: Artifact, cutoff: Cutoff) -> Artifa
     Returns:
         The artefact: `vectors.npy` float16[rows, D], zeros for the rows that are no items, and an
         index over them.
+
+    Raises:
+        UserError: the encoder was trained for other ids.
     """
+    check_same_ids(job.root, dataset.artifact, graph)
     own = _with_graph_settings(job, graph)
     found = sampled(own, dataset, cutoff)
 
@@ -200,7 +205,12 @@ def user_model_of(root: Path, model: Artifact) -> Artifact | None:
 
 
 def as_read_by(job: Job, dataset: Dataset, model: Artifact, cutoff: Cutoff) -> Dataset:
-    """The data set with the columns that a model reads, those of items as of a cut-off."""
+    """The data set with the columns that a model reads, those of items as of a cut-off.
+
+    Raises:
+        UserError: the model was trained for other ids.
+    """
+    check_same_ids(job.root, dataset.artifact, model)
     graph, user_model = graph_of(job.root, model), user_model_of(job.root, model)
     plain = Dataset(dataset.artifact, dataset.root)
     items = embed(job, plain, graph, cutoff) if graph else None

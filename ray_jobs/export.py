@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.contract.artifact import Artifact, Draft, current, has_current
+from data.contract.id_lineage import check_same_ids
 from data.contract.schema import GRAPH_COLUMN, TREND_DAYS, USER_COLUMN
 from data.contract.settings import UserError, build, to_tree
 from data.dataset import Dataset, as_column
@@ -48,7 +49,7 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
     kinds = [kind for kind in ("two_tower", "ranker") if has_current(job.root, kind)]
     artifacts = [current(job.root, kind) for kind in kinds]
     for artifact in artifacts:
-        check_same_rows(plain.artifact, artifact)
+        check_same_ids(job.root, plain.artifact, artifact)
     graph, user_model = (same_upstream(job.root, artifacts, of) for of in (graph_of, user_model_of))
     cutoff = Cutoff.whole(plain, log_of(job, plain).windows)
     datasets = [as_read_by(job, plain, artifact, cutoff) for artifact in artifacts]
@@ -98,17 +99,6 @@ def same_upstream(
         read = ", ".join(f"{name} reads {one.manifest.name}" for name, one in found.items())
         raise UserError(f"models read embeddings of different models: {read}; train them again")
     return next(iter(found.values()), None)
-
-
-def check_same_rows(dataset: Artifact, model: Artifact) -> None:
-    """Refuses a model whose rows mean something else. Raises UserError naming both sides."""
-    for name, space in dataset.manifest.id_space.items():
-        other = model.manifest.id_space.get(name, {})
-        if other.get("major") != space["major"]:
-            raise UserError(
-                f"{model.manifest.name} was trained on {name} ids {other}, but "
-                f"{dataset.manifest.name} has {space}; train it again"
-            )
 
 
 def open_model(artifact: Artifact, dataset: Dataset, calibration: Artifact | None = None) -> Model:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract import storage
+from data.contract.id_lineage import descends
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate, world_tables
@@ -78,10 +79,10 @@ def main(job: Job) -> dict[str, Any]:
     for read_by, reads in READ.items():
         if any(reads(job.settings, model) for model in chosen):
             with job.stage(f"train {read_by}"):
-                upstream(job, read_by)
+                upstream(job, Dataset(dataset, job.root), read_by)
     for model in chosen:
         with job.stage(f"train {model}"):
-            before = yesterday.artifact(job.root, model) if yesterday else None
+            before = started_from(job, dataset, yesterday, model)
             train(job, model, start_from=before, alone=model in UPSTREAM)
     if "ranker" in chosen:
         with job.stage("calibrate"):
@@ -131,6 +132,14 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
         )
     with job.stage("prepare"):
         return prepare(job, raw, before, yesterday.after)
+
+
+def started_from(
+    job: Job, dataset: Artifact, yesterday: Yesterday | None, model: Model
+) -> Artifact | None:
+    """Yesterday's model, whose weights are taken over; none where it is for other ids."""
+    before = yesterday.artifact(job.root, model) if yesterday else None
+    return before if before and descends(job.root, dataset, before) else None
 
 
 def publish_bundle(job: Job) -> dict[str, Any]:

@@ -7,10 +7,11 @@ either way. Interrupted runs go on from their last checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.blocks import num_rows
-from data.contract.artifact import Artifact, current, has_current, read
+from data.contract.artifact import Artifact, current, has_current
+from data.contract.id_lineage import check_same_ids, descends
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.windows import refuse_overlap
@@ -29,9 +30,6 @@ from ray_jobs.engine.teacher import teacher_of
 from ray_jobs.engine.training import Sources, Training
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
-
-if TYPE_CHECKING:
-    from data.contract.artifact import Draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +66,23 @@ def train(
 
     Raises:
         PrunedError: a score was below its bar; nothing is kept then.
+        UserError: what it starts from, or learns from, was trained for other ids.
     """
-    sources = sources_of(job, model, alone)
-    tree = _tree(job, model, start_from, alone)
-
-    def write(draft: Draft) -> None:
-        Training(job, model, sources, start_from, alone, bars).fit(draft)
-
-    return job.make(model, sources.artifacts, tree, write, move_pointer)
-
-
-def sources_of(job: Job, model: Model, alone: bool) -> Sources:
-    """Finds, or makes, what a model is trained on."""
     dataset = Dataset.open(job.root)
+    if start_from is not None:
+        check_same_ids(job.root, dataset.artifact, start_from)
+    sources = sources_of(job, dataset, model, alone)
+    return _trained(dataset, Training(job, model, sources, start_from, alone, bars), move_pointer)
+
+
+def _trained(dataset: Dataset, training: Training, move_pointer: bool = True) -> Artifact:
+    job, model = training.job, training.model
+    tree = _tree(job, dataset, model, training.start_from, training.alone)
+    return job.make(model, training.sources.artifacts, tree, training.fit, move_pointer)
+
+
+def sources_of(job: Job, dataset: Dataset, model: Model, alone: bool) -> Sources:
+    """Finds, or makes, what a model is trained on beside a data set."""
     if model == "graph":
         found = sampled(job, dataset, Cutoff.of_training(log_of(job, dataset).windows, alone))
         return Sources(dataset.artifact, sampler=found.source, graphs=found.artifacts)
@@ -88,9 +90,11 @@ def sources_of(job: Job, model: Model, alone: bool) -> Sources:
     of_users = user_vectors(job, dataset) if reads_users(job.settings, model) else None
     made = None
     if model == "ranker" and not learns_from_impressions(job, dataset):
-        made = candidates(job)
+        made = candidates(job, dataset)
     ids = id_embeddings(job, dataset) if reads_ids(job.settings, model) else None
     teacher = teacher_of(job.root, job.settings.ranker) if model == "ranker" else None
+    if teacher is not None:
+        check_same_ids(job.root, dataset.artifact, teacher)
     return Sources(dataset.artifact, made, vectors, of_users, ids, teacher=teacher)
 
 
@@ -124,7 +128,7 @@ def item_vectors(job: Job, dataset: Dataset) -> Artifact:
     if windows is not None:
         refuse_overlap(job.settings.windows, windows, "graph")
     cutoff = Cutoff.of_training(windows, alone=False)
-    return embed(job, dataset, upstream(job, "graph"), cutoff)
+    return embed(job, dataset, upstream(job, dataset, "graph"), cutoff)
 
 
 def user_vectors(job: Job, dataset: Dataset) -> Artifact:
@@ -141,7 +145,7 @@ def user_vectors(job: Job, dataset: Dataset) -> Artifact:
             "split.kind=time"
         )
     refuse_overlap(job.settings.windows, windows, "user")
-    return user_days(job, dataset, upstream(job, "user"))
+    return user_days(job, dataset, upstream(job, dataset, "user"))
 
 
 def id_embeddings(job: Job, dataset: Dataset) -> Artifact:
@@ -164,43 +168,32 @@ def id_embeddings(job: Job, dataset: Dataset) -> Artifact:
             f"two_tower.id_dim={settings.two_tower.id_dim} reads rows of id.dim={settings.id.dim}: "
             "set both alike"
         )
-    return upstream(job, "id")
+    return upstream(job, dataset, "id")
 
 
-def upstream(job: Job, model: Model) -> Artifact:
+def upstream(job: Job, dataset: Dataset, model: Model) -> Artifact:
     """The graph encoder, the ID rows, or the user model, that others build on.
 
     It stays when days are added: with a new one the space would be another, and all that reads it
     would have to be trained anew. `train model=graph` after a change of settings makes a new one.
     """
-    dataset = Dataset.open(job.root)
     if has_current(job.root, model):
         found = current(job.root, model)
-        wanted = _tree(job, model, None, alone=False)
-        if found.manifest.settings == wanted and _descends(dataset, found):
+        wanted = _tree(job, dataset, model, None, alone=False)
+        same = found.manifest.settings == wanted
+        if same and descends(job.root, dataset.artifact, found):
             return found
-    return train(job, model)
+    sources = sources_of(job, dataset, model, alone=False)
+    return _trained(dataset, Training(job, model, sources, None, alone=False))
 
 
-def _descends(dataset: Dataset, model: Artifact) -> bool:
-    """Whether a model was trained on this data set or on one that it extends."""
-    trained_on = {p["version"] for p in model.manifest.parents if p["kind"] == "dataset"}
-    versions: list[str] = [dataset.artifact.version]
-    while versions:
-        if trained_on & set(versions):
-            return True
-        found = [read(dataset.root / "dataset" / version) for version in versions]
-        parents = [p for artifact in found for p in artifact.manifest.parents]
-        versions = [p["version"] for p in parents if p["kind"] == "dataset"]
-    return False
-
-
-def _tree(job: Job, model: Model, start_from: Artifact | None, alone: bool) -> dict[str, Any]:
+def _tree(
+    job: Job, dataset: Dataset, model: Model, start_from: Artifact | None, alone: bool
+) -> dict[str, Any]:
     """The settings of a model's manifest."""
     start = {"start_from": start_from.version if start_from else None}
     tree = training_settings(job, model) | start
     if model == "graph":
-        dataset = Dataset.open(job.root)
         tree |= {
             "alone": alone,
             "objectives": list(objectives_of(job.settings.graph, dataset)),

@@ -100,7 +100,8 @@ def tune(job: Job, searches: Searches, need: Need, at_once: int) -> Artifact:
         UserError: every trial failed, or MLflow cannot be used.
     """
     mirrors = _mirrors(job)
-    sources_of(job, job.arguments.model, alone=job.arguments.model in UPSTREAM)
+    model: Model = job.arguments.model
+    sources_of(job, Dataset.open(job.root), model, alone=model in UPSTREAM)
     with Tally(job, searches) as tally:
         sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *mirrors])
         if at_once:

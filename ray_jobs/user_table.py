@@ -17,6 +17,7 @@ from data.contract import storage
 from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, has_current, read
 from data.contract.encode import Events, Floats, Ints
+from data.contract.id_lineage import descends
 from data.timelines import events_from
 from ray_jobs.engine.user_blocks import UserBlocks, opened
 
@@ -98,11 +99,13 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
 def _before(
     root: Path, dataset: Dataset, model: Artifact, settings: dict[str, int | None]
 ) -> Artifact | None:
-    """The table to start from: the newest of the same model that is not of these very events."""
+    """The table to start from: the newest of the same model and ids, not of these very events."""
+    version = dataset.artifact.version
     found = current(root, KIND) if has_current(root, KIND) else None
     while found is not None and found.manifest.details["model"] == model.version:
         parents = {parent["kind"]: parent["version"] for parent in found.manifest.parents}
-        if (parents["dataset"], found.manifest.settings) != (dataset.artifact.version, settings):
+        other = (parents["dataset"], found.manifest.settings) != (version, settings)
+        if other and descends(root, dataset.artifact, found):
             return found
         found = read(root / KIND / parents[KIND]) if KIND in parents else None
     return None

@@ -1,7 +1,8 @@
-"""Append-only id spaces: external id -> table row, the same for ever within a major version.
+"""Append-only id spaces: external id -> table row, the same for ever in all that extends one.
 
 Row 0 is unknown, rows 1..H are hash buckets for ids not admitted, then one row per id in order of
-admission. A run extends its parent; it never renumbers.
+admission. A run extends its parent; it never renumbers. Without a parent ids are numbered afresh:
+whether two spaces share their rows, `id_lineage` tells.
 
 On disk: `ids.arrow` in row order (id, first_seen, last_seen) and `keys.arrow` sorted by a 64-bit
 hash of the id, cut into record batches by the hash's top bits. Both are memory-mapped; a look-up
@@ -41,7 +42,7 @@ class IdSpace:
         keys: sorted 64-bit hashes of the ids.
         positions: index into `ids` of each key.
         buckets: number H of hash buckets.
-        major: rows change meaning only with it.
+        major: how rows are numbered; spaces of another number are refused.
     """
 
     name: str

@@ -53,7 +53,8 @@ class Subject:
             trained: artefacts to take instead of the current ones.
 
         Raises:
-            UserError: a model is missing, or has learnt from the days that are reported.
+            UserError: a model is missing, is for other ids, or has learnt from the days that are
+                reported.
         """
         dataset = Dataset.open(job.root)
         log = log_of(job, dataset)

@@ -114,8 +114,12 @@ class Training:
             raise PrunedError(outcomes["choose"]["validations"])
         split = self.job.settings.split
         if split.refit and split.kind != "time":
-            last = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
+            last, graphs = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
             outcomes["refit"] = _phase(last)
+            draft.fields["parents"] = [
+                *draft.fields["parents"],
+                *(graph.reference() for graph in graphs),
+            ]
         best = best_file(last.folder, outcomes[last.phase]["best_step"])
         storage.fetch(best)
         shutil.copy(best, draft.path / "model.safetensors")
@@ -142,16 +146,19 @@ class Training:
             sampler=sources.sampler,
         )
 
-    def _refit(self, chosen: Assignment, folder: Path, steps: int) -> Assignment:
-        """The same on everything before the reported part, in a graph that has it too."""
-        sampler = chosen.sampler
-        if sampler is not None:
-            dataset = Dataset.open(self.job.root)
-            cutoff = Cutoff.of_training(chosen.windows, self.alone, refit=True)
-            sampler = sampled(self.job, dataset, cutoff).source
-        return dataclasses.replace(
-            chosen, folder=folder.absolute(), phase="refit", max_steps=steps, sampler=sampler
+    def _refit(
+        self, chosen: Assignment, folder: Path, steps: int
+    ) -> tuple[Assignment, tuple[Artifact, ...]]:
+        """The same on everything before the reported part; the graphs that have it too, if any."""
+        refit = dataclasses.replace(
+            chosen, folder=folder.absolute(), phase="refit", max_steps=steps
         )
+        if chosen.sampler is None:
+            return refit, ()
+        dataset = Dataset(self.sources.dataset, self.job.root)
+        cutoff = Cutoff.of_training(chosen.windows, self.alone, refit=True)
+        found = sampled(self.job, dataset, cutoff)
+        return dataclasses.replace(refit, sampler=found.source), found.artifacts
 
 
 def _phase(assignment: Assignment) -> dict[str, Any]:

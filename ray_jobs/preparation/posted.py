@@ -125,7 +125,7 @@ def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
     found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
     if dataset.calendar is not None and span[1] > span[0]:
         path = folder / "impressions.parquet"
-        if path.is_file() or write_served(job.root, span, _following(job, day), dataset, path):
+        if storage.fetch(path) or write_served(job.root, span, _following(job, day), dataset, path):
             found["impressions"] = path
     sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
     return RawTables.of(dataset.order, sets)
@@ -139,9 +139,11 @@ def _following(job: Job, day: Yesterday) -> Attribution:
 
 
 def _written(rows: pa.Table, path: Path) -> Path:
-    """Writes a table once; an interrupted day finds it as it was."""
-    if not path.is_file():
+    """Writes a table once; an interrupted day finds it as it was, on another machine too."""
+    if not storage.fetch(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        part = path.with_suffix(".part")
+        pq.write_table(rows, part)
+        storage.put_as(part, path)
+        part.replace(path)
     return path

@@ -102,6 +102,7 @@ def write_served(
     if writer is None:
         return False
     writer.close()
+    storage.put_as(part, path)
     part.replace(path)
     return True
 

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from data.contract.artifact import Artifact, Draft, current
 from data.contract.encode import Ints
+from data.contract.id_lineage import check_same_ids
 from data.contract.settings import to_tree
-from data.dataset import Dataset
 from data.queries import Queries, SplitLog, build_queries, concatenated
 from data.ranking import Catalogue, rank
 from data.splits import TEST, TRAIN, VALID
@@ -33,6 +33,7 @@ from ray_jobs.sample import Cutoff, log_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from data.dataset import Dataset
     from data.training_log import Lesson
     from ray_jobs.engine.job import Job
 
@@ -61,10 +62,14 @@ class Moments:
     touched: Ints
 
 
-def candidates(job: Job, move_pointer: bool = True) -> Artifact:
-    """Makes impressions for the ranker from the current retriever's candidates."""
-    dataset = Dataset.open(job.root)
+def candidates(job: Job, dataset: Dataset, move_pointer: bool = True) -> Artifact:
+    """Makes impressions for the ranker from the current retriever's candidates.
+
+    Raises:
+        UserError: the retriever was trained for other ids than the data set's.
+    """
     retriever = current(job.root, "two_tower")
+    check_same_ids(job.root, dataset.artifact, retriever)
     tree = to_tree(job.settings)
     settings = {name: tree[name] for name in ("seed", "split", "windows")}
 

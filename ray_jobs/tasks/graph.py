@@ -47,10 +47,11 @@ class GraphTask(RetrievalTask):
 
     @property
     def max_steps(self) -> int:
-        """As set, else so many passes over the labels."""
+        """As set, else so many passes over the labels by all ranks together."""
         assert self.settings.epochs is not None
+        ranks = max(1, self.assignment.settings.train.num_workers)
         passes = self.settings.epochs * len(self.objectives) * self.num_labels
-        return self.settings.max_steps or max(1, passes // self.batch_size)
+        return self.settings.max_steps or max(1, passes // (self.batch_size * ranks))
 
     @property
     def num_labels(self) -> int:
@@ -59,7 +60,7 @@ class GraphTask(RetrievalTask):
 
     @property
     def batch_size(self) -> int:
-        """Examples a step."""
+        """Examples a step on each rank."""
         assert self.settings.batch_size is not None
         return self.settings.batch_size
 

@@ -275,7 +275,8 @@ def main() -> None:
     for seed in range(seeds):
         train(arm(job, DEFAULT, seed, teacher), "two_tower", move_pointer=False)
         for name in names:
-            sources_of(arm(job, name, seed, teacher), "ranker", alone=False)
+            own = arm(job, name, seed, teacher)
+            sources_of(own, Dataset.open(own.root), "ranker", alone=False)
     arms = on_each_core(judged_by_words, (words,), names, seeds)
     line = {
         "name": "ranker_in_world",

@@ -103,10 +103,10 @@ def built_on(job: Job, names: list[str], seeds: int) -> None:
     for seed in range(seeds):
         for name in names:
             own = changed(job, ARMS[name], seed)
-            sources_of(own, "two_tower", alone=False)
+            sources_of(own, dataset, "two_tower", alone=False)
             if reads_graph(own.settings, "two_tower"):
                 cutoff = Cutoff.before_test(log_of(own, dataset).windows)
-                embed(own, dataset, upstream(own, "graph"), cutoff)
+                embed(own, dataset, upstream(own, dataset, "graph"), cutoff)
 
 
 def mean_row(arm: list[Judged], against: list[Judged]) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,6 +130,22 @@ def test_a_relative_path_keeps_its_fingerprint_in_another_working_directory(
     before = locate(settings(events="e.parquet")).fingerprint(tmp_path / "root")
     monkeypatch.chdir((tmp_path / "one").rename(tmp_path / "two"))
     assert locate(settings(events="e.parquet")).fingerprint(tmp_path / "root") == before
+
+
+def test_a_copy_keeps_its_fingerprint_whenever_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, beside = write(tmp_path / "root" / "e.parquet"), write(tmp_path / "e.parquet")
+    monkeypatch.chdir(tmp_path)
+    for path, given in ((inside, str(inside)), (beside, "e.parquet")):
+        before = locate(settings(events=given)).fingerprint(tmp_path / "root")
+        os.utime(path, ns=(1, 1))
+        assert locate(settings(events=given)).fingerprint(tmp_path / "root") == before
+        content = path.read_bytes()
+        path.write_bytes(content[:4] + bytes([content[4] ^ 1]) + content[5:])
+        os.utime(path, ns=(1, 1))
+        assert locate(settings(events=given)).fingerprint(tmp_path / "root") != before
+        path.write_bytes(content)
 
 
 def test_a_days_log_and_posted_events_are_joined_with_their_own_layouts(tmp_path: Path) -> None:

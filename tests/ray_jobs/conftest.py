@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data.contract.artifact import point, publish, read
+from data.contract.artifact import current, has_current, point, publish, read
 from data.sources import world_tables
 from ray_jobs.engine.job import start
 from ray_jobs.prepare import prepare
@@ -38,11 +38,13 @@ def shared_root(world_words, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def publish_model():
-    """Publishes a model artefact without weights; what learns nothing needs none."""
+    """Publishes a model of the current data set without weights; what learns nothing needs none."""
 
     def publish_model(job, kind, version="v1", window=None, parents=(), settings=None):
+        there = has_current(job.root, "dataset")
         fields = {
             "window": window,
+            "id_space": current(job.root, "dataset").manifest.id_space if there else {},
             "parents": [parent.reference() for parent in parents],
             "settings": json.loads(json.dumps(settings or {})),
             "metrics": {"validation": {}},

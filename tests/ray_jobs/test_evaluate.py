@@ -9,6 +9,7 @@ import pytest
 from data.contract.artifact import publish, read
 from data.contract.calibration import Calibrators
 from data.contract.settings import UserError
+from data.dataset import Dataset
 from data.queries import build_queries
 from data.sources import locate
 from data.splits import TEST
@@ -112,6 +113,7 @@ def test_calibrators_are_fitted_on_days_of_their_own_and_judged_on_the_reported_
     made = calibrate(job)
     assert made.manifest.details["impressions"] > 0
     assert calibrate(job).version == made.version
+    assert Dataset.open(job.root).artifact.reference() in made.manifest.parents
     after = evaluate(job, ("ranker",))
     assert after.version != before.version
     ranking = after.manifest.metrics["ranking"]
@@ -195,7 +197,11 @@ def test_other_cut_offs_are_another_evaluation(job, world_words):
 def test_a_trial_does_not_become_the_current_evaluation(job, publish_model):
     current = evaluate(job, ("two_tower",))
     pointer = (job.root / "evaluation" / "CURRENT").read_text()
-    with publish(job.root, "two_tower", "trial", details={"phases": {}}, window=None):
+    fields = {
+        "id_space": Dataset.open(job.root).artifact.manifest.id_space,
+        "details": {"phases": {}},
+    }
+    with publish(job.root, "two_tower", "trial", window=None, **fields):
         pass
     trial = read(job.root / "two_tower" / "trial")
     judged = evaluate(job, ("two_tower",), {"two_tower": trial}, move_pointer=False)

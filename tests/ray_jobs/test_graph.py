@@ -47,7 +47,7 @@ def graph_words(shared_root: Callable[..., list[str]]) -> list[str]:
 def trained(ray_cluster: None, graph_words: list[str]) -> tuple[Job, Artifact]:
     """A job, and an encoder trained for others."""
     job = start(graph_words)
-    return job, upstream(job, "graph")
+    return job, upstream(job, Dataset.open(job.root), "graph")
 
 
 def cutoff_of(job: Job) -> Cutoff:
@@ -266,7 +266,7 @@ def test_windows_that_overlap_are_refused_unless_told(graph_words: list[str]) ->
 
 def test_the_encoder_stays_when_settings_do(trained: tuple[Job, Artifact]) -> None:
     job, graph = trained
-    assert upstream(job, "graph").version == graph.version
+    assert upstream(job, Dataset.open(job.root), "graph").version == graph.version
     assert current(job.root, "graph").version == graph.version
 
 

@@ -15,7 +15,7 @@ from ray_jobs.engine.job import Job, start
 from ray_jobs.engine.snapshots import split_snapshot
 from ray_jobs.evaluate import evaluate
 from ray_jobs.sample import log_of
-from ray_jobs.train import sources_of, train, upstream
+from ray_jobs.train import train, upstream
 
 SMALL = (
     "id.dim=16",
@@ -38,7 +38,8 @@ def words(shared_root: Callable[..., list[str]]) -> list[str]:
 @pytest.fixture(scope="module")
 def rows(ray_cluster: None, words: list[str]) -> Artifact:
     """Rows trained for others."""
-    return upstream(start(words), "id")
+    job = start(words)
+    return upstream(job, Dataset.open(job.root), "id")
 
 
 def tables_of(model: Artifact) -> dict[str, Tensor]:
@@ -99,13 +100,14 @@ def test_rows_alone_are_judged_beside_baselines(ray_cluster: None, words: list[s
 
 def test_rows_stay_when_only_other_settings_change(rows: Artifact, words: list[str]) -> None:
     job = start([*words, "two_tower.batch_size=16"])
-    assert upstream(job, "id").version == rows.version == current(job.root, "id").version
+    again = upstream(job, Dataset.open(job.root), "id")
+    assert again.version == rows.version == current(job.root, "id").version
 
 
 def test_overlapping_windows_are_refused_or_recorded(rows: Artifact, words: list[str]) -> None:
     late = [*words, "windows.id=[1, 140]"]
     with pytest.raises(UserError, match=r"ID embeddings .* end windows\.id before"):
-        sources_of(start(late), "two_tower", alone=False)
+        train(start(late), "two_tower")
     _, model = retriever(late, "windows.overlap=true")
     windows = model.manifest.settings["windows"]
     assert (windows["overlap"], windows["id"]) == (True, [1, 140])
@@ -120,4 +122,4 @@ def test_overlapping_windows_are_refused_or_recorded(rows: Artifact, words: list
 )
 def test_what_cannot_be_read_is_refused(words: list[str], word: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        sources_of(start([*words, word]), "two_tower", alone=False)
+        train(start([*words, word]), "two_tower")

@@ -70,7 +70,7 @@ def stages(monkeypatch):
     stages = Stages()
     monkeypatch.setattr(trial_module, "train", stages.train)
     monkeypatch.setattr(trial_module, "evaluate", stages.evaluate)
-    monkeypatch.setattr(tune_job, "sources_of", lambda job, model, alone: None)
+    monkeypatch.setattr(tune_job, "sources_of", lambda *_, alone: None)
     return stages
 
 

@@ -16,7 +16,7 @@ from ray_jobs.embed import as_read_by, user_days
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
 from ray_jobs.sample import Cutoff, log_of
-from ray_jobs.train import sources_of, train, upstream
+from ray_jobs.train import train, upstream
 
 SMALL = (
     "user.dim=12",
@@ -42,7 +42,7 @@ def words(shared_root: Callable[..., list[str]]) -> list[str]:
 def made(ray_cluster: None, words: list[str]) -> tuple[Job, Artifact]:
     """A job, and a user model trained for others."""
     job = start(words)
-    return job, upstream(job, "user")
+    return job, upstream(job, Dataset.open(job.root), "user")
 
 
 def opened(job: Job, model: Artifact) -> tuple[Dataset, UserDays]:
@@ -127,7 +127,8 @@ def test_retriever_and_ranker_read_them(made: tuple[Job, Artifact]) -> None:
         read_with = as_read_by(job, dataset, trained, Cutoff.before_test(windows))
         assert read_with.user_vectors is not None
         assert read_with.user_vectors.manifest.details == {"model": model.version}
-    assert current(job.root, "user").version == upstream(job, "user").version == model.version
+    again = upstream(job, Dataset.open(job.root), "user")
+    assert current(job.root, "user").version == again.version == model.version
 
 
 def test_where_windows_overlap_days_begin_where_their_readers_do(
@@ -145,6 +146,6 @@ def test_where_windows_overlap_days_begin_where_their_readers_do(
 
 def test_overlapping_windows_and_splits_without_days_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"user embeddings .* end windows\.user before"):
-        sources_of(start([*words, "windows.user=[1, 140]"]), "two_tower", alone=False)
+        train(start([*words, "windows.user=[1, 140]"]), "two_tower")
     with pytest.raises(UserError, match=r"user_vectors need days"):
-        sources_of(start([*words, "split.kind=leave_one_out"]), "two_tower", alone=False)
+        train(start([*words, "split.kind=leave_one_out"]), "two_tower")

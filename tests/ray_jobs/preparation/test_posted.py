@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.contract import storage
 from data.contract.artifact import Draft, current, point
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate
 from ray_jobs.engine.job import Job, start
+from ray_jobs.preparation import posted
 from ray_jobs.preparation.posted import (
     NEXT_DAY_FILE,
     Yesterday,
@@ -25,6 +28,7 @@ from ray_jobs.preparation.posted import (
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 from ray_jobs.train import learns_from_impressions
+from serve.lmdb_store import FOLDER as STORE
 from serve.replicas import Replicas
 from serve.request_log import FOLDER, hour_of
 from serve.stores import open_store
@@ -40,8 +44,8 @@ def job(tmp_path: Path) -> Job:
     return log(tmp_path)
 
 
-def log(folder: Path) -> Job:
-    """A root whose log has a month of two users' doings, and no impressions."""
+def log(folder: Path, root: str | None = None) -> Job:
+    """A root, by default in a folder, whose log is a month of two users, without impressions."""
     times = FIRST_MS + np.arange(DAYS) * DAY_MS
     columns = {
         "user_id": 1 + np.arange(DAYS) % 2,
@@ -51,7 +55,7 @@ def log(folder: Path) -> Job:
     }
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), folder / "events.parquet")
-    words = (f"root={folder / 'root'}", "source.kind=table", "prepare.late_days=9")
+    words = (f"root={root or folder / 'root'}", "source.kind=table", "prepare.late_days=9")
     job = start([*words, f"source.events={folder / 'events.parquet'}"])
     prepare(job, locate(job.settings.source))
     return job
@@ -156,6 +160,30 @@ def test_an_interrupted_day_takes_what_it_began_with(job: Job) -> None:
     made = next_day(job)
     assert saved(made) == {(1, 3): True}
     assert made.counts["new_events"] == 1
+
+
+def test_another_machine_finds_what_an_interrupted_day_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEFEED_MIRROR", str(tmp_path / "one"))
+    job = log(tmp_path, (tmp_path / "bucket" / "root").as_uri())
+    serve(job.root, 1, NOW_MS, 3)
+    serve(job.root, 2, NOW_MS + 25 * HOUR_MS, 3)
+    storage.put(job.root / FOLDER)
+    post(job, (3, NOW_MS + HOUR_MS, "save"))
+    day = Yesterday.begin(job, KINDS)
+    tables = new_tables(job, day, Dataset.open(job.root))
+    before = tables.fingerprint(job.root)
+    assert tables.impressions
+
+    monkeypatch.setenv("HOMEFEED_MIRROR", str(tmp_path / "two"))
+    other = start([f"root={job.settings.root}"])
+    shutil.copytree(job.root / STORE, other.root / STORE)  # of a server that both ask
+    monkeypatch.setattr(posted, "pq", SimpleNamespace(write_table=None))
+    monkeypatch.setattr(posted, "write_served", None)
+    assert Yesterday.begin(other, KINDS) == day
+    again = new_tables(other, day, Dataset.open(other.root))
+    assert again.fingerprint(other.root) == before
 
 
 def test_an_hour_in_which_a_server_was_killed_is_gone_over(job: Job) -> None:
