@@ -7,7 +7,6 @@ feed.recommend(RecommendRequest(user_id=5)).items
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from dataclasses import asdict, replace
@@ -39,6 +38,7 @@ from serve.metrics import Metrics
 from serve.posting import post_events, post_items
 from serve.programs import placed
 from serve.recent import Recent
+from serve.request_ids import RequestIds
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
@@ -74,12 +74,15 @@ class Feed:
         settings: of serving.
         background: whether a thread follows the pointer and the file, takes in items that other
             replicas were posted, and writes the request log. Without it, call `tick`.
+        opened: whether to serve at once; else `open` it before anything is asked of it.
 
     Raises:
         UserError: there is no bundle that can serve.
     """
 
-    def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
+    def __init__(
+        self, root: Path, settings: ServeSettings, background: bool = True, opened: bool = True
+    ) -> None:
         self.settings = settings
         self._root = root = storage.here(root)
         self._health = Health(root, settings)
@@ -89,24 +92,39 @@ class Feed:
         observe = self.metrics.observe_source
         self._fanout = Fanout(settings.threads, settings.queue, observe)
         self._utility = UtilityFile(root, settings.utility)
-        try:
-            self._switch = Switch(root, self._build)
-        except Exception:
-            self._fanout.close()
-            self.store.close()
-            raise
+        self._switch = Switch(root, self._build)
         self._arms = Arms(settings, self._switch.load, self.metrics)
-        self._follow_utility()
-        self._arms.follow(self._switch.funnel)
         self._shown = Shown(settings.seen_hours)
         self._feeds: Recent[tuple[str, Slate]] = Recent(settings.remembered_users)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
         self._request_ids = RequestIds()
         self._closing = threading.Event()
         self._logged_ms = wall_ms()
-        self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
+        self._background = background
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-        if background:
+        if opened:
+            try:
+                self.open()
+            except Exception:
+                self.close()
+                raise
+
+    def open(self) -> None:
+        """Serves what is pinned or, where that cannot serve, what the pointer names.
+
+        Does nothing once it serves.
+
+        Raises:
+            UserError: neither can serve.
+        """
+        if self._switch.is_open:
+            return
+        self._switch.open()
+        self._follow_utility()
+        self._arms.follow(self._switch.funnel)
+        self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
+        self.metrics.refused.set(self._switch.refused is not None)
+        if self._background:
             self._health.work({TELLING: self._note})
             self._thread.start()
 
@@ -379,20 +397,3 @@ def _told(funnel: Funnel, trace: Trace) -> dict[str, Any]:
     pairs = zip(funnel.catalogue.external(rows[:MOST_TOLD]), reasons, strict=False)
     items = [{"item_id": item, "reason": reason} for item, reason in pairs]
     return trace.funnel | {"dropped": trace.drops, "dropped_items": items}
-
-
-class RequestIds:
-    """Numbers below 2^53 (JSON's safe range): time, then salt that tells replicas apart."""
-
-    SALTS = 1 << 12
-
-    def __init__(self) -> None:
-        self._salt = secrets.randbelow(self.SALTS)
-        self._last = 0
-        self._lock = threading.Lock()
-
-    def next(self) -> int:
-        """A number that this process never gave before."""
-        with self._lock:
-            self._last = max(self._last + self.SALTS, wall_ms() * self.SALTS + self._salt)
-            return self._last

@@ -157,6 +157,20 @@ def is_whole(path: Path) -> bool:
     return file.is_file()
 
 
+def renew(path: Path) -> bool:
+    """Brings an artefact here as it was published last; whether it is where it comes from.
+
+    What is here already may be of an earlier publication.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    there, file = storage.text(path / MANIFEST), storage.here(path) / MANIFEST
+    if there is not None and not (file.is_file() and file.read_text() == there):
+        storage.fetch(path, fresh=True)
+    return there is not None
+
+
 def current(root: Path, kind: str) -> Artifact:
     """The artefact that `<kind>/CURRENT` names. Raises UserError when there is none."""
     pointer = storage.here(root) / kind / POINTER

@@ -11,8 +11,9 @@ import pytest
 from data.contract.artifact import read, write_atomically
 from data.contract.encode import encode_history
 from data.contract.settings import UserError
-from serve.feed import Feed, RequestIds
+from serve.feed import Feed
 from serve.messages import Context, Event, Item, RecommendRequest, RecommendResponse
+from serve.request_ids import RequestIds
 from serve.settings import ServeSettings
 from serve.utility import UtilitySettings
 
