@@ -348,7 +348,7 @@ class Feed:
         bundle = self._switch.funnel.bundle
         manifest = bundle.artifact.manifest
         return {
-            "root": str(self._root.resolve()),
+            "root": storage.uri_of(self._root.resolve()),
             "bundle": bundle.version,
             "versions": self._switch.funnel.versions,
             "utility": self._utility.describe(),
