@@ -18,6 +18,7 @@ import numpy as np
 
 from data.contract import storage
 from data.contract.artifact import MANIFEST, POINTER, renew
+from data.contract.passwords import concealed
 from data.contract.settings import UserError
 from data.contract.storage import StorageError
 from serve.bundle import KIND, Bundle
@@ -162,7 +163,7 @@ class Switch:
         return "" if self._funnel is None else self._funnel.bundle.version
 
     def _refuse(self, version: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, UserError) else repr(error)
+        reason = concealed(str(error) if isinstance(error, UserError) else repr(error))
         if self.refused != Refused(version, reason):
             log.error("bundle %s is refused: %s", version, reason)
         self.refused = Refused(version, reason)

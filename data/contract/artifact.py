@@ -105,7 +105,8 @@ class Artifact:
             if not file.is_file():
                 raise UserError(f"{self.manifest.name} lacks {name}; publish it again")
             if checksum(file) != expected:
-                raise UserError(f"{file} does not match its checksum; publish it again")
+                uri = storage.uri_of(file)
+                raise UserError(f"{uri} does not match its checksum; publish it again")
 
 
 @dataclass(slots=True)

@@ -106,7 +106,7 @@ def check(root: str) -> None:
     bucket = PurePosixPath(place).parts[0]
     found = _tried(path, "reached", lambda: system.get_file_info(bucket))
     if found.type == fs.FileType.NotFound:
-        raise StorageError(f"root={root}: there is no bucket {bucket}; make it first")
+        raise StorageError(f"root={uri_of(path)}: there is no bucket {bucket}; make it first")
 
 
 def exists(path: Path) -> bool:
@@ -329,6 +329,12 @@ def expand(pattern: str) -> str:
     there goes here too.
     """
     path = mirror(pattern)
+    _mirrored(path)
+    return str(path)
+
+
+def _mirrored(path: Path) -> None:
+    """Brings what a path of a mirror names here, and lets go of what is gone there."""
     one = "*" not in path.name
     whole = path if one else path.parent
     system, place = origin(whole)
@@ -341,7 +347,6 @@ def expand(pattern: str) -> str:
     for file in set(here_now) - named.keys():
         if file.is_file():
             file.unlink()
-    return str(path)
 
 
 def _files(system: Any, place: str, recursive: bool = True) -> list[Any]:
@@ -371,4 +376,7 @@ def brought(word: str, name: str = "") -> Path:
         word: of a file or a folder.
         name: of the file in the folder that is wanted, if not all of it.
     """
-    return Path(expand(uri_of(mirror(word) / name))) if is_uri(word) else Path(word, name)
+    path = mirror(word) / name if is_uri(word) else Path(word, name)
+    if is_uri(word):
+        _mirrored(path)
+    return path

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import fs
 
-from data.contract import mirrors, storage
+from data.contract import filesystems, mirrors, storage
 from data.contract.settings import UserError
 from data.contract.storage import StorageError
 from serve.app import FeedReplica
@@ -174,3 +175,25 @@ def test_a_version_that_is_not_there_is_named(
     feed._switch.follow()
     assert feed._switch.refused is not None
     assert said in feed._switch.refused.reason
+
+
+def test_credentials_of_a_storage_are_told_to_nobody(
+    bucket: Path,
+    publish_bundle: Publish,
+    settings: ServeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    at = (fs.LocalFileSystem(), f"{bucket.parent}/")
+    monkeypatch.setattr(filesystems, "opened", lambda scheme, host: at)
+    root = storage.mirror("s3://KEY:hunter2@bucket/root")
+    feed = Feed(root, settings, background=False)
+    publish_bundle(bucket, "v2")
+    corrupt(bucket / "bundles" / "v2")
+    (bucket / "utility.json").write_text("no JSON")
+    feed.tick()
+    told = feed.models() | feed.readiness()
+    feed.close()
+    assert told["root"] == "s3://KEY@bucket/root"
+    assert "s3://KEY@bucket/root/bundles/v2" in told["refused"]["reason"]
+    assert "hunter2" not in f"{told} {caplog.text}"
