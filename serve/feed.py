@@ -12,14 +12,13 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from data.contract import storage
 from data.contract.settings import UserError
+from serve.answers import debug_of, items_of
 from serve.arms import Arms
 from serve.clock import wall_ms
 from serve.fanout import Fanout
-from serve.funnel import NO_ROWS, Funnel, Slate
+from serve.funnel import NO_ROWS, NOTHING, Funnel, Slate
 from serve.health import Health
 from serve.messages import (
     Action,
@@ -28,7 +27,6 @@ from serve.messages import (
     EventsAccepted,
     Item,
     ItemsAccepted,
-    RecommendedItem,
     RecommendRequest,
     RecommendResponse,
     SimilarItem,
@@ -59,7 +57,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_TOLD = 1000
 EXAMPLES = 8
 TELLING = "telling of itself"
 
@@ -228,11 +225,11 @@ class Feed:
         self.metrics.arms.labels(self.settings.experiment.name, arm).inc()
         return RecommendResponse(
             request_id=request_id,
-            items=_items(item_ids, slate, funnel.bundle.vocabulary.actions),
+            items=items_of(item_ids, slate, funnel.bundle.vocabulary.actions),
             versions=funnel.versions,
             fallback=trace.fallback,
             timings_ms=trace.timings_ms,
-            debug=_told(funnel, trace) if request.debug else None,
+            debug=debug_of(funnel, trace) if request.debug else None,
         )
 
     def _slate(
@@ -247,16 +244,18 @@ class Feed:
             raise
         except Exception:
             log.exception("the funnel failed; the user's last feed, or popular items, stand in")
-            last = self._feeds.get(request.user_id)
-            if last is not None and last[0] == funnel.bundle.version:
-                trace.fallbacks.add("cached")
-                return query, last[1].first(request.num_items)
+            version, last = self._feeds.get(request.user_id) or ("", NOTHING)
+            if version == funnel.bundle.version:
+                slate = funnel.showable(last, request, query)
+                if len(slate.rows):
+                    trace.fallbacks.add("cached")
+                    return query, slate
         else:
             if len(slate.rows):
                 self._feeds.put(request.user_id, (funnel.bundle.version, slate))
                 return query, slate
         trace.fallbacks.add("popular")
-        return query, funnel.popular(NO_ROWS, request.num_items)
+        return query, funnel.showable(funnel.popular(), request, query)
 
     def _shown_rows(self, funnel: Funnel, request: RecommendRequest) -> Any:
         user_id = funnel.users.canonical_id(request.user_id)
@@ -273,7 +272,7 @@ class Feed:
         arm: str,
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
-        if self.settings.log_requests:
+        if self.settings.log_requests and item_ids:
             history = query.user.events.newest(funnel.bundle.longest_history)
             rows = (query.about, history.item, query.named)
             about, events, named = map(funnel.catalogue.external, rows)
@@ -373,27 +372,3 @@ class Feed:
             return self.store.last_sequence
         except StoreError:
             return None
-
-
-def _items(
-    item_ids: list[int | str], slate: Slate, actions: tuple[str, ...]
-) -> list[RecommendedItem]:
-    scores, predictions = slate.scores.tolist(), slate.predictions.tolist()
-    return [
-        RecommendedItem.model_construct(
-            item_id=item_ids[at],
-            score=scores[at],
-            predictions=dict(zip(actions, predictions[at], strict=False)),
-            source=slate.sources[at],
-        )
-        for at in range(len(item_ids))
-    ]
-
-
-def _told(funnel: Funnel, trace: Trace) -> dict[str, Any]:
-    """What `debug` asks for: what each stage did, and why candidates are not in the feed."""
-    rows = np.concatenate([NO_ROWS, *(part for parts in trace.dropped.values() for part in parts)])
-    reasons = [reason for reason, count in trace.drops.items() for _ in range(count)]
-    pairs = zip(funnel.catalogue.external(rows[:MOST_TOLD]), reasons, strict=False)
-    items = [{"item_id": item, "reason": reason} for item, reason in pairs]
-    return trace.funnel | {"dropped": trace.drops, "dropped_items": items}
