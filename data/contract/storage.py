@@ -58,6 +58,7 @@ __all__ = [
     "is_mirrored",
     "is_uri",
     "mirror",
+    "names",
     "place_of",
     "put",
     "put_as",
@@ -213,6 +214,22 @@ def update(folder: Path) -> None:
     """Brings here what a folder of a mirror has there and not here. Raises StorageError."""
     for one in _there(folder):
         fetch(_under(folder, origin(folder)[1], one))
+
+
+def names(folder: Path) -> frozenset[str]:
+    """Names in a folder; of a mirror, those here and those where it comes from.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = {one.name for one in folder.iterdir()} if folder.is_dir() else set[str]()
+    if is_mirrored(folder):
+        system, place = origin(folder)
+        selector = fs.FileSelector(place, allow_not_found=True)
+        found |= {
+            i.base_name for i in _tried(folder, "read", lambda: system.get_file_info(selector))
+        }
+    return frozenset(found)
 
 
 def changes(folder: Path, name: str) -> frozenset[tuple[str, int]]:

@@ -143,6 +143,14 @@ def test_a_folder_is_brought_up_to_date(root: Path, remote: Path) -> None:
     storage.update(root / "nothing")
 
 
+def test_names_are_those_here_and_those_there(root: Path, remote: Path) -> None:
+    (remote / "log" / "hour=1").mkdir(parents=True)
+    (root / "log" / "hour=2" / "below").mkdir(parents=True)
+    assert storage.names(root / "log") == {"hour=1", "hour=2"}
+    assert storage.names(remote / "log") == {"hour=1"}
+    assert storage.names(root / "nothing") == storage.names(remote / "nothing") == frozenset()
+
+
 def test_what_is_gone_there_goes_here(root: Path, remote: Path) -> None:
     root.mkdir(parents=True)
     (root / "utility.json").write_text("{}")
