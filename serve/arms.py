@@ -80,6 +80,11 @@ class Arms:
             return funnel
         return funnel.with_settings(changed(self._settings, arm.settings))
 
+    @property
+    def bundles(self) -> set[str]:
+        """Versions that arms serve beside the one that serves everyone else."""
+        return {arm.bundle for arm in self._experiment.arms.values()}
+
     def take_posted(self, store: Store) -> None:
         """Takes posted items into the bundles of canaries."""
         for canary in self._canaries.values():

@@ -161,6 +161,7 @@ class Feed:
             "taking in posted items": self._take_posted,
             "writing the log": self._write_log,
             TELLING: self._note,
+            "clearing the mirror": self._clear_mirror,
         }
         with storage.briefly():
             self._health.work(works)
@@ -185,6 +186,11 @@ class Feed:
 
     def _note(self) -> None:
         self._health.note(self.metrics, self._switch, self._arms)
+
+    def _clear_mirror(self) -> None:
+        if storage.is_mirrored(self._root):
+            noted = {note["versions"]["bundle"] for note in self._health.replicas.living()}
+            self._switch.clear_mirror(noted | self._arms.bundles)
 
     def exposition(self) -> bytes:
         """All metrics, for Prometheus."""

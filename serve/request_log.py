@@ -3,8 +3,8 @@
 `<root>/requests/impressions/hour=YYYY-MM-DDTHH/part-*.parquet` has the contract's impression
 columns, positions from 0, plus score and predictions; the next day joins the labels.
 `<root>/requests/features/hour=...` has one row a request with the encoded history and the user row
-that were used. A root in object storage has them there alone. All other features are those of the bundle that `versions` names, which never
-changes.
+that were used. All other features are those of the bundle that `versions` names, which never
+changes. Of a root in object storage both lie there alone.
 """
 
 from __future__ import annotations

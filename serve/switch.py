@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from data.contract.storage import StorageError
 from serve.bundle import KIND, Bundle
 from serve.funnel import Funnel
 from serve.messages import RecommendRequest
+from serve.mirrored_bundles import clear, wanted
 from serve.stages import Trace
 
 if TYPE_CHECKING:
@@ -137,6 +138,14 @@ class Switch:
         self._pointed = pointed
         return self._switch(version)
 
+    def clear_mirror(self, served: Collection[str]) -> None:
+        """Removes from this machine's mirror the bundles that neither this nor others serve.
+
+        Raises:
+            StorageError: the root's storage does not answer.
+        """
+        clear(self._folder, {*served, self._serving, self._pinned})
+
     def use(self, utility: Utility) -> None:
         """Lets another utility order feeds; a bundle that was refused is tried with it."""
         with self._lock:
@@ -185,6 +194,7 @@ class Switch:
 
     def load(self, version: str) -> Funnel:
         """A funnel over a bundle that has been tried. Raises UserError when it cannot serve."""
+        wanted(self._folder / version)
         funnel = self._build(Bundle.open(self._folder / version))
         self_test(funnel)
         return funnel

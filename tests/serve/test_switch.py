@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from data.contract.settings import UserError
 from data.contract.storage import StorageError
 from serve.app import FeedReplica
 from serve.feed import Feed
+from serve.mirrored_bundles import wanted
+from serve.replicas import Replicas
 from serve.settings import ServeSettings
 
 Publish = Callable[..., Path]
@@ -197,3 +200,60 @@ def test_credentials_of_a_storage_are_told_to_nobody(
     assert told["root"] == "s3://KEY@bucket/root"
     assert "s3://KEY@bucket/root/bundles/v2" in told["refused"]["reason"]
     assert "hunter2" not in f"{told} {caplog.text}"
+
+
+def left_alone(bundles: Path) -> list[str]:
+    """Lets hours go by; what lies in the mirror."""
+    for one in bundles.iterdir():
+        if one.is_dir():
+            os.utime(one, (0, 0))
+    return sorted(one.name for one in bundles.iterdir() if one.is_dir())
+
+
+def test_a_mirror_holds_the_bundles_that_are_served_or_pointed_to(
+    bucket: Path, away: Feed, publish_bundle: Publish
+) -> None:
+    bundles = storage.mirror(f"file://{bucket}") / "bundles"
+    other = Replicas(bundles.parent)
+    other.note({"versions": {"bundle": "v1"}})
+    for version in ("v2", "v3"):
+        publish_bundle(bucket, version)
+        away.tick()
+    assert left_alone(bundles) == ["v1", "v2", "v3"]
+    (bundles / "v4").mkdir()  # a job makes it
+    away.tick()
+    assert left_alone(bundles) == ["v1", "v3", "v4"]
+    other.note({"versions": {"bundle": "v3"}})
+    away.pin("v2")
+    away.tick()
+    assert away.models()["bundle"] == "v2"
+    assert left_alone(bundles) == ["v2", "v3", "v4"]
+    other.close()
+    away.tick()
+    assert left_alone(bundles) == ["v2", "v3", "v4"], "v3 is current"
+
+
+def test_a_bundle_that_is_about_to_be_opened_stays_in_the_mirror(
+    bucket: Path, away: Feed, publish_bundle: Publish
+) -> None:
+    bundles = storage.mirror(f"file://{bucket}") / "bundles"
+    publish_bundle(bucket, "v2")
+    away.tick()
+    assert left_alone(bundles) == ["v1", "v2"]
+    wanted(bundles / "v1")
+    away.tick()
+    assert (bundles / "v1").is_dir()
+    assert left_alone(bundles) == ["v1", "v2"]
+    away.tick()
+    assert left_alone(bundles) == ["v2"]
+    assert sorted(one.name for one in (bucket / "bundles").glob("v*")) == ["v1", "v2"]
+
+
+def test_a_root_that_is_no_mirror_keeps_its_bundles(
+    root: Path, feed: Feed, publish_bundle: Publish
+) -> None:
+    publish_bundle(root, "v2")
+    feed.tick()
+    left_alone(root / "bundles")
+    feed.tick()
+    assert left_alone(root / "bundles") == ["v1", "v2"]
