@@ -22,7 +22,7 @@ from ray import serve
 from data.contract.artifact import current
 from data.contract.settings import UserError, to_tree
 from data.contract.storage import uri_of
-from ray_jobs.engine.cluster import connect, num_gpus
+from ray_jobs.engine.cluster import connect, head_elsewhere, num_gpus, on_head
 from ray_jobs.engine.job import console, run
 from serve.access import TOKEN
 from serve.app import NAME, app, refuse_lone_store, refuse_overcommitment
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from serve.proxies import Proxy
     from serve.settings import ServeSettings
 
-SWITCH_SECONDS = 60.0
+SWITCH_SECONDS = 300.0  # a server may have to fetch the bundle first
+BUSY_SECONDS = 30.0
+BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 REQUESTS = 5
 
 
@@ -46,24 +48,31 @@ def main(job: Job) -> dict[str, Any]:
     settings = job.settings.serve
     refuse_open(settings, os.environ.get(TOKEN, ""))
     refuse_lone_store(job.root, settings)
-    refuse_taken_port(settings)
     prepare_environment(settings.proxy)
+    refuse_taken_port(settings)  # may connect to Ray
     bundle = Bundle.open(current(job.root, KIND).path)
     # A shell that is no terminal's starts its background jobs deaf to Ctrl-C's signal.
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     started = time.monotonic()
-    with suppress(KeyboardInterrupt), served(job, settings.port or free_port(settings.host)) as url:
-        line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs); Ctrl-C ends it"
+    port = settings.port or on_head(free_port, settings.host)
+    with suppress(KeyboardInterrupt), served(job, port) as url:
+        line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs){place()}; Ctrl-C ends it"
         console.print(line, soft_wrap=True)
         while True:
             signal.pause()
     return {"bundle": bundle.version, "seconds_served": round(time.monotonic() - started, 1)}
 
 
+def place() -> str:
+    """On which machine a server's URL holds, where that is another one."""
+    head = head_elsewhere()
+    return f" on the cluster's head, {head['NodeManagerAddress']}" if head else ""
+
+
 @contextmanager
 def served(job: Job, port: int) -> Iterator[str]:
-    """Serves the root on this process's Ray while the context lasts. Gives the URL.
+    """Serves the root on this process's Ray while the context lasts. Gives the URL on the head.
 
     Raises:
         UserError: the cluster runs Serve already, which this would reconfigure and then end.
@@ -101,10 +110,15 @@ def prepare_environment(proxy: Proxy) -> None:
 
 def refuse_taken_port(settings: ServeSettings) -> None:
     """Raises UserError when something else listens already."""
+    if settings.port and on_head(is_taken, settings.host, settings.port):
+        raise UserError(f"port {settings.port} is taken; set serve.port, 0 takes a free one")
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether something listens on a port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        if settings.port and probe.connect_ex((settings.host, settings.port)) == 0:
-            raise UserError(f"port {settings.port} is taken; set serve.port, 0 takes a free one")
+        return probe.connect_ex((host, port)) == 0
 
 
 def free_port(host: str) -> int:
@@ -118,16 +132,33 @@ def check_served(job: Job) -> dict[str, Any]:
     """Asks for a feed over HTTP: a server of this root once it has switched, else one started here.
 
     Returns:
-        status, num_items, fallback and latency_ms (median) of a known user's feed.
+        status, num_items, fallback and latency_ms (median) of a known user's feed, the bundle that
+        serves and, where that is not the current one or no feed came, a warning that says so.
+
+    Raises:
+        UserError: the server refuses the bundle, or the cluster serves something else.
     """
     version = current(job.root, KIND).version
     settings = job.settings.serve
     url = f"http://{settings.host}:{settings.port}"
-    if serves_root(url, job):
-        wait_for_bundle(url, version)
-        return ask(url, known_user(job))
-    with served(job, free_port(settings.host)) as own_url:
-        return ask(own_url, known_user(job))
+    if not on_head(serves_root, url, uri_of(job.root.resolve())):
+        with served(job, on_head(free_port, settings.host)) as own_url:
+            return told(on_head(ask, own_url, known_user(job)) | {"bundle": version})
+    serving = on_head(wait_for_bundle, url, version)
+    if refuses(serving, version):
+        raise UserError(f"{url} refuses bundle {version}: {serving['refused']['reason']}")
+    found = on_head(ask, url, known_user(job)) | {"bundle": serving.get("bundle")}
+    if found["bundle"] != version:
+        late = f"{url} has not switched to bundle {version} in {SWITCH_SECONDS:g} s; see its log"
+        found = {"warning": late} | found
+    return told(found)
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """What a server answered, once the warning in it, if any, has been told."""
+    if "warning" in found:
+        console.print(f"[yellow]warning:[/] {found['warning']}", soft_wrap=True)
+    return found
 
 
 def authorization() -> dict[str, str]:
@@ -136,27 +167,54 @@ def authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def serves_root(url: str, job: Job) -> bool:
-    """Whether a server of this root answers at `url`."""
+def models(client: httpx.Client) -> dict[str, Any] | None:
+    """What a server tells of itself: nothing where none of ours answers, None if it is too busy."""
     try:
-        answer = httpx.get(f"{url}/v1/models", timeout=5.0, headers=authorization())
-        return bool(answer.json()["root"] == str(job.root.resolve()))
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return False
+        answer = client.get("/v1/models")
+        if answer.status_code in BUSY:
+            return None
+        found = answer.json() if answer.status_code == httpx.codes.OK else {}
+    except httpx.TimeoutException:
+        return None
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def wait_for_bundle(url: str, version: str) -> None:
-    """Waits until a server has switched. Raises UserError when it refuses or takes too long."""
-    end = time.monotonic() + SWITCH_SECONDS
-    while time.monotonic() < end:
-        models = httpx.get(f"{url}/v1/models", timeout=5.0, headers=authorization()).json()
-        if models["bundle"] == version:
-            return
-        refused = models["refused"]
-        if refused and refused["version"] == version:
-            raise UserError(f"{url} refuses bundle {version}: {refused['reason']}")
-        time.sleep(0.1)
-    raise UserError(f"{url} still serves {models['bundle']}, not {version}; see its log")
+def asking(url: str, timeout_s: float) -> httpx.Client:
+    """A client that this machine's own server lets in."""
+    return httpx.Client(base_url=url, timeout=timeout_s, headers=authorization())
+
+
+def serves_root(url: str, root: str) -> bool:
+    """Whether a server of this root, as `uri_of` names it, answers at `url`."""
+    end = time.monotonic() + BUSY_SECONDS
+    with asking(url, 5.0) as client:
+        while (found := models(client)) is None and time.monotonic() < end:
+            time.sleep(0.1)
+    return bool(found and found.get("root") == root)
+
+
+def wait_for_bundle(url: str, version: str) -> dict[str, Any]:
+    """Waits until a server has switched to a version, or refuses it, or time is up.
+
+    Returns:
+        what it told of itself last, nothing where it told nothing.
+    """
+    end, found = time.monotonic() + SWITCH_SECONDS, dict[str, Any]()
+    with asking(url, 5.0) as client:
+        while True:
+            found = models(client) or found
+            if found.get("bundle") == version or refuses(found, version):
+                return found
+            if time.monotonic() >= end:
+                return found
+            time.sleep(0.1)
+
+
+def refuses(found: dict[str, Any], version: str) -> bool:
+    """Whether a server told that it refuses a version."""
+    return bool((found.get("refused") or {}).get("version") == version)
 
 
 def known_user(job: Job) -> int | str:
@@ -168,18 +226,30 @@ def known_user(job: Job) -> int | str:
 def ask(url: str, user_id: int | str) -> dict[str, Any]:
     """Posts a few requests for one user; the first warms up and is not timed."""
     times = []
-    with httpx.Client(base_url=url, timeout=30.0, headers=authorization()) as client:
+    with asking(url, 30.0) as client:
         for _ in range(1 + REQUESTS):
             started = time.perf_counter()
-            answer = client.post("/v1/recommend", json={"user_id": user_id, "num_items": 10})
+            status, body = recommended(client, user_id)
             times.append((time.perf_counter() - started) * 1000)
-    body = answer.json()
-    return {
-        "status": answer.status_code,
+    found = {
+        "status": status,
         "num_items": len(body.get("items", [])),
         "fallback": body.get("fallback"),
         "latency_ms": round(statistics.median(times[1:]), 2),
     }
+    if status == httpx.codes.OK:
+        return found
+    return found | {"warning": f"{url} gave no feed: {status or 'no answer'}; see its log"}
+
+
+def recommended(client: httpx.Client, user_id: int | str) -> tuple[int | None, dict[str, Any]]:
+    """Status of a request for a feed, None where no answer came, and the feed."""
+    try:
+        answer = client.post("/v1/recommend", json={"user_id": user_id, "num_items": 10})
+    except httpx.HTTPError:
+        return None, {}
+    status = answer.status_code
+    return status, answer.json() if status == httpx.codes.OK else {}
 
 
 if __name__ == "__main__":

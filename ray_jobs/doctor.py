@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.contract.passwords import concealed
 from data.contract.settings import UserError, load
 from ray_jobs import collect_again
 from ray_jobs.engine.container import free_memory
@@ -280,7 +281,9 @@ def show(checks: Sequence[Check], console: Console) -> None:
             else "[yellow]mind[/]"
         )
         remedy = "" if check.ok else check.remedy
-        table.add_row(mark, *map(escape, (check.name, check.found, remedy)))
+        table.add_row(
+            mark, *(escape(concealed(word)) for word in (check.name, check.found, remedy))
+        )
     console.print(table)
 
 
@@ -297,7 +300,7 @@ def main(words: Sequence[str]) -> int:
     show(checks, console)
     ok = all(check.ok for check in checks if check.essential)
     summary = {"job": "doctor", "ok": ok, "checks": [asdict(check) for check in checks]}
-    sys.stdout.write(json.dumps(summary) + "\n")
+    sys.stdout.write(concealed(json.dumps(summary)) + "\n")
     return 0 if ok else 1
 
 

@@ -41,11 +41,23 @@ class FeedReplica:
     def __init__(self, root: str, settings: dict[str, Any]) -> None:
         gc.collect()
         gc.freeze()
-        self._feed = Feed(Path(root), build(ServeSettings, settings))
+        self._feed = Feed(Path(root), build(ServeSettings, settings), opened=False)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Takes `{"bundle": version}`; the feed's own thread switches, requests go on meanwhile."""
+        """Takes `{"bundle": version}`: Ray tells it before the replica is ready, and anew later.
+
+        The first time it serves when this returns; later the feed's own thread switches, and
+        requests go on meanwhile.
+
+        Raises:
+            UserError: there is no bundle that can serve.
+        """
         self._feed.pin(user_config.get("bundle") or "")
+        self._feed.open()
+
+    def check_health(self) -> None:
+        """Ray asks before the replica is ready, too where it had nothing to tell `reconfigure`."""
+        self._feed.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._feed)

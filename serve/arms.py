@@ -81,9 +81,9 @@ class Arms:
         return funnel.with_settings(changed(self._settings, arm.settings))
 
     @property
-    def versions(self) -> list[str]:
-        """Of the bundles that arms serve beside the main one."""
-        return sorted(self._canaries)
+    def bundles(self) -> set[str]:
+        """Versions that arms serve beside the one that serves everyone else."""
+        return {arm.bundle for arm in self._experiment.arms.values() if arm.bundle}
 
     def take_posted(self, store: Store) -> None:
         """Takes posted items into the bundles of canaries."""

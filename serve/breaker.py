@@ -74,11 +74,6 @@ class Breakers:
         return self._known.setdefault(name, Breaker(self._failures, self._pause_s))
 
     @property
-    def open(self) -> list[str]:
-        """Names of those that are open, sorted."""
-        return sorted(name for name, is_open in self.states.items() if is_open)
-
-    @property
     def states(self) -> dict[str, bool]:
         """Whether each is open, of those asked for so far."""
         return {name: breaker.is_open for name, breaker in list(self._known.items())}

@@ -7,20 +7,18 @@ feed.recommend(RecommendRequest(user_id=5)).items
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from data.contract import storage
 from data.contract.settings import UserError
+from serve.answers import debug_of, items_of
 from serve.arms import Arms
 from serve.clock import wall_ms
 from serve.fanout import Fanout
-from serve.funnel import NO_ROWS, Funnel, Slate
+from serve.funnel import NO_ROWS, NOTHING, Funnel, Slate
 from serve.health import Health
 from serve.messages import (
     Action,
@@ -29,7 +27,6 @@ from serve.messages import (
     EventsAccepted,
     Item,
     ItemsAccepted,
-    RecommendedItem,
     RecommendRequest,
     RecommendResponse,
     SimilarItem,
@@ -39,6 +36,7 @@ from serve.metrics import Metrics
 from serve.posting import post_events, post_items
 from serve.programs import placed
 from serve.recent import Recent
+from serve.request_ids import RequestIds
 from serve.request_log import RequestLog, Served
 from serve.shown import Shown
 from serve.stages import Trace
@@ -59,7 +57,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_TOLD = 1000
 EXAMPLES = 8
 TELLING = "telling of itself"
 
@@ -74,12 +71,15 @@ class Feed:
         settings: of serving.
         background: whether a thread follows the pointer and the file, takes in items that other
             replicas were posted, and writes the request log. Without it, call `tick`.
+        opened: whether to serve at once; else `open` it before anything is asked of it.
 
     Raises:
         UserError: there is no bundle that can serve.
     """
 
-    def __init__(self, root: Path, settings: ServeSettings, background: bool = True) -> None:
+    def __init__(
+        self, root: Path, settings: ServeSettings, background: bool = True, opened: bool = True
+    ) -> None:
         self.settings = settings
         self._root = root = storage.here(root)
         self._health = Health(root, settings)
@@ -89,24 +89,39 @@ class Feed:
         observe = self.metrics.observe_source
         self._fanout = Fanout(settings.threads, settings.queue, observe)
         self._utility = UtilityFile(root, settings.utility)
-        try:
-            self._switch = Switch(root, self._build)
-        except Exception:
-            self._fanout.close()
-            self.store.close()
-            raise
+        self._switch = Switch(root, self._build)
         self._arms = Arms(settings, self._switch.load, self.metrics)
-        self._follow_utility()
-        self._arms.follow(self._switch.funnel)
         self._shown = Shown(settings.seen_hours)
         self._feeds: Recent[tuple[str, Slate]] = Recent(settings.remembered_users)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
         self._request_ids = RequestIds()
         self._closing = threading.Event()
         self._logged_ms = wall_ms()
-        self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
+        self._background = background
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-        if background:
+        if opened:
+            try:
+                self.open()
+            except Exception:
+                self.close()
+                raise
+
+    def open(self) -> None:
+        """Serves what is pinned or, where that cannot serve, what the pointer names.
+
+        Does nothing once it serves.
+
+        Raises:
+            UserError: neither can serve.
+        """
+        if self._switch.is_open:
+            return
+        self._switch.open()
+        self._follow_utility()
+        self._arms.follow(self._switch.funnel)
+        self.metrics.serves(self._switch.funnel.versions, self._switch.is_current)
+        self.metrics.refused.set(self._switch.refused is not None)
+        if self._background:
             self._health.work({TELLING: self._note})
             self._thread.start()
 
@@ -146,6 +161,7 @@ class Feed:
             "taking in posted items": self._take_posted,
             "writing the log": self._write_log,
             TELLING: self._note,
+            "clearing the mirror": self._clear_mirror,
         }
         with storage.briefly():
             self._health.work(works)
@@ -170,6 +186,11 @@ class Feed:
 
     def _note(self) -> None:
         self._health.note(self.metrics, self._switch, self._arms)
+
+    def _clear_mirror(self) -> None:
+        if storage.is_mirrored(self._root):
+            noted = {note["versions"]["bundle"] for note in self._health.replicas.living()}
+            self._switch.clear_mirror(noted | self._arms.bundles)
 
     def exposition(self) -> bytes:
         """All metrics, for Prometheus."""
@@ -210,11 +231,11 @@ class Feed:
         self.metrics.arms.labels(self.settings.experiment.name, arm).inc()
         return RecommendResponse(
             request_id=request_id,
-            items=_items(item_ids, slate, funnel.bundle.vocabulary.actions),
+            items=items_of(item_ids, slate, funnel.bundle.vocabulary.actions),
             versions=funnel.versions,
             fallback=trace.fallback,
             timings_ms=trace.timings_ms,
-            debug=_told(funnel, trace) if request.debug else None,
+            debug=debug_of(funnel, trace) if request.debug else None,
         )
 
     def _slate(
@@ -229,16 +250,18 @@ class Feed:
             raise
         except Exception:
             log.exception("the funnel failed; the user's last feed, or popular items, stand in")
-            last = self._feeds.get(request.user_id)
-            if last is not None and last[0] == funnel.bundle.version:
-                trace.fallbacks.add("cached")
-                return query, last[1].first(request.num_items)
+            version, last = self._feeds.get(request.user_id) or ("", NOTHING)
+            if version == funnel.bundle.version:
+                slate = funnel.showable(last, request, query)
+                if len(slate.rows):
+                    trace.fallbacks.add("cached")
+                    return query, slate
         else:
             if len(slate.rows):
                 self._feeds.put(request.user_id, (funnel.bundle.version, slate))
                 return query, slate
         trace.fallbacks.add("popular")
-        return query, funnel.popular(NO_ROWS, request.num_items)
+        return query, funnel.showable(funnel.popular(), request, query)
 
     def _shown_rows(self, funnel: Funnel, request: RecommendRequest) -> Any:
         user_id = funnel.users.canonical_id(request.user_id)
@@ -255,7 +278,7 @@ class Feed:
         arm: str,
     ) -> None:
         self._shown.add(query.user.user_id, query.user.now_ms, item_ids)
-        if self.settings.log_requests:
+        if self.settings.log_requests and item_ids:
             history = query.user.events.newest(funnel.bundle.longest_history)
             rows = (query.about, history.item, query.named)
             about, events, named = map(funnel.catalogue.external, rows)
@@ -330,7 +353,7 @@ class Feed:
         bundle = self._switch.funnel.bundle
         manifest = bundle.artifact.manifest
         return {
-            "root": str(self._root.resolve()),
+            "root": storage.uri_of(self._root.resolve()),
             "bundle": bundle.version,
             "versions": self._switch.funnel.versions,
             "utility": self._utility.describe(),
@@ -355,44 +378,3 @@ class Feed:
             return self.store.last_sequence
         except StoreError:
             return None
-
-
-def _items(
-    item_ids: list[int | str], slate: Slate, actions: tuple[str, ...]
-) -> list[RecommendedItem]:
-    scores, predictions = slate.scores.tolist(), slate.predictions.tolist()
-    return [
-        RecommendedItem.model_construct(
-            item_id=item_ids[at],
-            score=scores[at],
-            predictions=dict(zip(actions, predictions[at], strict=False)),
-            source=slate.sources[at],
-        )
-        for at in range(len(item_ids))
-    ]
-
-
-def _told(funnel: Funnel, trace: Trace) -> dict[str, Any]:
-    """What `debug` asks for: what each stage did, and why candidates are not in the feed."""
-    rows = np.concatenate([NO_ROWS, *(part for parts in trace.dropped.values() for part in parts)])
-    reasons = [reason for reason, count in trace.drops.items() for _ in range(count)]
-    pairs = zip(funnel.catalogue.external(rows[:MOST_TOLD]), reasons, strict=False)
-    items = [{"item_id": item, "reason": reason} for item, reason in pairs]
-    return trace.funnel | {"dropped": trace.drops, "dropped_items": items}
-
-
-class RequestIds:
-    """Numbers below 2^53 (JSON's safe range): time, then salt that tells replicas apart."""
-
-    SALTS = 1 << 12
-
-    def __init__(self) -> None:
-        self._salt = secrets.randbelow(self.SALTS)
-        self._last = 0
-        self._lock = threading.Lock()
-
-    def next(self) -> int:
-        """A number that this process never gave before."""
-        with self._lock:
-            self._last = max(self._last + self.SALTS, wall_ms() * self.SALTS + self._salt)
-            return self._last

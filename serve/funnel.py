@@ -47,6 +47,7 @@ from serve.utility import Utility
 if TYPE_CHECKING:
     from serve.bundle import Bundle
     from serve.fanout import Fanout, Round
+    from serve.ids import Mask
     from serve.messages import RecommendRequest
     from serve.settings import ServeSettings
     from serve.stages import Trace
@@ -76,11 +77,21 @@ class Slate:
     sources: list[str]
     propensity: Floats
 
-    def first(self, num_items: int) -> Slate:
-        """The first places."""
-        cut = slice(num_items)
-        arrays = (self.rows[cut], self.scores[cut], self.predictions[cut])
-        return Slate(*arrays, self.sources[cut], self.propensity[cut])
+    def take(self, at: Ints) -> Slate:
+        """Some of the places."""
+        arrays = (self.rows[at], self.scores[at], self.predictions[at])
+        return Slate(*arrays, [self.sources[n] for n in at.tolist()], self.propensity[at])
+
+    @classmethod
+    def unranked(cls, rows: Ints, source: str) -> Slate:
+        """Rows [N] of one source in its own order."""
+        scores, certain = -np.arange(len(rows), dtype=np.float32), np.ones(len(rows), np.float32)
+        return cls(
+            rows, scores, np.zeros((len(rows), 0), np.float32), [source] * len(rows), certain
+        )
+
+
+NOTHING = Slate.unranked(NO_ROWS, "")
 
 
 class Funnel:
@@ -169,8 +180,7 @@ class Funnel:
         if request.surface == RELATED and request.context == type(request.context)():
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self.read(request.user_id, trace)
-        asked = self.catalogue.rows_of(request.exclude)
-        named = np.concatenate([asked[self.catalogue.is_known(asked)], shown])
+        named = np.concatenate([self._excluded(request), shown])
         exclude = self.catalogue.with_copies(np.concatenate([user.seen, named]))
         return Query(user, request.context, request.surface, about, named, exclude, self._tower)
 
@@ -297,10 +307,36 @@ class Funnel:
             return in_order
         return scores
 
-    def popular(self, exclude: Ints, num_items: int) -> Slate:
+    def popular(self) -> Slate:
         """What is left when all else failed: popular items."""
-        rows = np.asarray(self.bundle.popular[: num_items + len(exclude)])
-        rows = rows[~np.isin(rows, exclude)][:num_items]
-        scores = -np.arange(len(rows), dtype=np.float32)
-        predictions, certain = np.zeros((len(rows), 0), np.float32), np.ones(len(rows), np.float32)
-        return Slate(rows, scores, predictions, ["popular"] * len(rows), certain)
+        return Slate.unranked(np.asarray(self.bundle.popular), "popular")
+
+    def showable(self, slate: Slate, request: RecommendRequest, query: Query | None) -> Slate:
+        """The places of a slate, made for no one or for an earlier request, that may be shown.
+
+        What was seen, or shown lately, may be; what cannot be told of may not.
+
+        Args:
+            slate: that stands in where the funnel failed or found nothing.
+            request: as it came.
+            query: it, where it could be read.
+        """
+        try:
+            kept = np.flatnonzero(self._may_show(slate.rows, request, query))
+        except Exception:
+            log.exception("what may be shown cannot be told; nothing is")
+            return NOTHING
+        return slate.take(kept[: request.num_items])
+
+    def _may_show(self, rows: Ints, request: RecommendRequest, query: Query | None) -> Mask:
+        excluded = self.catalogue.with_copies(self._excluded(request))
+        kept = self.catalogue.may_serve(rows) & ~np.isin(rows, excluded)
+        if query is not None:
+            for one in self.filters:
+                kept &= one(query, rows)
+        return kept
+
+    def _excluded(self, request: RecommendRequest) -> Ints:
+        """Rows of the known items that a request excludes. Raises UserError."""
+        asked = self.catalogue.rows_of(request.exclude)
+        return asked[self.catalogue.is_known(asked)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from data.contract.passwords import concealed
 from serve.replicas import Replicas
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class Health:
             try:
                 piece()
             except Exception as error:
-                if self._troubles.get(name) != repr(error):
+                trouble = concealed(repr(error))
+                if self._troubles.get(name) != trouble:
                     log.exception("%s failed; trying again", name)
-                self._troubles[name] = repr(error)
+                self._troubles[name] = trouble
             else:
                 self._troubles.pop(name, None)
 
@@ -55,7 +57,7 @@ class Health:
         for name in self._breakers:
             metrics.breakers.labels(name).set(states.get(name, False))
         refused = None if switch.refused is None else switch.refused.version
-        facts = {"versions": funnel.versions, "arms": arms.versions, "refused": refused}
+        facts = {"versions": funnel.versions, "arms": sorted(arms.bundles), "refused": refused}
         self.replicas.note(facts)
 
     def count(self, metrics: Metrics) -> None:

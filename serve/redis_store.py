@@ -20,6 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from data.contract.passwords import concealed
 from data.contract.settings import UserError
 from serve.store import (
     Appended,
@@ -107,7 +108,7 @@ class RedisStore(Store):
     """Posted events and items in a Redis server.
 
     Args:
-        url: `redis://host:port/database`.
+        url: `redis://host:port/database`, or `redis://user:password@host:port/database`.
         max_actions: newest actions kept at hand for a user.
         timeout_s: after which a call fails.
         read_s: after which reading a user's actions fails, for which a feed waits.
@@ -132,7 +133,8 @@ class RedisStore(Store):
             self._reader = _client(url, read_s)
             self._redis.ping()
         except (redis.RedisError, ValueError) as error:
-            raise UserError(f"serve.store={url}: {error}; is a Redis server there?") from None
+            said = f"serve.store={concealed(url)}: {concealed(str(error))}"
+            raise UserError(f"{said}; is a Redis server there?") from None
         self._append_script = self._redis.register_script(APPEND)
         self._put_script = self._redis.register_script(PUT_ITEMS)
         self._drop_script = self._redis.register_script(DROP)
@@ -148,7 +150,7 @@ class RedisStore(Store):
             log.warning(
                 "%s does not write before it answers (appendonly %s, appendfsync %s): what was "
                 "posted last may be lost if it is killed",
-                url,
+                concealed(url),
                 kept.get("appendonly"),
                 kept.get("appendfsync"),
             )

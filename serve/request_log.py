@@ -4,7 +4,7 @@
 columns, positions from 0, plus score and predictions; the next day joins the labels.
 `<root>/requests/features/hour=...` has one row a request with the encoded history and the user row
 that were used. All other features are those of the bundle that `versions` names, which never
-changes.
+changes. Of a root in object storage both lie there alone.
 """
 
 from __future__ import annotations
@@ -120,9 +120,11 @@ class RequestLog:
         return len(waiting)
 
     def _put(self) -> None:
-        """Takes what was written to where the root lies."""
+        """Takes what was written to where the root lies; no server reads it again."""
         while self._written:
             storage.put(self._written[0])
+            if storage.is_mirrored(self._written[0]):
+                self._written[0].unlink(missing_ok=True)
             del self._written[0]
 
     def _write_groups(self, waiting: list[tuple[Served, tuple[str, ...]]]) -> None:
@@ -138,8 +140,11 @@ class RequestLog:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"part-{uuid.uuid4().hex}.parquet"
         temporary = folder / f".{name}"
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.rename(folder / name)
+        try:
+            pq.write_table(table, temporary, compression="zstd")
+            temporary.rename(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._written.append(folder / name)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from data.contract.passwords import concealed
 from data.contract.settings import Count, NonNegative, Positive, Share
 from serve.experiments import Experiment
 from serve.filters import Rule
@@ -138,8 +139,8 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if self.store != "local" and not self.store.startswith(REDIS):
             raise ValueError(
-                f"serve.store={self.store} is neither local nor an address of Redis such as "
-                "redis://127.0.0.1:6379/0"
+                f"serve.store={concealed(self.store)} is neither local nor an address of Redis "
+                "such as redis://127.0.0.1:6379/0"
             )
         if 0 < self.max_replicas < self.replicas:
             raise ValueError(

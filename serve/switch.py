@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.contract import storage
-from data.contract.artifact import MANIFEST, POINTER, is_whole
+from data.contract.artifact import MANIFEST, POINTER, renew
+from data.contract.passwords import concealed
 from data.contract.settings import UserError
+from data.contract.storage import StorageError
 from serve.bundle import KIND, Bundle
 from serve.funnel import Funnel
 from serve.messages import RecommendRequest
+from serve.mirrored_bundles import clear, wanted
 from serve.stages import Trace
 
 if TYPE_CHECKING:
@@ -35,7 +38,8 @@ log = logging.getLogger(__name__)
 TRIED = 50
 UNKNOWN = "-1"  # reads as an id of either type
 
-NOWHERE = ("", 0)
+Pointed = tuple[str, int]
+NOWHERE: Pointed = ("", 0)
 
 Build = Callable[[Bundle], Funnel]
 
@@ -49,14 +53,11 @@ class Refused:
 
 
 class Switch:
-    """Holds the funnel that serves.
+    """Holds the funnel that serves, once it is open.
 
     Args:
         root: the root; `<root>/bundles/CURRENT` is followed.
         build: makes a funnel of a bundle.
-
-    Raises:
-        UserError: there is no bundle, or it is broken and there is no other to serve.
     """
 
     def __init__(self, root: Path, build: Build) -> None:
@@ -64,9 +65,44 @@ class Switch:
         self._build = build
         self._lock = threading.Lock()
         self._pinned = ""
-        self._pointed = self._pointer()
-        self.funnel = self.load(self._pointed[0])
+        self._pointed = NOWHERE
+        self._funnel: Funnel | None = None
         self.refused: Refused | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a funnel."""
+        return self._funnel is not None
+
+    @property
+    def funnel(self) -> Funnel:
+        """What serves."""
+        assert self._funnel is not None, "open it first"
+        return self._funnel
+
+    def open(self) -> None:
+        """Loads what is pinned; where that cannot serve, and is refused, what the pointer names.
+
+        Raises:
+            UserError: there is no bundle that can serve.
+            StorageError: the root's storage does not answer.
+        """
+        with self._lock:
+            if self._pinned:
+                self._follow()
+            if self._funnel is None:
+                self._open_current()
+
+    def _open_current(self) -> None:
+        try:
+            pointed = self._look(self._current())
+            self._funnel = self.load(pointed[0])
+        except UserError as error:
+            if self.refused is None or isinstance(error, StorageError):
+                raise
+            raise UserError(f"{self.refused.reason}; nor {POINTER}: {error}") from error
+        if not self._pinned:
+            self._pointed = pointed
 
     def pin(self, version: str) -> None:
         """Lets `follow` switch to a version and stay there; "" goes back to the pointer."""
@@ -78,28 +114,48 @@ class Switch:
         return self.refused is None and self._pointed[0] == self.funnel.bundle.version
 
     def follow(self) -> bool:
-        """Looks at the pointer and switches if it names another bundle. Gives whether it did."""
+        """Looks at the pointer and switches if it names another bundle. Gives whether it did.
+
+        Raises:
+            StorageError: the root's storage does not answer; what served goes on.
+        """
         with self._lock:
-            try:
-                pointed = self._pointer()
-            except UserError as error:
-                self._refuse(self._pinned, error)
-                self._pointed = NOWHERE  # what it was is tried again once it is back
-                return False
-            if pointed == self._pointed:
-                return False
-            self._pointed = pointed
-            return self._switch(pointed[0])
+            return self._follow()
+
+    def _follow(self) -> bool:
+        version = self._pinned
+        try:
+            version = version or self._current()
+            pointed = self._look(version)
+        except StorageError:
+            raise  # says nothing of the bundle
+        except UserError as error:
+            self._refuse(version, error)
+            self._pointed = NOWHERE  # what it was is tried again once it is back
+            return False
+        if pointed == self._pointed:
+            return False
+        self._pointed = pointed
+        return self._switch(version)
+
+    def clear_mirror(self, served: Collection[str]) -> None:
+        """Removes from this machine's mirror the bundles that neither this nor others serve.
+
+        Raises:
+            StorageError: the root's storage does not answer.
+        """
+        clear(self._folder, {*served, self._serving, self._pinned})
 
     def use(self, utility: Utility) -> None:
         """Lets another utility order feeds; a bundle that was refused is tried with it."""
         with self._lock:
-            self.funnel = self.funnel.with_utility(utility)
+            self._funnel = self.funnel.with_utility(utility)
             if self.refused is not None:
                 self._pointed = NOWHERE
 
     def _switch(self, version: str) -> bool:
-        if version == self.funnel.bundle.version:
+        before = self._serving
+        if version == before:
             self.refused = None
             return False
         try:
@@ -107,33 +163,38 @@ class Switch:
         except Exception as error:  # whatever is wrong with it, the old one goes on serving
             self._refuse(version, error)
             return False
-        log.info("bundle %s follows %s", version, self.funnel.bundle.version)
-        self.funnel, self.refused = funnel, None
+        log.info("bundle %s follows %s", version, before or "nothing")
+        self._funnel, self.refused = funnel, None
         return True
 
+    @property
+    def _serving(self) -> str:
+        return "" if self._funnel is None else self._funnel.bundle.version
+
     def _refuse(self, version: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, UserError) else repr(error)
+        reason = concealed(str(error) if isinstance(error, UserError) else repr(error))
         if self.refused != Refused(version, reason):
             log.error("bundle %s is refused: %s", version, reason)
         self.refused = Refused(version, reason)
 
-    def _pointer(self) -> tuple[str, int]:
-        """Version that is pointed to, and when it was published. Raises UserError."""
-        version = self._pinned
-        try:
-            storage.fetch(self._folder / POINTER, fresh=True)
-            version = version or (self._folder / POINTER).read_text().strip()
-            is_whole(self._folder / version)  # brings it here
-            return version, (self._folder / version / MANIFEST).stat().st_mtime_ns
-        except OSError:
-            if self._pinned:
-                raise UserError(f"{self._folder} has no bundle {version}") from None
-            raise UserError(
-                f"no bundle to serve at {self._folder}; run the pipeline first"
-            ) from None
+    def _current(self) -> str:
+        """Version that the pointer names, where the root lies. Raises UserError."""
+        named = storage.text(self._folder / POINTER)
+        if named is None:
+            uri = storage.uri_of(self._folder)
+            raise UserError(f"no bundle to serve at {uri}; run the pipeline first")
+        return named.strip()
+
+    def _look(self, version: str) -> Pointed:
+        """Brings a bundle here as it was published last; tells when that was. Raises UserError."""
+        folder = self._folder / version
+        if not renew(folder):
+            raise UserError(f"{storage.uri_of(self._folder)} has no bundle {version}")
+        return version, (storage.here(folder) / MANIFEST).stat().st_mtime_ns
 
     def load(self, version: str) -> Funnel:
         """A funnel over a bundle that has been tried. Raises UserError when it cannot serve."""
+        wanted(self._folder / version)
         funnel = self._build(Bundle.open(self._folder / version))
         self_test(funnel)
         return funnel

@@ -58,7 +58,7 @@ class UtilityFile:
             settings = _overridden(self._base, seen)
             utility = Utility.of(settings, vocabulary)
         except UserError as error:
-            self._refuse(f"{self._path}: {error}")
+            self._refuse(f"{storage.uri_of(self._path)}: {error}")
             return None
         log.info("utility %s is in force", utility.version)
         self._settings, self.refused = settings, None
@@ -83,7 +83,7 @@ def in_force(root: Path, settings: UtilitySettings) -> UtilitySettings:
     try:
         return _overridden(settings, _read(path))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{storage.uri_of(path)}: {error}") from None
 
 
 def write(root: Path, settings: UtilitySettings) -> Path:

@@ -105,7 +105,8 @@ class Artifact:
             if not file.is_file():
                 raise UserError(f"{self.manifest.name} lacks {name}; publish it again")
             if checksum(file) != expected:
-                raise UserError(f"{file} does not match its checksum; publish it again")
+                uri = storage.uri_of(file)
+                raise UserError(f"{uri} does not match its checksum; publish it again")
 
 
 @dataclass(slots=True)
@@ -155,6 +156,20 @@ def is_whole(path: Path) -> bool:
     if not file.is_file() and storage.exists(path / MANIFEST):
         storage.fetch(path, fresh=True)
     return file.is_file()
+
+
+def renew(path: Path) -> bool:
+    """Brings an artefact here as it was published last; whether it is where it comes from.
+
+    What is here already may be of an earlier publication.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    there, file = storage.text(path / MANIFEST), storage.here(path) / MANIFEST
+    if there is not None and not (file.is_file() and file.read_text() == there):
+        storage.fetch(path, fresh=True)
+    return there is not None
 
 
 def current(root: Path, kind: str) -> Artifact:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
+from data.contract.passwords import concealed
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -107,4 +108,5 @@ def _of_fsspec(uri: str, error: Exception) -> tuple[Any, str]:
         return fs.PyFileSystem(fs.FSSpecHandler(system)), place
     except (ImportError, ValueError, OSError):
         scheme = uri.partition("://")[0]
-        raise StorageError(f"{scheme}:// is no storage that can be reached: {error}") from error
+        said = f"{scheme}:// is no storage that can be reached: {concealed(str(error))}"
+        raise StorageError(said) from None

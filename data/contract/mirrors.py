@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.contract import filesystems
+from data.contract.passwords import concealed
 
 MARK = "homefeed-mirror"
 PLACE = "HOMEFEED_MIRROR"
@@ -47,13 +48,13 @@ def here(path: Path) -> Path:
 
 
 def uri_of(path: Path) -> str:
-    """Where a path in a mirror comes from; other paths as they are."""
+    """Where a path in a mirror comes from, to be shown; other paths as they are."""
     if not is_mirrored(path):
         return str(path)
     scheme, host, *rest = path.parts[path.parts.index(MARK) + 1 :]
     host, mark, options = host.partition("?")
     place = "/".join([host, *rest])
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{place}{mark}{options}"
+    return concealed(f"{scheme}://{'/' if scheme == 'file' else ''}{place}{mark}{options}")
 
 
 def origin(path: Path) -> tuple[Any, str]:

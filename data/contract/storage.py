@@ -58,6 +58,7 @@ __all__ = [
     "is_mirrored",
     "is_uri",
     "mirror",
+    "names",
     "place_of",
     "put",
     "put_as",
@@ -106,7 +107,7 @@ def check(root: str) -> None:
     bucket = PurePosixPath(place).parts[0]
     found = _tried(path, "reached", lambda: system.get_file_info(bucket))
     if found.type == fs.FileType.NotFound:
-        raise StorageError(f"root={root}: there is no bucket {bucket}; make it first")
+        raise StorageError(f"root={uri_of(path)}: there is no bucket {bucket}; make it first")
 
 
 def exists(path: Path) -> bool:
@@ -213,6 +214,22 @@ def update(folder: Path) -> None:
     """Brings here what a folder of a mirror has there and not here. Raises StorageError."""
     for one in _there(folder):
         fetch(_under(folder, origin(folder)[1], one))
+
+
+def names(folder: Path) -> frozenset[str]:
+    """Names in a folder; of a mirror, those here and those where it comes from.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    found = {one.name for one in folder.iterdir()} if folder.is_dir() else set[str]()
+    if is_mirrored(folder):
+        system, place = origin(folder)
+        selector = fs.FileSelector(place, allow_not_found=True)
+        found |= {
+            i.base_name for i in _tried(folder, "read", lambda: system.get_file_info(selector))
+        }
+    return frozenset(found)
 
 
 def changes(folder: Path, name: str) -> frozenset[tuple[str, int]]:
@@ -329,6 +346,12 @@ def expand(pattern: str) -> str:
     there goes here too.
     """
     path = mirror(pattern)
+    _mirrored(path)
+    return str(path)
+
+
+def _mirrored(path: Path) -> None:
+    """Brings what a path of a mirror names here, and lets go of what is gone there."""
     one = "*" not in path.name
     whole = path if one else path.parent
     system, place = origin(whole)
@@ -341,7 +364,6 @@ def expand(pattern: str) -> str:
     for file in set(here_now) - named.keys():
         if file.is_file():
             file.unlink()
-    return str(path)
 
 
 def _files(system: Any, place: str, recursive: bool = True) -> list[Any]:
@@ -371,4 +393,7 @@ def brought(word: str, name: str = "") -> Path:
         word: of a file or a folder.
         name: of the file in the folder that is wanted, if not all of it.
     """
-    return Path(expand(uri_of(mirror(word) / name))) if is_uri(word) else Path(word, name)
+    path = mirror(word) / name if is_uri(word) else Path(word, name)
+    if is_uri(word):
+        _mirrored(path)
+    return path

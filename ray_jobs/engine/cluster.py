@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
 from data.contract.settings import UserError
 from ray_jobs.engine import container
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MIB = 1 << 20
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
+T = TypeVar("T")
 
 
 def connect(num_cpus: int = 0) -> None:
@@ -34,6 +39,31 @@ def connect(num_cpus: int = 0) -> None:
 def is_private() -> bool:
     """Whether the cluster is this job's own, which gets no further nodes."""
     return not os.environ.get("RAY_ADDRESS")
+
+
+def head_elsewhere() -> dict[str, Any] | None:
+    """The cluster's head, as Ray lists its nodes; None where it is the node of this process."""
+    if is_private():
+        return None
+    connect()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    head = next(node for node in nodes if HEAD in node["Resources"])
+    return None if head["NodeID"] == _node_here() else head
+
+
+def _node_here() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def on_head(function: Callable[..., T], *words: Any) -> T:
+    """What a function gives where Ray Serve's proxy listens, which may be on loopback alone."""
+    head = head_elsewhere()
+    if head is None:
+        return function(*words)
+    there = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": head["NodeID"]})(function)
+    found: T = ray.get(there.remote(*words))
+    return found
 
 
 _kept_to = 0
@@ -65,7 +95,7 @@ def beside_files() -> dict[str, Any]:
     """
     if not _files_stay:
         return {}
-    node = ray.get_runtime_context().get_node_id()
+    node = _node_here()
     _refuse_idle(node)
     return {"label_selector": {"ray.io/node-id": node}}
 

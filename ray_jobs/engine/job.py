@@ -35,6 +35,7 @@ from data.contract.artifact import (
     version_of,
     write_atomically,
 )
+from data.contract.passwords import concealed
 from data.contract.settings import (
     Tree,
     UserError,
@@ -222,7 +223,8 @@ def start(words: Sequence[str], arguments: type[Any] = NoArguments, remember: bo
 
 def fail(message: str) -> typing.NoReturn:
     """Says what is to be mended, in one line that can be copied, and ends with code 2."""
-    console.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    said = escape(concealed(message))
+    console.print(f"[red]error:[/red] {said}", highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
@@ -258,7 +260,8 @@ def recall(root: Path) -> Tree:
     if not storage.fetch(path, fresh=True):
         return {}
     tree = read_yaml(path)
-    console.print(f"settings remembered in {path}: {json.dumps(tree)}", highlight=False)
+    said = f"settings remembered in {path}: {json.dumps(tree)}"
+    console.print(concealed(said), highlight=False)
     return tree
 
 
@@ -274,7 +277,7 @@ def keep(root: Path, explicit: Mapping[str, Any]) -> None:
 def finish(job: Job, summary: Mapping[str, Any]) -> None:
     """Writes the summary to `<root>/summary.json` and to the last line of stdout."""
     taken = {"seconds": job.seconds, "peak_mib": job.peak_mib, "made": job.made}
-    line = json.dumps(dict(summary) | taken)
+    line = concealed(json.dumps(dict(summary) | taken))
     write_atomically(job.root / "summary.json", line + "\n")
     sys.stderr.flush()
     sys.stdout.write(line + "\n")

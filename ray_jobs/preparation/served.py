@@ -65,8 +65,8 @@ def closed_until(root: Path, label_ms: int, now_ms: int) -> int:
         label_ms: for how long labels stay open.
         now_ms: a moment that has come, by the server's clock; the log may know of a later one.
     """
-    hours = _logged(root)
-    logged = pc.max(_read(hours[-1], ["timestamp"])["timestamp"]).as_py() if hours else 0
+    newest = next(filter(_brought, reversed(_hours(root))), None)
+    logged = pc.max(_read(newest, ["timestamp"])["timestamp"]).as_py() if newest else 0
     return max(0, max(now_ms, logged) - label_ms)
 
 
@@ -82,12 +82,12 @@ def write_served(
         dataset: names the labels, and the top of a slate.
         path: of the Parquet file; it appears when it is whole.
     """
-    hours = _hours(root, span[0], span[1] + attribution.within_ms)
+    hours = _within(root, span[0], span[1] + attribution.within_ms)
     for number, folder in enumerate(hours):
         attribution.see(number, _read(folder, KEYS))
     part, writer = path.with_suffix(".part"), None
     # Later hours were seen for what they take of the events; their own feeds wait.
-    for number, folder in enumerate(_hours(root, *span)):
+    for number, folder in enumerate(_until(hours, span[1])):
         shown = _read(folder, COLUMNS)
         table = attribution.labelled(number, shown, dataset.vocabulary.actions)
         position = pc.add(table["position"], pa.scalar(dataset.first_position, pa.int16()))
@@ -107,17 +107,30 @@ def write_served(
     return True
 
 
-def _hours(root: Path, first_ms: int, last_ms: int) -> list[Path]:
-    """Folders of the request log from the hour of a moment to that of another."""
-    low, high = (f"hour={hour_of(moment)}" for moment in (first_ms, last_ms))
-    return [folder for folder in _logged(root) if low <= folder.name <= high]
+def _within(root: Path, first_ms: int, last_ms: int) -> list[Path]:
+    """Folders from the hour of a moment to that of another, with what they hold."""
+    hours = [folder for folder in _hours(root) if _name(first_ms) <= folder.name]
+    return [folder for folder in _until(hours, last_ms) if _brought(folder)]
 
 
-def _logged(root: Path) -> list[Path]:
-    """Folders of hours in order; one that a server was killed in may have no whole file."""
-    storage.update(root / FOLDER)
-    folders = sorted((root / FOLDER / "impressions").glob("hour=*"))
-    return [folder for folder in folders if _files(folder)]
+def _until(hours: Sequence[Path], last_ms: int) -> list[Path]:
+    return [folder for folder in hours if folder.name <= _name(last_ms)]
+
+
+def _name(moment_ms: int) -> str:
+    return f"hour={hour_of(moment_ms)}"
+
+
+def _hours(root: Path) -> list[Path]:
+    """Folders of the request log's hours in order, whether they lie here or in a storage."""
+    log = root / FOLDER / "impressions"
+    return [log / name for name in sorted(storage.names(log)) if name.startswith("hour=")]
+
+
+def _brought(folder: Path) -> bool:
+    """Brings an hour here; one that a server was killed in may have no whole file."""
+    storage.update(folder)
+    return bool(_files(folder))
 
 
 def _read(folder: Path, columns: Sequence[str]) -> pa.Table:

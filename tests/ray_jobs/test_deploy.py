@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,15 +24,20 @@ from ray import serve
 
 from data.contract import artifact
 from data.contract.settings import UserError
+from ray_jobs import deploy
 from ray_jobs.deploy import (
+    ask,
     check_served,
     free_port,
     known_user,
     main,
+    place,
     prepare_environment,
     refuse_taken_port,
     serves_root,
+    wait_for_bundle,
 )
+from ray_jobs.engine import cluster
 from ray_jobs.engine.job import Job
 from serve.api import create_api
 from serve.feed import Feed
@@ -39,6 +45,7 @@ from serve.proxies import ENVIRONMENT
 from serve.settings import ServeSettings
 from tests.tiny_root import TinyLog, write_bundle
 
+CLIENT = httpx.Client
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -88,7 +95,7 @@ def wait_until_ready(url: str, seconds: float = 90.0) -> None:
 def test_a_running_server_of_the_root_is_asked_once_it_has_switched(root: Path) -> None:
     job = job_of(root, port=free_port("127.0.0.1"))
     with running(job) as url:
-        assert serves_root(url, job)
+        assert serves_root(url, str(root.resolve()))
         write_bundle(root, "v2", TinyLog())
         served = check_served(job)
         assert httpx.get(f"{url}/v1/models").json()["bundle"] == "v2"
@@ -115,12 +122,108 @@ def test_a_server_of_another_root_is_not_asked(root: Path, tmp_path: Path) -> No
     other = Path(shutil.copytree(root, tmp_path / "other"))
     port = free_port("127.0.0.1")
     with running(job_of(other, port=port)) as url:
-        assert not serves_root(url, job_of(root, port=port))
+        assert not serves_root(url, str(root.resolve()))
 
 
-def test_without_a_server_one_is_started_asked_and_ended(ray_cluster: None, root: Path) -> None:
+class Server:
+    """Answers as a server of ours does, from a list; the last answer is given again.
+
+    A number is the status of a server that is too busy.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Any) -> None:
+        self._answers = list(answers)
+        transport = httpx.MockTransport(self._answer)
+        monkeypatch.setattr(httpx, "Client", partial(CLIENT, transport=transport))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, int):
+            return httpx.Response(answer, json={"detail": "too many requests in work"})
+        return httpx.Response(200, json=answer)
+
+
+def serving(bundle: str, root: Path | None = None) -> dict[str, Any]:
+    return {"bundle": bundle, "refused": None, "root": str(root and root.resolve()), "items": [{}]}
+
+
+def test_a_busy_server_is_asked_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    Server(monkeypatch, 503, httpx.ReadTimeout("slow"), 503, serving("v1"), serving("v2"))
+    assert wait_for_bundle("http://server", "v2")["bundle"] == "v2"
+
+
+def test_a_busy_server_is_known_by_its_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Server(monkeypatch, 503, 503, serving("v1", root))
+    assert serves_root("http://server", str(root.resolve()))
+    Server(monkeypatch, httpx.ConnectError("refused"))
+    assert not serves_root("http://server", str(root.resolve()))
+
+
+@pytest.mark.parametrize(
+    ("then", "status", "said"),
+    [(None, 200, "has not switched to bundle v1"), (503, 503, "gave no feed: 503")],
+)
+def test_a_server_that_has_not_switched_is_a_warning(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    then: int | None,
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(deploy, "SWITCH_SECONDS", 0.0)
+    old = serving("v0", root)
+    Server(monkeypatch, old, old, then or old)
+    served = check_served(job_of(root))
+    assert (served["status"], served["bundle"]) == (status, "v0")
+    assert said in served["warning"]
+    assert said in capsys.readouterr().err
+
+
+def test_a_server_that_gives_no_answer_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    Server(monkeypatch, httpx.ReadTimeout("slow"))
+    found = ask("http://server", 1)
+    assert (found["status"], found["num_items"]) == (None, 0)
+    assert "gave no feed: no answer" in found["warning"]
+
+
+def process() -> int:
+    return os.getpid()
+
+
+@pytest.fixture
+def on_another_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process were a job that was submitted to a node that is not the head."""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(cluster, "_node_here", lambda: "another")
+
+
+def test_a_job_on_another_node_asks_on_the_head(ray_cluster: None, on_another_node: None) -> None:
+    assert cluster.on_head(process) != os.getpid()
+    assert place().startswith(" on the cluster's head, 127.0.0.2")
+
+
+def test_a_job_on_the_head_asks_there_itself(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.on_head(process) == os.getpid()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster.on_head(process) == os.getpid()
+    assert place() == ""
+
+
+@pytest.mark.parametrize("on", ["the head", "another node"])
+def test_without_a_server_one_is_started_asked_and_ended(
+    ray_cluster: None, root: Path, on: str, request: pytest.FixtureRequest
+) -> None:
+    if on == "another node":
+        request.getfixturevalue("on_another_node")
     served = check_served(job_of(root, port=free_port("127.0.0.1")))
     assert (served["status"], served["num_items"], served["fallback"]) == (200, 10, False)
+    assert served["bundle"] == "v1"
+    assert "warning" not in served
 
 
 def test_a_running_serve_is_left_alone(ray_cluster: None, root: Path) -> None:

@@ -56,4 +56,4 @@ def test_each_name_has_its_own() -> None:
     breakers["a"].note(False)
     assert not breakers["a"].allows()
     assert breakers["b"].allows()
-    assert breakers.open == ["a"]
+    assert breakers.states == {"a": True, "b": False}

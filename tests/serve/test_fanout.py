@@ -43,6 +43,10 @@ def fail() -> Found:
     raise ValueError("no luck")
 
 
+def opened(breakers: Breakers) -> list[str]:
+    return sorted(name for name, is_open in breakers.states.items() if is_open)
+
+
 def test_answers_come_in_the_order_asked(fanout: Fanout) -> None:
     slow = threading.Event()
 
@@ -92,7 +96,7 @@ def test_a_source_that_fails_again_and_again_is_left_alone(fanout: Fanout) -> No
         assert "no luck" in ask(fanout, {"bad": fail}, {"bad": 20.0}, breakers).failures["bad"]
     calls, deadlines = {"bad": fail, "quick": nothing}, {"bad": 20.0, "quick": 20.0}
     assert ask(fanout, calls, deadlines, breakers).failures == {"bad": "open"}
-    assert breakers.open == ["bad"]
+    assert opened(breakers) == ["bad"]
 
 
 def test_what_is_shed_says_nothing_about_the_source() -> None:
@@ -103,7 +107,7 @@ def test_what_is_shed_says_nothing_about_the_source() -> None:
 
     found = ask(crowded, {"a": stuck, "b": nothing}, {"a": 0.05, "b": 0.05}, breakers)
     assert found.failures == {"a": "late", "b": "shed"}
-    assert breakers.open == ["a"]
+    assert opened(breakers) == ["a"]
     gate.set()
     crowded.close()
 
@@ -132,7 +136,7 @@ def test_waiting_behind_oneself_is_a_failure_but_not_waiting_behind_others() -> 
     for _ in range(2):
         found = ask(fanout, calls, deadlines, breakers)
         assert found.failures == {"a": "late", "b": "late", "c": "shed"}
-    assert breakers.open == ["a", "b"]
+    assert opened(breakers) == ["a", "b"]
     gate.set()
     fanout.close()
 
@@ -184,7 +188,7 @@ def test_a_source_is_not_blamed_where_the_request_had_no_time_for_it(fanout: Fan
     hurried = ask(fanout, {"a": stuck}, {"a": 20.0}, breakers, left_s=0.02)
     assert time.monotonic() - started < 10
     assert hurried.failures == {"a": "late"}
-    assert breakers.open == []
+    assert opened(breakers) == []
     assert ask(fanout, {"b": stuck}, {"b": 0.02}, breakers, left_s=0.015).failures == {"b": "late"}
-    assert breakers.open == ["b"]
+    assert opened(breakers) == ["b"]
     gate.set()

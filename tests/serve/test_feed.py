@@ -11,8 +11,9 @@ import pytest
 from data.contract.artifact import read, write_atomically
 from data.contract.encode import encode_history
 from data.contract.settings import UserError
-from serve.feed import Feed, RequestIds
+from serve.feed import Feed
 from serve.messages import Context, Event, Item, RecommendRequest, RecommendResponse
+from serve.request_ids import RequestIds
 from serve.settings import ServeSettings
 from serve.utility import UtilitySettings
 
@@ -360,6 +361,23 @@ def test_when_all_fails_popular_items_are_shown(
     assert answer.fallback == "popular"
     rows = feed._switch.funnel.bundle.popular[:10]
     assert shown(answer) == feed._switch.funnel.catalogue.external(np.asarray(rows))
+
+
+@pytest.mark.parametrize("failing", ["slate", "query"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_request_excludes_is_in_no_feed_that_stands_in(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, failing: str, known: bool
+) -> None:
+    funnel = feed._switch.funnel
+    popular = funnel.catalogue.external(np.asarray(funnel.bundle.popular[:5]))
+    excluded = shown(ask(feed, 3))[:5] if known else popular
+    monkeypatch.setattr(funnel, failing, broken)
+    answer = ask(feed, 3, exclude=excluded)
+    assert answer.fallback == ("cached" if known else "popular")
+    assert len(answer.items) == (5 if known else 10)
+    rows = funnel.catalogue.rows_of(excluded)
+    copies = funnel.catalogue.external(funnel.catalogue.with_copies(rows))
+    assert not {*excluded, *copies} & set(shown(answer))
 
 
 def test_a_user_who_has_seen_everything_gets_popular_items(feed: Feed) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from data.contract.settings import UserError
 from serve.feed import Feed
-from serve.filters import OtherValue, Rule
+from serve.filters import OtherValue, Rule, Ruled
 from serve.messages import Event, Item, RecommendRequest, RecommendResponse
 from serve.settings import ServeSettings
 from serve.stages import Trace
@@ -37,6 +37,10 @@ def serving(root: Path, settings: ServeSettings) -> Any:
 
 def ask(feed: Feed, user_id: int = 3, **fields: Any) -> RecommendResponse:
     return feed.recommend(RecommendRequest(user_id=user_id, debug=True, **fields))
+
+
+def broken(*_: Any) -> Any:
+    raise RuntimeError("broken by the test")
 
 
 def topics(item_id: int) -> list[str]:
@@ -75,6 +79,31 @@ def test_a_rule_of_some_surfaces_counts_there_alone(serving: Serving) -> None:
 def test_a_rule_without_values_takes_whatever_holds_anything(serving: Serving) -> None:
     answer = ask(serving(rules={"bare": Rule(column="interests")}), num_items=40)
     assert not any(topics(item) for item in shown(answer))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_a_rule_takes_out_is_in_no_feed_that_stands_in(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """The feed that is cached was made for a surface on which the rule does not count."""
+    feed = serving(rules={"bare": Rule(column="interests", surfaces=("search",))})
+    if cached:
+        assert any(topics(item) for item in shown(ask(feed, num_items=50)))
+    monkeypatch.setattr(feed._switch.funnel, "slate", broken)
+    answer = ask(feed, surface="search", num_items=50)
+    assert answer.fallback == ("cached" if cached else "popular")
+    assert shown(answer)
+    assert not any(topics(item) for item in shown(answer))
+
+
+def test_what_cannot_be_told_to_be_showable_is_not_shown(
+    serving: Serving, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = serving(rules={"bare": Rule(column="interests")})
+    monkeypatch.setattr(Ruled, "__call__", broken)
+    assert shown(ask(feed)) == []
+    feed.close()
+    assert not (root / "requests").exists(), "nothing was shown"
 
 
 def test_posted_items_are_under_the_rules_too(serving: Serving) -> None:

@@ -109,11 +109,29 @@ def test_jobs_find_a_cluster_of_one_kind() -> None:
     assert CLUSTERS["raycluster"] == CLUSTERS["rayjob"]
 
 
-def test_the_job_is_one_that_there_is() -> None:
-    _, _, module, *words = read("rayjob.yaml")["spec"]["entrypoint"].split()
+def settings_of(command: str) -> Settings:
+    _, _, module, *words = command.split()
     assert module == "ray_jobs.pipeline"
-    explicit = read_words([word for word in words if word != "day=next"])
-    settings = build(Settings, explicit)
+    return build(Settings, read_words([word for word in words if word != "day=next"]))
+
+
+def test_jobs_read_the_store_that_the_service_posts_to() -> None:
+    store = ON_KUBERNETES["applications"][0]["args"]["settings"]["store"]
+    lines = (REPOSITORY / "raycluster.yaml").read_text().replace(" \\\n#", " ").splitlines()
+    (by_hand,) = (line[line.index("python -m") :] for line in lines if "python -m" in line)
+    for command in (read("rayjob.yaml")["spec"]["entrypoint"], by_hand):
+        assert settings_of(command).serve.store == store
+
+
+def test_the_service_and_the_cluster_for_jobs_stand_in_one_namespace() -> None:
+    """KubeRay names the head's service of either `<name>-head-svc`."""
+    assert MANIFEST["metadata"]["name"] != read("raycluster.yaml")["metadata"]["name"]
+    comment = (REPOSITORY / "rayservice.yaml").read_text()
+    assert f"service/{MANIFEST['metadata']['name']}-serve-svc" in comment
+
+
+def test_the_job_is_one_that_there_is() -> None:
+    settings = settings_of(read("rayjob.yaml")["spec"]["entrypoint"])
     workers = CLUSTERS["rayjob"]["workerGroupSpecs"][0]["maxReplicas"]
     assert settings.train.num_workers <= workers
     assert Path(settings.root).is_relative_to(

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from data.contract import storage
+from data.contract.mirrors import PLACE
 from data.contract.schema import IMPRESSION_COLUMNS
 from data.contract.storage import StorageError
 from serve.feed import Feed
@@ -100,6 +102,40 @@ def test_what_the_storage_refuses_is_put_with_the_next_that_it_takes(
     assert sorted(put) == [*files(root, "features"), *files(root, "impressions")]
     feed._log.write()
     assert len(put) == 2
+
+
+def test_what_is_in_the_storage_is_not_kept_here(
+    root: Path, settings: ServeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "here"))
+    mirror = storage.mirror(f"file://{root}")
+    feed = Feed(mirror, settings, background=False)
+    feed.recommend(RecommendRequest(user_id=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "TRIES", ())
+        patch.setattr(storage, "_copied_there", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(StorageError, match="full"):
+            feed._log.write()
+    assert len(files(mirror, "impressions")) == 1
+    feed.recommend(RecommendRequest(user_id=3))
+    feed.close()
+    assert len(files(root, "impressions")) == len(files(root, "features")) == 2
+    assert not files(mirror, "impressions")
+    assert not files(mirror, "features")
+
+
+def test_a_file_that_cannot_be_written_whole_is_gone(
+    feed: Feed, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(table: Any, file: Path, **_: Any) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    feed.recommend(RecommendRequest(user_id=3))
+    with pytest.raises(OSError, match="no space left"):
+        feed._log.write()
+    assert [f for f in (root / "requests").rglob("*") if f.is_file()] == []
 
 
 def test_an_unranked_feed_is_logged_without_predictions(feed: Feed, root: Path) -> None:

@@ -17,8 +17,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.contract.settings import UserError
 from serve.lmdb_store import LmdbStore
 from serve.redis_store import RedisStore
+from serve.settings import ServeSettings
 from serve.store import Store
 from tests.e2e.processes import free_port, wait_until_it_answers
 
@@ -338,3 +340,22 @@ def test_a_redis_that_was_restarted_is_found_again_at_once(
         assert store.put_items([{"item_id": 5}]) == 5
         again.kill()
     store.close()
+
+
+def test_the_password_of_a_redis_is_shown_nowhere(
+    own_redis: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    address = url_of(own_redis).removeprefix("redis://")
+    with redis.Redis.from_url(url_of(own_redis)) as client:
+        client.config_set("requirepass", "hunter2")
+    RedisStore(f"redis://:hunter2@{address}").close()
+    assert f"redis://{address} does not write before it answers" in caplog.text
+    with pytest.raises(UserError, match=rf"redis://{address}: .*; is a Redis") as wrong:
+        RedisStore(f"redis://:hunter3@{address}")
+    own_redis.kill()
+    own_redis.wait()
+    with pytest.raises(UserError, match=rf"redis://{address}: .*; is a Redis") as gone:
+        RedisStore(f"redis://:hunter2@{address}")
+    with pytest.raises(ValueError, match=r"neither local nor an address") as other:
+        ServeSettings(store=f"amqp://:hunter2@{address}")
+    assert "hunter" not in f"{caplog.text} {wrong.value} {gone.value} {other.value}"

@@ -67,6 +67,7 @@ def test_a_path_is_its_own_root_and_is_left_alone(tmp_path: Path) -> None:
         "gs://bucket",
         "file:///data/x",
         "hdfs://host:8020/a",
+        "abfs://container@account.dfs.core.windows.net/a",
         "s3://bucket/a?endpoint_override=localhost:9000&scheme=http",
     ],
 )
@@ -140,6 +141,14 @@ def test_a_folder_is_brought_up_to_date(root: Path, remote: Path) -> None:
     found = {f.name: f.read_text() for f in (root / "requests" / "hour=1").iterdir()}
     assert found == {"a": "mine", "b": "b"}
     storage.update(root / "nothing")
+
+
+def test_names_are_those_here_and_those_there(root: Path, remote: Path) -> None:
+    (remote / "log" / "hour=1").mkdir(parents=True)
+    (root / "log" / "hour=2" / "below").mkdir(parents=True)
+    assert storage.names(root / "log") == {"hour=1", "hour=2"}
+    assert storage.names(remote / "log") == {"hour=1"}
+    assert storage.names(root / "nothing") == storage.names(remote / "nothing") == frozenset()
 
 
 def test_what_is_gone_there_goes_here(root: Path, remote: Path) -> None:
@@ -471,6 +480,23 @@ def test_tables_may_lie_behind_a_uri_with_options(
     one = "s3://shop/a.csv?endpoint_override=http://h:9"
     assert expand(one, "source.events") == found[:1]
     assert storage.uri_of(found[0]) == one.replace("//h", "%2F%2Fh")
+
+
+def test_credentials_in_a_uri_open_it_and_are_not_shown(
+    remote: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def at(scheme: str, host: str) -> tuple[Any, str]:
+        opened.append(host)
+        return fs.LocalFileSystem(), f"{remote}/"
+
+    monkeypatch.setattr(filesystems, "opened", at)
+    (remote / "blocked.txt").write_text("7")
+    path = storage.brought("s3://KEY:hunter2@shop/", "blocked.txt")
+    assert path.read_text() == "7"
+    assert storage.uri_of(path) == "s3://KEY@shop/blocked.txt"
+    assert set(opened) == {"KEY:hunter2@shop"}
 
 
 def test_a_name_node_has_no_place_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

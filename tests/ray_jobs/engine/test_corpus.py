@@ -120,7 +120,7 @@ def test_blocked_items_are_never_served(
             asked = RecommendRequest(user_id=user_id, num_items=200, **fields)
             shown |= {item.item_id for item in feed.recommend(asked).items}
     funnel = feed._switch.funnel
-    shown |= set(funnel.catalogue.external(funnel.popular(np.zeros(0, np.int64), 300).rows))
+    shown |= set(funnel.catalogue.external(funnel.popular().rows))
     for item_id in (1000, 1001, POSTED, 5001):
         similar = feed.similar(item_id, 300)
         assert similar is not None

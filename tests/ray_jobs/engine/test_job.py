@@ -12,7 +12,7 @@ import pytest
 
 from data.contract.artifact import current, publish, read
 from data.contract.settings import UserError, help_lines
-from ray_jobs.engine.job import Job, help_text, keep, run, start
+from ray_jobs.engine.job import Job, fail, finish, help_text, keep, run, start
 from ray_jobs.pipeline import PipelineArguments, main
 from ray_jobs.settings import Settings
 
@@ -172,6 +172,18 @@ imported = gc.isenabled()
 sys.argv = ["job", f"root={sys.stdin.read()}"]
 run("job", lambda job: {"collects": [imported, gc.isenabled()], "frozen": gc.get_freeze_count()})
 """
+
+
+def test_neither_the_summary_nor_an_error_shows_a_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(Job(Settings(), None, tmp_path), {"root": "s3://KEY:hunter2@bucket/root"})
+    assert json.loads((tmp_path / "summary.json").read_text())["root"] == "s3://KEY@bucket/root"
+    with pytest.raises(SystemExit):
+        fail("/tmp/homefeed-mirror/s3/KEY:hunter2@bucket/root is a file")
+    said = capsys.readouterr()
+    assert "KEY@bucket" in said.err
+    assert "hunter2" not in said.out + said.err
 
 
 def test_garbage_is_looked_for_when_a_job_works_and_not_while_it_imports(tmp_path: Path) -> None:
