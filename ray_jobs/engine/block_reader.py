@@ -12,8 +12,10 @@ import pyarrow as pa
 import ray
 from ray.data import Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
+from ray.exceptions import RayTaskError
 
 from data.blocks import stretches
+from data.contract.settings import UserError
 from ray_jobs.engine.cluster import beside_files, num_cores
 
 if TYPE_CHECKING:
@@ -76,6 +78,9 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
     """References to tables that hold the rows of some blocks, in their order, with their places.
 
     Tasks ask for no CPU: they are short, and a training may have taken all that its node has.
+
+    Raises:
+        UserError: a block's `read` does.
     """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
@@ -91,7 +96,12 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
             num_cpus=0,
             **beside_files(),
         )
-        return list(tables.to_arrow_refs())
+        try:
+            return list(tables.to_arrow_refs())
+        except RayTaskError as failure:
+            if isinstance(failure.cause, RefusedError):
+                raise failure.cause.args[0] from None
+            raise
 
 
 class Parts(Datasource):
@@ -126,8 +136,15 @@ def _num_bytes(part: Part) -> int:
     return sum(block.num_bytes for _, block in part)
 
 
+class RefusedError(Exception):
+    """Holds a UserError: to the text of an exception that it meets Ray Data adds its own."""
+
+
 def _read_part(part: Part) -> list[pa.Table]:
-    return [pa.concat_tables([_placed(block.read(), place) for place, block in part])]
+    try:
+        return [pa.concat_tables([_placed(block.read(), place) for place, block in part])]
+    except UserError as error:
+        raise RefusedError(error) from None
 
 
 def _placed(table: pa.Table, place: int) -> pa.Table:

@@ -22,9 +22,9 @@ from data.graph.edges import board_edges, board_files
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
-from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.job import Job, run, start
 from ray_jobs.preparation.served import Taken
-from ray_jobs.prepare import prepare
+from ray_jobs.prepare import main, prepare
 
 FIRST_MS = 20_000 * DAY_MS
 NUM_USERS, NUM_ITEMS, DAYS = 40, 60, 30
@@ -230,6 +230,40 @@ def test_ray_data_and_this_process_write_the_same_bytes(
     words = ("prepare.in_process_rows=0", "prepare.block_rows=150")
     spread = prepared(Path("root"), Path("log"), *words)
     assert checksums(spread) == checksums(first)
+
+
+@pytest.mark.ray
+def test_a_damaged_file_is_told_alike_from_tasks_and_from_this_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
+) -> None:
+    events = write(tmp_path / "a.parquet", log())
+    column = pq.ParquetFile(events).metadata.row_group(1).column(1)
+    content = bytearray(events.read_bytes())
+    start_at = column.dictionary_page_offset or column.data_page_offset
+    content[start_at : start_at + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
+    events.write_bytes(content)
+    told = []
+    for rows in (0, 1_000_000):
+        words = [
+            f"root={tmp_path / str(rows)}",
+            "source.kind=table",
+            f"source.events={events}",
+            f"prepare.in_process_rows={rows}",
+            "prepare.block_rows=150",
+        ]
+        monkeypatch.setattr("sys.argv", ["prepare", *words])
+        with pytest.raises(SystemExit) as ended:
+            run("prepare", main, remember=True)
+        assert ended.value.code == 2
+        told.append([line for line in capsys.readouterr().err.splitlines() if "error" in line])
+    assert told[0] == told[1]
+    assert len(told[0]) == 1
+    assert told[0][0].startswith(f"error: {events}")
 
 
 def test_a_prepared_log_is_not_prepared_again(first: Dataset) -> None:
