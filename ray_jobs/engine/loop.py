@@ -124,6 +124,9 @@ class Task(Protocol):
     def score(self, metrics: dict[str, float]) -> float:
         """What choices are made on, larger being better."""
 
+    def why_no_rows(self) -> str:
+        """What has left out all rows, and the way out; asked where none was learnt from."""
+
 
 @dataclass(slots=True)
 class Learner:

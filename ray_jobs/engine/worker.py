@@ -18,6 +18,7 @@ from torch import nn
 
 from data.contract import storage
 from data.contract.artifact import read, write_atomically
+from data.contract.settings import UserError
 from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, container, ranks
@@ -49,7 +50,11 @@ PLAN = "plan.txt"
 def work(
     assignment: Assignment, make_task: Callable[[Assignment], Task], device: torch.device = CPU
 ) -> None:
-    """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
+    """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder.
+
+    Raises:
+        UserError: on all ranks, where none has had a row to learn from.
+    """
     quiet_libraries()
     assignment = replace(assignment, device=str(device))
     task = make_task(assignment)
@@ -67,6 +72,8 @@ def work(
         train(learner, stream, state, settings, schedule, recorder)
     finally:
         stream.close()
+    if not state.rows:  # of all ranks
+        raise UserError(f"{task.name} has found no row to learn from: {task.why_no_rows()}")
     recorder.finish(learner, state)
 
 
