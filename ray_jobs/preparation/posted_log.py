@@ -97,14 +97,16 @@ class PostedLog:
         Raises:
             StorageError: the root's storage does not answer; they stay where they are.
         """
-        with turn(self._root, "archive"):
+        with turn(self._root, "archive") as confirm:
             files = self._files()
             done = files[-1][1] if files else 0
             while events := list(islice(self._store.documents("events", done, until), FILE_EVENTS)):
                 files.append((events[0][0], events[-1][0]))
                 self._write(self._path(*files[-1]), events)
+                confirm()
                 write_atomically(self._archive / INDEX, json.dumps(files))
                 done = events[-1][0]
+            confirm()
             return self._drop(done)
 
     def _drop(self, until: int) -> int:
