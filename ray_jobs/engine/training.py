@@ -117,7 +117,7 @@ class Training:
             last = self._refit(last, folder / "refit", outcomes["choose"]["best_step"])
             outcomes["refit"] = _phase(last)
         best = best_file(last.folder, outcomes[last.phase]["best_step"])
-        storage.fetch(best)
+        storage.fetch(best, fresh=True)  # an earlier attempt may have left another here
         shutil.copy(best, draft.path / "model.safetensors")
         _describe(draft, last, outcomes, self.sources)
         draft.scratch.append(folder)
