@@ -19,7 +19,7 @@ from data.contract.settings import UserError
 from ray_jobs.engine.cluster import beside_files, num_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 STRETCH_BYTES = 128 << 20
 TASK_BYTES = 4 << 20
@@ -44,21 +44,21 @@ class Readable(Protocol):
 Part = list[tuple[int, Readable]]
 
 
-def read_tables(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
+def read_tables(blocks: Iterable[Readable]) -> Iterator[pa.Table]:
     """Reads blocks in the given order with Ray Data, one stretch of them ahead of the consumer.
 
-    Each stretch is read to its end: Ray Data's executor lives in this process and spins while it
-    waits for a slow consumer, which made training three times slower on two cores. Memory is
-    bounded by two stretches. Small blocks share a task: a task costs 20 ms, and a stretch may hold
-    every epoch of a small data set.
+    No more blocks are taken than are read, so that there may be any number. Each stretch is read to
+    its end: Ray Data's executor lives in this process and spins while it waits for a slow consumer,
+    which made training three times slower on two cores. Memory is bounded by two stretches. Small
+    blocks share a task: a task costs 20 ms, and a stretch may hold every epoch of a small data set.
     """
-    filled = [block for block in blocks if block.num_rows]
-    tables = _read_ahead(filled)
+    blocks, ahead = itertools.tee(blocks)
+    tables = _read_ahead(block for block in ahead if block.num_rows)
     for block in blocks:
         yield next(tables) if block.num_rows else block.read()
 
 
-def _read_ahead(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
+def _read_ahead(blocks: Iterable[Readable]) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead: Future[list[Any]] | None = None
         count = 0

@@ -73,6 +73,20 @@ def test_blocks_are_read_in_the_planned_order(
     assert rows == [[*range(24, 32)], first, [], [*range(32, 36)], first]
 
 
+@pytest.mark.ray
+def test_blocks_without_end_are_read_as_far_as_they_are_asked_for(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_reader, "STRETCH_BYTES", 200)
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"row": np.arange(32)}), file, row_group_size=8)
+    blocks = itertools.cycle(Block(file, number, 8, 64) for number in range(4))
+    tables = read_tables(blocks)
+    rows = [table["row"][0].as_py() for table in itertools.islice(tables, 6)]
+    tables.close()
+    assert rows == [0, 8, 16, 24, 0, 8]
+
+
 class Unanswered:
     """A stage whose storage does not answer."""
 
