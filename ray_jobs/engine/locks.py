@@ -40,6 +40,20 @@ def turn(root: Path, name: str) -> Iterator[Callable[[], None]]:
             file.unlink(missing_ok=True)
 
 
+def unless_held(root: Path, name: str, action: Callable[[], None]) -> None:
+    """Does something in a turn if no process of this machine has it, else nothing; never waits."""
+    file = root / ".work" / f"{name}.lock"
+    try:
+        stream = _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    with stream:
+        try:
+            action()
+        finally:
+            file.unlink(missing_ok=True)
+
+
 def held(root: Path) -> list[str]:
     """Names of the turns that processes of this machine have in a root."""
     return sorted(file.stem for file in (root / ".work").glob("*.lock") if _is_held(file))
@@ -65,11 +79,15 @@ def _among_machines(root: Path, name: str) -> AbstractContextManager[Callable[[]
     )
 
 
-def _locked(file: Path) -> IO[str]:
+def _locked(file: Path, how: int = fcntl.LOCK_EX) -> IO[str]:
     """The file, open and locked. Whoever had it before has removed it: then it is made anew."""
     while True:
         stream = file.open("w")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, how)
+        except BlockingIOError:
+            stream.close()
+            raise
         if _is_there(file, stream):
             return stream
         stream.close()

@@ -23,6 +23,7 @@ from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
 from ray_jobs.engine.job import Job, run, start
+from ray_jobs.engine.locks import turn
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import main, prepare
 
@@ -290,6 +291,22 @@ def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeypat
         with pytest.raises(UserError, match="no dataset yet"):
             Dataset.open(tmp_path / "root")
     assert checksums(prepared(tmp_path / "root", events)) == checksums(whole)
+
+
+def test_what_killed_runs_have_spilled_is_removed_and_nothing_of_those_that_run(
+    tmp_path: Path,
+) -> None:
+    events, root = write(tmp_path / "a.parquet", log()), tmp_path / "root"
+    killed, running = (root / ".work" / f"prepare-{name}" for name in ("killed", "running"))
+    for folder in (killed, running):
+        folder.mkdir(parents=True)
+        (folder / "spilled.arrow").touch()
+    with turn(root, "dataset-running"):
+        prepared(root, events)
+        assert [file.name for file in running.iterdir()] == ["spilled.arrow"]
+    assert not killed.exists()
+    prepared(root, events)
+    assert list((root / ".work").iterdir()) == []
 
 
 def test_one_percent_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
