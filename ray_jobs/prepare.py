@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from data.raw_tables import RawTables
 from data.sources import locate, world_tables
 from data.windows import resolve
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.locks import unless_held
 from ray_jobs.preparation import passes, placement
 from ray_jobs.preparation.entities import Side, enrol, read_sides, write_side
 from ray_jobs.preparation.passes import Preparation
@@ -41,6 +43,7 @@ from ray_jobs.preparation.served import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from data.contract.artifact import Artifact, Draft
     from data.contract.schema import Calendar, Vocabulary
@@ -52,6 +55,7 @@ ITEM_DAYS_FILE = "item_days.parquet"
 ID_SETTINGS = ("min_count", "buckets")
 CONTENT_SETTINGS = ("max_reject_share", "late_days", "shard_events")
 SIDES = ("item", "user")
+WORK = "prepare-"
 
 
 def prepare(
@@ -69,6 +73,7 @@ def prepare(
         UserError: input that cannot be used; the text says how to mend it.
     """
     settings = job.settings
+    _remove_spilled(job.root)
     before = Dataset(artifact.read(parent.path.absolute()), job.root.absolute()) if parent else None
     _refuse_headers(job, raw, before)
     if parent is None:
@@ -88,6 +93,13 @@ def prepare(
         artifact.point(job.root, artifact.read(job.root / f"{side}_ids" / version))
     job.remember()
     return made
+
+
+def _remove_spilled(root: Path) -> None:
+    """Removes what killed runs have spilled: nobody has the turns that they had."""
+    for work in (root / ".work").glob(f"{WORK}*"):
+        made = f"dataset-{work.name.removeprefix(WORK)}"
+        unless_held(root, made, partial(shutil.rmtree, work, ignore_errors=True))
 
 
 def _refuse_headers(job: Job, raw: RawTables, before: Dataset | None) -> None:
@@ -188,7 +200,7 @@ class _Maker:
     def _preparation(self, draft: Draft) -> Iterator[Preparation]:
         version = draft.path.name
         root = self.job.root.absolute()
-        work, rejects = root / ".work" / f"prepare-{version}", root / "rejects" / version
+        work, rejects = root / ".work" / f"{WORK}{version}", root / "rejects" / version
         shutil.rmtree(work, ignore_errors=True)
         storage.remove(rejects)
         for folder in (work, rejects):

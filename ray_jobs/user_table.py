@@ -83,8 +83,9 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
     def write(draft: Draft) -> None:
         own = before.version if before else None, until_ms
         blocks = _Blocks.begin(job, f"{KIND}-{draft.path.name}", dataset, model, *own)
-        embedded = sum(blocks.run(_embed_block))
-        users = _assemble(blocks, draft)
+        for _ in blocks.run(_embed_block):
+            pass
+        embedded, users = _assemble(blocks, draft)
         blocks.end(draft)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
@@ -111,10 +112,9 @@ def _before(
     return None
 
 
-def _embed_block(blocks: _Blocks, number: int) -> int:
-    """Embeds the active users of a block unless they are there; gives how many there are."""
-    part: Any = np.load(blocks.make(number, lambda: _embedded(blocks, number)))
-    return len(part["user"])
+def _embed_block(blocks: _Blocks, number: int) -> None:
+    """Embeds the active users of a block unless they are there."""
+    blocks.make(number, lambda: _embedded(blocks, number))
 
 
 def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def _newest(events: Events) -> Ints:
     return np.where(events.lengths > 0, times, 0)
 
 
-def _assemble(blocks: _Blocks, draft: Draft) -> int:
-    """Lays the blocks over the table before; gives the number of users with a vector."""
+def _assemble(blocks: _Blocks, draft: Draft) -> tuple[int, int]:
+    """Lays the blocks over the table before; how many users they embed, and how many have any."""
     (dataset, model), before = opened(blocks), blocks.table_before()
     rows, dim = dataset.user_ids.rows, model.core.settings.dim
     shapes = {VECTORS: (rows, dim), EVENTS: (rows,), AS_OF: (rows,)}
@@ -162,8 +162,10 @@ def _assemble(blocks: _Blocks, draft: Draft) -> int:
         olds: tuple[Any, ...] = (before.vectors, before.events, before.as_of)
         for name, old in zip(columns, olds, strict=True):
             columns[name][:kept] = old[:kept]
+    embedded = 0
     for part in blocks.parts():
+        embedded += len(part["user"])
         for name, column in columns.items():
             column[part["user"]] = part[name.removesuffix(".npy")]
     draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}
-    return int((columns[EVENTS] > 0).sum())
+    return embedded, int((columns[EVENTS] > 0).sum())

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -116,11 +117,14 @@ class Draft:
     Attributes:
         path: folder of its files.
         fields: of its manifest.
+        confirm: is called before others see anything of it, and again before they see all of it;
+            raises where they may not.
         scratch: folders of what it is made from, of no use once it is published.
     """
 
     path: Path
     fields: dict[str, Any]
+    confirm: Callable[[], None] = lambda: None
     scratch: list[Path] = field(default_factory=list)
 
 
@@ -210,11 +214,13 @@ def publish(root: Path, kind: str, version: str, **fields: Any) -> Iterator[Draf
 
 def seal(draft: Draft, kind: str, version: str) -> None:
     """Writes the manifest of a finished draft, where all else is there."""
+    draft.confirm()
     storage.put(draft.path)
     files = sorted(f for f in draft.path.rglob("*") if f.is_file())
     sums = {f.relative_to(draft.path).as_posix(): checksum(f) for f in files}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"kind": kind, "version": version, "created": created, "checksums": sums}
+    draft.confirm()
     write_atomically(draft.path / MANIFEST, json.dumps(document | draft.fields, indent=1))
 
 

@@ -12,12 +12,14 @@ import pyarrow as pa
 import ray
 from ray.data import Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
+from ray.exceptions import RayTaskError
 
 from data.blocks import stretches
+from data.contract.settings import UserError
 from ray_jobs.engine.cluster import beside_files, num_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 STRETCH_BYTES = 128 << 20
 TASK_BYTES = 4 << 20
@@ -42,21 +44,21 @@ class Readable(Protocol):
 Part = list[tuple[int, Readable]]
 
 
-def read_tables(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
+def read_tables(blocks: Iterable[Readable]) -> Iterator[pa.Table]:
     """Reads blocks in the given order with Ray Data, one stretch of them ahead of the consumer.
 
-    Each stretch is read to its end: Ray Data's executor lives in this process and spins while it
-    waits for a slow consumer, which made training three times slower on two cores. Memory is
-    bounded by two stretches. Small blocks share a task: a task costs 20 ms, and a stretch may hold
-    every epoch of a small data set.
+    No more blocks are taken than are read, so that there may be any number. Each stretch is read to
+    its end: Ray Data's executor lives in this process and spins while it waits for a slow consumer,
+    which made training three times slower on two cores. Memory is bounded by two stretches. Small
+    blocks share a task: a task costs 20 ms, and a stretch may hold every epoch of a small data set.
     """
-    filled = [block for block in blocks if block.num_rows]
-    tables = _read_ahead(filled)
+    blocks, ahead = itertools.tee(blocks)
+    tables = _read_ahead(block for block in ahead if block.num_rows)
     for block in blocks:
         yield next(tables) if block.num_rows else block.read()
 
 
-def _read_ahead(blocks: Sequence[Readable]) -> Iterator[pa.Table]:
+def _read_ahead(blocks: Iterable[Readable]) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead: Future[list[Any]] | None = None
         count = 0
@@ -76,6 +78,9 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
     """References to tables that hold the rows of some blocks, in their order, with their places.
 
     Tasks ask for no CPU: they are short, and a training may have taken all that its node has.
+
+    Raises:
+        UserError: a block's `read` does.
     """
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
@@ -91,7 +96,12 @@ def _read_stretch(blocks: list[Readable]) -> list[Any]:
             num_cpus=0,
             **beside_files(),
         )
-        return list(tables.to_arrow_refs())
+        try:
+            return list(tables.to_arrow_refs())
+        except RayTaskError as failure:
+            if isinstance(failure.cause, RefusedError):
+                raise failure.cause.args[0] from None
+            raise
 
 
 class Parts(Datasource):
@@ -126,8 +136,15 @@ def _num_bytes(part: Part) -> int:
     return sum(block.num_bytes for _, block in part)
 
 
+class RefusedError(Exception):
+    """Holds a UserError: to the text of an exception that it meets Ray Data adds its own."""
+
+
 def _read_part(part: Part) -> list[pa.Table]:
-    return [pa.concat_tables([_placed(block.read(), place) for place, block in part])]
+    try:
+        return [pa.concat_tables([_placed(block.read(), place) for place, block in part])]
+    except UserError as error:
+        raise RefusedError(error) from None
 
 
 def _placed(table: pa.Table, place: int) -> pa.Table:

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POINTER = "CURRENT"
+STATE = "state.json"
 
 
 def save(folder: Path, learner: Learner, state: TrainState) -> None:
     """Writes a checkpoint; called on every rank. Older ones are removed once it is whole."""
     merge_progress(state)
-    name = f"step-{state.step:06d}"
+    name = _name(state)
     with _failing_as_an_error():
         alone = ranks.world_size() == 1
         dcp.save(_tensors(learner), checkpoint_id=str(folder / name), no_dist=alone)
@@ -46,12 +47,20 @@ def save(folder: Path, learner: Learner, state: TrainState) -> None:
         storage.put(file)
     ranks.barrier()
     if ranks.rank() == 0:
-        (folder / name / "state.json").write_text(json.dumps(_tree(state)))
-        for last in (".metadata", "state.json"):
-            storage.put(folder / name / last)
+        storage.put(folder / name / ".metadata")
+        save_state(folder, state)
         write_atomically(folder / POINTER, name)
     ranks.barrier()
     _remove_older(folder, name)
+
+
+def save_state(folder: Path, state: TrainState) -> None:
+    """Writes what the checkpoint of this step holds beside the weights; rank 0 calls it."""
+    write_atomically(folder / _name(state) / STATE, json.dumps(_tree(state)))
+
+
+def _name(state: TrainState) -> str:
+    return f"step-{state.step:06d}"
 
 
 def _remove_older(folder: Path, name: str) -> None:
@@ -77,7 +86,7 @@ def load(folder: Path, learner: Learner) -> TrainState | None:
     with _failing_as_an_error():
         dcp.load(tensors, checkpoint_id=str(path), planner=LoadPlanner(), no_dist=alone)
     _restore(learner, tensors)
-    return _state(json.loads((path / "state.json").read_text()))
+    return _state(json.loads((path / STATE).read_text()))
 
 
 @contextmanager

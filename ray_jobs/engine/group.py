@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from contextlib import contextmanager
@@ -15,14 +16,17 @@ from ray.train.torch import TorchTrainer, get_device
 
 from data.contract import storage
 from data.contract.storage import StorageError
+from ray_jobs.engine import ranks
 from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.devices import backend, gives_gpus
 from ray_jobs.engine.interfaces import GroupConfig
+from ray_jobs.engine.leases import machine
 from ray_jobs.engine.worker import work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ray_jobs.engine.assignment import Assignment
     from ray_jobs.engine.loop import Task, TrainSettings
@@ -44,10 +48,12 @@ def run_workers(assignment: Assignment, task: Callable[[Assignment], Task]) -> N
     settings = assignment.settings.train
     os.environ.setdefault(START_TIMEOUT, ELASTIC_S if settings.min_workers else FIXED_S)
     complaint = Complaint(assignment.folder / "complaint.txt")
+    home = machine() if storage.is_mirrored(assignment.folder) else ""
 
     # A closure, for the controller would import all that a configuration is made of.
     def loop() -> None:
         _work_on_rank(assignment, task, complaint)
+        leave_nothing(assignment.folder, home)
 
     gpu = gives_gpus(settings)
     trainer = TorchTrainer(
@@ -105,6 +111,21 @@ def _work_on_rank(
     torch.set_num_threads(max(1, num_cores() // ranks_here))
     with complaint.kept():
         work(assignment, task, get_device())
+
+
+def leave_nothing(folder: Path, home: str) -> None:
+    """Removes what this machine mirrors of a training that has ended; every rank calls it.
+
+    All that counts is in the storage once the outcome is, which rank 0 writes last. The driver
+    removes its own when what it makes of them is published.
+
+    Args:
+        folder: of the training.
+        home: name of the driver's machine.
+    """
+    ranks.barrier()
+    if storage.is_mirrored(folder) and machine() != home:
+        shutil.rmtree(storage.here(folder), ignore_errors=True)
 
 
 @contextmanager

@@ -132,11 +132,12 @@ class Job:
         """
         references = [parent.reference() for parent in parents]
         version = version_of(references, settings)
-        with turn(self.root, f"{kind}-{version}"):
+        with turn(self.root, f"{kind}-{version}") as confirm:
             artifact = find(self.root, kind, version)
             if artifact is None:
                 fields = {"parents": references, "settings": dict(settings)}
                 with publish(self.root, kind, version, **fields) as draft, self._measured(draft):
+                    draft.confirm = confirm
                     write(draft)
                 artifact = find(self.root, kind, version)
                 assert artifact is not None

@@ -3,7 +3,8 @@
 Lamport's bakery (1974): whoever wants a turn puts a ticket there with a number above all that it
 finds, and the lowest number goes first. That asks of a storage that it lists what has been put, and
 nothing of conditional writes. A ticket is put again every `BEAT_S`; one that has grown old by the
-storage's own clock is a dead machine's, and counts no more.
+storage's own clock is a dead machine's, and counts no more. Who could not put its own in time may
+have been taken for dead: its turn is lost, and what it has made is not published.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ CHOOSING = "choosing"
 
 
 @contextmanager
-def lease(folder: Path, machine: str, waiting: Callable[[], None]) -> Iterator[None]:
+def lease(folder: Path, machine: str, waiting: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Waits until no other machine has the turn that a folder of a mirror stands for.
+
+    Gives what confirms that the turn has not been lost meanwhile, which is asked at the end too.
 
     Args:
         folder: of the tickets. Processes of one machine take turns before they come here.
@@ -38,7 +41,7 @@ def lease(folder: Path, machine: str, waiting: Callable[[], None]) -> Iterator[N
         waiting: called once where another machine has it.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not answer, or has not for so long that the turn is lost.
     """
     ticket = Ticket(folder, machine)
     with ticket.renewed():
@@ -47,8 +50,10 @@ def lease(folder: Path, machine: str, waiting: Callable[[], None]) -> Iterator[N
             waiting()
         while not ticket.is_first():
             time.sleep(POLL_S)
+        ticket.confirm()
         ticket.sweep()
-        yield
+        yield ticket.confirm
+        ticket.confirm()
 
 
 @dataclass
@@ -60,12 +65,16 @@ class Ticket:
         machine: whose it is.
         name: of its file.
         number: that it has drawn, 0 before.
+        put_at: when it was put last, s of a clock that only goes on; None before.
+        is_lost: whether that was too late once.
     """
 
     folder: Path
     machine: str
     name: str = ""
     number: int = 0
+    put_at: float | None = None
+    is_lost: bool = False
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -93,7 +102,23 @@ class Ticket:
     def put(self) -> None:
         """Puts it there, once more if it is."""
         with self._writing:
+            started = time.monotonic()
             write_atomically(self.folder / self.name, str(self.number or CHOOSING))
+            self.is_lost |= self._is_late()
+            self.put_at = started
+
+    def confirm(self) -> None:
+        """Raises StorageError where others may have taken it for a dead machine's."""
+        if self.is_lost or self._is_late():
+            uri = storage.uri_of(self.folder)
+            raise StorageError(
+                f"{uri} could not be written for more than {LOST_S:.0f} s, so another machine may "
+                "have taken this one's turn; nothing was published: run the same command again to "
+                "go on"
+            )
+
+    def _is_late(self) -> bool:
+        return self.put_at is not None and time.monotonic() - self.put_at > LOST_S
 
     def _others(self, alive: bool) -> dict[str, str]:
         """Tickets of the living or of the dead: name -> text. Of this machine only one lives."""
@@ -116,12 +141,12 @@ class Ticket:
         finally:
             ended.set()
             thread.join()
-            with suppress(StorageError):
+            with suppress(StorageError, OSError):
                 storage.remove(self.folder / self.name)
 
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(BEAT_S):
-            with suppress(StorageError):
+            with suppress(StorageError, OSError):  # a full disk, say, which may have room soon
                 self.put()
 
 

@@ -12,25 +12,44 @@ from data.contract import storage
 from ray_jobs.engine.leases import lease, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def turn(root: Path, name: str) -> Iterator[None]:
+def turn(root: Path, name: str) -> Iterator[Callable[[], None]]:
     """Waits until no other process has the turn of this name in a root; the dead give it up.
 
     The lock is the file system's (flock): network file systems have to support it. Of a root in
-    object storage, which machines see through mirrors of their own, these take turns too.
+    object storage, which machines see through mirrors of their own, these take turns too, and may
+    lose one: what is given confirms that it has not been, and is to be called before anything that
+    others would take for the work of whoever has the turn.
+
+    Raises:
+        StorageError: the storage does not answer, or the turn was lost.
     """
     file = root / ".work" / f"{name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with _locked(file):
         try:
-            with _among_machines(root, name):
-                yield
+            with _among_machines(root, name) as confirm:
+                yield confirm
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def unless_held(root: Path, name: str, action: Callable[[], None]) -> None:
+    """Does something in a turn if no process of this machine has it, else nothing; never waits."""
+    file = root / ".work" / f"{name}.lock"
+    try:
+        stream = _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    with stream:
+        try:
+            action()
         finally:
             file.unlink(missing_ok=True)
 
@@ -51,20 +70,24 @@ def _is_held(file: Path) -> bool:
     return False
 
 
-def _among_machines(root: Path, name: str) -> AbstractContextManager[None]:
+def _among_machines(root: Path, name: str) -> AbstractContextManager[Callable[[], None]]:
     if not storage.is_mirrored(root):
-        return nullcontext()
+        return nullcontext(lambda: None)
     folder = storage.here(root) / ".work" / f"{name}.tickets"
     return lease(
         folder, machine(), lambda: log.warning("%s: another machine makes it; waiting", name)
     )
 
 
-def _locked(file: Path) -> IO[str]:
+def _locked(file: Path, how: int = fcntl.LOCK_EX) -> IO[str]:
     """The file, open and locked. Whoever had it before has removed it: then it is made anew."""
     while True:
         stream = file.open("w")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, how)
+        except BlockingIOError:
+            stream.close()
+            raise
         if _is_there(file, stream):
             return stream
         stream.close()

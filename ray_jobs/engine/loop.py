@@ -124,6 +124,9 @@ class Task(Protocol):
     def score(self, metrics: dict[str, float]) -> float:
         """What choices are made on, larger being better."""
 
+    def why_no_rows(self) -> str:
+        """What has left out all rows, and the way out; asked where none was learnt from."""
+
 
 @dataclass(slots=True)
 class Learner:
@@ -175,6 +178,11 @@ class TrainState:
     curve: list[dict[str, float]] = field(default_factory=list)
     validations: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def is_validated(self) -> bool:
+        """Whether the weights of this step have been."""
+        return bool(self.validations) and self.validations[-1]["step"] == self.step
+
 
 class Observer(Protocol):
     """What happens beside the steps; called on every rank."""
@@ -199,7 +207,8 @@ def train(
 ) -> TrainState:
     """Runs optimiser steps until the schedule, the stream or the observer ends it.
 
-    Steps overlap (`models.step_pipeline`) up to the next validation or checkpoint.
+    Steps overlap (`models.step_pipeline`) up to the next validation or checkpoint. A checkpoint
+    goes before a validation of its step, which may take hours and is made up for on resuming.
 
     Args:
         learner: the model; changed in place.
@@ -217,7 +226,7 @@ def train(
     feed = Feed(stream, epochs, learner.model.ready, meter)
     step = Step(learner, state, settings, schedule)
     pipeline = StepPipeline(learner.model, step, learner.device)
-    while state.step < schedule.max_steps:
+    while not _ends(learner, state, settings, observer) and state.step < schedule.max_steps:
         started = state.step
         for loss, logs in pipeline.over(feed.next(_steps_to_halt(started, settings, schedule))):
             taken = feed.taken.popleft()
@@ -230,11 +239,15 @@ def train(
                 give_back_free()
         if state.step == started:
             break
-        if state.step % settings.validate_every == 0 and observer.validated(learner, state):
-            break
         if state.step % settings.checkpoint_every == 0:
             observer.checkpoint(learner, state)
     return state
+
+
+def _ends(learner: Learner, state: TrainState, settings: TrainSettings, observer: Observer) -> bool:
+    """Validates where that is due and has not been done; whether training shall stop."""
+    due = state.step and state.step % settings.validate_every == 0
+    return bool(due) and not state.is_validated and observer.validated(learner, state)
 
 
 def _steps_to_halt(step: int, settings: TrainSettings, schedule: Schedule) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,17 +101,26 @@ class Ticket:
 
 def tickets(
     plan: BlockPlan, done: Progress, max_epochs: int, rank: int, world_size: int
-) -> list[Ticket]:
-    """What one rank has still to read until the end of `max_epochs`."""
-    current = [
-        Ticket(done.epoch, block, done.batches.get(block, 0))
-        for block in plan.order(done.epoch)
-        if done.batches.get(block) != WHOLE
-    ]
-    mine = current[rank::world_size]
-    for epoch in range(done.epoch + 1, max_epochs):
-        mine += [Ticket(epoch, block) for block in plan.order(epoch)[rank::world_size]]
-    return mine
+) -> Iterator[Ticket]:
+    """What one rank has still to read until the end of `max_epochs`.
+
+    Given one by one: memory is one epoch's order. `done` may change as soon as this returns.
+    """
+    return _tickets(plan, range(done.epoch, max_epochs), dict(done.batches), rank, world_size)
+
+
+def _tickets(
+    plan: BlockPlan, epochs: range, consumed: dict[int, int], rank: int, world_size: int
+) -> Iterator[Ticket]:
+    """Tickets of the epochs, of the first of which batches have been consumed."""
+    for epoch in epochs:
+        left = (
+            Ticket(epoch, block, consumed.get(block, 0))
+            for block in plan.order(epoch)
+            if consumed.get(block) != WHOLE
+        )
+        yield from itertools.islice(left, rank, None, world_size)
+        consumed = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +133,18 @@ class Portion:
 
 
 Collate = Callable[[pa.Table, np.random.Generator], Iterator[Batch]]
-Reader = Callable[[Sequence[Readable]], Iterator[pa.Table]]
+Reader = Callable[[Iterable[Readable]], Iterator[pa.Table]]
 
 
 def portions(
-    plan: BlockPlan, todo: Sequence[Ticket], collate: Collate, read: Reader = read_tables
+    plan: BlockPlan, todo: Iterable[Ticket], collate: Collate, read: Reader = read_tables
 ) -> Iterator[Portion]:
-    """Batches of the tickets in order; an empty block gives a portion with no rows to train on."""
-    tables = read([plan.reading(t.epoch, t.block) for t in todo])
+    """Batches of the tickets in order; memory is what `read` holds, however many tickets there are.
+
+    A block without a row to train on gives none, and is read again by a run that resumes its epoch.
+    """
+    todo, ahead = itertools.tee(todo)
+    tables = read(plan.reading(ticket.epoch, ticket.block) for ticket in ahead)
     for ticket, table in zip(todo, tables, strict=True):
         batches = collate(table, plan.rng(ticket.epoch, ticket.block))
         numbered = itertools.islice(_last_marked(batches), ticket.skip, None)

@@ -121,7 +121,7 @@ class Training:
                 *(graph.reference() for graph in graphs),
             ]
         best = best_file(last.folder, outcomes[last.phase]["best_step"])
-        storage.fetch(best)
+        storage.fetch(best, fresh=True)  # an earlier attempt may have left another here
         shutil.copy(best, draft.path / "model.safetensors")
         _describe(draft, last, outcomes, self.sources)
         draft.scratch.append(folder)

@@ -65,9 +65,9 @@ class UserBlocks:
         versions = dataset.artifact.version, vectors, model.version
         return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *tasks, *own)
 
-    def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> Path:
+    def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> None:
         """The file of a block, with arrays that are made unless it is there."""
-        return self.pieces.make(_name(number), lambda path: save(path, **arrays()))
+        self.pieces.make(_name(number), lambda path: save(path, **arrays()))
 
     def parts(self) -> Iterator[Any]:
         """What the files of all blocks hold, in order."""

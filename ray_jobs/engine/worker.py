@@ -18,6 +18,7 @@ from torch import nn
 
 from data.contract import storage
 from data.contract.artifact import read, write_atomically
+from data.contract.settings import UserError
 from models.embeddings import shard
 from models.table_shards import full_tables, load_tables
 from ray_jobs.engine import checkpoint, container, ranks
@@ -49,7 +50,11 @@ PLAN = "plan.txt"
 def work(
     assignment: Assignment, make_task: Callable[[Assignment], Task], device: torch.device = CPU
 ) -> None:
-    """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder."""
+    """Trains on this rank; rank 0 leaves the best weights and `outcome.json` in the folder.
+
+    Raises:
+        UserError: on all ranks, where none has had a row to learn from.
+    """
     quiet_libraries()
     assignment = replace(assignment, device=str(device))
     task = make_task(assignment)
@@ -67,6 +72,8 @@ def work(
         train(learner, stream, state, settings, schedule, recorder)
     finally:
         stream.close()
+    if not state.rows:  # of all ranks
+        raise UserError(f"{task.name} has found no row to learn from: {task.why_no_rows()}")
     recorder.finish(learner, state)
 
 
@@ -122,15 +129,25 @@ def _admitted(task: Task, name: str, table: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Recorder:
-    """Logs to files, checkpoints, validates, and keeps the best weights."""
+    """Logs to files, checkpoints, validates, and keeps the best weights.
+
+    Attributes:
+        task: what is trained.
+        assignment: names the folder of it all.
+        settings: of the loop.
+        schedule: names the last step.
+        saved_at: step of the last checkpoint, 0 before there is one.
+    """
 
     task: Task
     assignment: Assignment
     settings: TrainSettings
     schedule: Schedule
+    saved_at: int = 0
 
     def start(self, learner: Learner, state: TrainState) -> None:
         """Leaves the sharding plan, and the curve as far as it is part of this run."""
+        self.saved_at = state.step
         if ranks.rank() != 0:
             return
         if ranks.world_size() > 1:
@@ -151,6 +168,7 @@ class Recorder:
         """Saves on all ranks; weights that no checkpoint asks for any more are removed."""
         folder = self.assignment.folder
         checkpoint.save(folder, learner, state)
+        self.saved_at = state.step
         if ranks.rank() == 0:
             storage.put(folder / CURVE)
             for file in folder.glob("best-*"):
@@ -158,12 +176,22 @@ class Recorder:
                     storage.remove(file)
 
     def validated(self, learner: Learner, state: TrainState) -> bool:
-        """Scores the weights; True when patience has run out. Nothing to do while refitting."""
+        """Scores the weights; True when patience has run out. Nothing to do while refitting.
+
+        It may take as long as all steps before it, so there is a checkpoint before the first one.
+        The checkpoint of this very step learns the outcome, unless the training ends by it: taken
+        up there, it has to be told again.
+        """
         if self.assignment.phase == "refit":
             return False
+        if not self.saved_at:
+            self.checkpoint(learner, state)
         weights = snapshot(learner, self.task)
         metrics = self.task.validate(weights) if ranks.rank() == 0 else {}
-        return self._judge(ranks.from_first(metrics), weights, state)
+        ends = self._judge(ranks.from_first(metrics), weights, state)
+        if self.saved_at == state.step and not ends and ranks.rank() == 0:
+            checkpoint.save_state(self.assignment.folder, state)
+        return ends
 
     def _judge(self, metrics: dict[str, float], weights: Snapshot, state: TrainState) -> bool:
         if not metrics:
@@ -192,8 +220,7 @@ class Recorder:
 
     def finish(self, learner: Learner, state: TrainState) -> None:
         """Keeps the last weights where nothing was chosen, and writes the outcome."""
-        last_is_new = not state.validations or state.validations[-1]["step"] != state.step
-        if last_is_new:
+        if not state.is_validated:
             self.validated(learner, state)
         if not state.best_step:
             state.best_step = state.step

@@ -17,6 +17,7 @@ from ray.data import TaskPoolStrategy
 from rich.console import Console
 from rich.progress import Progress
 
+from data.contract.settings import UserError
 from ray_jobs.engine.cluster import beside_files, connect
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class BlockTasks:
     def run(
         self, function: Callable[[C, int], R], context: C, count: int, label: str
     ) -> Iterator[R]:
-        """Gives `function(context, i)` for i below `count`, in order, with a progress bar."""
+        """Gives `function(context, i)` for i below `count`, in order, with a progress bar.
+
+        Raises:
+            UserError: the function does, wherever it runs.
+        """
         console = Console(stderr=True)
         hidden = not console.is_terminal  # it would leave an empty line
         with Progress(console=console, transient=True, disable=hidden) as bar:
@@ -79,7 +84,10 @@ class BlockTasks:
                 results.iter_batches(batch_size=None, batch_format="pyarrow")
             )
             for table in tables:
-                yield from map(pickle.loads, table["result"].to_pylist())
+                for result in map(pickle.loads, table["result"].to_pylist()):
+                    if isinstance(result, UserError):
+                        raise result
+                    yield result
 
 
 def _in_process(function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
@@ -88,5 +96,13 @@ def _in_process(function: Callable[[C, int], R], context: C, count: int) -> Iter
 
 def _call(numbers: pa.Table, function: Callable[[Any, int], Any], context: Any) -> pa.Table:
     known = ray.get(context) if isinstance(context, ray.ObjectRef) else context
-    results = [pickle.dumps(function(known, i)) for i in numbers["id"].to_pylist()]
+    results = [pickle.dumps(_outcome(function, known, i)) for i in numbers["id"].to_pylist()]
     return pa.table({"result": pa.array(results, pa.binary())})
+
+
+def _outcome(function: Callable[[C, int], R], context: C, number: int) -> R | UserError:
+    """The result, or the UserError in its place: Ray Data would wrap it until it is none."""
+    try:
+        return function(context, number)
+    except UserError as error:
+        return error

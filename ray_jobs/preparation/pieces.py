@@ -1,6 +1,7 @@
 """Files that tasks leave, one each, for their job to put together; a job run again finds them.
 
-Where a root lies in object storage they go there and come from there: tasks may run on any node.
+Where a root lies in object storage they go there and come from there: tasks may run on any node,
+and only the job's own keeps them until it is done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from data.contract import storage
+from ray_jobs.engine.leases import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,17 +24,20 @@ class Pieces:
 
     Attributes:
         folder: of the job's machine.
+        home: name of that machine where a root lies in object storage.
     """
 
     folder: Path
+    home: str = ""
 
     @classmethod
     def begin(cls, root: Path, name: str) -> Self:
         """Those of a piece of work of a root, as far as they were made before."""
-        return cls(root.absolute() / "checkpoints" / name)
+        folder = root.absolute() / "checkpoints" / name
+        return cls(folder, machine() if storage.is_mirrored(folder) else "")
 
-    def make(self, name: str, write: Callable[[Path], None]) -> Path:
-        """A file on this machine, written if it is nowhere yet; it is there whole or not at all.
+    def make(self, name: str, write: Callable[[Path], None]) -> None:
+        """A file, written if it is nowhere yet; it is there whole or not at all.
 
         Args:
             name: of the file.
@@ -42,13 +47,19 @@ class Pieces:
             StorageError: the root's storage refuses.
         """
         path = storage.here(self.folder) / name
-        if not storage.fetch(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
-            write(part)
-            storage.put_as(part, path)
+        if storage.fetch(path) if self._is_home() else storage.exists(path):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
+        write(part)
+        storage.put_as(part, path)
+        if self._is_home():
             part.replace(path)
-        return path
+        else:
+            part.unlink()
+
+    def _is_home(self) -> bool:
+        return not self.home or self.home == machine()
 
     def found(self, name: str) -> Path:
         """A file that was made before, on this machine."""

@@ -104,7 +104,7 @@ class PostedLog:
         Raises:
             StorageError: the root's storage does not answer; they stay where they are.
         """
-        with turn(self._root, "archive"):
+        with turn(self._root, "archive") as confirm:
             files = self._files()
             dropped = self._drop(self._left_over(files))
             done = files[-1][1] if files else 0
@@ -112,6 +112,7 @@ class PostedLog:
                 done = events[-1][0]
                 files.append((events[0][0], done))
                 self._write(self._path(*files[-1]), events)
+                confirm()
                 write_atomically(self._archive / INDEX, json.dumps(files))
                 dropped += self._drop(events)
             return dropped

@@ -149,4 +149,7 @@ class GraphTask(RetrievalTask):
         dataset, sampler = self.assignment.dataset, self.assignment.sampler
         assert sampler is not None
         users = users_of(self.assignment.settings, dataset)
-        return GraphEmbedder.of(dataset, self.settings, snapshot, sampler.open(), users).scores
+        embedder = GraphEmbedder.of(
+            dataset, self.settings, snapshot, sampler.open(), users, self.assignment.device
+        )
+        return embedder.scores

@@ -46,6 +46,8 @@ class LogTask:
         log: what may be read, and what is to be predicted.
     """
 
+    name: str
+
     def __init__(
         self, assignment: Assignment, settings: ModelSettings, days: tuple[int, int] | None
     ) -> None:
@@ -100,3 +102,10 @@ class LogTask:
         """Tables of a dense part, with room for the ids of days to come."""
         data = self.assignment.dataset
         return core.tables(table_rows(data.item_ids.rows), table_rows(data.user_ids.rows))
+
+    def why_no_rows(self) -> str:
+        """What may have left out all rows, and the way out."""
+        return (
+            "no label of its window stands in a row that can be made; "
+            f"check {self.name}.*, split.* and windows.*"
+        )

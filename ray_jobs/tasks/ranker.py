@@ -142,6 +142,24 @@ class RankerTask(LogTask):
         most_ms = self.settings.time_mask_hours * HOUR_MS
         return (rng.random(requests) * most_ms).astype(np.int64)
 
+    def why_no_rows(self) -> str:
+        """How many of its impressions each filter leaves out, and the way out."""
+        total = late = apart = 0
+        for file in self.files:
+            table = pq.ParquetFile(file).read(["user", "labels_closed_at"])
+            closed = self._closed(table)
+            total += table.num_rows
+            late += table.num_rows - closed.num_rows
+            apart += closed.num_rows - self._of_seen_users(closed).num_rows
+        windows = self.assignment.windows
+        day = f"day {windows.ranker_closed} of the log" if windows else "the log's end"
+        return (
+            f"of {total} impressions to learn from, {late} have labels that close after {day} "
+            f"(labels_closed_at), {apart} others are of users kept apart (split.eval_users), and "
+            f"ranker.negative_rate={self.settings.negative_rate} leaves out the rest; move "
+            "windows.ranker_closed or windows.ranker, or mend the log"
+        )
+
     def _closed(self, table: pa.Table) -> pa.Table:
         """Leaves out impressions whose labels were still open when the window closed."""
         windows, calendar = self.assignment.windows, self.assignment.dataset.calendar

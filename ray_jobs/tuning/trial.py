@@ -145,21 +145,23 @@ def run_trial(job: Job, plan: Plan) -> Trial:
     try:
         settings = with_choice(job.settings, plan.choice, plan.seed)
         version = _version(job, settings, plan)
-        with turn(job.root, f"{KIND}-{version}"):
-            return _found(job, version) or _run_timed(job, settings, plan, version)
+        with turn(job.root, f"{KIND}-{version}") as confirm:
+            found = _found(job, version)
+            if found is None:
+                found = _run_timed(Job(settings, job.arguments, job.root), plan)
+                with publish(job.root, KIND, version, details=asdict(found)) as draft:
+                    draft.confirm = confirm
+            return found
     except Exception as error:
         console.print_exception(max_frames=5)
         text = f"{type(error).__name__}: {error}"
         return Trial(choice=plan.choice, seed=plan.seed, state="failed", error=text)
 
 
-def _run_timed(job: Job, settings: Settings, plan: Plan, version: str) -> Trial:
+def _run_timed(own: Job, plan: Plan) -> Trial:
     started = time.perf_counter()
-    trial = _run(Job(settings, job.arguments, job.root), plan)
-    trial = replace(trial, seconds=round(time.perf_counter() - started, 2))
-    with publish(job.root, KIND, version, details=asdict(trial)):
-        pass
-    return trial
+    trial = _run(own, plan)
+    return replace(trial, seconds=round(time.perf_counter() - started, 2))
 
 
 def _run(own: Job, plan: Plan) -> Trial:

@@ -22,9 +22,10 @@ from data.graph.edges import board_edges, board_files
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
-from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.job import Job, run, start
+from ray_jobs.engine.locks import turn
 from ray_jobs.preparation.served import Taken
-from ray_jobs.prepare import prepare
+from ray_jobs.prepare import main, prepare
 
 FIRST_MS = 20_000 * DAY_MS
 NUM_USERS, NUM_ITEMS, DAYS = 40, 60, 30
@@ -232,6 +233,42 @@ def test_ray_data_and_this_process_write_the_same_bytes(
     assert checksums(spread) == checksums(first)
 
 
+@pytest.mark.ray
+def test_a_damaged_file_is_told_alike_from_tasks_and_from_this_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
+) -> None:
+    monkeypatch.setattr("data.intake.PROBE_ROWS", 150)  # which this process always reads
+    events = write(tmp_path / "a.parquet", log())
+    column = pq.ParquetFile(events).metadata.row_group(1).column(1)
+    content = bytearray(events.read_bytes())
+    start_at = column.dictionary_page_offset or column.data_page_offset
+    content[start_at : start_at + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
+    events.write_bytes(content)
+    told = []
+    for rows in (0, 1_000_000):
+        words = [
+            f"root={tmp_path / str(rows)}",
+            "source.kind=table",
+            f"source.events={events}",
+            f"prepare.in_process_rows={rows}",
+            "prepare.block_rows=150",
+        ]
+        monkeypatch.setattr("sys.argv", ["prepare", *words])
+        with pytest.raises(SystemExit) as ended:
+            run("prepare", main, remember=True)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        told.append(said[said.index("error: ") :])
+    assert told[0] == told[1]
+    assert told[0].startswith(f"error: {events} is damaged: ")
+    assert told[0].endswith("; write it again\n")
+
+
 def test_a_prepared_log_is_not_prepared_again(first: Dataset) -> None:
     manifest = first.artifact.path / "manifest.json"
     written = manifest.stat().st_mtime_ns
@@ -256,6 +293,22 @@ def test_a_run_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeypat
         with pytest.raises(UserError, match="no dataset yet"):
             Dataset.open(tmp_path / "root")
     assert checksums(prepared(tmp_path / "root", events)) == checksums(whole)
+
+
+def test_what_killed_runs_have_spilled_is_removed_and_nothing_of_those_that_run(
+    tmp_path: Path,
+) -> None:
+    events, root = write(tmp_path / "a.parquet", log()), tmp_path / "root"
+    killed, running = (root / ".work" / f"prepare-{name}" for name in ("killed", "running"))
+    for folder in (killed, running):
+        folder.mkdir(parents=True)
+        (folder / "spilled.arrow").touch()
+    with turn(root, "dataset-running"):
+        prepared(root, events)
+        assert [file.name for file in running.iterdir()] == ["spilled.arrow"]
+    assert not killed.exists()
+    prepared(root, events)
+    assert list((root / ".work").iterdir()) == []
 
 
 def test_one_percent_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.blocks import Block, StagedBlock
+from data.contract.storage import StorageError
 from ray_jobs.engine import block_reader
 from ray_jobs.engine.block_reader import PLACE, read_tables, split
 
@@ -70,3 +71,38 @@ def test_blocks_are_read_in_the_planned_order(
     rows = [table["row"].to_pylist() for table in read_tables(blocks)]
     first = [*range(8)]
     assert rows == [[*range(24, 32)], first, [], [*range(32, 36)], first]
+
+
+@pytest.mark.ray
+def test_blocks_without_end_are_read_as_far_as_they_are_asked_for(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_reader, "STRETCH_BYTES", 200)
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"row": np.arange(32)}), file, row_group_size=8)
+    blocks = itertools.cycle(Block(file, number, 8, 64) for number in range(4))
+    tables = read_tables(blocks)
+    rows = [table["row"][0].as_py() for table in itertools.islice(tables, 6)]
+    tables.close()
+    assert rows == [0, 8, 16, 24, 0, 8]
+
+
+class Unanswered:
+    """A stage whose storage does not answer."""
+
+    growth = 1.0
+
+    def __call__(self, table: pa.Table, epoch: int, rng: np.random.Generator) -> pa.Table:
+        raise StorageError("s3://company/root cannot be read: connection reset")
+
+
+@pytest.mark.ray
+def test_what_the_user_can_mend_is_raised_as_in_the_task(ray_cluster: None, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"row": np.arange(8)}), file)
+    block = StagedBlock(Block(file, 0, 8, 64), Unanswered(), 0, (0,))
+    with pytest.raises(
+        StorageError, match=r"^s3://company/root cannot be read: connection reset$"
+    ) as caught:
+        list(read_tables([block]))
+    assert type(caught.value) is StorageError

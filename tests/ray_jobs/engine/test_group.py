@@ -14,14 +14,17 @@ import pytest
 import torch
 
 import data.timelines
+from data.contract import storage
+from data.contract.mirrors import PLACE
 from data.contract.settings import UserError
 from data.contract.storage import StorageError
 from data.dataset import Dataset
 from data.sources import world_tables
 from ray_jobs.engine import ranks
 from ray_jobs.engine.assignment import Assignment
-from ray_jobs.engine.group import run_workers
+from ray_jobs.engine.group import leave_nothing, run_workers
 from ray_jobs.engine.job import Job, start
+from ray_jobs.engine.leases import machine
 from ray_jobs.engine.streams import Progress, portions, tickets
 from ray_jobs.engine.worker import CURVE, OUTCOME, PLAN, alone, work
 from ray_jobs.prepare import prepare
@@ -239,3 +242,28 @@ def test_a_storage_that_does_not_answer_is_asked_again_as_often_as_workers_may_f
     impatient = assignment_of(job, tmp_path / "impatient", workers=2, max_failures=0)
     with pytest.raises(StorageError, match=r"^s3://company/root cannot be read: connection reset$"):
         run_workers(impatient, UnansweredTask)
+
+
+def test_other_machines_keep_nothing_of_a_training_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "remote").mkdir()
+    monkeypatch.setenv(PLACE, str(tmp_path / "driver"))
+    folder, home = storage.mirror(f"file://{tmp_path}/remote") / "checkpoints" / "id-v1", machine()
+    for name in ("driver", "node"):
+        monkeypatch.setenv(PLACE, str(tmp_path / name))
+        shard = storage.here(folder) / "step-000004" / f"__{name}_0.distcp"
+        shard.parent.mkdir(parents=True)
+        shard.write_text("rows")
+        storage.put(shard)
+        leave_nothing(folder, home)
+        assert storage.here(folder).exists() == (name == "driver")
+    assert storage.fetch(storage.here(folder))
+    shards = (storage.here(folder) / "step-000004").iterdir()
+    assert sorted(file.name for file in shards) == ["__driver_0.distcp", "__node_0.distcp"]
+
+
+def test_a_root_on_a_shared_disk_keeps_a_training_until_it_is_published(tmp_path: Path) -> None:
+    (tmp_path / "shard").touch()
+    leave_nothing(tmp_path, "")
+    assert (tmp_path / "shard").exists()

@@ -1,14 +1,20 @@
+import errno
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from data.contract import storage
+from data.contract.artifact import Draft
 from data.contract.mirrors import PLACE
+from data.contract.storage import StorageError
 from ray_jobs.engine import leases
+from ray_jobs.engine.job import start
 from ray_jobs.engine.leases import Ticket, lease, machine
 
 WAITS = """
@@ -17,7 +23,7 @@ from data.contract import storage
 from ray_jobs.engine import leases
 from ray_jobs.engine.locks import turn
 
-leases.BEAT_S, leases.LOST_S, leases.POLL_S = 0.2, 2.0, 0.1
+leases.BEAT_S, leases.LOST_S, leases.POLL_S = 0.2, 4.0, 0.1
 with turn(storage.mirror(sys.argv[1]), "a-v"):
     print("mine", flush=True)
     sys.stdin.read()
@@ -64,15 +70,120 @@ def test_who_has_not_chosen_yet_is_waited_for(folder: Path) -> None:
     assert not theirs.is_first()
 
 
-def test_the_dead_are_passed_and_swept_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dead_are_passed_and_swept_away(folder: Path, tmp_path: Path) -> None:
     dead, before = Ticket(folder, "b"), Ticket(folder, "a")
     dead.draw()
     before.draw()  # of this machine: whoever has the turn here knows that it has ended
-    monkeypatch.setattr(leases, "LOST_S", 0.0)
+    long_ago = time.time() - 2 * leases.LOST_S
+    os.utime(tmp_path / "remote" / ".work" / "a-v.tickets" / dead.name, (long_ago, long_ago))
     told = []
     with lease(folder, "a", lambda: told.append(1)):
         assert len(left(folder)) == 1
     assert not told
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Of this machine: writes still to be refused, and those that were."""
+    told = {"left": 0, "refused": 0}
+    write = leases.write_atomically
+
+    def refusing(path: Path, text: str) -> None:
+        if told["left"]:
+            told["left"], told["refused"] = told["left"] - 1, told["refused"] + 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(leases, "write_atomically", refusing)
+    monkeypatch.setattr(leases, "BEAT_S", 0.005)
+    return told
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+def test_a_full_disk_does_not_end_the_renewals(folder: Path, disk: dict[str, int]) -> None:
+    with lease(folder, "a", lambda: None) as confirm:
+        disk["left"] = 3
+        wait_until(lambda: disk["refused"] == 3)
+        (name,) = left(folder)
+        before = storage.texts(folder)[name][0]
+        wait_until(lambda: storage.texts(folder)[name][0] > before)
+        confirm()
+
+
+def test_who_could_not_renew_it_in_time_has_lost_its_turn_for_good(
+    folder: Path, disk: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = Ticket(folder, "a")
+    with ticket.renewed():
+        ticket.draw()
+        disk["left"] = 10**9
+        wait_until(lambda: disk["refused"] > 0)
+        ticket.confirm()
+        monkeypatch.setattr(leases, "LOST_S", 0.05)
+        time.sleep(0.1)
+        with pytest.raises(StorageError, match="another machine may have taken this one's turn"):
+            ticket.confirm()
+        disk["left"] = 0
+        for _ in range(2):
+            before = storage.texts(folder)[ticket.name][0]
+            wait_until(lambda before=before: storage.texts(folder)[ticket.name][0] > before)
+        monkeypatch.setattr(leases, "LOST_S", 60.0)
+        with pytest.raises(StorageError, match="nothing was published"):
+            ticket.confirm()
+
+
+def test_a_turn_that_was_lost_ends_with_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = lease(folder, "a", lambda: None)
+    turn.__enter__()
+    monkeypatch.setattr(leases, "LOST_S", 0.0)
+    with pytest.raises(StorageError, match="nothing was published"):
+        turn.__exit__(None, None, None)
+    assert left(folder) == []
+
+
+def test_what_a_lost_turn_has_made_is_not_published(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start([f"root=file://{tmp_path}/remote"])
+
+    def write(draft: Draft) -> None:
+        (draft.path / "rows.bin").write_text("rows")
+        monkeypatch.setattr(leases, "LOST_S", 0.0)
+
+    with pytest.raises(StorageError, match="nothing was published"):
+        job.make("dataset", [], {}, write)
+    assert not list((tmp_path / "remote" / "dataset").rglob("*.*"))
+    monkeypatch.setattr(leases, "LOST_S", 60.0)
+    made = job.make("dataset", [], {}, lambda draft: (draft.path / "rows.bin").touch())
+    assert made.path.is_dir()
+
+
+def test_a_turn_that_is_lost_late_leaves_no_manifest(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start([f"root=file://{tmp_path}/remote"])
+    put = storage.put
+
+    def slow(path: Path) -> None:
+        put(path)
+        monkeypatch.setattr(leases, "LOST_S", 0.0)
+
+    def write(draft: Draft) -> None:
+        (draft.path / "rows.bin").write_text("rows")
+        monkeypatch.setattr(storage, "put", slow)
+
+    with pytest.raises(StorageError, match="nothing was published"):
+        job.make("dataset", [], {}, write)
+    names = [file.name for file in (tmp_path / "remote" / "dataset").rglob("*.*")]
+    assert names == ["rows.bin"]
 
 
 def test_a_machine_keeps_its_name(folder: Path) -> None:
@@ -95,7 +206,7 @@ def test_a_machine_waits_for_another_and_goes_on_when_that_is_lost(tmp_path: Pat
         assert first.stdout.readline() == "mine\n"
         with start("two") as second:
             assert second.stdout is not None
-            time.sleep(3)
+            time.sleep(5)
             assert second.poll() is None
             first.kill()
             assert second.stdout.readline() == "mine\n"

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from data.contract.artifact import find
 from ray_jobs.engine.job import start
-from ray_jobs.engine.locks import turn
+from ray_jobs.engine.locks import turn, unless_held
 
 WAITS = """
 import sys
 from pathlib import Path
-from ray_jobs.engine.locks import turn
+from ray_jobs.engine.locks import turn, unless_held
 
 with turn(Path(sys.argv[1]), "a-v"):
     print("mine", flush=True)
@@ -32,6 +32,17 @@ def test_a_turn_is_had_by_one_process_and_ends_with_it(tmp_path):
         second.communicate("")
     assert second.returncode == 0
     assert list((tmp_path / ".work").iterdir()) == [], "nothing is left behind"
+
+
+def test_what_is_done_unless_a_turn_is_held_does_not_wait_for_it(tmp_path):
+    done = []
+    with turn(tmp_path, "a-v"):
+        unless_held(tmp_path, "a-v", lambda: done.append("a"))
+        unless_held(tmp_path, "b-v", lambda: done.append("b"))
+    assert done == ["b"]
+    unless_held(tmp_path, "a-v", lambda: done.append("a"))
+    assert done == ["b", "a"]
+    assert list((tmp_path / ".work").iterdir()) == []
 
 
 def test_of_many_that_wait_one_at_a_time_has_the_turn(tmp_path):

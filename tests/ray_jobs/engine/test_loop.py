@@ -47,6 +47,7 @@ class Notes:
     validated_at: list[int] = field(default_factory=list)
     saved: dict[int, tuple[Progress, dict[str, Tensor]]] = field(default_factory=dict)
     lines: list[dict[str, float]] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
 
     def logged(self, line: dict[str, float]) -> None:
         self.lines.append(line)
@@ -54,10 +55,13 @@ class Notes:
     def checkpoint(self, learner: Learner, state: TrainState) -> None:
         progress = Progress(state.progress.epoch, dict(state.progress.batches))
         self.saved[state.step] = progress, weights_of(learner)
+        self.order.append(f"saved {state.step}")
 
     def validated(self, learner: Learner, state: TrainState) -> bool:
         del learner
         self.validated_at.append(state.step)
+        self.order.append(f"validated {state.step}")
+        state.validations.append({"step": state.step})
         return state.step >= self.stop_at
 
 
@@ -85,10 +89,12 @@ def portions() -> Iterator[Portion]:
         yield Portion(Ticket(epoch, block), rows, WHOLE if number == BATCHES - 1 else number + 1)
 
 
-def run(notes: Notes, max_steps: int = 100) -> tuple[Learner, TrainState]:
+def run(
+    notes: Notes, max_steps: int = 100, begun: TrainState | None = None
+) -> tuple[Learner, TrainState]:
     learner, stream = learner_of(), Prefetched(portions(), lambda: next(portions()).batch)
     schedule = replace(SCHEDULE, max_steps=max_steps)
-    state = train(learner, stream, TrainState(), SETTINGS, schedule, notes)
+    state = train(learner, stream, begun or TrainState(), SETTINGS, schedule, notes)
     stream.close()
     return learner, state
 
@@ -123,6 +129,23 @@ def test_a_training_ends_where_the_schedule_or_the_observer_says() -> None:
     notes = Notes(stop_at=6)
     assert run(notes)[1].step == 6
     assert notes.validated_at == [3, 6]
+
+
+def test_a_checkpoint_goes_before_the_validation_of_its_step() -> None:
+    notes = Notes()
+    run(notes, max_steps=15)
+    assert notes.order[-2:] == ["saved 15", "validated 15"]
+
+
+def test_a_validation_that_a_kill_has_cut_short_is_made_up_for_and_no_other() -> None:
+    notes = Notes()
+    run(notes, max_steps=16, begun=TrainState(step=15))
+    assert notes.order == ["validated 15"]
+    notes = Notes()
+    run(notes, max_steps=16, begun=TrainState(step=15, validations=[{"step": 15}]))
+    assert notes.order == []
+    notes = Notes(stop_at=15)
+    assert run(notes, begun=TrainState(step=15))[1].step == 15
 
 
 def test_halts_change_nothing_of_what_is_learnt() -> None:

@@ -1,7 +1,8 @@
 """Every row of an epoch is read exactly once, by any number of ranks, interrupted or not."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def plan_of(num_blocks: int, seed: int = 0) -> BlockPlan:
     return BlockPlan(blocks, seed)
 
 
-def read_numbers(blocks: Sequence[Block]) -> Iterator[pa.Table]:
+def read_numbers(blocks: Iterable[Block]) -> Iterator[pa.Table]:
     for block in blocks:
         yield pa.table({"row": np.arange(ROWS) + ROWS * block.row_group})
 
@@ -102,6 +103,31 @@ def test_ranks_that_resume_lose_no_progress_to_what_others_knew_before(
     assert sorted(seen) == list(range(ROWS * 5))
 
 
+def test_what_is_consumed_later_is_not_left_out() -> None:
+    plan, progress = plan_of(3), Progress()
+    todo = tickets(plan, progress, 2, 0, 1)
+    progress.batches = {0: WHOLE, 1: 2}
+    assert [(t.epoch, t.skip) for t in todo] == [(0, 0)] * 3 + [(1, 0)] * 3
+
+
+def peak_of_first_portion(plan: BlockPlan, max_epochs: int) -> int:
+    """Most bytes that were held until there was one."""
+    tracemalloc.start()
+    try:
+        todo = tickets(plan, Progress(), max_epochs, 0, 1)
+        next(portions(plan, todo, collate, read_numbers))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stream_of_many_epochs_begins_with_as_little_memory_as_one_of_one() -> None:
+    plan = plan_of(500)
+    peak_of_first_portion(plan, 1)  # what is made once in a process
+    one, many = peak_of_first_portion(plan, 1), peak_of_first_portion(plan, 1000)
+    assert many == pytest.approx(one, rel=0.1)
+
+
 def test_a_prefetched_stream_hands_over_errors_and_ends_epochs() -> None:
     plan = plan_of(1)
     todo = tickets(plan, Progress(), 2, 0, 1)
@@ -128,9 +154,10 @@ def test_a_spare_batch_has_no_weight() -> None:
 def test_a_spare_batch_reads_no_further_than_the_first_rows() -> None:
     asked: list[int] = []
 
-    def read(blocks: Sequence[Block]) -> Iterator[pa.Table]:
-        asked.extend(block.row_group for block in blocks)
-        return read_numbers(blocks)
+    def read(blocks: Iterable[Block]) -> Iterator[pa.Table]:
+        for block in blocks:
+            asked.append(block.row_group)
+            yield from read_numbers([block])
 
     spare_batch(plan_of(5), collate, read)
     assert asked == [0]

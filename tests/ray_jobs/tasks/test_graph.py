@@ -1,4 +1,4 @@
-"""How long the graph encoder is trained."""
+"""How long the graph encoder is trained, and where it is validated."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_jobs.tasks import graph
 from ray_jobs.tasks.graph import GraphTask
 
 LABELS, BATCH, EPOCHS = 10_000, 32, 3
@@ -21,3 +22,20 @@ def test_all_ranks_together_pass_over_the_labels_as_often_as_is_set(workers: int
     task.assignment = SimpleNamespace(settings=SimpleNamespace(train=train))
     read = task.max_steps * BATCH * max(1, workers)
     assert read == pytest.approx(EPOCHS * LABELS * len(task.objectives), rel=0.01)
+
+
+def test_a_validation_computes_where_its_rank_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def of(*arguments: object) -> SimpleNamespace:
+        given.extend(arguments)
+        return SimpleNamespace(scores="scores")
+
+    monkeypatch.setattr(graph, "GraphEmbedder", SimpleNamespace(of=of))
+    monkeypatch.setattr(graph, "users_of", lambda *_: "nodes")
+    assignment = SimpleNamespace(
+        dataset=None, settings=None, sampler=SimpleNamespace(open=lambda: None), device="cuda:3"
+    )
+    task = SimpleNamespace(assignment=assignment, settings=None)
+    assert GraphTask.scorer(task, {}) == "scores"  # type: ignore[arg-type]
+    assert given[-1] == "cuda:3"
