@@ -72,10 +72,15 @@ def test_the_newest_request_is_found_in_the_last_hour_that_has_one(
 ) -> None:
     later = tmp_path / "remote" / FOLDER / "impressions" / f"hour={hour_of(NOW_MS + 9 * HOUR_MS)}"
     later.mkdir()
-    assert closed_until(root, HOUR_MS) == NOW_MS + 6 * HOUR_MS
+    assert closed_until(root, HOUR_MS, 0) == NOW_MS + 6 * HOUR_MS
     assert fetched(root) == [("impressions", 7)]
 
 
-def test_where_nothing_is_logged_nothing_is_closed(tmp_path: Path, root: Path) -> None:
-    assert closed_until(storage.mirror(f"file://{tmp_path}/empty"), HOUR_MS) == 0
-    assert closed_until(tmp_path / "here too", HOUR_MS) == 0
+def test_what_was_posted_later_closes_labels_too(root: Path) -> None:
+    assert closed_until(root, HOUR_MS, NOW_MS + 20 * HOUR_MS) == NOW_MS + 19 * HOUR_MS
+
+
+def test_where_nothing_is_logged_only_what_was_posted_closes(tmp_path: Path, root: Path) -> None:
+    for log in (storage.mirror(f"file://{tmp_path}/empty"), tmp_path / "here too"):
+        assert closed_until(log, HOUR_MS, 0) == 0
+        assert closed_until(log, HOUR_MS, NOW_MS) == NOW_MS - HOUR_MS
