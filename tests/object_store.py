@@ -15,6 +15,7 @@ import httpx
 from tests.e2e.processes import free_port, wait_until_it_answers
 
 BUCKET = "company"
+METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 
 
 @contextmanager
@@ -50,6 +51,7 @@ class Slowed(socketserver.ThreadingTCPServer):
 
     Attributes:
         seconds: that it takes; with infinity none comes.
+        asked: methods of the requests.
     """
 
     daemon_threads = True
@@ -57,7 +59,7 @@ class Slowed(socketserver.ThreadingTCPServer):
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), Detour)
-        self.port, self.seconds = port, 0.0
+        self.port, self.seconds, self.asked = port, 0.0, list[str]()
 
     @property
     def url(self) -> str:
@@ -75,7 +77,13 @@ class Detour(socketserver.BaseRequestHandler):
             back.start()
             with suppress(OSError):
                 while data := self.request.recv(1 << 16):
+                    self._note(data)
                     there.sendall(data)
+
+    def _note(self, data: bytes) -> None:
+        method = data.partition(b" ")[0].decode(errors="replace")
+        if method in METHODS:
+            self.server.asked.append(method)
 
     def _answer(self, there: socket.socket) -> None:
         with suppress(OSError):

@@ -27,9 +27,9 @@ def slow() -> Iterator[Slowed]:
 
 @pytest.fixture
 def root(slow: Slowed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """By the slow way, with a client that waits two seconds and one that waits one."""
+    """By the slow way, with a client that waits three seconds and one that waits one."""
     monkeypatch.setenv(PLACE, str(tmp_path))
-    monkeypatch.setattr(filesystems, "PATIENT", Timeouts(2.0, 2.0))
+    monkeypatch.setattr(filesystems, "PATIENT", Timeouts(3.0, 3.0))
     monkeypatch.setattr(filesystems, "BRIEF", Timeouts(1.0, 1.0))
     monkeypatch.setattr(storage, "TRIES", ())
     slow.seconds = 0.0
@@ -57,7 +57,7 @@ def test_what_is_silent_is_given_up_and_sooner_by_servers(root: Path, slow: Slow
     slow.seconds = math.inf
     with briefly():
         brief = seconds_of_a_failure(root)
-    assert brief < 10
+    assert brief < 20
     assert seconds_of_a_failure(root) > brief
     slow.seconds = 0.0
     assert storage.exists(root) is False
@@ -65,11 +65,10 @@ def test_what_is_silent_is_given_up_and_sooner_by_servers(root: Path, slow: Slow
 
 def test_small_objects_are_put_in_one_request(root: Path, slow: Slowed) -> None:
     system, place = storage.place_of(root)
-    slow.seconds = 0.5
-    start = time.monotonic()
+    slow.asked.clear()
     with system.open_output_stream(f"{place}/small") as sink:
         sink.write(b"small")
-    assert time.monotonic() - start < 3 * slow.seconds
+    assert slow.asked == ["PUT"]
 
 
 def test_other_processes_wait_as_long() -> None:
