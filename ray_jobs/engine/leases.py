@@ -3,8 +3,8 @@
 Lamport's bakery (1974): whoever wants a turn puts a ticket there with a number above all that it
 finds, and the lowest number goes first. That asks of a storage that it lists what has been put, and
 nothing of conditional writes. A ticket is put again every `BEAT_S`; one that has grown old by the
-storage's own clock is a dead machine's, and counts no more. Who could not put its own in time may
-have been taken for dead: its turn is lost, and what it has made is not published.
+storage's own clock is a dead machine's, and counts no more. Who could not put its own in time looks
+whether it has been taken for dead: then its turn is lost, and what it has made is not published.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Ticket:
         name: of its file.
         number: that it has drawn, 0 before.
         put_at: when it was put last, s of a clock that only goes on; None before.
-        is_lost: whether that was too late once.
+        is_lost: whether that was too late once, and others came.
     """
 
     folder: Path
@@ -100,21 +100,23 @@ class Ticket:
             storage.remove(self.folder / name)
 
     def put(self) -> None:
-        """Puts it there, once more if it is."""
+        """Puts it there, once more if it is. Late, it looks whether others took it for dead."""
         with self._writing:
-            started = time.monotonic()
+            started, late = time.monotonic(), self._is_late()
+            swept = late and not storage.exists(self.folder / self.name)
             write_atomically(self.folder / self.name, str(self.number or CHOOSING))
-            self.is_lost |= self._is_late()
+            self.is_lost |= swept or (late and bool(self._others(alive=True)))
             self.put_at = started
 
     def confirm(self) -> None:
-        """Raises StorageError where others may have taken it for a dead machine's."""
-        if self.is_lost or self._is_late():
+        """Raises StorageError where another machine has taken it for a dead one's."""
+        if self._is_late():
+            self.put()
+        if self.is_lost:
             uri = storage.uri_of(self.folder)
             raise StorageError(
-                f"{uri} could not be written for more than {LOST_S:.0f} s, so another machine may "
-                "have taken this one's turn; nothing was published: run the same command again to "
-                "go on"
+                f"{uri} could not be written for more than {LOST_S:.0f} s, and another machine has "
+                "taken this one's turn; nothing was published: run the same command again to go on"
             )
 
     def _is_late(self) -> bool:

@@ -116,37 +116,61 @@ def test_a_full_disk_does_not_end_the_renewals(folder: Path, disk: dict[str, int
         confirm()
 
 
-def test_who_could_not_renew_it_in_time_has_lost_its_turn_for_good(
+def late(patch: pytest.MonkeyPatch) -> None:
+    """From now on no ticket is put in time."""
+    patch.setattr(Ticket, "_is_late", lambda _: True)
+
+
+def another_comes(remote: Path) -> None:
+    for folder in remote.rglob("*.tickets"):
+        (folder / "b.12345678").write_text("1")
+
+
+def test_who_could_not_renew_it_in_time_goes_on_if_nobody_came(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(folder, "a", lambda: None) as confirm:
+        late(monkeypatch)
+        confirm()
+    assert left(folder) == []
+
+
+def test_while_the_disk_refuses_a_late_renewal_nothing_is_confirmed(
     folder: Path, disk: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticket = Ticket(folder, "a")
-    with ticket.renewed():
-        ticket.draw()
-        disk["left"] = 10**9
-        wait_until(lambda: disk["refused"] > 0)
+    ticket.draw()
+    late(monkeypatch)
+    disk["left"] = 1
+    with pytest.raises(OSError, match="No space"):
         ticket.confirm()
-        monkeypatch.setattr(leases, "LOST_S", 0.05)
-        time.sleep(0.1)
-        with pytest.raises(StorageError, match="another machine may have taken this one's turn"):
-            ticket.confirm()
-        disk["left"] = 0
-        for _ in range(2):
-            before = storage.texts(folder)[ticket.name][0]
-            wait_until(lambda before=before: storage.texts(folder)[ticket.name][0] > before)
-        monkeypatch.setattr(leases, "LOST_S", 60.0)
-        with pytest.raises(StorageError, match="nothing was published"):
+    ticket.confirm()
+
+
+def test_a_turn_that_another_has_swept_away_is_lost_for_good(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = Ticket(folder, "a")
+    ticket.draw()
+    storage.remove(folder / ticket.name)
+    with monkeypatch.context() as patch:
+        late(patch)
+        ticket.put()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="another machine has taken this one's turn"):
             ticket.confirm()
 
 
 def test_a_turn_that_was_lost_ends_with_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn = lease(folder, "a", lambda: None)
     turn.__enter__()
-    monkeypatch.setattr(leases, "LOST_S", 0.0)
+    late(monkeypatch)
+    (tmp_path / "other").write_text("1")
+    storage.put_as(tmp_path / "other", folder / "b.12345678")
     with pytest.raises(StorageError, match="nothing was published"):
         turn.__exit__(None, None, None)
-    assert left(folder) == []
 
 
 def test_what_a_lost_turn_has_made_is_not_published(
@@ -156,12 +180,15 @@ def test_what_a_lost_turn_has_made_is_not_published(
 
     def write(draft: Draft) -> None:
         (draft.path / "rows.bin").write_text("rows")
-        monkeypatch.setattr(leases, "LOST_S", 0.0)
+        another_comes(tmp_path / "remote")
 
-    with pytest.raises(StorageError, match="nothing was published"):
-        job.make("dataset", [], {}, write)
+    with monkeypatch.context() as patch:
+        late(patch)
+        with pytest.raises(StorageError, match="nothing was published"):
+            job.make("dataset", [], {}, write)
     assert not list((tmp_path / "remote" / "dataset").rglob("*.*"))
-    monkeypatch.setattr(leases, "LOST_S", 60.0)
+    for ticket in (tmp_path / "remote").rglob("b.12345678"):
+        ticket.unlink()
     made = job.make("dataset", [], {}, lambda draft: (draft.path / "rows.bin").touch())
     assert made.path.is_dir()
 
@@ -174,7 +201,8 @@ def test_a_turn_that_is_lost_late_leaves_no_manifest(
 
     def slow(path: Path) -> None:
         put(path)
-        monkeypatch.setattr(leases, "LOST_S", 0.0)
+        late(monkeypatch)
+        another_comes(tmp_path / "remote")
 
     def write(draft: Draft) -> None:
         (draft.path / "rows.bin").write_text("rows")
