@@ -174,12 +174,12 @@ class LmdbStore(Store):
                 yield _number(key), orjson.loads(text)
 
     def drop(self, events: Sequence[tuple[int, Document]]) -> None:
-        """Lets go of the oldest events in one transaction; their pages are written on again."""
+        """Lets go of events in one transaction; their pages are written on again."""
         if events:
             self._writer(lambda transaction: self._drop(transaction, events))
 
     def _drop(self, transaction: Any, events: Sequence[tuple[int, Document]]) -> None:
-        tables, last = self._tables, events[-1][0]
+        tables, numbers = self._tables, [number for number, _ in events]
         for number, event in events:
             transaction.delete(packed(number), db=tables["events"])
             key = event_key(event)
@@ -187,13 +187,13 @@ class LmdbStore(Store):
                 transaction.delete(key, db=tables["event_keys"])
         for key in {digest(event["user_id"]) for _, event in events}:
             known = np.frombuffer(transaction.get(key, b"", db=tables["actions"]), ">u8")
-            left = known[known > last]
+            left = known[~np.isin(known, np.array(numbers, ">u8"))]
             if len(left):
                 transaction.put(key, left.tobytes(), db=tables["actions"])
             else:
                 transaction.delete(key, db=tables["actions"])
         floor = _number(transaction.get(FLOOR, b"", db=tables["marks"]))
-        transaction.put(FLOOR, packed(max(floor, last)), db=tables["marks"])
+        transaction.put(FLOOR, packed(max(floor, *numbers)), db=tables["marks"])
 
 
 def _number(key: bytes) -> int:

@@ -73,15 +73,18 @@ redis.call('SET', p .. 'sequence', string.format('%.0f', sequence))
 return sequence
 """
 DROP = """
-local p, last = KEYS[1], ARGV[1]
-redis.call('XTRIM', p .. 'events', 'MINID', string.format('%.0f-0', tonumber(last) + 1))
-for i = 2, #ARGV, 3 do
+local p, gone = KEYS[1], {}
+for i = 1, #ARGV, 3 do
+  gone[tonumber(ARGV[i])] = true
+  redis.call('XDEL', p .. 'events', ARGV[i] .. '-0')
   if redis.call('HGET', p .. 'event_keys', ARGV[i + 1]) == ARGV[i] then
     redis.call('HDEL', p .. 'event_keys', ARGV[i + 1])
   end
-  local own = p .. 'actions:' .. ARGV[i + 2]
+end
+for i = 3, #ARGV, 3 do
+  local own = p .. 'actions:' .. ARGV[i]
   local oldest = redis.call('LINDEX', own, 0)
-  while oldest and struct.unpack('>I8', oldest) <= tonumber(last) do
+  while oldest and gone[struct.unpack('>I8', oldest)] do
     redis.call('LPOP', own)
     oldest = redis.call('LINDEX', own, 0)
   end
@@ -229,8 +232,8 @@ class RedisStore(Store):
         return [(int(n), orjson.loads(text)) for (_, n), text in zip(numbers, texts, strict=True)]
 
     def drop(self, events: Sequence[tuple[int, Document]]) -> None:
-        """Lets go of the oldest events in one script."""
+        """Lets go of events in one script."""
         if events:
             parts = [(number, event_key(e), digest(e["user_id"])) for number, e in events]
             words = [value for part in parts for value in part]
-            self._drop_script(keys=[PREFIX], args=[events[-1][0], *words])
+            self._drop_script(keys=[PREFIX], args=words)

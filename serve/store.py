@@ -96,12 +96,10 @@ class Store(ABC):
 
     @abstractmethod
     def drop(self, events: Sequence[tuple[int, Document]]) -> None:
-        """Lets go of the oldest events, of their keys, and of users' actions up to the last.
+        """Lets go of events as `documents` gives them, of their keys, and of users' oldest actions.
 
         Their numbers are not given out again; one that is posted again is taken for a new one.
-
-        Args:
-            events: the first of `documents`, which another process may have dropped already.
+        Another process may have dropped some already.
         """
 
 

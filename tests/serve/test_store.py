@@ -248,6 +248,16 @@ def test_what_was_dropped_is_gone_and_its_number_not_given_again(opening: Open) 
         assert [number for number, _ in store.documents("events", 0)] == [7]
 
 
+def test_what_is_not_dropped_stays_also_before_what_is(store: Store) -> None:
+    store.append([event(n, user_id=n % 2, item_id=n) for n in range(5)])
+    kept, (dropped, *_) = [1, 2, 4, 5], list(store.documents("events", 2, 3))
+    store.drop([dropped])
+    assert [number for number, _ in store.documents("events", 0)] == kept
+    assert [e["item_id"] for e in store.actions(1, 0, 9)] == [1, 3]
+    again = store.append([event(n) for n in range(5)])
+    assert (again.duplicates, again.sequence) == (4, 6)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=30),
     st.integers(0, 30),
