@@ -146,6 +146,17 @@ def read(path: Path) -> Artifact:
     return Artifact(path, Manifest(**json.loads((path / MANIFEST).read_text())))
 
 
+def peek(path: Path) -> Manifest | None:
+    """What an artefact says of itself, without its files being fetched; None where there is none.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    file = storage.here(path) / MANIFEST
+    text = file.read_text() if file.is_file() else storage.text(path / MANIFEST)
+    return None if text is None else Manifest(**json.loads(text))
+
+
 def folder(path: Path) -> Path:
     """Where a published artefact lies here, fetched if need be. Raises UserError as `read` does."""
     if not is_whole(path):
@@ -230,16 +241,28 @@ def checksum(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Gives a place to write a file at; on leaving, it appears at its path whole, or not at all.
+
+    Of a mirror, first where that comes from.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield part
+        storage.put_as(part, path)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file so that readers see the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        storage.put_as(temporary, path)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(path) as part, part.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -7,11 +7,9 @@ before: an artefact of ids has the one that it extends as its parent, and is nev
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from data.contract import storage
-from data.contract.artifact import MANIFEST
+from data.contract.artifact import peek
 from data.contract.settings import UserError
 
 if TYPE_CHECKING:
@@ -61,17 +59,11 @@ def _extends(folder: Path, later: dict[str, Any], earlier: dict[str, Any]) -> bo
         return False
     version, sought = later.get("version"), earlier.get("version")
     while version != sought:
-        text = _manifest(folder / version) if version and sought else None
-        if text is None:
+        found = peek(folder / version) if version and sought else None
+        if found is None:
             return None
-        before = [p["version"] for p in json.loads(text)["parents"] if p["kind"] == folder.name]
+        before = [p["version"] for p in found.parents if p["kind"] == folder.name]
         if not before:
             return False
         version = before[0]
     return True if version else None
-
-
-def _manifest(path: Path) -> str | None:
-    """As it lies here, for it never changes; else from where the root comes."""
-    file = storage.here(path) / MANIFEST
-    return file.read_text() if file.is_file() else storage.text(path / MANIFEST)

@@ -5,14 +5,13 @@ Time and memory grow with the number of manifests, not with what they describe.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from data.contract import storage
-from data.contract.artifact import MANIFEST, POINTER
+from data.contract.artifact import MANIFEST, POINTER, peek
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,9 +98,7 @@ class Lineage:
 def _origins(root: Path, kind: str) -> Iterator[Origin]:
     files = {PurePosixPath(file) for file, _ in storage.changes(root / kind, MANIFEST)}
     for version in sorted({file.parent.name for file in files if file.parent.parent.name == kind}):
-        text = storage.text(root / kind / version / MANIFEST)
-        if text is not None:
-            tree = json.loads(text)
-            parents = (f"{p['kind']}/{p['version']}" for p in tree["parents"])
-            created = datetime.fromisoformat(tree["created"])
-            yield Origin(kind, version, created, tuple(parents))
+        found = peek(root / kind / version)
+        if found is not None:
+            parents = (f"{p['kind']}/{p['version']}" for p in found.parents)
+            yield Origin(kind, version, datetime.fromisoformat(found.created), tuple(parents))

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from data.contract import storage
-from data.contract.artifact import MANIFEST, Artifact, current, has_current, read, write_atomically
+from data.contract.artifact import (
+    Artifact,
+    appearing,
+    current,
+    has_current,
+    peek,
+    read,
+    write_atomically,
+)
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.feedback import Attribution
@@ -104,9 +112,8 @@ def bundles_in_use(job: Job) -> set[str]:
 
 def _sequence_of(root: Path, version: str) -> int:
     """Posted events up to this number are in a bundle's histories; all, of one that is gone."""
-    text = storage.text(root / KIND / version / MANIFEST)
-    details = json.loads(text)["details"] if text else {"store_sequence": sys.maxsize}
-    return int(details.get("store_sequence", 0))
+    bundle = peek(root / KIND / version)
+    return sys.maxsize if bundle is None else int(bundle.details.get("store_sequence", 0))
 
 
 def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
@@ -141,9 +148,6 @@ def _following(job: Job, day: Yesterday) -> Attribution:
 def _written(rows: pa.Table, path: Path) -> Path:
     """Writes a table once; an interrupted day finds it as it was, on another machine too."""
     if not storage.fetch(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        pq.write_table(rows, part)
-        storage.put_as(part, path)
-        part.replace(path)
+        with appearing(path) as part:
+            pq.write_table(rows, part)
     return path

@@ -10,7 +10,6 @@ finished by the next, and nothing is given twice.
 from __future__ import annotations
 
 import json
-import uuid
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract import storage
-from data.contract.artifact import write_atomically
+from data.contract.artifact import appearing, write_atomically
 from data.contract.schema import EVENT_COLUMNS
 from ray_jobs.engine.locks import turn
 from serve.stores import open_store
@@ -151,16 +150,10 @@ class PostedLog:
         return self._archive / f"{first}-{last}.parquet"
 
     def _write(self, path: Path, events: list[tuple[int, Document]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         numbers, documents = zip(*events, strict=True)
         table = {"number": numbers, "event": pa.array(map(orjson.dumps, documents), pa.binary())}
-        try:
+        with appearing(path) as part:
             pq.write_table(pa.table(table), part, compression="zstd")
-            storage.put_as(part, path)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> Iterator[tuple[int, Document]]:
         storage.fetch(path)

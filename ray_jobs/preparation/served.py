@@ -8,6 +8,7 @@ posted since the oldest that waits.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.contract import storage
+from data.contract.artifact import appearing
 from serve.request_log import FOLDER, hour_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from data.dataset import Dataset
@@ -82,10 +84,26 @@ def write_served(
         dataset: names the labels, and the top of a slate.
         path: of the Parquet file; it appears when it is whole.
     """
+    tables = _labelled(root, span, attribution, dataset)
+    first = next(tables, None)
+    if first is None:
+        return False
+    with (
+        appearing(path) as part,
+        pq.ParquetWriter(part, first.schema, compression="zstd") as writer,
+    ):
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+    return True
+
+
+def _labelled(
+    root: Path, span: tuple[int, int], attribution: Attribution, dataset: Dataset
+) -> Iterator[pa.Table]:
+    """The requests of the span, an hour at a time, of hours that have any."""
     hours = _within(root, span[0], span[1] + attribution.within_ms)
     for number, folder in enumerate(hours):
         attribution.see(number, _read(folder, KEYS))
-    part, writer = path.with_suffix(".part"), None
     # Later hours were seen for what they take of the events; their own feeds wait.
     for number, folder in enumerate(_until(hours, span[1])):
         shown = _read(folder, COLUMNS)
@@ -95,16 +113,7 @@ def write_served(
         times = table["timestamp"].to_numpy()
         chosen = table.filter(pa.array((times > span[0]) & (times <= span[1])))
         if chosen.num_rows:
-            if writer is None:
-                part.parent.mkdir(parents=True, exist_ok=True)
-                writer = pq.ParquetWriter(part, chosen.schema, compression="zstd")
-            writer.write_table(chosen)
-    if writer is None:
-        return False
-    writer.close()
-    storage.put_as(part, path)
-    part.replace(path)
-    return True
+            yield chosen
 
 
 def _within(root: Path, first_ms: int, last_ms: int) -> list[Path]:

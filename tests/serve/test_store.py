@@ -254,6 +254,7 @@ def test_what_is_not_dropped_stays_also_before_what_is(store: Store) -> None:
     store.drop([dropped])
     assert [number for number, _ in store.documents("events", 0)] == kept
     assert [e["item_id"] for e in store.actions(1, 0, 9)] == [1, 3]
+    assert store.actions(0, 0, 9)[0]["item_id"] == 0
     again = store.append([event(n) for n in range(5)])
     assert (again.duplicates, again.sequence) == (4, 6)
 
