@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from rich.console import Console
 from rich.progress import Progress
 
@@ -32,9 +32,9 @@ class BlockTasks:
     """Where work runs.
 
     Attributes:
-        workers: Ray Data tasks at a time; 0 runs them in this process.
+        workers: Ray Data tasks at a time, or actors; 0 runs the work in this process.
         num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
-        gpus: that each task takes.
+        gpus: that each takes; those that take one are actors.
         anywhere: whether the tasks find and leave their files by themselves (`Pieces`) where a root
             lies in object storage; others run beside this process.
     """
@@ -70,14 +70,11 @@ class BlockTasks:
         settings.print_on_execution_start = False
         with ray.data.DataContext.current(settings):
             numbers = ray.data.range(count, override_num_blocks=count)
-            call: Any = _call
             results = numbers.map_batches(
-                call,
-                batch_size=None,
+                batch_size=1,
                 batch_format="pyarrow",
                 fn_args=(function, ray.put(context)),
-                compute=TaskPoolStrategy(size=min(self.workers, count)),
-                num_gpus=self.gpus or None,
+                **self._processes(min(self.workers, count)),
                 **({} if self.anywhere else beside_files()),
             )
             tables: Iterator[Any] = iter(
@@ -89,6 +86,16 @@ class BlockTasks:
                         raise result
                     yield result
 
+    def _processes(self, most: int) -> dict[str, Any]:
+        """What runs the work: tasks or, where each takes a GPU, actors.
+
+        Ray ends the process of a task that had a GPU, with all that it had opened. Actors end with
+        the work, and so do not hold the GPU's memory when others want it.
+        """
+        if not self.gpus:
+            return {"fn": _call, "compute": TaskPoolStrategy(size=most)}
+        return {"fn": _Call, "compute": ActorPoolStrategy(size=most), "num_gpus": self.gpus}
+
 
 def _in_process(function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
     return (function(context, i) for i in range(count))
@@ -98,6 +105,15 @@ def _call(numbers: pa.Table, function: Callable[[Any, int], Any], context: Any) 
     known = ray.get(context) if isinstance(context, ray.ObjectRef) else context
     results = [pickle.dumps(_outcome(function, known, i)) for i in numbers["id"].to_pylist()]
     return pa.table({"result": pa.array(results, pa.binary())})
+
+
+class _Call:
+    """`_call` in a process that stays."""
+
+    def __call__(
+        self, numbers: pa.Table, function: Callable[[Any, int], Any], context: Any
+    ) -> pa.Table:
+        return _call(numbers, function, context)
 
 
 def _outcome(function: Callable[[C, int], R], context: C, number: int) -> R | UserError:
