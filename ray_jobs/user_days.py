@@ -92,10 +92,9 @@ def _assemble(blocks: _Blocks, draft: Draft) -> None:
     place = np.empty(len(keys), np.int64)
     place[order] = np.arange(len(keys))
     np.save(draft.path / KEYS, keys[order])
-    dim = opened(blocks)[1].core.settings.dim
-    shape = len(keys), dim
-    vectors = create_array(draft.path / VECTORS, np.float16, shape)
+    vectors = create_array(draft.path / VECTORS, np.float16, (len(keys), blocks.dim))
     ends = np.cumsum([len(part["keys"]) for part in parts])
     for part, at in zip(parts, np.split(place, ends[:-1]), strict=True):
         vectors[at] = part["vectors"]
-    draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}
+    described = {"dtype": "float16", "normalised": True, "metric": "inner_product"}
+    draft.fields |= {"dim": blocks.dim, **described}

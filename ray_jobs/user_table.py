@@ -85,7 +85,7 @@ def embed_users(job: Job, dataset: Dataset, model: Artifact, until_ms: int | Non
         blocks = _Blocks.begin(job, f"{KIND}-{draft.path.name}", dataset, model, *own)
         for _ in blocks.run(_embed_block):
             pass
-        embedded, users = _assemble(blocks, draft)
+        embedded, users = _assemble(blocks, draft, dataset.user_ids.rows)
         blocks.end(draft)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,
@@ -148,11 +148,10 @@ def _newest(events: Events) -> Ints:
     return np.where(events.lengths > 0, times, 0)
 
 
-def _assemble(blocks: _Blocks, draft: Draft) -> tuple[int, int]:
+def _assemble(blocks: _Blocks, draft: Draft, rows: int) -> tuple[int, int]:
     """Lays the blocks over the table before; how many users they embed, and how many have any."""
-    (dataset, model), before = opened(blocks), blocks.table_before()
-    rows, dim = dataset.user_ids.rows, model.core.settings.dim
-    shapes = {VECTORS: (rows, dim), EVENTS: (rows,), AS_OF: (rows,)}
+    before = blocks.table_before()
+    shapes = {VECTORS: (rows, blocks.dim), EVENTS: (rows,), AS_OF: (rows,)}
     columns: dict[str, Any] = {
         name: create_array(draft.path / name, np.float16 if name == VECTORS else np.int64, shape)
         for name, shape in shapes.items()
@@ -167,5 +166,6 @@ def _assemble(blocks: _Blocks, draft: Draft) -> tuple[int, int]:
         embedded += len(part["user"])
         for name, column in columns.items():
             column[part["user"]] = part[name.removesuffix(".npy")]
-    draft.fields |= {"dim": dim, "dtype": "float16", "normalised": True, "metric": "inner_product"}
+    described = {"dtype": "float16", "normalised": True, "metric": "inner_product"}
+    draft.fields |= {"dim": blocks.dim, **described}
     return embedded, int((columns[EVENTS] > 0).sum())

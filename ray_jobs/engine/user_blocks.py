@@ -37,6 +37,7 @@ class UserBlocks:
         root: folder of all artefacts.
         pieces: the files of the blocks.
         count: of the blocks.
+        dim: width of a vector.
         dataset: version.
         vectors: version of the item embeddings among its columns, if any.
         model: version.
@@ -47,6 +48,7 @@ class UserBlocks:
     root: Path
     pieces: Pieces
     count: int
+    dim: int
     dataset: str
     vectors: str | None
     model: str
@@ -62,8 +64,9 @@ class UserBlocks:
         retriever = Retriever.open(model, dataset, None)
         pieces.make(ITEMS, lambda path: save(path, retriever.item_vectors))
         vectors = dataset.vectors.version if dataset.vectors else None
+        count, dim = len(dataset.blocks()), retriever.core.settings.dim
         versions = dataset.artifact.version, vectors, model.version
-        return cls(job.root.absolute(), pieces, len(dataset.blocks()), *versions, *tasks, *own)
+        return cls(job.root.absolute(), pieces, count, dim, *versions, *tasks, *own)
 
     def make(self, number: int, arrays: Callable[[], dict[str, Any]]) -> None:
         """The file of a block, with arrays that are made unless it is there."""
@@ -90,7 +93,7 @@ def _name(number: int) -> str:
 
 @lru_cache(maxsize=1)
 def opened(blocks: UserBlocks) -> tuple[Dataset, Retriever]:
-    """Data set and model, opened once in a process."""
+    """Data set and model, opened once in a process: one that embeds, for it has the device."""
     root = storage.here(blocks.root)
     vectors = read(root / "item_embeddings" / blocks.vectors) if blocks.vectors else None
     dataset = Dataset(read(root / "dataset" / blocks.dataset), root, vectors)

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.contract.artifact import current, has_current, point, publish, read
 from data.sources import world_tables
+from ray_jobs.engine import user_blocks
 from ray_jobs.engine.job import start
 from ray_jobs.prepare import prepare
 from ray_jobs.simulate import simulate
@@ -57,3 +59,14 @@ def publish_model():
         return artifact
 
     return publish_model
+
+
+@pytest.fixture
+def gpus_elsewhere(monkeypatch):
+    """Users are embedded by tasks on GPUs of other machines; this one has none."""
+
+    class Elsewhere:
+        def run(self, function, blocks, count, label):
+            return (function(replace(blocks, device="cpu"), number) for number in range(count))
+
+    monkeypatch.setattr(user_blocks, "embedding_tasks", lambda *_: (Elsewhere(), "cuda"))

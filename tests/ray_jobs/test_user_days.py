@@ -144,6 +144,17 @@ def test_where_windows_overlap_days_begin_where_their_readers_do(
     assert first == windows.two_tower[0] - 1
 
 
+def test_who_lays_days_together_needs_no_gpu(
+    made: tuple[Job, Artifact], gpus_elsewhere: None
+) -> None:
+    job, model = made
+    dataset = Dataset.open(job.root)
+    assert dataset.calendar is not None
+    days = UserDays.open(making.embed_days(job, dataset, model, 5).path, dataset.calendar)
+    assert len(days.keys) == len(days.vectors) > 0
+    assert days.vectors.shape[1] == 12
+
+
 def test_overlapping_windows_and_splits_without_days_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"user embeddings .* end windows\.user before"):
         train(start([*words, "windows.user=[1, 140]"]), "two_tower")

@@ -148,3 +148,13 @@ def test_an_interrupted_table_goes_on_and_tasks_make_the_same(
     assert seen == kept != {}
     users, vectors = expected(job, model, until)
     assert table.vectors[users] == pytest.approx(vectors, abs=1e-3)
+
+
+def test_who_lays_the_blocks_together_needs_no_gpu(
+    trained: tuple[Job, Artifact], gpus_elsewhere: None
+) -> None:
+    job, model = trained
+    dataset, until = Dataset.open(job.root), day_ms(job, 12)
+    table = UserTable.open(embed_users(job, dataset, model, until))
+    users, vectors = expected(job, model, until)
+    assert table.vectors[users] == pytest.approx(vectors, abs=1e-3)
