@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from models.batch import Batch, Jagged
 
 try:
+    import fbgemm_gpu
     from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
     from torchrec.distributed import DistributedModelParallel
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -70,6 +71,11 @@ class Table:
     name: str
     num_embeddings: int
     dim: int
+
+
+def tables_on_gpus() -> bool:
+    """Whether tables may lie on GPUs: fbgemm may be the build for CPUs, whichever torch is."""
+    return EmbeddingBagCollection is None or fbgemm_gpu.__variant__ != "cpu"
 
 
 class EmbeddingTables(nn.Module):

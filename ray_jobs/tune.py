@@ -21,7 +21,8 @@ from data.contract import storage
 from data.contract.artifact import Artifact, has_current, point, publish, read, version_of
 from data.contract.settings import Count, NonNegative, UserError, to_tree
 from data.dataset import Dataset
-from ray_jobs.engine.cluster import connect, is_private, num_cores, num_gpus
+from ray_jobs.engine.cluster import connect, is_private, num_cores
+from ray_jobs.engine.devices import usable_gpus
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import UPSTREAM, Model
 from ray_jobs.engine.report import show, write_report
@@ -123,7 +124,7 @@ def _placed(job: Job) -> tuple[Job, Need, int]:
         return job, Need.of(job.settings, 0), 0
     connect()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    room = Room(resources.get("CPU", 0.0), num_gpus(), num_cores() if is_private() else None)
+    room = Room(resources.get("CPU", 0.0), usable_gpus(), num_cores() if is_private() else None)
     job = replace(job, settings=on_devices_of_a_kind(job.settings, room.gpus))
     need = Need.of(job.settings, room.gpus)
     return job, need, concurrency(need, room, asked)

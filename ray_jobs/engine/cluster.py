@@ -95,14 +95,19 @@ def beside_files() -> dict[str, Any]:
     """
     if not _files_stay:
         return {}
+    _refuse_idle()
+    return {"label_selector": {"ray.io/node-id": _node_here()}}
+
+
+def _resources_here() -> dict[str, float]:
     node = _node_here()
-    _refuse_idle(node)
-    return {"label_selector": {"ray.io/node-id": node}}
-
-
-def _refuse_idle(node: str) -> None:
     (here,) = (one for one in ray.nodes() if one["NodeID"] == node)  # type: ignore[no-untyped-call]
-    if here["Resources"].get("CPU", 0) < 1:
+    found: dict[str, float] = here["Resources"]
+    return found
+
+
+def _refuse_idle() -> None:
+    if _resources_here().get("CPU", 0) < 1:
         raise UserError(
             "a root in object storage is prepared on the node that the job was started on, and Ray "
             "may use no CPU of it (num-cpus: 0): give it some, or start the job on another node "
@@ -125,6 +130,11 @@ def num_gpus() -> int:
     """GPUs of the cluster that this process is connected to."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("GPU", 0))
+
+
+def num_gpus_here() -> int:
+    """Those of the node of this process."""
+    return int(_resources_here().get("GPU", 0))
 
 
 def has_own_gpu() -> bool:

@@ -19,7 +19,7 @@ from data.contract.storage import StorageError
 from ray_jobs.engine import ranks
 from ray_jobs.engine.cluster import keep_files_here, num_cores
 from ray_jobs.engine.complaint import Complaint
-from ray_jobs.engine.devices import backend, gives_gpus
+from ray_jobs.engine.devices import backend, gives_gpus, of_worker
 from ray_jobs.engine.interfaces import GroupConfig
 from ray_jobs.engine.leases import machine
 from ray_jobs.engine.worker import work
@@ -110,7 +110,7 @@ def _work_on_rank(
     ranks_here = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, num_cores() // ranks_here))
     with complaint.kept():
-        work(assignment, task, get_device())
+        work(assignment, task, of_worker(get_device()))
 
 
 def leave_nothing(folder: Path, home: str) -> None:

@@ -178,13 +178,13 @@ def launch(assignment: Assignment) -> None:
     """Trains in this process or on Ray Train workers, as the settings say."""
     settings, task = assignment.settings.train, TASKS[assignment.model]
     connect(num_cpus=settings.num_workers + 2)
+    if said := shortage(settings):
+        console.print(said)
     if settings.num_workers == 0:
         device = of_driver(settings)
         alone(lambda: work(assignment, task, device), device.type == "cuda")
         torch.cuda.empty_cache()  # trials of a sweep compute beside this process
     else:
-        if said := shortage(settings):
-            console.print(said)
         run_workers(assignment, task)
 
 

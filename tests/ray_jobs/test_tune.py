@@ -347,7 +347,7 @@ def test_trials_are_placed_by_the_cpus_and_gpus_of_the_cluster(
 ):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setattr(tune_job, "connect", lambda: None)
-    monkeypatch.setattr(tune_job, "num_gpus", lambda: gpus)
+    monkeypatch.setattr(tune_job, "usable_gpus", lambda: gpus)
     monkeypatch.setattr(tune_job.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": gpus})
     job, found, most = tune_job._placed(start([*world_words, *more], TuneArguments))
     assert (found, most) == (need, at_once)

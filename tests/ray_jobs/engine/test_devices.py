@@ -5,21 +5,30 @@ import pytest
 import torch
 
 from data.contract.settings import UserError, load
+from models import embeddings
 from ray_jobs.engine import devices
 from ray_jobs.engine.devices import (
     CPU,
     backend,
+    built_for_gpus,
     computes_in_bfloat16,
     gives_gpus,
     gpus_of_tasks,
     keep_to_gpu,
     of_driver,
+    of_worker,
     shortage,
 )
 from ray_jobs.engine.loop import TrainSettings
 from ray_jobs.settings import Settings
 
 GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for GPUs are installed."""
+    monkeypatch.setattr(devices, "built_for_gpus", lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,63 @@ def test_who_shares_a_gpu_takes_its_share_of_the_memory(monkeypatch: pytest.Monk
     for share in (1.0, 0.25):
         keep_to_gpu(share)
     assert limits == [0.25]
+
+
+def test_builds_for_cpus_leave_the_gpus_of_their_machine_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "built_for_gpus", lambda: False)
+    monkeypatch.setattr(devices, "num_gpus", lambda: 3)
+    monkeypatch.setattr(devices, "num_gpus_here", lambda: 1)
+    one, two, three = (replace(TrainSettings(), num_workers=n) for n in (0, 2, 3))
+    assert of_driver(one) == CPU
+    assert gives_gpus(two)
+    assert not gives_gpus(three)
+    assert gpus_of_tasks(one) == 2
+    assert shortage(two) is None
+    assert "1 GPUs here, and torch or fbgemm is the build for CPUs" in str(shortage(three))
+    with pytest.raises(UserError, match="make setup GPU=1"):
+        of_driver(TrainSettings(device="gpu"))
+
+
+def test_who_trains_alone_is_told_of_a_gpu_that_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "num_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "num_gpus_here", lambda: 1)
+    assert shortage(TrainSettings()) is None
+    monkeypatch.setattr(devices, "built_for_gpus", lambda: False)
+    assert "make setup GPU=1" in str(shortage(TrainSettings()))
+
+
+def test_a_worker_on_a_gpu_that_its_builds_cannot_use_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (of_worker(GPU), of_worker(CPU)) == (GPU, CPU)
+    monkeypatch.setattr(devices, "built_for_gpus", lambda: False)
+    assert of_worker(CPU) == CPU
+    with pytest.raises(UserError, match="was given a GPU, and fbgemm there is the build for CPUs"):
+        of_worker(GPU)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "variant", "torchrec", "built"),
+    [
+        (True, "cuda", True, True),
+        (True, "cpu", True, False),
+        (False, "cpu", True, False),
+        (True, "cpu", False, True),
+    ],
+)
+def test_a_gpu_asks_for_builds_of_torch_and_of_what_holds_the_tables(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, variant: str, torchrec: bool, built: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: cuda)
+    monkeypatch.setattr(embeddings.fbgemm_gpu, "__variant__", variant)
+    if not torchrec:
+        monkeypatch.setattr(embeddings, "EmbeddingBagCollection", None)
+    assert built_for_gpus() is built
 
 
 def test_products_are_in_bfloat16_on_a_gpu_or_where_told() -> None:

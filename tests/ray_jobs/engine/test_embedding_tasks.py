@@ -14,6 +14,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two GPUs, seen from a process that has none."""
     monkeypatch.setattr(embedding_tasks, "connect", lambda _: None)
     monkeypatch.setattr(embedding_tasks, "has_own_gpu", lambda: False)
+    monkeypatch.setattr(devices, "built_for_gpus", lambda: True)
     monkeypatch.setattr(devices, "num_gpus", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
