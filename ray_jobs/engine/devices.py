@@ -129,7 +129,10 @@ def backend(gpu: bool) -> str:
 
 
 def computes_in_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
-    """Whether the dense part's products are autocast: on a GPU, unless told otherwise."""
+    """Whether the dense part's products are autocast: on a GPU that has it, unless told otherwise.
+
+    Older ones (V100, T4) emulate it, slower than single precision.
+    """
     if settings.precision == "auto":
-        return device.type == "cuda"
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return settings.precision == "bfloat16"

@@ -44,7 +44,7 @@ class TrainSettings:
         device: auto computes on GPUs where each worker, or the driver, can have one now; gpu asks
             for them, also of a cluster that starts such nodes when they are asked for; cpu never.
         precision: of the products of the dense part, float32 or bfloat16; auto takes the latter on
-            a GPU.
+            a GPU that has it.
         max_steps: most optimiser steps; 0 takes the model's own default.
         max_epochs: most passes over the training rows.
         warmup_steps: steps until the learning rate is full.

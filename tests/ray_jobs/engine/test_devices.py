@@ -155,11 +155,22 @@ def test_a_gpu_asks_for_builds_of_torch_and_of_what_holds_the_tables(
     assert built_for_gpus() is built
 
 
-def test_products_are_in_bfloat16_on_a_gpu_or_where_told() -> None:
+def test_products_are_in_bfloat16_on_a_gpu_or_where_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert computes_in_bfloat16(TrainSettings(), GPU)
     assert not computes_in_bfloat16(TrainSettings(), CPU)
     assert computes_in_bfloat16(TrainSettings(precision="bfloat16"), CPU)
     assert not computes_in_bfloat16(TrainSettings(precision="float32"), GPU)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_single_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert not computes_in_bfloat16(TrainSettings(), GPU)
+    assert computes_in_bfloat16(TrainSettings(precision="bfloat16"), GPU)
 
 
 def test_collectives_of_the_loop_stay_on_the_cpu() -> None:
