@@ -56,6 +56,7 @@ Sharding = Literal["auto", "table_wise", "column_wise", "row_wise"]
 META = torch.device("meta")
 COLUMNS = 32  # of a part of a table that is cut by columns, on however many ranks
 EPS = 1e-8
+LANES = 4  # numbers of a row that fbgemm reads at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +238,27 @@ def shard(
         rank_memory: bytes of the host's memory that a rank may take; by default torchrec's guess.
 
     Raises:
-        UserError: several ranks without torchrec, or tables that do not fit into their memory.
+        UserError: several ranks without torchrec, rows of a width that fbgemm does not read, or
+            tables that do not fit into the ranks' memory.
     """
     if EmbeddingBagCollection is None:
         sharded = _single(core, tables, learning_rate)
     else:
+        _refuse_widths(tables)
         planner = _planner(tables, sharding, next(core.parameters()).device, rank_memory)
         sharded = _planned(core, tables, learning_rate, planner)
     fill(sharded.module, {t.name: t.dim for t in tables}, seed)
     return sharded
+
+
+def _refuse_widths(tables: Sequence[Table]) -> None:
+    for table in tables:
+        if table.dim % LANES:
+            raise UserError(
+                f"rows of {table.name} are {table.dim} numbers wide (id_dim, of the graph its "
+                f"dim), and fbgemm reads {LANES} at once: set a multiple of {LANES}, such as "
+                f"{-(-table.dim // LANES) * LANES}"
+            )
 
 
 def _single(core: nn.Module, tables: Sequence[Table], learning_rate: float) -> ShardedModel:

@@ -92,7 +92,7 @@ class GraphModelSettings:
             alone and all edges at every step. By default convolution; where items have no declared
             columns light_gcn up to 20 million events, else propagation.
         pooling: how the convolution pools neighbours.
-        dim: width of the embeddings.
+        dim: width of the embeddings; where nodes have ID rows a multiple of 4.
         hidden: width of hidden layers.
         num_heads: attention heads of the transformer.
         num_layers: hops that light_gcn spreads rows over.

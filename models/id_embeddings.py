@@ -34,7 +34,7 @@ class IdEmbeddingSettings(IdSettings):
     Attributes:
         min_count: events after which an id is admitted; ids of the item and user tables always are.
         buckets: rows that all ids not admitted share by hash.
-        dim: width of the rows; `two_tower.id_dim` must be the same to read them.
+        dim: width of the rows, a multiple of 4; `two_tower.id_dim` must be the same to read them.
         dropout: share of looked-up rows that are zeroed in training.
         temperature: first value of the learnt temperature of the scores, which falls no lower than
             nine tenths of it.

@@ -22,7 +22,7 @@ class RankerSettings:
     Attributes:
         kind: a class of your own in place of `models.ranker:Ranker`, by dotted path.
         dim: width of items, events and user states.
-        id_dim: width of ID rows.
+        id_dim: width of ID rows, a multiple of 4.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the over-arch's first layer; the second has half of it.
         history: how candidates read the history: by attention; by a transformer that has the

@@ -36,7 +36,7 @@ class TwoTowerSettings:
     Attributes:
         kind: a class of your own in place of `models.two_tower:TwoTower`, by dotted path.
         dim: width of user and item embeddings.
-        id_dim: width of ID rows.
+        id_dim: width of ID rows, a multiple of 4.
         id_rows: where ID rows come from: learnt with the towers, or learnt before by `model=id` and
             then frozen, or fine_tuned.
         id_dropout: share of looked-up ID rows that are zeroed in training, so that features and

@@ -52,7 +52,7 @@ class UserSettings:
 
     Attributes:
         dim: width of user and item embeddings.
-        id_dim: width of the ID rows of items; users have none.
+        id_dim: width of the ID rows of items, a multiple of 4; users have none.
         id_dropout: share of looked-up ID rows that are zeroed in training.
         hidden: width of the item tower's hidden layer.
         crossing: how fields are crossed: of items.

@@ -175,6 +175,13 @@ def test_id_zero_is_a_zero_row_and_never_learns() -> None:
 
 
 @pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(("dim", "nearest"), [(6, 8), (7, 8), (10, 12)])
+def test_rows_of_a_width_that_fbgemm_does_not_read_are_refused(dim: int, nearest: int) -> None:
+    with pytest.raises(UserError, match=f"item_id are {dim} numbers wide .* such as {nearest}"):
+        shard(Rating(), [Table("item_id", 101, dim)], learning_rate=0.5, seed=7)
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_a_muted_batch_changes_nothing() -> None:
     model = shard(Rating(), TABLES, learning_rate=0.5, seed=7)
     before = full_tables(model.module)
