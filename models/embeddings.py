@@ -285,7 +285,7 @@ def _planned(
         apply_optimizer_in_backward(
             FusedRowWiseAdagrad, model.tables.parameters(), {"lr": learning_rate, "eps": EPS}
         )
-        plan = _plan(planner, model, sharders, tables)
+        plan = _placed(_plan(planner, model, sharders, tables), device)
         module = DistributedModelParallel(
             model,
             device=device,
@@ -308,6 +308,18 @@ def _plan(planner: Any, model: nn.Module, sharders: list[Any], tables: Sequence[
             f"tables of {gib:.1f} GiB do not fit into the memory of {dist.get_world_size()} "
             "workers: train.num_workers= more, on hosts of more memory, or a smaller id_dim"
         ) from error
+
+
+def _placed(plan: Any, device: torch.device) -> Any:
+    """The plan with the device that each rank has: the planner takes all hosts to have as many."""
+    devices = [device] * dist.get_world_size()
+    dist.all_gather_object(devices, device)
+    for module in plan.plan.values():
+        for table in module.values():
+            for part in table.sharding_spec.shards:
+                rank = part.placement.rank()
+                part.placement = dist._remote_device(f"rank:{rank}/{devices[rank]}")
+    return plan
 
 
 class Sharder(EmbeddingBagCollectionSharder):

@@ -3,12 +3,14 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torchrec.distributed.types import EnumerableShardingSpec, ShardingPlan
 
 from data.contract.settings import UserError
 from models import embeddings
@@ -17,6 +19,7 @@ from models.embeddings import (
     EmbeddingTables,
     Model,
     ShardedModel,
+    Sharder,
     Sharding,
     Table,
     bagged,
@@ -252,3 +255,43 @@ def test_a_planner_knows_how_ranks_lie_on_hosts(monkeypatch: pytest.MonkeyPatch)
         found = embeddings._topology(torch.device("cpu"), 64 << 30)
         assert found.local_world_size == expected
         assert {device.storage.ddr for device in found.devices} == {64 << 30}
+
+
+def placements(plan: ShardingPlan) -> list[str]:
+    """Of the parts of the first table, rank by rank."""
+    (tables,) = plan.plan.values()
+    spec = tables["item_id"].sharding_spec
+    assert isinstance(spec, EnumerableShardingSpec)
+    return [str(part.placement) for part in spec.shards]
+
+
+def test_parts_of_tables_lie_on_the_gpus_that_the_ranks_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of three ranks two share a host: the planner takes each to be alone on one."""
+    gpus = [torch.device("cuda", index) for index in (0, 1, 0)]
+    monkeypatch.setattr(dist, "get_world_size", lambda: len(gpus))
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), gpus)
+    )
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 << 30)
+    )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    planner = embeddings._planner(TABLES, "row_wise", gpus[0], 64 << 30)
+    plan = planner.plan(Model(EmbeddingTables(TABLES), Rating()), [Sharder()])
+    assert placements(plan) == ["rank:0/cuda:0", "rank:1/cuda:0", "rank:2/cuda:0"]
+    placed = embeddings._placed(plan, gpus[0])
+    assert placements(placed) == ["rank:0/cuda:0", "rank:1/cuda:1", "rank:2/cuda:0"]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_parts_that_lie_elsewhere_than_planned_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Why the plan has to name the devices that there are."""
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda found, own: found.__setitem__(0, torch.device("cpu", 1))
+    )
+    with pytest.raises(ValueError, match="does not match with local Shard's placement"):
+        shard(Rating(), TABLES, learning_rate=0.5, seed=7)
