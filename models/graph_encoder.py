@@ -26,7 +26,13 @@ from models.embeddings import Table
 from models.export import NUM_ITEMS, Program
 from models.features import FeatureEncoder, RowDropout, keep_likeness
 from models.interaction import perceptron
-from models.losses import max_margin, pooled_softmax, sampled_softmax, weighted_mean
+from models.losses import (
+    max_margin,
+    pooled_softmax,
+    sampled_softmax,
+    total_weight,
+    weighted_mean,
+)
 from models.neighborhood_fusion import (
     Convolution,
     Fusion,
@@ -356,9 +362,8 @@ def _hard(query: Tensor, vectors: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor
 
 
 def _by_objective(losses: Tensor, objective: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Mean loss of the examples of each objective on this rank; 0 where a batch has none."""
-    logs: dict[str, Tensor] = {}
-    for code, name in enumerate(OBJECTIVES):
-        of_this = weight * (objective == code)
-        logs[name] = (losses * of_this).sum() / of_this.sum().clamp(min=1e-6)
-    return logs
+    """Mean loss of the examples of each objective, in the mean over ranks; 0 without any."""
+    codes = torch.arange(len(OBJECTIVES), device=objective.device)
+    of_each = weight.unsqueeze(1) * (objective.unsqueeze(1) == codes)
+    means = (losses.unsqueeze(1) * of_each).sum(0) / total_weight(of_each)
+    return dict(zip(OBJECTIVES, means.unbind(), strict=True))

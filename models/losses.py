@@ -24,12 +24,12 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def total_weight(weight: Tensor) -> Tensor:
-    """Sum of `weight` [T], in the mean over all ranks.
+    """Sum over rows of `weight` [T, ...], in the mean over all ranks.
 
     Data-parallel training averages the gradients of the ranks as if each held as many rows;
     dividing by the mean weight of a rank instead of the own one makes that average exact.
     """
-    total = weight.sum()
+    total = weight.sum(0)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         total = total.clone()
         dist.all_reduce(total)
