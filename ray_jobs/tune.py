@@ -103,15 +103,17 @@ def tune(job: Job, searches: Searches, need: Need, at_once: int) -> Artifact:
     mirrors = _mirrors(job)
     model: Model = job.arguments.model
     sources_of(job, Dataset.open(job.root), model, alone=model in UPSTREAM)
-    with Tally(job, searches) as tally:
-        sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *mirrors])
-        if at_once:
-            run_on_ray(sweep, need, at_once)
-        else:
-            run_here(sweep)
-    findings = searches.findings()
-    _refuse_nothing(findings)
-    return _publish(job, searches, findings)
+    with searches.turn() as confirm:
+        with Tally(job, searches) as tally:
+            sweep = Sweep(job, searches.stages(max(1, at_once)), [tally.seen, *mirrors])
+            if at_once:
+                run_on_ray(sweep, need, at_once)
+            else:
+                run_here(sweep)
+        findings = searches.findings()
+        _refuse_nothing(findings)
+        confirm()
+        return _publish(job, searches, findings)
 
 
 def _placed(job: Job) -> tuple[Job, Need, int]:

@@ -32,7 +32,7 @@ def turn(root: Path, name: str) -> Iterator[Callable[[], None]]:
     """
     file = root / ".work" / f"{name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file):
+    with _waited_for(file):
         try:
             with _among_machines(root, name) as confirm:
                 yield confirm
@@ -77,6 +77,14 @@ def _among_machines(root: Path, name: str) -> AbstractContextManager[Callable[[]
     return lease(
         folder, machine(), lambda: log.warning("%s: another machine makes it; waiting", name)
     )
+
+
+def _waited_for(file: Path) -> IO[str]:
+    try:
+        return _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("%s: another process makes it; waiting", file.stem)
+        return _locked(file)
 
 
 def _locked(file: Path, how: int = fcntl.LOCK_EX) -> IO[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from data.contract import storage
 from data.contract.artifact import version_of, write_atomically
 from data.contract.settings import UserError, to_tree
 from ray_jobs.engine.job import Job
+from ray_jobs.engine.locks import turn
 from ray_jobs.tuning.findings import CONFIRMATION, GRID, STUDY, TRIALS, Findings
 from ray_jobs.tuning.goals import Goal, goals_of
 from ray_jobs.tuning.grid import Grid, choices
@@ -19,7 +21,7 @@ from ray_jobs.tuning.sweep import Stage
 from ray_jobs.tuning.trial import DECISIVE, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ray_jobs.engine.model_kinds import Model
@@ -86,6 +88,12 @@ class Searches:
         if self.job.arguments.confirm:
             found.append(Stage(self._begin_confirmation, waits=True))
         return found
+
+    def turn(self) -> AbstractContextManager[Callable[[], None]]:
+        """Waits while the same study runs elsewhere, which has its journal (`locks.turn`)."""
+        if self.spec is None:
+            return nullcontext(lambda: None)
+        return turn(self.job.root, f"study-{self._version()}")
 
     def _begin_study(self, concurrency: int) -> Study:
         assert self.space is not None

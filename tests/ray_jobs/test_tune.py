@@ -1,5 +1,7 @@
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 
 import optuna
 import pyarrow.parquet as pq
@@ -267,6 +269,27 @@ def test_a_study_that_was_interrupted_goes_on(words, stages, monkeypatch):
     again = main(start(other, TuneArguments))
     assert stages.trained == tried, "each once, and the same as without the interruption"
     assert again["best"] == whole["best"]
+
+
+def test_of_two_equal_studies_the_second_waits_and_finds_the_trials(words, stages):
+    job, training, go_on = start([*words, *STUDY], TuneArguments), Event(), Event()
+    train = stages.train
+
+    def held_up(*args, **more):
+        training.set()
+        assert go_on.wait(60)
+        return train(*args, **more)
+
+    stages.train = held_up
+    with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_module, "train", lambda *args, **more: stages.train(*args, **more))
+        first = pool.submit(main, job)
+        assert training.wait(60)
+        second = pool.submit(main, start([*words, *STUDY], TuneArguments))
+        assert wait([second], timeout=1).not_done
+        go_on.set()
+        assert first.result()["best"] == second.result()["best"]
+    assert len(stages.trained) == 6
 
 
 def test_trials_that_fall_behind_are_cut_short(words, stages):

@@ -24,8 +24,9 @@ def test_a_turn_is_had_by_one_process_and_ends_with_it(tmp_path):
         assert first.stdout.readline() == "mine\n"
         with turn(tmp_path, "another"):
             pass
-        second = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        time.sleep(0.5)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        second = subprocess.Popen(line, **pipes, text=True)
+        assert second.stderr.readline() == "a-v: another process makes it; waiting\n"
         assert second.poll() is None
         first.kill()
         assert second.stdout.readline() == "mine\n"
