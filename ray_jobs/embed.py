@@ -27,6 +27,7 @@ from data.splits import TRAIN
 from ray_jobs.engine.embedders import Embedder, graph_tree, open_embedder
 from ray_jobs.engine.embedding_tasks import embedding_tasks
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.memory import phase
 from ray_jobs.preparation.pieces import Pieces
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.user_days import KIND as USER_DAYS
@@ -171,8 +172,9 @@ def _assemble(chunks: _Chunks, dataset: Dataset, draft: Draft) -> None:
         vectors[chunks.rows(number)] = np.load(folder / chunks.name(number))
     live = np.arange(dataset.item_ids.first_row, chunks.num_items)
     found = vectors[live].astype(np.float32)
-    built, recall = build_index(live, found, np.zeros(len(live), np.float32), "auto", 0.95)
-    built.save(draft.path / INDEX_FILE)
+    with phase("index"):
+        built, recall = build_index(live, found, np.zeros(len(live), np.float32), "auto", 0.95)
+        built.save(draft.path / INDEX_FILE)
     draft.fields |= {
         "dim": dim,
         "dtype": "float16",

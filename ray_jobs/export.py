@@ -25,6 +25,7 @@ from ray_jobs.embed import INDEX_FILE, as_read_by, graph_of, user_model_of
 from ray_jobs.engine.embedders import open_lone
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.links import link
+from ray_jobs.engine.memory import phase
 from ray_jobs.engine.quantisation import to_int8
 from ray_jobs.engine.ranking_model import RankingModel, calibration_of
 from ray_jobs.sample import Cutoff, adjacency, log_of
@@ -63,11 +64,14 @@ def export(job: Job, move_pointer: bool = True) -> Artifact:
 
     def write(draft: Draft) -> None:
         for artifact, read_by in zip(artifacts, datasets, strict=True):
-            model = open_model(artifact, read_by, *calibrations)
-            _write_model(draft.path, model, job.settings.export)
+            with phase(artifact.kind):
+                model = open_model(artifact, read_by, *calibrations)
+                _write_model(draft.path, model, job.settings.export)
         if graph is not None:
-            _write_graph(draft.path, open_lone(graph, plain), dataset)
-        _write_lookups(dataset, draft.path)
+            with phase("graph"):
+                _write_graph(draft.path, open_lone(graph, plain), dataset)
+        with phase("look-ups"):
+            _write_lookups(dataset, draft.path)
         write_edges(draft.path, walked)
         draft.fields |= {
             "id_space": dataset.artifact.manifest.id_space,

@@ -38,6 +38,7 @@ from data.trends import Trends
 from ray_jobs.engine.corpus import check_corpus, corpus_of, tell, told
 from ray_jobs.engine.job import keep
 from ray_jobs.engine.links import link
+from ray_jobs.engine.memory import phase
 from ray_jobs.sample import log_of
 from serve.bundle import (
     BLOCKED_FILE,
@@ -90,18 +91,21 @@ def index(job: Job, export: Artifact, move_pointer: bool = True) -> Artifact:
         shutil.copytree(
             export.path, draft.path, dirs_exist_ok=True, copy_function=link, ignore=_own
         )
-        (draft.path / "histories").mkdir()
-        write_histories(draft.path / "histories", dataset)
+        with phase("histories"):
+            write_histories(draft.path / "histories", dataset)
         features = Vocabulary.from_tree(export.manifest.details["vocabulary"]).item_features
         items = FeatureTable.open("item", features, export.path / "items.arrow")
         corpus = corpus_of(dataset, blocked, settings.corpus)
         np.save(draft.path / BLOCKED_FILE, blocked.hashes)
         draft.fields |= _write_items(draft.path, dataset, items, corpus, settings.index)
-        write_ranked(export.path, draft.path, items, dataset.item_ids)
+        with phase("rows to rank"):
+            write_ranked(export.path, draft.path, items, dataset.item_ids)
         tallies = export.manifest.details.get("tallies")
         if tallies is not None:
-            write_tallies(draft.path, log_of(job, dataset), tallies["half_life_days"])
-        write_medoids(draft.path, dataset, items, settings.index.pinnersage)
+            with phase("tallies"):
+                write_tallies(draft.path, log_of(job, dataset), tallies["half_life_days"])
+        with phase("medoids"):
+            write_medoids(draft.path, dataset, items, settings.index.pinnersage)
         write_pairing(draft.path, export.manifest.details["versions"])
         draft.fields |= {
             "id_space": export.manifest.id_space,
@@ -130,11 +134,15 @@ def _write_items(
         What the manifest says of the vectors.
     """
     live = corpus.rows
-    vectors = embed_all(folder, items, dataset.item_ids)
-    priors = all_priors(folder, write_trends(folder, dataset), len(vectors))
-    built, recall = build_index(live, vectors[live], priors[live], settings.kind, settings.recall)
-    built.save(folder / "index.faiss")
-    write_conditions(folder, items, live, vectors, priors)
+    with phase("embedding"):
+        vectors = embed_all(folder, items, dataset.item_ids)
+        priors = all_priors(folder, write_trends(folder, dataset), len(vectors))
+    with phase("index"):
+        of_live = vectors[live], priors[live]
+        built, recall = build_index(live, *of_live, settings.kind, settings.recall)
+        built.save(folder / "index.faiss")
+    with phase("conditions"):
+        write_conditions(folder, items, live, vectors, priors)
     if len(live) < corpus.items:
         write_similar(folder, items, live)
     popular = popular_items(dataset, live, settings.half_life_days)
@@ -224,6 +232,7 @@ def all_priors(folder: Path, trends: Arrays | None, rows: int) -> Floats:
 
 def write_histories(folder: Path, dataset: Dataset) -> None:
     """Lays all timelines end to end in the order of user rows (serve.bundle.open_histories)."""
+    folder.mkdir()
     lengths = np.zeros(dataset.user_ids.rows, np.int64)
     for block in dataset.blocks():
         table = block.read(["user", "item"])

@@ -50,6 +50,7 @@ class Manifest:
         seconds: that making it took, without what was made on the way, where that was measured; of
             a training that was taken up again since then.
         peak_mib: highest memory of the process tree meanwhile, likewise.
+        phases_mib: the same of its phases that were told apart, and of the rest, by name.
         code: version of the code that wrote it.
         checksums: file -> SHA-256 of its content.
     """
@@ -69,6 +70,7 @@ class Manifest:
     details: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     peak_mib: float | None = None
+    phases_mib: dict[str, float] = field(default_factory=dict)
     code: str = CODE_VERSION
     checksums: dict[str, str] = field(default_factory=dict)
 

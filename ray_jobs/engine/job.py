@@ -158,6 +158,7 @@ class Job:
             yield
         draft.fields["seconds"] = round(part.seconds, 2)
         draft.fields["peak_mib"] = round(part.peak_mib, 1)
+        draft.fields["phases_mib"] = {name: round(m, 1) for name, m in part.phases_mib.items()}
 
     def _has_later(self, artifact: Artifact) -> bool:
         """Whether the current artefact of the kind was made from this one: a later day of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 GROWTH = 256 * MIB
+REST = ""
 
 
 def give_back_free() -> None:
@@ -70,10 +71,26 @@ def _pss(process: psutil.Process) -> int:
 
 @dataclass(slots=True)
 class Part:
-    """Part of what `PeakMemory` watches; its peak and time are without those of parts inside it."""
+    """Part of what `PeakMemory` watches; its peaks and time are without those of parts inside it.
 
-    peak_mib: float = 0.0
+    Attributes:
+        phase: that goes on; REST outside all.
+        phases_mib: phase -> highest memory meanwhile.
+        seconds: that it took.
+    """
+
+    phase: str = REST
+    phases_mib: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def peak_mib(self) -> float:
+        """Highest memory of all phases."""
+        return max(self.phases_mib.values(), default=0.0)
+
+    def saw(self, size_mib: float) -> None:
+        """Takes a look at the memory."""
+        self.phases_mib[self.phase] = max(self.phases_mib.get(self.phase, 0.0), size_mib)
 
 
 class PeakMemory:
@@ -102,11 +119,22 @@ class PeakMemory:
             around.seconds -= taken
             self._part = around
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is seen until the end counts for this phase of the part; looks once at least."""
+        part, before = self._part, self._part.phase
+        part.phase = name
+        try:
+            yield
+            self._look()
+        finally:
+            part.phase = before
+
     def _look(self) -> None:
         part, size = self._part, tree_pss() / MIB
         with self._lock:
             self.peak_mib = max(self.peak_mib, size)
-            part.peak_mib = max(part.peak_mib, size)
+            part.saw(size)
 
     def _sample(self) -> None:
         holes = Holes()
@@ -118,6 +146,7 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         """Starts sampling."""
+        _WATCHING.append(self)
         self._thread.start()
         return self
 
@@ -128,6 +157,19 @@ class PeakMemory:
         trace: TracebackType | None,
     ) -> None:
         """Takes a last sample and stops."""
+        _WATCHING.remove(self)
         self._done.set()
         self._thread.join()
         self._look()
+
+
+_WATCHING: list[PeakMemory] = []
+
+
+def phase(name: str) -> AbstractContextManager[None]:
+    """Names what this process does, to what watches its memory; nothing where nothing does.
+
+    The highest memory of a whole hides how its phases grow: what is large on a large log is
+    below something else on a small one.
+    """
+    return _WATCHING[-1].phase(name) if _WATCHING else nullcontext()

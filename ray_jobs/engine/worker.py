@@ -33,6 +33,7 @@ from ray_jobs.engine.loop import (
     TrainState,
     train,
 )
+from ray_jobs.engine.memory import phase
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.engine.schedule import Schedule
 from ray_jobs.engine.snapshots import CORE, TABLES, take_over
@@ -69,6 +70,8 @@ def work(
     recorder = Recorder(task, assignment, settings, schedule)
     recorder.start(learner, state)
     try:
+        with phase("reading"):
+            stream.peek()
         train(learner, stream, state, settings, schedule, recorder)
     finally:
         stream.close()
@@ -167,7 +170,8 @@ class Recorder:
     def checkpoint(self, learner: Learner, state: TrainState) -> None:
         """Saves on all ranks; weights that no checkpoint asks for any more are removed."""
         folder = self.assignment.folder
-        checkpoint.save(folder, learner, state)
+        with phase("checkpoint"):
+            checkpoint.save(folder, learner, state)
         self.saved_at = state.step
         if ranks.rank() == 0:
             storage.put(folder / CURVE)
@@ -186,9 +190,10 @@ class Recorder:
             return False
         if not self.saved_at:
             self.checkpoint(learner, state)
-        weights = snapshot(learner, self.task)
-        metrics = self.task.validate(weights) if ranks.rank() == 0 else {}
-        ends = self._judge(ranks.from_first(metrics), weights, state)
+        with phase("validation"):
+            weights = snapshot(learner, self.task)
+            metrics = self.task.validate(weights) if ranks.rank() == 0 else {}
+            ends = self._judge(ranks.from_first(metrics), weights, state)
         if self.saved_at == state.step and not ends and ranks.rank() == 0:
             checkpoint.save_state(self.assignment.folder, state)
         return ends

@@ -2,7 +2,7 @@ import numpy as np
 import psutil
 import pytest
 
-from ray_jobs.engine.memory import GROWTH, MIB, Holes, PeakMemory
+from ray_jobs.engine.memory import GROWTH, MIB, REST, Holes, PeakMemory, phase
 
 
 def resident() -> int:
@@ -46,6 +46,23 @@ def test_a_part_has_its_own_peak_without_those_inside_it(monkeypatch: pytest.Mon
             held[0] = 10
         held[0] = 192
     assert (outer.peak_mib, inner.peak_mib, memory.peak_mib) == (10, 96, 192)
+
+
+def test_each_phase_of_a_part_has_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [0]
+    monkeypatch.setattr("ray_jobs.engine.memory.tree_pss", lambda: held[0] * MIB)
+    with PeakMemory(interval_s=1000) as memory, memory.part() as part:
+        for size in (30, 70, 50):
+            with phase("validation"):
+                held[0] = 20
+                with phase("checkpoint"):
+                    held[0] = size + 5
+                held[0] = size
+        held[0] = 10
+    with phase("unseen"):
+        held[0] = 500
+    assert part.phases_mib == {"validation": 70, "checkpoint": 75, REST: 10}
+    assert part.peak_mib == memory.peak_mib == 75
 
 
 def test_a_part_has_its_own_time_without_those_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
