@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def embedding_tasks(settings: Settings, few: bool) -> tuple[BlockTasks, str]:
-    """Tasks, and the device that each computes on: a GPU of its own where the cluster has any.
+    """Actors, and the device that each computes on: a GPU of its own where the cluster has any.
 
     A process with a GPU of its own, a sweep's trial, would wait for others that do the same: it
     embeds by itself, as everybody does with `few`.
@@ -26,5 +26,5 @@ def embedding_tasks(settings: Settings, few: bool) -> tuple[BlockTasks, str]:
         return BlockTasks(0), of_process(train).type
     gpus = gpus_of_tasks(train)
     cpus = train.num_workers + 2
-    tasks = BlockTasks(gpus or prepare.workers, cpus, gpus=min(gpus, 1), anywhere=True)
-    return tasks, "cuda" if gpus else "cpu"
+    where = {"gpus": min(gpus, 1), "actors": True, "anywhere": True}
+    return BlockTasks(gpus or prepare.workers, cpus, **where), "cuda" if gpus else "cpu"

@@ -34,7 +34,9 @@ class BlockTasks:
     Attributes:
         workers: Ray Data tasks at a time, or actors; 0 runs the work in this process.
         num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
-        gpus: that each takes; those that take one are actors.
+        gpus: that each takes.
+        actors: whether work runs in processes of its own, that end with it and with all that they
+            have opened; those of tasks stay, and would keep a model while others need the memory.
         anywhere: whether the tasks find and leave their files by themselves (`Pieces`) where a root
             lies in object storage; others run beside this process.
     """
@@ -42,6 +44,7 @@ class BlockTasks:
     workers: int
     num_cpus: int = 0
     gpus: float = 0
+    actors: bool = False
     anywhere: bool = False
 
     def run(
@@ -69,7 +72,8 @@ class BlockTasks:
         settings.enable_progress_bars = False
         settings.print_on_execution_start = False
         with ray.data.DataContext.current(settings):
-            numbers = ray.data.range(count, override_num_blocks=count)
+            # In memory, for tasks that made them would find no CPU beside actors.
+            numbers = ray.data.from_arrow([pa.table({"id": [number]}) for number in range(count)])
             results = numbers.map_batches(
                 batch_size=1,
                 batch_format="pyarrow",
@@ -87,14 +91,11 @@ class BlockTasks:
                     yield result
 
     def _processes(self, most: int) -> dict[str, Any]:
-        """What runs the work: tasks or, where each takes a GPU, actors.
-
-        Ray ends the process of a task that had a GPU, with all that it had opened. Actors end with
-        the work, and so do not hold the GPU's memory when others want it.
-        """
-        if not self.gpus:
+        """What runs the work: tasks or actors."""
+        if not self.actors:
             return {"fn": _call, "compute": TaskPoolStrategy(size=most)}
-        return {"fn": _Call, "compute": ActorPoolStrategy(size=most), "num_gpus": self.gpus}
+        resources = {"num_gpus": self.gpus} if self.gpus else {"num_cpus": 1}
+        return {"fn": _Call, "compute": ActorPoolStrategy(size=most), **resources}
 
 
 def _in_process(function: Callable[[C, int], R], context: C, count: int) -> Iterator[R]:
