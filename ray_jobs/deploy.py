@@ -52,8 +52,7 @@ def main(job: Job) -> dict[str, Any]:
     refuse_taken_port(settings)  # may connect to Ray
     bundle = Bundle.open(current(job.root, KIND).path)
     # A shell that is no terminal's starts its background jobs deaf to Ctrl-C's signal.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     port = settings.port or on_head(free_port, settings.host)
     with suppress(KeyboardInterrupt), served(job, port) as url:

@@ -45,6 +45,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=4,
         _node_ip_address=LOOPBACK,
         include_dashboard=False,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -13,7 +16,7 @@ from data.contract.settings import UserError
 from ray_jobs.engine import container
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MIB = 1 << 20
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the network card's address
@@ -24,16 +27,31 @@ T = TypeVar("T")
 def connect(num_cpus: int = 0) -> None:
     """Joins the cluster in RAY_ADDRESS, else starts one on loopback; does nothing when connected.
 
+    A cluster that `ray start` has left on this machine is not joined unless RAY_ADDRESS names it.
+
     Args:
         num_cpus: logical CPUs that the job needs at once. A local cluster offers at least two
             more than there are cores: Ray Data starves when training takes every CPU.
     """
     if ray.is_initialized():
         return
-    if is_private():
-        _start_local(num_cpus)
-    else:
-        ray.init(logging_level=logging.WARNING)
+    with _same_ending():
+        if is_private():
+            _start_local(num_cpus)
+        else:
+            ray.init(logging_level=logging.WARNING)
+
+
+@contextmanager
+def _same_ending() -> Iterator[None]:
+    """Keeps how this process ends when it is told to: Ray would exit with the signal's number."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before):
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_private() -> bool:
@@ -144,6 +162,7 @@ def has_own_gpu() -> bool:
 
 def _start_local(num_cpus: int) -> None:
     ray.init(
+        address="local",
         num_cpus=max(num_cpus, num_cores() + 2),
         _node_ip_address=LOOPBACK,
         include_dashboard=False,

@@ -2,7 +2,8 @@
 
 A job is `python -m ray_jobs.<job> [file.yaml] [key=value ...]`. Progress and tables go to stderr;
 the last line of stdout is one JSON object, also written to `<root>/summary.json`. Exit codes: 0
-done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 130 interrupted.
+done, 1 failed, 2 something that the caller can mend (bad input, bad setting), 130 interrupted, by
+Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 import typing
@@ -192,6 +194,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
     if {"--help", "-h"} & set(words):
         sys.stdout.write(help_text(name, main, arguments) + "\n")
         sys.exit(0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = start(words, arguments, remember)
         summary = {"job": name, "root": job.settings.root, **main(job)}

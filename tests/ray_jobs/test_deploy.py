@@ -255,14 +255,20 @@ def test_a_root_without_a_bundle_is_a_clear_error(tmp_path: Path) -> None:
 
 
 WITHOUT_RAY = """
-import contextlib
+import contextlib, signal, sys
 from ray_jobs import deploy
+from ray_jobs.engine import cluster
 from ray_jobs.engine.job import run
+
+def init(**words):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
 
 @contextlib.contextmanager
 def served(job, port):
+    cluster.connect()
     yield "http://nowhere"
 
+cluster.ray.init = init
 deploy.served = served
 run("deploy", deploy.main)
 """

@@ -1,5 +1,8 @@
+import signal
+
 import pytest
 import ray
+from ray._private import services
 
 from data.contract.settings import UserError
 from ray_jobs.engine import cluster
@@ -32,3 +35,37 @@ def test_tasks_beside_a_job_need_a_cpu_of_its_node(ray_cluster, monkeypatch, cpu
     else:
         with pytest.raises(UserError, match="may use no CPU of it"):
             cluster.beside_files()
+
+
+@pytest.fixture
+def started_with(monkeypatch):
+    """What Ray is started with, in place of starting it; it takes SIGTERM as Ray does."""
+    words = {}
+
+    def init(**given):
+        words.update(given)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield words
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_cluster_that_ray_start_has_left_is_not_joined(started_with, tmp_path):
+    """Ray refuses to, with num_cpus: a job on a cluster's head, or beside other work, had died."""
+    (tmp_path / "ray_current_cluster").write_text("192.0.2.1:6379")
+    assert services.canonicalize_bootstrap_address(None, str(tmp_path)) == "192.0.2.1:6379"
+    cluster.connect()
+    address = started_with["address"]
+    assert services.canonicalize_bootstrap_address(address, str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1:6379"])
+def test_ray_leaves_a_job_its_own_way_to_end(started_with, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cluster.connect()
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler

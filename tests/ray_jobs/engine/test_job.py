@@ -164,6 +164,38 @@ def test_the_summary_is_the_last_line_and_a_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+TOLD_TO_END = """
+import os, signal, sys
+from ray_jobs.engine import cluster
+from ray_jobs.engine.job import run
+
+def init(**words):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
+
+def work(job):
+    cluster.connect()
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+cluster.ray.init = init
+run("work", work)
+"""
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1:6379"])
+def test_a_job_that_is_told_to_end_says_so_with_the_code_of_an_interrupted_one(
+    tmp_path: Path, address: str
+) -> None:
+    command = [sys.executable, "-c", TOLD_TO_END, f"root={tmp_path}"]
+    environment = os.environ | {"RAY_ADDRESS": address}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert "interrupted; run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 STARTED = """
 import gc, sys
 sys.argv = ["-m"]  # as `python -m` has it while it looks for the job
