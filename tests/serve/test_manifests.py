@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 from ray.serve.schema import ServeDeploySchema
 
 from data.contract.settings import build, read_words
@@ -46,19 +47,37 @@ def test_both_files_tell_of_one_application() -> None:
     assert ON_KUBERNETES["applications"] == CONFIG["applications"]
 
 
+def pods(cluster: Any) -> list[Any]:
+    """Specification of each group's pods."""
+    groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    return [group["template"]["spec"] for group in groups]
+
+
 def containers(cluster: Any) -> list[Any]:
     """Container of each group, and its group's volumes."""
-    specs = [
-        group["template"]["spec"]
-        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
-    ]
-    return [(container, spec["volumes"]) for spec in specs for container in spec["containers"]]
+    return [(one, pod["volumes"]) for pod in pods(cluster) for one in pod["containers"]]
 
 
 def test_a_server_that_others_reach_is_not_the_default() -> None:
     assert CONFIG["http_options"]["host"] == "127.0.0.1"
     for container, _ in containers(CLUSTERS["rayservice"]):
         assert "HOMEFEED_TOKEN" in [variable["name"] for variable in container["env"]]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_pod_is_not_killed_while_ray_drains_its_node(name: str) -> None:
+    """Kubernetes waits 30 seconds by default, Ray as long: replicas would be killed at work."""
+    for pod in pods(CLUSTERS[name]):
+        assert pod["terminationGracePeriodSeconds"] > RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+
+
+def test_replicas_have_room_while_a_worker_is_drained() -> None:
+    (workers,) = CLUSTERS["rayservice"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    settings = ON_KUBERNETES["applications"][0]["args"]["settings"]
+    cpus = int(container["resources"]["limits"]["cpu"])
+    assert (workers["minReplicas"] - 1) * cpus >= settings["replicas"]
+    assert workers["maxReplicas"] * cpus >= settings["max_replicas"]
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -82,9 +101,8 @@ def test_a_cluster_runs_the_pinned_ray_and_asks_for_a_token(name: str) -> None:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_user_of_the_image_may_write_the_root(name: str) -> None:
     (group,) = re.findall(r"--uid 1000 --gid (\d+) ray", (REPOSITORY / "Dockerfile").read_text())
-    cluster = CLUSTERS[name]
-    for pods in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        assert pods["template"]["spec"]["securityContext"] == {"fsGroup": int(group)}
+    for pod in pods(CLUSTERS[name]):
+        assert pod["securityContext"] == {"fsGroup": int(group)}
 
 
 def test_gpus_start_when_they_are_asked_for() -> None:
