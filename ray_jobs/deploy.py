@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,13 @@ from serve.users import middling_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ray_jobs.engine.job import Job
     from serve.proxies import Proxy
     from serve.settings import ServeSettings
 
+LOOPBACK = "127.0.0.1"
 SWITCH_SECONDS = 300.0  # a server may have to fetch the bundle first
 BUSY_SECONDS = 30.0
 BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
@@ -55,7 +58,7 @@ def main(job: Job) -> dict[str, Any]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     port = settings.port or on_head(free_port, settings.host)
-    with suppress(KeyboardInterrupt), served(job, port) as url:
+    with suppress(KeyboardInterrupt), served(job.root, settings, port) as url:
         line = f"serving {KIND}/{bundle.version} at {url} (try {url}/docs){place()}; Ctrl-C ends it"
         console.print(line, soft_wrap=True)
         while True:
@@ -70,18 +73,17 @@ def place() -> str:
 
 
 @contextmanager
-def served(job: Job, port: int) -> Iterator[str]:
-    """Serves the root on this process's Ray while the context lasts. Gives the URL on the head.
+def served(root: Path, settings: ServeSettings, port: int) -> Iterator[str]:
+    """Serves a root on this process's Ray while the context lasts. Gives the URL on the head.
 
     Raises:
         UserError: the cluster runs Serve already, which this would reconfigure and then end.
     """
-    settings = job.settings.serve
     connect(settings.most_replicas + 1)
     refuse_overcommitment(settings, num_gpus())
     if serve.status().proxies:
         raise UserError(
-            f"this Ray cluster runs Serve already, but not {uri_of(job.root)} at "
+            f"this Ray cluster runs Serve already, but not {uri_of(root)} at "
             f"serve.port={settings.port}; give the port of its server, or end that first"
         )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -90,7 +92,7 @@ def served(job: Job, port: int) -> Iterator[str]:
         http_options={"host": settings.host, "port": port},
         logging_config={"log_level": "WARNING"},
     )
-    args = {"root": str(job.root.resolve()), "settings": to_tree(settings)}
+    args = {"root": str(root.resolve()), "settings": to_tree(settings)}
     try:
         serve.run(app(args), name=NAME)
         yield f"http://{settings.host}:{port}"
@@ -141,7 +143,7 @@ def check_served(job: Job) -> dict[str, Any]:
     settings = job.settings.serve
     url = f"http://{settings.host}:{settings.port}"
     if not on_head(serves_root, url, uri_of(job.root.resolve())):
-        with served(job, on_head(free_port, settings.host)) as own_url:
+        with served(job.root, alone(settings), on_head(free_port, LOOPBACK)) as own_url:
             return told(on_head(ask, own_url, known_user(job)) | {"bundle": version})
     serving = on_head(wait_for_bundle, url, version)
     if refuses(serving, version):
@@ -151,6 +153,11 @@ def check_served(job: Job) -> dict[str, Any]:
         late = f"{url} has not switched to bundle {version} in {SWITCH_SECONDS:g} s; see its log"
         found = {"warning": late} | found
     return told(found)
+
+
+def alone(settings: ServeSettings) -> ServeSettings:
+    """Settings of a server that only its job asks: nobody else is let in, nobody sees its feeds."""
+    return replace(settings, host=LOOPBACK, proxy="python", log_requests=False)
 
 
 def told(found: dict[str, Any]) -> dict[str, Any]:

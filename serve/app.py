@@ -9,6 +9,7 @@ one, replicas follow `bundles/CURRENT`.
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from ray import serve
 
 from data.contract import storage
 from data.contract.settings import UserError, build
+from serve.access import TOKEN
 from serve.api import create_api
 from serve.feed import Feed
+from serve.proxies import refuse_open, refuse_other_proxy
 from serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -67,8 +70,10 @@ class FeedReplica:
 
 
 def app(args: dict[str, Any]) -> Application:
-    """The application that serves `args["root"]` with `args["settings"]`."""
+    """The application that serves `args["root"]` with `args["settings"]`. Raises UserError."""
     settings = build(ServeSettings, args.get("settings", {}))
+    refuse_open(settings, os.environ.get(TOKEN, ""))
+    refuse_other_proxy(settings, os.environ)
     deployment = serve.deployment(
         name=NAME,
         logging_config={"enable_access_log": False},

@@ -8,6 +8,8 @@ from data.contract.settings import UserError
 from serve.access import TOKEN, refuse_open_host
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from serve.settings import ServeSettings
 
 Proxy = Literal["python", "haproxy"]
@@ -29,4 +31,15 @@ def refuse_open(settings: ServeSettings, token: str) -> None:
         raise UserError(
             "serve.proxy=haproxy listens on all interfaces: give the server a token, "
             f"{TOKEN}=..., or keep to serve.proxy=python"
+        )
+
+
+def refuse_other_proxy(settings: ServeSettings, environment: Mapping[str, str]) -> None:
+    """Raises UserError where Ray Serve has not been told to start the proxy that is set."""
+    missing = {k: v for k, v in ENVIRONMENT[settings.proxy].items() if k not in environment}
+    if missing:
+        wanted = " ".join(f"{name}='{value}'" for name, value in missing.items())
+        raise UserError(
+            f"serve.proxy={settings.proxy} is what Ray Serve starts where the environment of Ray "
+            f"says so: set {wanted} on each machine before ray start, or serve.proxy=python"
         )

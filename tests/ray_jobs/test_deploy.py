@@ -105,6 +105,26 @@ def test_a_running_server_of_the_root_is_asked_once_it_has_switched(root: Path) 
     assert served["latency_ms"] > 0
 
 
+def test_a_server_that_a_job_starts_for_itself_lets_nobody_else_in(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are its feeds logged: a next day would learn that a user passed all of them over."""
+    started: list[ServeSettings] = []
+
+    @contextmanager
+    def served(root: Path, settings: ServeSettings, port: int) -> Iterator[str]:
+        started.append(settings)
+        with running(job_of(root, port=port)) as url:
+            yield url
+
+    monkeypatch.setattr(deploy, "served", served)
+    job = job_of(root, port=free_port("127.0.0.1"), host="0.0.0.0", proxy="haproxy", candidates=50)
+    assert check_served(job)["status"] == 200
+    assert (started[0].host, started[0].proxy) == ("127.0.0.1", "python")
+    assert not started[0].log_requests
+    assert started[0].candidates == 50
+
+
 def test_a_server_that_refuses_the_bundle_is_an_error_with_its_reason(
     root: Path, tmp_path: Path
 ) -> None:
@@ -264,7 +284,7 @@ def init(**words):
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
 
 @contextlib.contextmanager
-def served(job, port):
+def served(root, settings, port):
     cluster.connect()
     yield "http://nowhere"
 

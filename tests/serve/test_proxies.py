@@ -1,10 +1,13 @@
 """What listens, and how much of a machine replicas take."""
 
+from pathlib import Path
+
 import pytest
 
 from data.contract.settings import UserError, build
-from serve.app import refuse_overcommitment, replicas, resources
-from serve.proxies import refuse_open
+from serve.access import TOKEN
+from serve.app import app, refuse_overcommitment, replicas, resources
+from serve.proxies import ENVIRONMENT, refuse_open
 from serve.settings import ServeSettings
 
 
@@ -14,6 +17,24 @@ def test_haproxy_needs_a_token_wherever_it_is_said_to_listen() -> None:
         refuse_open(settings, "")
     refuse_open(settings, "secret")
     refuse_open(ServeSettings(), "")
+
+
+def test_a_configuration_file_is_held_to_the_proxy_that_it_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve deploy` starts what the environment of Ray says: users were kept with no replica."""
+    args = {"root": str(tmp_path), "settings": {"proxy": "haproxy"}}
+    monkeypatch.delenv(TOKEN, raising=False)
+    for name in ENVIRONMENT["haproxy"]:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="listens on all interfaces"):
+        app(args)
+    monkeypatch.setenv(TOKEN, "secret")
+    with pytest.raises(UserError, match=r"RAY_SERVE_ENABLE_HA_PROXY='1' .* before ray start"):
+        app(args)
+    for name, value in ENVIRONMENT["haproxy"].items():
+        monkeypatch.setenv(name, value)
+    assert app(args)
 
 
 def test_replicas_come_and_go_between_bounds() -> None:
