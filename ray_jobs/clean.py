@@ -62,6 +62,8 @@ def main(job: Job) -> dict[str, Any]:
     """Removes models, embeddings, exports and bundles that nothing needs, and tells which."""
     refuse_work(job.root)
     lineage = Lineage.of(job.root, (*REMOVED, *KEPT))
+    if not lineage.origins:
+        raise UserError(f"{storage.uri_of(job.root)} has no artefacts: name the root of some")
     needed = lineage.with_all_before(started_from(job, lineage))
     for dataset in (name for name in lineage.pointed if name.startswith("dataset/")):
         needed |= lineage.made_from(dataset, needed, READ_AGAIN)

@@ -29,13 +29,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.contract.passwords import concealed
-from data.contract.settings import UserError, load
+from data.contract.settings import UserError, help_table, load
 from ray_jobs import collect_again
 from ray_jobs.engine.container import free_memory
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 GIB = 1 << 30
-MEMORY_GIB = 6
+MEMORY_GIB = 4
 DISK_GIB = 5
 SHARED_MEMORY_GIB = 1
 FULL_PERCENT = 95  # Ray stops writing objects to a disk that is fuller.
@@ -291,6 +291,9 @@ def main(words: Sequence[str]) -> int:
     """Examines, reports, and returns the exit code."""
     collect_again()
     console = Console(stderr=True)
+    if {"--help", "-h"} & set(words):
+        sys.stdout.write("\n".join([(__doc__ or "").strip(), "", *help_table(DoctorSettings), ""]))
+        return 0
     try:
         settings = load(DoctorSettings, words)
     except UserError as error:

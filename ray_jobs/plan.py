@@ -25,7 +25,7 @@ from rich.table import Table
 
 from data.contract import storage
 from data.contract.artifact import MANIFEST, is_whole
-from data.contract.settings import Count, Positive, UserError, help_table, load
+from data.contract.settings import Count, Finite, UserError, help_table, load
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import num_cores
 from ray_jobs.planning.growth import Growth, Needs, memory_of
@@ -51,7 +51,7 @@ class PlanSettings:
         measured: finished roots of at least two sizes of a log, or their URIs; what a training took
             before it was taken up again is not told by them.
         check: a larger root, or its URI, with which the lines are compared.
-        cores: of the machine on which the roots were made; by default this one's.
+        cores: of the machine on which the roots of measured= were made; by default this one's.
         hours: that the daily loop may take.
         host: what is rented.
         traffic: what is asked of the servers.
@@ -59,15 +59,21 @@ class PlanSettings:
 
     users: tuple[Count, ...] = (1_000_000, 100_000_000, 1_000_000_000)
     items: tuple[Count, ...] = ()
-    events_per_user: Positive = 200.0
+    events_per_user: Finite = 200.0
     measured: tuple[str, ...] = ()
     check: str | None = None
     cores: Count | None = None
-    hours: Positive = 8.0
+    hours: Finite = 8.0
     host: Host = field(default_factory=Host)
     traffic: Traffic = field(default_factory=Traffic)
 
     def __post_init__(self) -> None:
+        if not self.users:
+            raise ValueError("users= needs a number of users at least, users=[1000000]")
+        if self.cores and not self.measured:
+            raise ValueError(
+                "cores= tells of the machine that made the roots of measured=: name them"
+            )
         if self.items and len(self.items) != len(self.users):
             raise ValueError(f"items= needs {len(self.users)} numbers, one for each of users=")
 
@@ -176,7 +182,7 @@ def written(value: float | None) -> str:
 
 def store_of(log: dict[str, Any]) -> str:
     """Where posted events are kept, and what a local store has to be allowed for it."""
-    size = f", serve.store_gib={math.ceil(log['gib']['store'])}"
+    size = f", serve.store_gib={max(1, math.ceil(log['gib']['store']))}"
     return str(log["store"]) + (size if log["store"] == "local" else "")
 
 

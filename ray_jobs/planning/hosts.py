@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from data.contract.settings import Count, Positive
+from data.contract.settings import Count, Finite
 from ray_jobs.planning.measured import MADE, STAGES
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Host:
         price: of an hour, in any currency.
     """
 
-    gib: Positive = 128.0
+    gib: Finite = 128.0
     cores: Count = 32
-    price: Positive = 1.6
+    price: Finite = 1.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,9 @@ class Traffic:
             the hours of a daily loop; one whose loop fails or is missed holds a day more.
     """
 
-    requests_per_user: Positive = 2.0
-    peak: Positive = 2.5
-    feeds_per_core: Positive = 17.0
+    requests_per_user: Finite = 2.0
+    peak: Finite = 2.5
+    feeds_per_core: Finite = 17.0
     stored_actions: Count = 1000
     log_days: Count = 365
     stored_days: Count = 5

@@ -72,10 +72,10 @@ class Measured:
         Raises:
             UserError: it has not, or nothing tells what its artefacts took.
         """
-        file = root / "summary.json"
+        if not has_current(root, "dataset"):
+            raise UserError(f"{root} has no data set; run ray_jobs.pipeline root={root} first")
+        file = root / "summary.json"  # of the last job, which need not be the pipeline
         summary = json.loads(file.read_text()) if file.is_file() else {}
-        if not summary.get("peak_mib"):
-            raise UserError(f"{file} tells no stages; run ray_jobs.pipeline root={root} first")
         return cls._read(root, cores, summary)._that_tells(root)
 
     @classmethod

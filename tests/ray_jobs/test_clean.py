@@ -143,6 +143,13 @@ def test_nothing_is_removed_while_a_job_makes_something(tmp_path: Path) -> None:
     assert cleaned(tmp_path, keep=1)
 
 
+def test_a_root_without_artefacts_is_a_mistake(tmp_path: Path) -> None:
+    """A mistyped root was made, and called clean, while the disk of the right one filled up."""
+    with pytest.raises(UserError, match="typo has no artefacts"):
+        cleaned(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
+
+
 def test_in_object_storage_it_goes_there_and_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,19 @@ def test_bad_words_are_refused(word: str) -> None:
     assert doctor.main([word]) == 2
 
 
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_names_every_word(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([word]) == 0
+    told = capsys.readouterr().out
+    assert (doctor.__doc__ or "").splitlines()[0] in told
+    assert re.findall(r"^  (\w+) ", told, re.MULTILINE) == ["root", "ports"]
+
+
+def test_a_run_needs_what_the_readme_says() -> None:
+    readme = (doctor.PROJECT.parent / "README.md").read_text()
+    assert f"{doctor.MEMORY_GIB} GiB of memory, {doctor.DISK_GIB} GiB of disk" in readme
+
+
 @pytest.mark.parametrize(("essential", "code"), [(True, 1), (False, 0)])
 def test_only_essential_failures_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], essential: bool, code: int

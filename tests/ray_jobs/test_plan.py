@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,11 +8,12 @@ from rich.console import Console
 
 from data.contract.artifact import point, publish, read, write_atomically
 from data.contract.mirrors import PLACE
-from data.contract.settings import UserError, load
+from data.contract.settings import UserError, build, load
 from ray_jobs import plan
 from ray_jobs.plan import PlanSettings, compared, main, runs_of
 from ray_jobs.planning.growth import Growth
 from ray_jobs.planning.measured import Measured, Sizes
+from serve.settings import ServeSettings
 
 COUNTS = ("users", "items", "events")
 
@@ -54,6 +56,13 @@ def test_what_fits_no_host_is_said_in_the_table_and_as_data(
     assert "local, serve.store_gib=1" in err
     assert main(["users=[1000000000]", "host.gib=200000"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["logs"][0]["fits"]
+
+
+def test_the_least_store_is_one_that_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["users=[1]", "events_per_user=.001"]) == 0
+    size = re.search(r"serve\.store_gib=(\d+)", capsys.readouterr().err)
+    assert size is not None
+    assert build(ServeSettings, {"store_gib": int(size[1])})
 
 
 def test_what_comes_with_homefeed_was_measured_at_two_sizes() -> None:
@@ -137,6 +146,10 @@ def test_lines_are_compared_with_a_larger_run() -> None:
     [
         (["users=[10]", "items=[1,2]"], "items= needs 1 numbers"),
         (["usrs=[10]"], "usrs"),
+        (["users=[]"], "needs a number of users"),
+        (["cores=4"], "roots of measured=: name them"),
+        (["host.price=.inf"], "host.price: Input should be a finite number"),
+        (["events_per_user=.inf"], "events_per_user: Input should be a finite number"),
         (["measured=[/nowhere]"], "run ray_jobs.pipeline root=/nowhere first"),
     ],
 )

@@ -86,6 +86,17 @@ def test_times_are_those_of_making_also_after_a_run_that_found_all_up_to_date(ro
     assert (run.seconds, run.peak_mib) == ({}, {})
 
 
+def test_another_job_may_have_been_the_last(root: Path) -> None:
+    """A daily `clean`, which has no stages and leaves a summary of its own."""
+    summary = {"job": "clean", "seconds": {}, "peak_mib": {}, "made": []}
+    (root / "summary.json").write_text(json.dumps(summary))
+    run = Measured.of(root, 2)
+    assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
+    assert run.made_mib == {"dataset": 300, "adjacency": 300, "neighborhoods": 300}
+    with pytest.raises(UserError, match=r"has no data set; run ray_jobs\.pipeline"):
+        Measured.of(root / "elsewhere", 2)
+
+
 def test_stages_are_told_by_a_run_that_made_all(root: Path) -> None:
     summarise(root, [one.manifest.name for one in in_use(root)], seconds=90.0)
     run = Measured.of(root, 2)
