@@ -34,7 +34,7 @@ class Settings:
         seed: of sampling, initial weights and evaluation (the world has its own).
     """
 
-    root: str = "runs/default"
+    root: Annotated[str, Field(min_length=1)] = "runs/default"
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     source: SourceSettings = field(default_factory=SourceSettings)
     split: SplitSettings = field(default_factory=SplitSettings)

@@ -32,6 +32,9 @@ def connect(num_cpus: int = 0) -> None:
     Args:
         num_cpus: logical CPUs that the job needs at once. A local cluster offers at least two
             more than there are cores: Ray Data starves when training takes every CPU.
+
+    Raises:
+        UserError: RAY_ADDRESS names nothing that can be joined.
     """
     if ray.is_initialized():
         return
@@ -39,7 +42,17 @@ def connect(num_cpus: int = 0) -> None:
         if is_private():
             _start_local(num_cpus)
         else:
-            ray.init(logging_level=logging.WARNING)
+            _join()
+
+
+def _join() -> None:
+    try:
+        ray.init(logging_level=logging.WARNING)
+    except (ValueError, ConnectionError) as error:
+        address = os.environ["RAY_ADDRESS"]
+        raise UserError(
+            f"the cluster of RAY_ADDRESS={address} cannot be joined: {error}"
+        ) from error
 
 
 @contextmanager

@@ -69,3 +69,12 @@ def test_ray_leaves_a_job_its_own_way_to_end(started_with, monkeypatch, address)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster.connect()
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "nonsense"])
+def test_an_address_that_is_no_clusters_is_the_callers_to_mend(monkeypatch, address):
+    """Of the job server, say, which `ray job submit` reads from the same variable."""
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"RAY_ADDRESS={address} cannot be joined: Invalid"):
+        cluster.connect()

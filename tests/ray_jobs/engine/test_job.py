@@ -36,6 +36,7 @@ def test_every_setting_is_explained_in_the_help() -> None:
         ("train=3", "is a group of settings"),
         ("nonsense", "neither key=value"),
         ("missing.yaml", "does not exist"),
+        ("root=", "root: String should have at least 1 character"),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_way_out(word: str, message: str, tmp_path: Path) -> None:
