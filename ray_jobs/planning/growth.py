@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.contract.settings import UserError
-from ray_jobs.planning.measured import DRIVERS, MADE, STAGES, Driver, Measured, Sizes
+from ray_jobs.engine.memory import REST
+from ray_jobs.planning.measured import DRIVERS, MADE, PHASES, STAGES, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+BETWEEN = ": "  # kind and phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Growth:
         cores: of the machine that was measured.
         by_kind: whether memory is told by kind of artefact; else by stage.
         seconds: by kind of artefact where all runs tell it so, else by stage.
-        peak_mib: likewise.
+        peak_mib: by kind and phase where all runs tell memory of kinds, else by stage.
         bytes: by part.
     """
 
@@ -117,13 +120,14 @@ class Growth:
         if len({run.sizes.events for run in runs}) < 2:
             raise UserError("measured= needs finished runs of at least two sizes of a log")
         by_kind = all(run.made_mib for run in runs)
-        memory = MADE if by_kind else STAGES
         time = MADE if all(run.made_seconds for run in runs) else STAGES
         growth = cls(
             cores=runs[0].cores,
             by_kind=by_kind,
             seconds=Lines.of(runs, time, partial(time_of, by_kind=time is MADE)),
-            peak_mib=Lines.of(runs, memory, partial(memory_of, by_kind=by_kind)),
+            peak_mib=_by_phase(runs)
+            if by_kind
+            else Lines.of(runs, STAGES, lambda run: run.peak_mib),
             bytes=Lines.of(runs, DRIVERS, lambda run: run.bytes),
         )
         if not growth.seconds.through or not growth.peak_mib.through:
@@ -134,11 +138,14 @@ class Growth:
     def not_measured(self) -> dict[str, list[str]]:
         """What is left out of hours, memory and disk."""
         lines = {"hours": self.seconds, "peak_gib": self.peak_mib, "gib": self.bytes}
-        return {part: of.missing for part, of in lines.items()}
+        return {part: sorted({kind_of(name) for name in of.missing}) for part, of in lines.items()}
 
     def at(self, sizes: Sizes) -> Needs:
         """What a log of that size takes."""
-        return Needs(sizes, self.seconds.at(sizes), self.peak_mib.at(sizes), self.bytes.at(sizes))
+        peak_mib: dict[str, float] = {}
+        for name, mib in self.peak_mib.at(sizes).items():
+            peak_mib[kind_of(name)] = max(mib, peak_mib.get(kind_of(name), 0.0))
+        return Needs(sizes, self.seconds.at(sizes), peak_mib, self.bytes.at(sizes))
 
 
 def time_of(run: Measured, by_kind: bool) -> dict[str, float]:
@@ -148,4 +155,38 @@ def time_of(run: Measured, by_kind: bool) -> dict[str, float]:
 
 def memory_of(run: Measured, by_kind: bool) -> dict[str, float]:
     """Peaks by kind of artefact, or by stage, MiB."""
-    return run.made_mib if by_kind else run.peak_mib
+    return run.kinds_mib if by_kind else run.peak_mib
+
+
+def kind_of(name: str) -> str:
+    """The kind of artefact, or the stage, that a line of memory is about."""
+    return name.partition(BETWEEN)[0]
+
+
+def _by_phase(runs: Sequence[Measured]) -> Lines:
+    """Lines of the phases of each kind, or of its highest where not all runs tell the same.
+
+    What a phase takes grows as a line; the highest of several does not: one that is below another
+    on a small log may be above it on a large one.
+    """
+    told = {kind: {frozenset(run.made_mib.get(kind, {})) for run in runs} for kind in MADE}
+
+    def values(run: Measured) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for kind, phases in run.made_mib.items():
+            alike = phases if len(told[kind]) == 1 else {REST: max(phases.values())}
+            found |= {_name(kind, phase): mib for phase, mib in alike.items()}
+        return found
+
+    drivers = {name: _driver(name) for run in runs for name in values(run)}
+    untold = MADE.keys() - {kind_of(name) for name in drivers}
+    return Lines.of(runs, drivers | {kind: MADE[kind] for kind in untold}, values)
+
+
+def _name(kind: str, phase: str) -> str:
+    return f"{kind}{BETWEEN}{phase}" if phase != REST else kind
+
+
+def _driver(name: str) -> Driver:
+    kind, _, phase = name.partition(BETWEEN)
+    return PHASES.get(phase, MADE[kind])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.artifact import MANIFEST, current, has_current, read
 from data.contract.settings import UserError, build
+from ray_jobs.engine.memory import REST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from data.contract.artifact import Artifact
@@ -51,8 +52,8 @@ class Measured:
             in two parts counts in both.
         made_seconds: kind of artefact -> time to make all of it that is in use; nothing where an
             artefact does not tell.
-        made_mib: kind of artefact -> highest memory meanwhile, likewise. A stage that makes several
-            grows with one here, another there.
+        made_mib: kind of artefact -> phase of making it (`engine.memory`) -> highest memory
+            meanwhile, likewise. A stage that makes several grows with one here, another there.
         commit: of the code that ran, where it is told.
     """
 
@@ -62,7 +63,7 @@ class Measured:
     peak_mib: dict[str, float]
     bytes: dict[str, int]
     made_seconds: dict[str, float] = field(default_factory=dict)
-    made_mib: dict[str, float] = field(default_factory=dict)
+    made_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     commit: str = ""
 
     @classmethod
@@ -102,6 +103,11 @@ class Measured:
             "and an earlier release has made them, whose manifests do not say; make a root of this "
             "size anew"
         )
+
+    @property
+    def kinds_mib(self) -> dict[str, float]:
+        """Highest memory of all phases, by kind of artefact."""
+        return {kind: max(phases.values()) for kind, phases in self.made_mib.items()}
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Measured:
@@ -152,6 +158,7 @@ MADE: dict[str, Driver] = {
     **dict.fromkeys(("id", "user", "two_tower", "candidates", "ranker", "calibration"), "rows"),
     **dict.fromkeys(("baselines", "evaluation", "export", "bundles"), "rows"),
 }
+PHASES: dict[str, Driver] = {"reading": "events", "histories": "events"}  # others as their kind
 
 
 def in_use(root: Path) -> list[Artifact]:
@@ -173,23 +180,25 @@ def _parents(artifact: Artifact) -> set[str]:
 
 def made_seconds(found: Sequence[Artifact]) -> dict[str, float]:
     """What time each kind of artefact took in all; nothing where one of them does not tell."""
-    return _told([(one.kind, one.manifest.seconds) for one in found], sum)
-
-
-def made_mib(found: Sequence[Artifact]) -> dict[str, float]:
-    """What memory each kind of artefact took; nothing where one of them does not tell."""
-    return _told([(one.kind, one.manifest.peak_mib) for one in found], max)
-
-
-def _told(
-    values: Sequence[tuple[str, float | None]], together: Callable[[list[float]], float]
-) -> dict[str, float]:
-    known: dict[str, list[float]] = {}
-    for kind, value in values:
+    seconds = [(one.kind, one.manifest.seconds) for one in found]
+    taken = dict.fromkeys((kind for kind, _ in seconds), 0.0)
+    for kind, value in seconds:
         if value is None:
             return {}
-        known.setdefault(kind, []).append(value)
-    return {kind: together(of_kind) for kind, of_kind in known.items()}
+        taken[kind] += value
+    return taken
+
+
+def made_mib(found: Sequence[Artifact]) -> dict[str, dict[str, float]]:
+    """What memory the phases of each kind took; nothing where an artefact does not tell."""
+    highest: dict[str, dict[str, float]] = {}
+    for one in found:
+        if one.manifest.peak_mib is None:
+            return {}
+        of_kind = highest.setdefault(one.kind, {})
+        for phase, mib in (one.manifest.phases_mib or {REST: one.manifest.peak_mib}).items():
+            of_kind[phase] = max(mib, of_kind.get(phase, 0.0))
+    return highest
 
 
 def bytes_of(found: Sequence[Artifact]) -> dict[str, int]:

@@ -56,7 +56,7 @@ def main() -> None:
         "steps": steps,
         "cap_gib": cap.gib if cap else None,
         "runs": [asdict(run) for run in runs],
-        "peak_mib": max((large.peak_mib or large.made_mib).values()),
+        "peak_mib": max((large.peak_mib or large.kinds_mib).values()),
         "disk_mib": {run.sizes.events: sum(run.bytes.values()) >> 20 for run in runs},
         "seconds": {stage: [run.seconds[stage] for run in runs] for stage in stages},
         "memory_mib": {stage: [run.peak_mib[stage] for run in runs] for stage in stages},

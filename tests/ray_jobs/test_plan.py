@@ -25,7 +25,7 @@ def run_of(users: int, mib: float) -> Measured:
         seconds={"prepare": users / 100},
         peak_mib={"prepare": mib},
         bytes={"data set": 900 * users},
-        made_mib={"dataset": mib, "two_tower": mib / 2},
+        made_mib={"dataset": {"": mib}, "two_tower": {"": mib / 2}},
     )
 
 
@@ -120,7 +120,7 @@ def test_roots_behind_uris_tell_what_roots_here_do(
     found = runs_of(load(PlanSettings, [f"measured=[{','.join(uris)}]"]))
     assert found == runs_of(load(PlanSettings, [f"measured=[{','.join(roots)}]"]))
     assert found[1].bytes["data set"] - found[0].bytes["data set"] == 100
-    assert found[0].made_mib == {"dataset": 600.0, "ranker": 900.0}
+    assert found[0].kinds_mib == {"dataset": 600.0, "ranker": 900.0}
     with pytest.raises(UserError, match=r"pipeline root=file:///nowhere first"):
         runs_of(load(PlanSettings, ["measured=[file:///nowhere]"]))
 

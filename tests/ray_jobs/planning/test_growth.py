@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.contract.settings import UserError
+from ray_jobs.engine.memory import REST
 from ray_jobs.planning.growth import Growth, Line
 from ray_jobs.planning.measured import Measured, Sizes
 
@@ -24,7 +25,7 @@ def run_of(users: int, base: float = 100.0) -> Measured:
         seconds={"prepare": 1 + users / 1000, "of another job": 1.0},
         peak_mib={"train two_tower": 500.0},
         bytes={"data set": 900 * users, "user ids": 16 * users},
-        made_mib={"dataset": 400.0, "two_tower": base + 0.01 * users},
+        made_mib={"dataset": {REST: 400.0}, "two_tower": {REST: base + 0.01 * users}},
     )
 
 
@@ -57,6 +58,27 @@ def test_each_stage_grows_with_what_it_reads() -> None:
     more_items = growth.at(Sizes(users=8000, items=400_000, events=400_000))
     assert more_items.bytes == needs.bytes
     assert more_items.peak_mib["two_tower"] > needs.peak_mib["two_tower"]
+
+
+def of_phases(users: int, **phases: float) -> Measured:
+    return dataclasses.replace(run_of(users), made_mib={"ranker": phases})
+
+
+def test_a_phase_that_is_hidden_on_small_logs_counts_on_large_ones() -> None:
+    small, large = (
+        of_phases(users, steps=2000.0, reading=600 + 0.1 * users) for users in (1000, 2000)
+    )
+    growth = Growth.of([small, large])
+    needs = growth.at(Sizes(users=40_000, items=80_000, events=50 * 40_000))
+    assert needs.peak_mib == {"ranker": pytest.approx(4600)}
+    more_users = growth.at(Sizes(users=10**6, items=80_000, events=50 * 40_000))
+    assert more_users.peak_mib == needs.peak_mib, "histories are read of events"
+
+
+def test_runs_of_other_phases_are_told_by_their_highest() -> None:
+    older, newer = of_phases(1000, **{REST: 700.0}), of_phases(2000, steps=800.0, reading=100.0)
+    needs = Growth.of([older, newer]).at(run_of(4000).sizes)
+    assert needs.peak_mib == {"ranker": pytest.approx(1000)}
 
 
 def test_where_a_run_does_not_tell_by_kind_lines_are_of_stages() -> None:

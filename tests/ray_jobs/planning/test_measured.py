@@ -7,6 +7,7 @@ import pytest
 
 from data.contract.artifact import Artifact, point, publish, read
 from data.contract.settings import UserError
+from ray_jobs.engine.memory import REST
 from ray_jobs.planning.measured import Measured, bytes_of, in_use, made_mib
 
 SIZE = 100_000
@@ -63,7 +64,16 @@ def test_graphs_and_neighbourhoods_have_a_size(root: Path, dataset: Artifact) ->
 
 def test_memory_is_that_of_what_is_in_use(root: Path, dataset: Artifact) -> None:
     made(root, "adjacency", "large", dataset, peak_mib=500.0)
-    assert made_mib(in_use(root)) == {"dataset": 300, "adjacency": 500, "neighborhoods": 300}
+    found = {"dataset": {REST: 300}, "adjacency": {REST: 500}, "neighborhoods": {REST: 300}}
+    assert made_mib(in_use(root)) == found
+
+
+def test_memory_is_that_of_the_phases_that_were_told_apart(root: Path, dataset: Artifact) -> None:
+    for day, reading, steps in (("d", 700.0, 40.0), ("e", 100.0, 800.0)):
+        phases = {"reading": reading, "steps": steps}
+        made(root, "neighborhoods", day, dataset, peak_mib=max(phases.values()), phases_mib=phases)
+    found = made_mib(in_use(root))["neighborhoods"]
+    assert found == {REST: 300, "reading": 700, "steps": 800}
 
 
 def test_one_artefact_that_does_not_tell_its_memory_makes_all_untold(
@@ -92,7 +102,7 @@ def test_another_job_may_have_been_the_last(root: Path) -> None:
     (root / "summary.json").write_text(json.dumps(summary))
     run = Measured.of(root, 2)
     assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
-    assert run.made_mib == {"dataset": 300, "adjacency": 300, "neighborhoods": 300}
+    assert run.kinds_mib == {"dataset": 300, "adjacency": 300, "neighborhoods": 300}
     with pytest.raises(UserError, match=r"has no data set; run ray_jobs\.pipeline"):
         Measured.of(root / "elsewhere", 2)
 
