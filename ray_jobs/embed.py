@@ -1,10 +1,10 @@
 """Embeds every item, or user: `python -m ray_jobs.embed root=runs/default [model=user]`.
 
 Items come as they stand in the graph at the end of a day: those that the encoder has never seen are
-embedded like all others, by what they are and where they were put. Chunks of items go to tasks of
-Ray Data or, where the cluster has GPUs, to actors with one each; an interrupted run goes on with
-the chunks that are missing. Time grows with items x neighbours, memory is a chunk. Users are
-embedded by `ray_jobs.user_table`.
+embedded like all others, by what they are and where they were put. Chunks of items go to actors of
+Ray Data, each with a GPU where the cluster has any; an interrupted run goes on with the chunks that
+are missing. Time grows with items x neighbours, memory is a chunk and, in each actor, the encoder.
+Users are embedded by `ray_jobs.user_table`.
 """
 
 from __future__ import annotations
