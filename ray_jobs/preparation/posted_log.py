@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,8 @@ from serve.stores import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from serve.settings import ServeSettings
     from serve.store import Document, Store
@@ -85,11 +88,17 @@ class PostedLog:
         return max((event["received_at"] for _, event in self._events(after, None)), default=0)
 
     def events(self, after: int, until: int | None = None) -> pa.Table:
-        """Posted events in (after, until] with the contract's column names; event_id is string."""
+        """Posted events in (after, until] with the contract's column names; event_id is string.
+
+        None is later than when it was received: one of a client whose clock is ahead would open
+        days that have not come, and close those of all others.
+        """
         events = [event for _, event in self._events(after, until)]
         columns = {name: [event.get(name) for event in events] for name in EVENT_COLUMNS}
         columns["event_id"] = [str(value) for value in columns["event_id"]]
-        return pa.table({name: _column(name, values) for name, values in columns.items()})
+        table = pa.table({name: _column(name, values) for name, values in columns.items()})
+        at = table.schema.get_field_index("timestamp")
+        return table.set_column(at, "timestamp", pa.array(_moments(table)))
 
     def items(self, after: int, until: int | None = None) -> pa.Table:
         """Posted items in (after, until]: one column for each key that was posted."""
@@ -160,6 +169,16 @@ class PostedLog:
         for batch in pq.ParquetFile(path).iter_batches():
             columns = (column.to_pylist() for column in batch.columns)
             yield from ((n, orjson.loads(text)) for n, text in zip(*columns, strict=True))
+
+
+def _moments(events: pa.Table) -> npt.NDArray[np.int64]:
+    """When each of some events was done, ms, as far as that can have been.
+
+    They are in the order in which they came: a server whose clock went back makes none earlier.
+    """
+    received = np.maximum.accumulate(events["received_at"].to_numpy())
+    found: npt.NDArray[np.int64] = np.minimum(events["timestamp"].to_numpy(), received)
+    return found
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

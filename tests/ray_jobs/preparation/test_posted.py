@@ -83,7 +83,8 @@ def serve(root: Path, request: int, now_ms: int, *items: int) -> None:
     pq.write_table(pa.table(columns), folder / f"part-{request}.parquet")
 
 
-def post(job: Job, *events: tuple[int, int, str]) -> None:
+def post(job: Job, *events: tuple[int, int, str], ahead_ms: int = 0) -> None:
+    """Events that come when they are done, by a server's clock; a client's may be ahead of it."""
     with open_store(job.root, job.settings.serve) as store:
         store.append(
             {
@@ -91,7 +92,7 @@ def post(job: Job, *events: tuple[int, int, str]) -> None:
                 "user_id": 1,
                 "item_id": item,
                 "action": action,
-                "timestamp": time,
+                "timestamp": time + ahead_ms,
                 "received_at": time,
             }
             for item, time, action in events
@@ -184,6 +185,18 @@ def test_another_machine_finds_what_an_interrupted_day_has_written(
     assert Yesterday.begin(other, KINDS) == day
     again = new_tables(other, day, Dataset.open(other.root))
     assert again.fingerprint(other.root) == before
+
+
+def test_a_client_whose_clock_is_ahead_closes_no_day_of_others(job: Job) -> None:
+    post(job, (3, NOW_MS, "save"), ahead_ms=40 * DAY_MS)
+    first = next_day(job)
+    assert first.counts["new_events"] == 1
+    assert first.calendar is not None
+    assert first.calendar.num_days == DAYS + 1
+    post(job, (4, NOW_MS + DAY_MS, "save"))
+    second = next_day(job)
+    assert second.counts["new_events"] == 1
+    assert second.counts["rejected"] == 0
 
 
 def test_an_hour_in_which_a_server_was_killed_is_gone_over(job: Job) -> None:
