@@ -247,7 +247,7 @@ def checksum(file: Path) -> str:
 def appearing(path: Path) -> Iterator[Path]:
     """Gives a place to write a file at; on leaving, it appears at its path whole, or not at all.
 
-    Of a mirror, first where that comes from.
+    Then it is on disk, whatever becomes of the machine; of a mirror, first where that comes from.
 
     Raises:
         StorageError: the storage does not answer.
@@ -256,15 +256,24 @@ def appearing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield part
+        _flush(part)
         storage.put_as(part, path)
         part.replace(path)
+        _flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file so that readers see the old or the new one, never half."""
-    with appearing(path) as part, part.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with appearing(path) as part:
+        part.write_text(text)

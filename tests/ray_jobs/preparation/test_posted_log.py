@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -160,6 +161,26 @@ def test_what_is_interrupted_is_finished_and_nothing_given_twice(
     posted.archive(5)
     assert ids(posted.events(0)) == list("012345")
     assert [number for number, _ in store.documents("events", 0)] == [6]
+
+
+def test_the_store_lets_go_of_what_is_on_the_disk_of_the_archive(
+    tmp_path: Path, posted: PostedLog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk, real_sync, real_drop = set[int](), os.fsync, store.drop
+
+    def sync(opened: int) -> None:
+        real_sync(opened)
+        on_disk.add(os.fstat(opened).st_ino)
+
+    def drop(events: Any) -> None:
+        folder = tmp_path / "posted" / "archive"
+        assert {file.stat().st_ino for file in (folder, *folder.iterdir())} <= on_disk
+        real_drop(events)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(store, "drop", drop)
+    store.append([event(1), event(2)])
+    assert posted.archive(2) == 2
 
 
 def test_what_has_a_number_of_the_archive_and_is_another_event_is_not_dropped(
