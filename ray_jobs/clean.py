@@ -6,11 +6,13 @@
 Each day leaves models, embeddings, an export and a bundle. Needed are those that a pointer names,
 the newest bundles, those that `serve.experiment` or a living replica serves, those that an
 interrupted day starts from, what is younger than `hours`, and all that any of them was made from;
-and of the current data set also graphs and embeddings that jobs make on their way.
+and of the current data set also graphs and embeddings that jobs make on their way. Nobody needs
+what was left half made by a job that was killed, or half removed.
 Data sets, ids, worlds, evaluations, records of sweeps, and what was posted or served are not
 touched; of a sweep's trials the models go. A job that makes something in the root is waited for by
-no one: then nothing is removed (exit code 2). A root in object storage is cleaned there and in this
-machine's mirror, and only one machine may have work in it.
+no one: then nothing is removed (exit code 2), and no more once a job begins, or a bundle that would
+go is put to use. A root in object storage is cleaned there and in this machine's mirror, and only
+one machine may have work in it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from data.contract import storage
 from data.contract.artifact import MANIFEST
 from data.contract.settings import Count, NonNegative, UserError
 from ray_jobs.engine.job import Job, console, run
-from ray_jobs.engine.lineage import Lineage
+from ray_jobs.engine.lineage import Lineage, pointed
 from ray_jobs.engine.locks import held, turn
 from ray_jobs.engine.model_kinds import MODELS
 from ray_jobs.preparation.posted import NEXT_DAY_FILE, bundles_in_use
@@ -61,22 +63,26 @@ class CleanArguments:
 def main(job: Job) -> dict[str, Any]:
     """Removes models, embeddings, exports and bundles that nothing needs, and tells which."""
     refuse_work(job.root)
+    used = in_use(job)
     lineage = Lineage.of(job.root, (*REMOVED, *KEPT))
     if not lineage.origins:
         raise UserError(f"{storage.uri_of(job.root)} has no artefacts: name the root of some")
-    needed = lineage.with_all_before(started_from(job, lineage))
-    for dataset in (name for name in lineage.pointed if name.startswith("dataset/")):
+    needed = lineage.with_all_before(used | kept(job.arguments, lineage))
+    for dataset in (name for name in used if name.startswith("dataset/")):
         needed |= lineage.made_from(dataset, needed, READ_AGAIN)
-    leaving = [one for one in lineage.origins.values() if one.kind in REMOVED]
-    leaving = [one for one in leaving if one.name not in needed]
-    freed = freed_bytes(job.root / one.name for one in leaving)
+    found = [name for name in (*lineage.origins, *lineage.halves) if kind_of(name) in REMOVED]
+    leaving = sorted({*found} - needed)
+    freed = freed_bytes(job.root / name for name in leaving)
     if not job.arguments.dry_run:
-        for one in leaving:
-            remove(job.root, one.kind, one.version)
-    removed = Counter(one.kind for one in leaving)
-    tell(removed, Counter(one.kind for one in lineage.origins.values()), freed)
-    names = sorted(one.name for one in leaving)
-    return {"removed": names, "freed_mib": freed // MIB, "dry_run": job.arguments.dry_run}
+        for name in leaving:
+            remove(job, name, needed)
+    tell(Counter(map(kind_of, leaving)), Counter(map(kind_of, found)), freed)
+    return {"removed": leaving, "freed_mib": freed // MIB, "dry_run": job.arguments.dry_run}
+
+
+def kind_of(name: str) -> str:
+    """The kind of an artefact."""
+    return name.partition("/")[0]
 
 
 def refuse_work(root: Path) -> None:
@@ -88,24 +94,39 @@ def refuse_work(root: Path) -> None:
         )
 
 
-def started_from(job: Job, lineage: Lineage) -> set[str]:
-    """Names of what is needed by itself."""
+def in_use(job: Job) -> set[str]:
+    """Names of what a pointer names, a server serves, or an interrupted day starts from."""
     day = storage.text(job.root / NEXT_DAY_FILE)
     versions = json.loads(day)["versions"] if day else {}
     return {
-        *lineage.pointed,
-        *lineage.newest(BUNDLES, job.arguments.keep),
-        *lineage.younger(datetime.now(UTC) - timedelta(hours=job.arguments.hours)),
+        *pointed(job.root, (*REMOVED, *KEPT)),
         *(f"{BUNDLES}/{version}" for version in bundles_in_use(job)),
         *(f"{kind}/{version}" for kind, version in versions.items()),
     }
 
 
-def remove(root: Path, kind: str, version: str) -> None:
-    """Takes an artefact away, first what says that it is whole."""
-    with turn(root, f"{kind}-{version}"):
-        storage.remove(root / kind / version / MANIFEST)
-        storage.remove(root / kind / version)
+def kept(arguments: CleanArguments, lineage: Lineage) -> set[str]:
+    """Names of what stays for its age."""
+    since = datetime.now(UTC) - timedelta(hours=arguments.hours)
+    return {*lineage.newest(BUNDLES, arguments.keep), *lineage.younger(since)}
+
+
+def remove(job: Job, name: str, needed: set[str]) -> None:
+    """Takes an artefact away, first what says that it is whole.
+
+    Raises:
+        UserError: meanwhile a job has begun, or something was put to use that was not needed.
+    """
+    refuse_work(job.root)
+    with turn(job.root, name.replace("/", "-")):
+        if used := in_use(job) - needed:
+            uri = storage.uri_of(job.root)
+            raise UserError(
+                f"meanwhile {', '.join(sorted(used))} was put to use in {uri}; no more was "
+                "removed: run this again"
+            )
+        storage.remove(job.root / name / MANIFEST)
+        storage.remove(job.root / name)
 
 
 def freed_bytes(folders: Iterable[Path]) -> int:

@@ -146,8 +146,8 @@ class Job:
                 self.made.append(artifact.manifest.name)
             else:
                 console.print(f"{kind}/{version} is up to date")
-        if move_pointer and not self._has_later(artifact):
-            point(self.root, artifact)
+            if move_pointer and not self._has_later(artifact):
+                point(self.root, artifact)
         return artifact
 
     @contextmanager

@@ -5,16 +5,19 @@ Time and memory grow with the number of manifests, not with what they describe.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from data.contract import storage
-from data.contract.artifact import MANIFEST, POINTER, peek
+from data.contract.artifact import POINTER, peek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
+
+VERSION = re.compile(r"/[0-9a-f]{12}$")  # of `artifact.version_of`; other files are someone's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +48,23 @@ class Lineage:
 
     Attributes:
         origins: by name.
-        pointed: names of those that a pointer names.
+        halves: names of those that have no manifest: half made, or half removed.
     """
 
     origins: dict[str, Origin]
-    pointed: frozenset[str]
+    halves: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, root: Path, kinds: Iterable[str]) -> Lineage:
         """Reads the manifests of some kinds. Raises StorageError."""
-        found = [origin for kind in kinds for origin in _origins(root, kind)]
-        pointers = {kind: storage.text(root / kind / POINTER) for kind in kinds}
-        pointed = {f"{kind}/{text.strip()}" for kind, text in pointers.items() if text}
-        return cls({one.name: one for one in found}, frozenset(pointed))
+        found = {
+            f"{kind}/{version}": _origin(root, kind, version)
+            for kind in kinds
+            for version in storage.names(root / kind) - {POINTER}
+        }
+        origins = {name: origin for name, origin in found.items() if origin}
+        halves = [name for name in found.keys() - origins.keys() if VERSION.search(name)]
+        return cls(origins, frozenset(halves))
 
     def newest(self, kind: str, count: int) -> list[str]:
         """Names of those of a kind that were published last."""
@@ -95,10 +102,15 @@ class Lineage:
         return found
 
 
-def _origins(root: Path, kind: str) -> Iterator[Origin]:
-    files = {PurePosixPath(file) for file, _ in storage.changes(root / kind, MANIFEST)}
-    for version in sorted({file.parent.name for file in files if file.parent.parent.name == kind}):
-        found = peek(root / kind / version)
-        if found is not None:
-            parents = (f"{p['kind']}/{p['version']}" for p in found.parents)
-            yield Origin(kind, version, datetime.fromisoformat(found.created), tuple(parents))
+def pointed(root: Path, kinds: Iterable[str]) -> set[str]:
+    """Names of those that the pointers of some kinds name. Raises StorageError."""
+    pointers = {kind: storage.text(root / kind / POINTER) for kind in kinds}
+    return {f"{kind}/{text.strip()}" for kind, text in pointers.items() if text}
+
+
+def _origin(root: Path, kind: str, version: str) -> Origin | None:
+    found = peek(root / kind / version)
+    if found is None:
+        return None
+    parents = tuple(f"{p['kind']}/{p['version']}" for p in found.parents)
+    return Origin(kind, version, datetime.fromisoformat(found.created), parents)

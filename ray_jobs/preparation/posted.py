@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from data.contract import storage
 from data.contract.artifact import (
+    POINTER,
     Artifact,
     appearing,
     current,
@@ -106,7 +107,8 @@ def archive_taken(job: Job, day: Yesterday) -> int:
 def bundles_in_use(job: Job) -> set[str]:
     """Versions that the pointer names, arms of the settings, or replicas."""
     arms = {arm.bundle for arm in job.settings.serve.experiment.arms.values() if arm.bundle}
-    pointed = {current(job.root, KIND).version} if has_current(job.root, KIND) else set()
+    pointer = storage.text(job.root / KIND / POINTER)
+    pointed = {pointer.strip()} if pointer else set()
     return arms | pointed | served_bundles(job.root)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,67 @@ def test_a_root_without_artefacts_is_a_mistake(tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
+def test_a_bundle_that_is_served_again_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = days(tmp_path, 4)
+    remove = storage.remove
+
+    def rolled_back(path: Path) -> None:
+        remove(path)
+        if path == tmp_path / "bundles" / "b0":
+            point(tmp_path, bundles[1])
+
+    monkeypatch.setattr(storage, "remove", rolled_back)
+    with pytest.raises(UserError, match="meanwhile bundles/b1 was put to use"):
+        cleaned(tmp_path, keep=1)
+    assert current(tmp_path, "bundles").version == "b1"
+    assert names(tmp_path, "two_tower") == ["t0", "t1", "t2", "t3"]
+    assert cleaned(tmp_path, keep=1) == ["bundles/b2", "two_tower/t0", "two_tower/t2"]
+
+
+def test_no_more_is_removed_once_a_job_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days(tmp_path, 4)
+    remove = storage.remove
+    with ExitStack() as job:
+
+        def begun(path: Path) -> None:
+            remove(path)
+            if path == tmp_path / "bundles" / "b0":
+                job.enter_context(turn(tmp_path, "ranker-abc"))
+
+        monkeypatch.setattr(storage, "remove", begun)
+        with pytest.raises(UserError, match="makes ranker-abc in"):
+            cleaned(tmp_path, keep=1)
+    assert names(tmp_path, "bundles") == ["b1", "b2", "b3"]
+
+
+def test_what_was_killed_in_the_midst_is_removed_and_nothing_of_anyone_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = "0123456789ab"
+    made(tmp_path, "bundles", version, days(tmp_path, 2)[-1], hours=999)
+    (tmp_path / "bundles" / "notes").write_text("mine")
+    remove = storage.remove
+
+    def killed(path: Path) -> None:
+        if path.name == version:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cleaned(tmp_path, keep=2)
+    assert cleaned(tmp_path, keep=2, dry_run=True) == [f"bundles/{version}"]
+    assert (tmp_path / "bundles" / version / "rows").exists()
+    assert cleaned(tmp_path, keep=2) == [f"bundles/{version}"]
+    assert not (tmp_path / "bundles" / version).exists()
+    assert (tmp_path / "bundles" / "notes").exists()
+
+
 def test_in_object_storage_it_goes_there_and_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +226,8 @@ def test_in_object_storage_it_goes_there_and_here(
     assert "bundles/b0" in removed
     root = storage.mirror(uri)
     assert not (root / "bundles" / "b0").exists()
-    assert not list(root.glob("two_tower/*/rows"))  # manifests alone were read
+    for kind in ("two_tower", "bundles"):
+        assert not list(root.glob(f"{kind}/*/rows"))  # manifests alone were read
     monkeypatch.setenv(PLACE, str(tmp_path / "here"))
     assert find(storage.mirror(uri), "bundles", "b0") is None
 
@@ -192,7 +255,7 @@ def test_what_is_needed_was_made_from_nothing_that_is_not(
         for n, made_from in enumerate(parents)
     }
     wanted = {f"k/{n}" for n in chosen}
-    needed = Lineage(origins, frozenset()).with_all_before(wanted)
+    needed = Lineage(origins).with_all_before(wanted)
     assert wanted <= needed
     assert {p for name in needed if name in origins for p in origins[name].parents} <= needed
     for name in needed - wanted:
