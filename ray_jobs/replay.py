@@ -21,6 +21,7 @@ from data.contract import storage
 from data.contract.encode import Events
 from data.contract.settings import UserError
 from ray_jobs.engine.job import console, run
+from ray_jobs.preparation.posted_log import PostedLog
 from serve.bundle import KIND, Bundle
 from serve.fanout import Fanout
 from serve.funnel import Funnel
@@ -105,7 +106,8 @@ def main(job: Job) -> dict[str, Any]:
     version = arguments.bundle or logged.versions["bundle"]
     bundle = Bundle.open(job.root / KIND / version)
     with open_store(job.root, job.settings.serve) as store, funnel_of(job, bundle, store) as funnel:
-        query, trace = query_of(logged, funnel, store), Trace()
+        user = user_then(logged, funnel, PostedLog(job.root, store), job.settings.serve.max_actions)
+        query, trace = query_of(logged, funnel, user), Trace()
         scores = scores_of(logged, funnel, query)
         slate = funnel.slate(query, logged.shown.num_rows, trace)
         items = told(logged, funnel, slate, scores)
@@ -113,7 +115,7 @@ def main(job: Job) -> dict[str, Any]:
         summary = {
             "request_id": arguments.request_id,
             "bundle": version,
-            "features_equal": features_equal(logged, funnel, store) if same else None,
+            "features_equal": features_equal(logged, funnel, user) if same else None,
             "largest_difference": largest(logged, funnel, scores),
             "same_feed": [row["item_id"] for row in items] == funnel.catalogue.external(slate.rows),
             "items": items,
@@ -140,8 +142,8 @@ def funnel_of(job: Job, bundle: Bundle, store: Store) -> Iterator[Funnel]:
         fanout.close()
 
 
-def query_of(logged: Logged, funnel: Funnel, store: Store) -> Query:
-    """The request, of a user with the history that was logged."""
+def query_of(logged: Logged, funnel: Funnel, known: User) -> Query:
+    """The request, of a user as known then, with the history that was logged."""
     request, catalogue = logged.request, funnel.catalogue
     item, action, surface, timestamp = (
         np.array(request[f"history.{name}"], np.int64) for name in HISTORY
@@ -150,7 +152,6 @@ def query_of(logged: Logged, funnel: Funnel, store: Store) -> Query:
     item[named] = catalogue.rows_of([request["history.item_id"][at] for at in named])
     seconds = np.zeros(len(item), np.float32)
     logged_events = Events(np.array([0, len(item)]), item, action, surface, timestamp, seconds)
-    known = user_then(logged, funnel, store)
     user = replace(known, events=with_newest(known.events, logged_events))
     context = Context.model_validate_json(request["context"])
     about = catalogue.rows_of([] if context.item_id is None else [context.item_id])
@@ -167,12 +168,12 @@ def with_newest(events: Events, newest: Events) -> Events:
     return both.at(slice(None), np.array([0, len(both.item)]))
 
 
-def user_then(logged: Logged, funnel: Funnel, store: Store) -> User:
+def user_then(logged: Logged, funnel: Funnel, posted: PostedLog, max_actions: int) -> User:
     """The user by the bundle and by what had been posted when the request came."""
-    request, users = logged.request, funnel.users
-    posted = users.posted(request["user_id"], store)
-    then = [event for event in posted if event["received_at"] <= request["now_ms"]]
-    return users.with_posted(request["user_id"], then, request["now_ms"])
+    user_id, now_ms = logged.request["user_id"], logged.request["now_ms"]
+    actions = posted.actions(user_id, funnel.bundle.store_sequence)
+    then = [event for event in actions if event["received_at"] <= now_ms]
+    return funnel.users.with_posted(user_id, then[-max_actions:], now_ms)
 
 
 def scores_of(logged: Logged, funnel: Funnel, query: Query) -> Any:
@@ -183,10 +184,9 @@ def scores_of(logged: Logged, funnel: Funnel, query: Query) -> Any:
     return funnel.ranker(query.user, rows, query.surface, query.about)
 
 
-def features_equal(logged: Logged, funnel: Funnel, store: Store) -> bool:
-    """Whether the history, put together again from bundle and store, is what was logged."""
+def features_equal(logged: Logged, funnel: Funnel, user: User) -> bool:
+    """Whether the history, put together again from bundle and posts, is what was logged."""
     request = logged.request
-    user = user_then(logged, funnel, store)
     events = user.events.newest(funnel.bundle.longest_history)
     same = [getattr(events, name).tolist() == request[f"history.{name}"] for name in HISTORY]
     same += [user.row == request["user"], user.reference_ms == request["reference_ms"]]

@@ -10,6 +10,7 @@ finished by the next, and nothing is given twice.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from serve.settings import ServeSettings
-    from serve.store import Document, Store
+    from serve.store import Document, ExternalId, Store
 
 INDEX = "index.json"
 FILE_EVENTS, DROPPED_AT_ONCE = 200_000, 1_000
@@ -106,6 +107,16 @@ class PostedLog:
         names = dict.fromkeys(["item_id", "created_at", *(key for item in items for key in item)])
         return pa.table({n: _column(n, [item.get(n) for item in items]) for n in names})
 
+    def actions(self, user_id: ExternalId, after: int) -> list[Document]:
+        """A user's events beyond a number, in order; of those in the store, as many as it lists.
+
+        Reads what the archive has beyond the number.
+        """
+        files = self._files()
+        found = (event for _, event in self._archived(files, after, None))
+        archived = [event for event in found if event["user_id"] == user_id]
+        return [*archived, *self._store.actions(user_id, max(after, _end(files)), sys.maxsize)]
+
     def archive(self, until: int) -> int:
         """Moves events up to a number from the store to the archive; how many leave the store.
 
@@ -115,7 +126,7 @@ class PostedLog:
         with turn(self._root, "archive") as confirm:
             files = self._files()
             dropped = self._drop(self._left_over(files))
-            done = files[-1][1] if files else 0
+            done = _end(files)
             while events := list(islice(self._store.documents("events", done, until), FILE_EVENTS)):
                 done = events[-1][0]
                 files.append((events[0][0], done))
@@ -141,12 +152,18 @@ class PostedLog:
 
     def _events(self, after: int, until: int | None) -> Iterator[tuple[int, Document]]:
         """Numbers and events in (after, until]."""
-        archived = 0
-        for first, archived in self._files():
-            if archived > after and (until is None or first <= until):
-                found = self._read(self._path(first, archived))
+        files = self._files()
+        yield from self._archived(files, after, until)
+        yield from self._store.documents("events", max(after, _end(files)), until)
+
+    def _archived(
+        self, files: list[tuple[int, int]], after: int, until: int | None
+    ) -> Iterator[tuple[int, Document]]:
+        """Those of some files of the archive."""
+        for first, last in files:
+            if last > after and (until is None or first <= until):
+                found = self._read(self._path(first, last))
                 yield from ((n, e) for n, e in found if after < n and (until is None or n <= until))
-        yield from self._store.documents("events", max(after, archived), until)
 
     def _files(self) -> list[tuple[int, int]]:
         """First and last number of each file of the archive."""
@@ -169,6 +186,11 @@ class PostedLog:
         for batch in pq.ParquetFile(path).iter_batches():
             columns = (column.to_pylist() for column in batch.columns)
             yield from ((n, orjson.loads(text)) for n, text in zip(*columns, strict=True))
+
+
+def _end(files: list[tuple[int, int]]) -> int:
+    """The last number in some files of the archive."""
+    return files[-1][1] if files else 0
 
 
 def _moments(events: pa.Table) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ import pytest
 
 from data.contract.settings import UserError
 from ray_jobs.engine.job import Job, start
+from ray_jobs.preparation.posted_log import PostedLog
 from ray_jobs.replay import ReplayArguments, main
 from serve.feed import Feed
 from serve.messages import Context, Event, RecommendRequest, RecommendResponse
@@ -95,5 +96,15 @@ def test_what_was_posted_later_is_not_in_the_features(root: Path) -> None:
     feed.post_events([Event(user_id=3, item_id=1003, action="save")])
     feed.close()
     found = main(job(root, answer.request_id))
+    assert found["features_equal"] is True
+    assert found["same_feed"]
+
+
+def test_what_has_left_the_store_is_still_in_the_features(root: Path) -> None:
+    answer = served(root)
+    replayed = job(root, answer.request_id)
+    with PostedLog.opened(root, replayed.settings.serve) as posted:
+        assert posted.archive(posted.last_sequence) == 2
+    found = main(replayed)
     assert found["features_equal"] is True
     assert found["same_feed"]

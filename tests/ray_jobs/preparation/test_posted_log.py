@@ -140,6 +140,8 @@ def test_whatever_is_archived_the_log_is_the_same(
         assert sum(moved) == min(count, max(archived, default=0))
         assert len(list(store.documents("events", 0))) == count - sum(moved)
         assert posted.events(*span).equals(before)
+        own = [e["event_id"] for e in posted.actions("x", span[0])]
+        assert own == list(range(span[0] + span[0] % 2, count, 2))
 
 
 class Killed(BaseException):
