@@ -12,7 +12,8 @@ Data sets, ids, worlds, evaluations, records of sweeps, and what was posted or s
 touched; of a sweep's trials the models go. A job that makes something in the root is waited for by
 no one: then nothing is removed (exit code 2), and no more once a job begins, or a bundle that would
 go is put to use. A root in object storage is cleaned there and in this machine's mirror, and only
-one machine may have work in it.
+one machine may have work in it. Of bundles beyond the newest three that are served again, feeds do
+not know what has left the store meanwhile (`ray_jobs.preparation.posted_log`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.lineage import Lineage, pointed
 from ray_jobs.engine.locks import held, turn
 from ray_jobs.engine.model_kinds import MODELS
-from ray_jobs.preparation.posted import NEXT_DAY_FILE, bundles_in_use
+from ray_jobs.preparation.posted import NEXT_DAY_FILE, SERVED_AGAIN, bundles_in_use
 from serve.bundle import KIND as BUNDLES
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class CleanArguments:
         dry_run: whether to tell, and remove nothing.
     """
 
-    keep: Count = 3
+    keep: Count = SERVED_AGAIN
     hours: NonNegative = 24
     dry_run: bool = False
 

@@ -24,6 +24,7 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.feedback import Attribution
 from data.raw_tables import FileSet, RawTables
+from ray_jobs.engine.lineage import Lineage
 from ray_jobs.preparation.posted_log import PostedLog
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
 from serve.bundle import KIND
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ray_jobs.engine.job import Job
 
 NEXT_DAY_FILE = "next_day.json"
+SERVED_AGAIN = 3  # newest bundles that may be, with all that their users have done
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,12 @@ def archive_taken(job: Job, day: Yesterday) -> int:
     """Moves what no day to come and no feed needs from the store to the archive; how many events.
 
     Today's data set and yesterday's have taken them; yesterday's, from which this day could start
-    again, reads those after its open sequence once more. Of bundles that are in use, the users'
-    histories have them.
+    again, reads those after its open sequence once more. Of bundles that are in use, and of the
+    newest, which may be served again, the users' histories have them.
     """
-    known = (_sequence_of(job.root, version) for version in bundles_in_use(job))
+    newest = Lineage.of(job.root, (KIND,)).newest(KIND, SERVED_AGAIN)
+    served = {f"{KIND}/{version}" for version in bundles_in_use(job)}
+    known = (_sequence_of(job.root, name) for name in {*newest, *served})
     until = min([day.before.open_sequence, *known])
     with PostedLog.opened(job.root, job.settings.serve) as posted:
         return posted.archive(until)
@@ -112,9 +116,9 @@ def bundles_in_use(job: Job) -> set[str]:
     return arms | pointed | served_bundles(job.root)
 
 
-def _sequence_of(root: Path, version: str) -> int:
+def _sequence_of(root: Path, name: str) -> int:
     """Posted events up to this number are in a bundle's histories; all, of one that is gone."""
-    bundle = peek(root / KIND / version)
+    bundle = peek(root / name)
     return sys.maxsize if bundle is None else int(bundle.details.get("store_sequence", 0))
 
 

@@ -1,6 +1,7 @@
 """A next day takes what was posted and what was served, once its labels are closed."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -235,9 +236,10 @@ def test_a_few_served_impressions_are_not_yet_what_the_ranker_learns_from(
 
 
 def publish_bundle(job: Job, store_sequence: int) -> None:
-    """As the pipeline does at the end of a day."""
+    """As the pipeline does at the end of a day, which was when the last event came."""
 
     def write(draft: Draft) -> None:
+        draft.fields["created"] = datetime.fromtimestamp(store_sequence / 1e6, UTC).isoformat()
         draft.fields["details"] = {"store_sequence": store_sequence}
 
     job.make("bundles", [], {"store_sequence": store_sequence}, write)
@@ -300,6 +302,23 @@ def test_where_no_feed_is_logged_events_leave_the_store_too(job: Job) -> None:
         publish_bundle(job, day.after.store_sequence)
         moved.append(archive_taken(job, day))
     assert moved == [0, 0, 1, 1]
+
+
+def test_the_newest_three_bundles_can_be_served_again_with_all_that_was_done(job: Job) -> None:
+    short = start([f"root={job.root}", "prepare.label_hours=1"])
+    sequences, posted_numbers = list[int](), set[int]()
+    for number in range(5):
+        at_ms = NOW_MS + number * 24 * HOUR_MS
+        post(short, (number, at_ms, "save"), (number, at_ms + 2 * HOUR_MS, "hide"))
+        posted_numbers |= {*numbers_in_store(short)}
+        day = Yesterday.begin(short, KINDS)
+        next_day(short)
+        publish_bundle(short, day.after.store_sequence)
+        sequences.append(day.after.store_sequence)
+        archive_taken(short, day)
+        unknown = {n for n in posted_numbers if n > min(sequences[-3:])}
+        assert unknown <= {*numbers_in_store(short)}
+    assert len(posted_numbers) > len(numbers_in_store(short)) >= len(unknown) == 4
 
 
 def test_a_store_that_is_empty_takes_nothing_back(job: Job) -> None:
