@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +28,6 @@ from serve.stores import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from serve.settings import ServeSettings
     from serve.store import Document, ExternalId, Store
@@ -91,15 +88,14 @@ class PostedLog:
     def events(self, after: int, until: int | None = None) -> pa.Table:
         """Posted events in (after, until] with the contract's column names; event_id is string.
 
-        None is later than when it was received: one of a client whose clock is ahead would open
-        days that have not come, and close those of all others.
+        None is later than when it came: one of a client whose clock is ahead would open days that
+        have not come, and close those of all others.
         """
-        events = [event for _, event in self._events(after, until)]
-        columns = {name: [event.get(name) for event in events] for name in EVENT_COLUMNS}
+        found = list(self._events(after, until))
+        columns = {name: [event.get(name) for _, event in found] for name in EVENT_COLUMNS}
         columns["event_id"] = [str(value) for value in columns["event_id"]]
-        table = pa.table({name: _column(name, values) for name, values in columns.items()})
-        at = table.schema.get_field_index("timestamp")
-        return table.set_column(at, "timestamp", pa.array(_moments(table)))
+        columns["timestamp"] = [min(e["timestamp"], _came_ms(n, e)) for n, e in found]
+        return pa.table({name: _column(name, values) for name, values in columns.items()})
 
     def items(self, after: int, until: int | None = None) -> pa.Table:
         """Posted items in (after, until]: one column for each key that was posted."""
@@ -193,14 +189,12 @@ def _end(files: list[tuple[int, int]]) -> int:
     return files[-1][1] if files else 0
 
 
-def _moments(events: pa.Table) -> npt.NDArray[np.int64]:
-    """When each of some events was done, ms, as far as that can have been.
+def _came_ms(number: int, event: Document) -> int:
+    """When an event came, or later: by the clock that numbers go by where the server's is behind.
 
-    They are in the order in which they came: a server whose clock went back makes none earlier.
+    It may be that of a log of the past, or have gone back.
     """
-    received = np.maximum.accumulate(events["received_at"].to_numpy())
-    found: npt.NDArray[np.int64] = np.minimum(events["timestamp"].to_numpy(), received)
-    return found
+    return max(int(event["received_at"]), number // 1000)
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

@@ -30,6 +30,7 @@ from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import prepare
 from ray_jobs.train import learns_from_impressions
 from serve.lmdb_store import FOLDER as STORE
+from serve.lmdb_store import LmdbStore
 from serve.replicas import Replicas
 from serve.request_log import FOLDER, hour_of
 from serve.stores import open_store
@@ -86,7 +87,7 @@ def serve(root: Path, request: int, now_ms: int, *items: int) -> None:
 
 def post(job: Job, *events: tuple[int, int, str], ahead_ms: int = 0) -> None:
     """Events that come when they are done, by a server's clock; a client's may be ahead of it."""
-    with open_store(job.root, job.settings.serve) as store:
+    with LmdbStore(job.root / STORE, clock=lambda: 1000 * events[0][1]) as store:
         store.append(
             {
                 "event_id": f"{item} {action} {time}",
