@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from data.contract import storage
 from data.contract.mirrors import PLACE
@@ -19,7 +24,6 @@ from serve.lmdb_store import LmdbStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from serve.store import Store
 
@@ -148,6 +152,9 @@ class Killed(BaseException):
     pass
 
 
+STEPS = ((PostedLog, "_write"), (posted_log, "write_atomically"), (LmdbStore, "drop"))
+
+
 @pytest.mark.parametrize("where", [(PostedLog, "_write"), (LmdbStore, "drop")])
 def test_what_is_interrupted_is_finished_and_nothing_given_twice(
     posted: PostedLog, store: Store, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
@@ -183,6 +190,75 @@ def test_the_store_lets_go_of_what_is_on_the_disk_of_the_archive(
     monkeypatch.setattr(store, "drop", drop)
     store.append([event(1), event(2)])
     assert posted.archive(2) == 2
+
+
+class PostsAndKills(RuleBasedStateMachine):
+    """Posts, an archive that is killed anywhere, and a store that is brought back from a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.now_us, self.next_id, self.copied_until = 100, 0, 0
+        self.known: dict[int, int] = {}
+        self.open()
+        self.copy()
+
+    def open(self) -> None:
+        self.store = LmdbStore(self.root / "store", clock=lambda: self.now_us)
+        self.posted = PostedLog(self.root, self.store)
+
+    @rule(count=st.integers(1, 7), passed_us=st.integers(-30, 50))
+    def post(self, count: int, passed_us: int) -> None:
+        self.now_us += passed_us
+        ids = range(self.next_id, self.next_id + count)
+        self.next_id += count
+        last = self.store.append([event(n, user_id=n % 2) for n in ids]).sequence
+        self.known |= zip(range(last - count + 1, last + 1), ids, strict=True)
+
+    @rule(share=st.floats(0, 1), where=st.sampled_from(STEPS), calls=st.integers(0, 4))
+    def archive(self, share: float, where: tuple[Any, str], calls: int) -> None:
+        until = [0, *sorted(self.known)][round(share * len(self.known))]
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            patch.setattr(posted_log, "FILE_EVENTS", 3)
+            patch.setattr(posted_log, "DROPPED_AT_ONCE", 2)
+            patch.setattr(*where, after(calls, getattr(*where)))
+            self.posted.archive(until)
+
+    @rule()
+    def copy(self) -> None:
+        self.store.close()
+        shutil.copytree(self.root / "store", self.root / "copy", dirs_exist_ok=True)
+        self.copied_until = max(self.known, default=0)
+        self.open()
+
+    @rule()
+    def bring_back(self) -> None:
+        last = self.archived_until
+        self.store.close()
+        shutil.copytree(self.root / "copy", self.root / "store", dirs_exist_ok=True)
+        self.now_us = max(self.now_us, 1 + max(self.known, default=0))  # it takes that long
+        self.known = {n: e for n, e in self.known.items() if n <= max(last, self.copied_until)}
+        self.open()
+
+    @property
+    def archived_until(self) -> int:
+        return max((last for _, last in self.posted._files()), default=0)
+
+    @invariant()
+    def all_is_there_once_and_in_order(self) -> None:
+        assert ids(self.posted.events(0)) == [str(self.known[n]) for n in sorted(self.known)]
+        for user in (0, 1):
+            newest = [e["event_id"] for e in self.store.actions(user, self.archived_until, 99)]
+            own = [n for n in sorted(self.known) if self.known[n] % 2 == user]
+            assert newest == [self.known[n] for n in own if n > self.archived_until]
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+
+TestPostsAndKills = PostsAndKills.TestCase
 
 
 def test_what_has_a_number_of_the_archive_and_is_another_event_is_not_dropped(
