@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from serve.group_commit import GroupCommit
+from serve.machine_lock import MachineLock
 from serve.store import (
     Appended,
     Document,
@@ -47,6 +48,9 @@ class LmdbStore(Store):
         max_actions: newest actions kept at hand for a user.
         max_gib: most disk space, beside `RESERVE`; the file is sparse.
         clock: least number to give out next, as of now.
+
+    Raises:
+        UserError: another machine has it open.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class LmdbStore(Store):
         clock: Callable[[], int] = clock_us,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._machine = MachineLock(folder)
         self._max_actions, self._max_bytes, self._clock = max_actions, round(max_gib * GIB), clock
         self._environment = lmdb.open(
             str(folder),
@@ -72,6 +77,7 @@ class LmdbStore(Store):
         """Ends the writer and lets go of the files."""
         self._writer.close()
         self._environment.close()
+        self._machine.close()
 
     @property
     def last_sequence(self) -> int:

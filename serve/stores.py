@@ -17,7 +17,7 @@ def open_store(root: Path, settings: ServeSettings) -> Store:
     """The store that `serve.store` names.
 
     Raises:
-        UserError: no Redis server answers there.
+        UserError: no Redis server answers there, or another machine has the local store open.
     """
     if settings.store == "local":
         return LmdbStore(root / FOLDER, settings.max_actions, settings.store_gib)
