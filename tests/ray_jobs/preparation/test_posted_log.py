@@ -199,7 +199,7 @@ class PostsAndKills(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory()
         self.root = Path(self.folder.name)
-        self.now_us, self.next_id, self.copied_until = 100, 0, 0
+        self.now_us, self.least_us, self.next_id, self.copied_until = 100, 0, 0, 0
         self.known: dict[int, int] = {}
         self.open()
         self.copy()
@@ -210,7 +210,7 @@ class PostsAndKills(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 7), passed_us=st.integers(-30, 50))
     def post(self, count: int, passed_us: int) -> None:
-        self.now_us += passed_us
+        self.now_us = max(self.now_us + passed_us, self.least_us)
         ids = range(self.next_id, self.next_id + count)
         self.next_id += count
         last = self.store.append([event(n, user_id=n % 2) for n in ids]).sequence
@@ -237,7 +237,8 @@ class PostsAndKills(RuleBasedStateMachine):
         last = self.archived_until
         self.store.close()
         shutil.copytree(self.root / "copy", self.root / "store", dirs_exist_ok=True)
-        self.now_us = max(self.now_us, 1 + max(self.known, default=0))  # it takes that long
+        # It takes longer than a clock goes back.
+        self.least_us = self.now_us = max(self.now_us, 1 + max(self.known, default=0))
         self.known = {n: e for n, e in self.known.items() if n <= max(last, self.copied_until)}
         self.open()
 
