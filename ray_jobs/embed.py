@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from data.contract.encode import Ints
 
 CHUNK_ITEMS = 1 << 15
-SMALL_CATALOGUE = 500_000
+SMALL_CATALOGUE = 1_000_000
 KIND, INDEX_FILE = "item_embeddings", "index.faiss"
 
 

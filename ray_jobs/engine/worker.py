@@ -170,8 +170,7 @@ class Recorder:
     def checkpoint(self, learner: Learner, state: TrainState) -> None:
         """Saves on all ranks; weights that no checkpoint asks for any more are removed."""
         folder = self.assignment.folder
-        with phase("checkpoint"):
-            checkpoint.save(folder, learner, state)
+        checkpoint.save(folder, learner, state)
         self.saved_at = state.step
         if ranks.rank() == 0:
             storage.put(folder / CURVE)
