@@ -1,18 +1,16 @@
 """That files are used on one machine at a time: of what others map, a machine sees old pages.
 
 Each process holds a shared lock (flock) on a file that is named by its machine, and looks whether
-anybody holds another machine's. Locks of NFS reach other machines and end with their holders; where
-a file system keeps locks to itself, nothing is noticed.
+anybody holds another machine's. Where a file system keeps locks to itself, nothing is noticed.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from pathlib import Path
-from typing import IO
 
+from data.contract.file_lock import locked
 from data.contract.settings import UserError
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -33,7 +31,7 @@ class MachineLock:
 
     def __init__(self, folder: Path, machine: str = "") -> None:
         own = folder / NAME.format(machine or BOOT_ID.read_text().strip())
-        self._stream = _shared(own)
+        self._stream = locked(own, fcntl.LOCK_SH)
         others = [file for file in folder.glob(NAME.format("*")) if file != own]
         if any(_is_held(other) for other in others):
             self.close()
@@ -45,16 +43,6 @@ class MachineLock:
     def close(self) -> None:
         """Lets others have it."""
         self._stream.close()
-
-
-def _shared(file: Path) -> IO[str]:
-    """The file, open and locked; made anew where somebody has taken it for a dead one's."""
-    while True:
-        stream = file.open("a+")  # NFS asks for reading where a lock is shared, else for writing
-        fcntl.flock(stream, fcntl.LOCK_SH)
-        if file.is_file() and os.path.samestat(file.stat(), os.fstat(stream.fileno())):
-            return stream
-        stream.close()
 
 
 def _is_held(file: Path) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -56,15 +56,20 @@ def _join() -> None:
 
 
 @contextmanager
-def _same_ending() -> Iterator[None]:
-    """Keeps how this process ends when it is told to: Ray would exit with the signal's number."""
-    if threading.current_thread() is not threading.main_thread():
+def kept_handler(number: signal.Signals) -> Iterator[None]:
+    """Puts back this process's own answer to a signal, whatever Ray has set in its place."""
+    before = signal.getsignal(number)
+    try:
         yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before):
-        signal.signal(signal.SIGTERM, before)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
+
+
+def _same_ending() -> AbstractContextManager[None]:
+    """Keeps how a job ends when it is told to: Ray would exit with the signal's number."""
+    own = callable(signal.getsignal(signal.SIGTERM))
+    return kept_handler(signal.SIGTERM) if own else nullcontext()
 
 
 def is_private() -> bool:

@@ -26,5 +26,5 @@ def embedding_tasks(settings: Settings, few: bool) -> tuple[BlockTasks, str]:
         return BlockTasks(0), of_process(train).type
     gpus = gpus_of_tasks(train)
     cpus = train.num_workers + 2
-    tasks = BlockTasks(gpus or prepare.workers, cpus, min(gpus, 1), actors=True, anywhere=True)
+    tasks = BlockTasks(gpus or prepare.workers, cpus, actor_gpus=min(gpus, 1), anywhere=True)
     return tasks, "cuda" if gpus else "cpu"

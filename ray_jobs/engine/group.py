@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ray.train.torch import TorchTrainer, get_device
 from data.contract import storage
 from data.contract.storage import StorageError
 from ray_jobs.engine import ranks
-from ray_jobs.engine.cluster import keep_files_here, num_cores
+from ray_jobs.engine.cluster import keep_files_here, kept_handler, num_cores
 from ray_jobs.engine.complaint import Complaint
 from ray_jobs.engine.devices import backend, gives_gpus, of_worker
 from ray_jobs.engine.interfaces import GroupConfig
@@ -131,13 +130,8 @@ def leave_nothing(folder: Path, home: str) -> None:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Lets Ctrl-C be a KeyboardInterrupt again: Ray Train ends the process with code 0."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with kept_handler(signal.SIGINT):
+        try:
+            yield
+        except SystemExit:
+            raise KeyboardInterrupt from None

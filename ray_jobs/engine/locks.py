@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING
 
 from data.contract import storage
+from data.contract.file_lock import locked
 from ray_jobs.engine.leases import lease, machine
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def unless_held(root: Path, name: str, action: Callable[[], None]) -> None:
     """Does something in a turn if no process of this machine has it, else nothing; never waits."""
     file = root / ".work" / f"{name}.lock"
     try:
-        stream = _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stream = locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     with stream:
@@ -61,7 +61,7 @@ def held(root: Path) -> list[str]:
 
 def _is_held(file: Path) -> bool:
     try:
-        with file.open() as stream:
+        with file.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:  # given up meanwhile
         return False
@@ -81,28 +81,7 @@ def _among_machines(root: Path, name: str) -> AbstractContextManager[Callable[[]
 
 def _waited_for(file: Path) -> IO[str]:
     try:
-        return _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         log.warning("%s: another process makes it; waiting", file.stem)
-        return _locked(file)
-
-
-def _locked(file: Path, how: int = fcntl.LOCK_EX) -> IO[str]:
-    """The file, open and locked. Whoever had it before has removed it: then it is made anew."""
-    while True:
-        stream = file.open("w")
-        try:
-            fcntl.flock(stream, how)
-        except BlockingIOError:
-            stream.close()
-            raise
-        if _is_there(file, stream):
-            return stream
-        stream.close()
-
-
-def _is_there(file: Path, stream: IO[str]) -> bool:
-    try:
-        return os.path.samestat(file.stat(), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False
+        return locked(file)

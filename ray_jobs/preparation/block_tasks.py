@@ -34,17 +34,16 @@ class BlockTasks:
     Attributes:
         workers: Ray Data tasks at a time, or actors; 0 runs the work in this process.
         num_cpus: logical CPUs of a Ray that is started for them; see `connect`.
-        gpus: that each takes.
-        actors: whether work runs in processes of its own, that end with it and with all that they
-            have opened; those of tasks stay, and would keep a model while others need the memory.
+        actor_gpus: None runs tasks. Else work runs in actors that take so many GPUs each, and end
+            with the work and all that they have opened; the processes of tasks stay, and would keep
+            a model while others need the memory.
         anywhere: whether the tasks find and leave their files by themselves (`Pieces`) where a root
             lies in object storage; others run beside this process.
     """
 
     workers: int
     num_cpus: int = 0
-    gpus: float = 0
-    actors: bool = False
+    actor_gpus: int | None = None
     anywhere: bool = False
 
     def run(
@@ -92,9 +91,9 @@ class BlockTasks:
 
     def _processes(self, most: int) -> dict[str, Any]:
         """What runs the work: tasks or actors."""
-        if not self.actors:
+        if self.actor_gpus is None:
             return {"fn": _call, "compute": TaskPoolStrategy(size=most)}
-        resources = {"num_gpus": self.gpus} if self.gpus else {"num_cpus": 1}
+        resources = {"num_gpus": self.actor_gpus} if self.actor_gpus else {"num_cpus": 1}
         return {"fn": _Call, "compute": ActorPoolStrategy(size=most), **resources}
 
 

@@ -21,7 +21,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_task_takes_a_gpu_where_there_are_some() -> None:
     tasks, device = tasks_of(Settings(), few=False)
-    assert (tasks.workers, tasks.gpus, device) == (2, 1, "cuda")
+    assert (tasks.workers, tasks.actor_gpus, device) == (2, 1, "cuda")
 
 
 def test_without_gpus_tasks_compute_on_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_without_gpus_tasks_compute_on_cores(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(devices, "num_gpus", lambda: 0)
     found.append(tasks_of(Settings(), few=False))
     workers = Settings().prepare.workers
-    assert [(t.workers, t.gpus, device) for t, device in found] == [(workers, 0, "cpu")] * 2
+    assert [(t.workers, t.actor_gpus, device) for t, device in found] == [(workers, 0, "cpu")] * 2
 
 
 def test_a_trial_that_holds_a_gpu_waits_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

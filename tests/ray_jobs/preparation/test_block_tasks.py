@@ -24,13 +24,13 @@ def who(said, number):
 
 ray.init(num_cpus=3, num_gpus=2, _node_ip_address="{LOOPBACK}", include_dashboard=False,
          object_store_memory=2**27, log_to_driver=False)
-tasks = BlockTasks(3, gpus=1, actors=True, anywhere=True)
+tasks = BlockTasks(3, actor_gpus=1, anywhere=True)
 found = {{"done": list(tasks.run(who, "work", 9, "work"))}}
 try:
     list(tasks.run(who, "refuse", 2, "work"))
 except UserError as error:
     found["said"] = str(error)
-tasks = BlockTasks(3, actors=True, anywhere=True)
+tasks = BlockTasks(3, actor_gpus=0, anywhere=True)
 found["on cores"] = list(tasks.run(who, "work", 9, "work"))
 processes = {{process for _, process, _ in found["on cores"]}}
 deadline = time.monotonic() + 30
