@@ -250,7 +250,7 @@ class PostsAndKills(RuleBasedStateMachine):
     def all_is_there_once_and_in_order(self) -> None:
         assert ids(self.posted.events(0)) == [str(self.known[n]) for n in sorted(self.known)]
         for user in (0, 1):
-            newest = [e["event_id"] for e in self.store.actions(user, self.archived_until, 99)]
+            newest = [e["event_id"] for e in self.store.actions(user, self.archived_until, 999)]
             own = [n for n in sorted(self.known) if self.known[n] % 2 == user]
             assert newest == [self.known[n] for n in own if n > self.archived_until]
 
