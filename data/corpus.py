@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from data.contract.encode import Ints
 from data.contract.settings import Count, Positive, Share
 from data.contract.signatures import Copies
+from data.item_days import item_days
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,13 +143,14 @@ def engagement(dataset: Dataset, weights: Sequence[float], half_life_days: float
         weights: what each action counts, by code - 1.
         half_life_days: age, from the last day counted, at which an action counts half.
     """
-    counts = pq.read_table(dataset.artifact.path / "item_days.parquet")
-    weight = np.array([0.0, *weights])[counts["action"].to_numpy()]
-    counted = weight != 0
-    day, item, count = (counts[n].to_numpy()[counted] for n in ("day", "item", "count"))
-    age = day.max(initial=0) - day
-    faded = weight[counted] * count * 0.5 ** (age / half_life_days)
-    scores: Scores = np.bincount(item, faded, minlength=dataset.item_ids.rows).astype(np.float64)
+    weight, folder = np.array([0.0, *weights]), dataset.artifact.path
+    codes, last = np.flatnonzero(weight).tolist(), 0
+    for part in item_days(folder, codes):
+        last = int(part.day.max(initial=last))
+    scores = np.zeros(dataset.item_ids.rows)
+    for part in item_days(folder, codes):
+        faded = weight[part.action] * part.count * 0.5 ** ((last - part.day) / half_life_days)
+        np.add.at(scores, part.item, faded)
     return scores
 
 

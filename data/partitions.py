@@ -15,15 +15,13 @@ from data import timelines
 from data.contract.schema import ENCODED_EVENT
 from data.dataset import NO_DATE, date_name
 from data.exchange import gather, write_table
+from data.item_days import count_items
 from data.routing import ROUTED, Routing
 from data.splits import PARTS_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-ITEM_DAYS = pa.schema(
-    [("day", pa.int32()), ("item", pa.int32()), ("action", pa.int16()), ("count", pa.int64())]
-)
 WRITE_ROWS = 1 << 20
 
 
@@ -136,23 +134,3 @@ def write_rows(events: pa.Table, rows: npt.NDArray[np.int64], path: Path) -> Non
     with pq.ParquetWriter(path, ENCODED_EVENT, **timelines.PARQUET_OPTIONS) as writer:
         for start in range(0, len(rows), WRITE_ROWS):
             writer.write_table(columns.take(pa.array(rows[start : start + WRITE_ROWS])))
-
-
-def count_items(events: pa.Table, day: npt.NDArray[np.int64]) -> pa.Table:
-    """Events by day, item and action (`ITEM_DAYS`), sorted."""
-    keys = pa.table(
-        {"day": day.astype(np.int32), "item": events["item"], "action": events["action"]}
-    )
-    counts = keys.group_by(["day", "item", "action"]).aggregate([([], "count_all")])
-    return _sorted(counts.rename_columns(ITEM_DAYS.names))
-
-
-def _sorted(counts: pa.Table) -> pa.Table:
-    keys = [(name, "ascending") for name in ("day", "item", "action")]
-    return counts.select(ITEM_DAYS.names).sort_by(keys).cast(ITEM_DAYS)
-
-
-def merged_item_days(parts: Sequence[pa.Table]) -> pa.Table:
-    """Sums counts of the same day, item and action."""
-    grouped = pa.concat_tables(parts).group_by(["day", "item", "action"])
-    return _sorted(grouped.aggregate([("count", "sum")]).rename_columns(ITEM_DAYS.names))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from data.contract.encode import Arrays, Ints, encode_trends
 from data.contract.schema import DAY_MS, TREND_DAYS, Calendar
+from data.item_days import item_days
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +59,9 @@ class Trends:
         """Counts every event of a data set, from its counts by day; None without a clock."""
         if dataset.calendar is None:
             return None
-        counts = pq.read_table(dataset.artifact.path / "item_days.parquet")
-        positive = np.isin(counts["action"].to_numpy(), dataset.vocabulary.codes("positive"))
-        day, item, count = (counts[n].to_numpy()[positive] for n in ("day", "item", "count"))
         totals = _zeros(dataset, dataset.calendar)
-        _add(totals, day, item, count)
+        for part in item_days(dataset.artifact.path, dataset.vocabulary.codes("positive")):
+            _add(totals, part.day, part.item, part.count)
         return cls(_cumulated(totals), dataset.items_created_at, dataset.calendar)
 
     def before(self, day: Ints, rows: Ints) -> Arrays:

@@ -15,22 +15,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import boards, enrolment, impressions
+from data import boards, enrolment, impressions, item_days
 from data.blocks import num_rows
 from data.contract import artifact, storage
 from data.contract.idspace import IdSpace
 from data.contract.settings import UserError, to_tree
-from data.dataset import PARTITIONS, Dataset, date_name
+from data.dataset import PARTITIONS, Dataset
 from data.exchange import read_table
 from data.headers import check_columns, check_types, headers
 from data.impressions import label_names
 from data.intake import check_headers
-from data.partitions import ITEM_DAYS, merged_item_days
 from data.raw_tables import RawTables
 from data.sources import locate, world_tables
 from data.windows import resolve
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
     from data.routing import Routed
     from data.validation import LogForm
 
-ITEM_DAYS_FILE = "item_days.parquet"
 ID_SETTINGS = ("min_count", "buckets")
 CONTENT_SETTINGS = ("max_reject_share", "late_days", "shard_events")
 SIDES = ("item", "user")
@@ -162,7 +158,7 @@ class _Maker:
             spaces = {name: IdSpace.open(made.path) for name, made in ids.items()}
             for side in sides:
                 write_side(side, spaces[side.name], preparation)
-            write_item_days(preparation, days)
+            write_item_days(preparation)
             self._describe(draft, ids)
             draft.fields["details"] = {
                 "vocabulary": dataclasses.asdict(vocabulary),
@@ -276,31 +272,17 @@ class _Maker:
         }
 
 
-def write_item_days(preparation: Preparation, dates: dict[str, int]) -> None:
-    """Joins the counts of the groups of days, and the parent's of the days that did not change."""
+def write_item_days(preparation: Preparation) -> None:
+    """Writes the counts of the groups of days, and the parent's of the days that did not change."""
     files = sorted(preparation.work.glob("item_days-*.arrow"))
-    parent = preparation.parent
-    path = preparation.folder / ITEM_DAYS_FILE
-    if parent is None and preparation.raw.order == "clock":
-        with pq.ParquetWriter(path, ITEM_DAYS, compression="zstd") as writer:
-            for file in files:
-                writer.write_table(read_table(file))
-        return
-    parts = [read_table(file) for file in files]
-    if parent is not None:
-        earlier = pq.read_table(parent.artifact.path / ITEM_DAYS_FILE)
-        parts.append(earlier.filter(pa.array(~_rewritten(parent, earlier, dates))))
-    pq.write_table(merged_item_days(parts), path, compression="zstd")
-
-
-def _rewritten(parent: Dataset, counts: pa.Table, dates: dict[str, int]) -> npt.NDArray[np.bool_]:
-    """Which counts are of days whose partitions were written again; none without a clock."""
-    days = counts["day"].to_numpy()
-    if parent.calendar is None:
-        return np.zeros(len(days), bool)
-    known = np.unique(days)
-    again = [day for day in known.tolist() if date_name(parent.calendar.start_ms(day)) in dates]
-    return np.isin(days, again)
+    new = pa.concat_tables([item_days.COUNTED.empty_table(), *map(read_table, files)])
+    earlier = preparation.parent and preparation.parent.artifact.path
+    if preparation.raw.order == "clock":
+        parts = item_days.with_days(earlier, new) if earlier else iter([new])
+    else:
+        before = [pq.read_table(earlier / item_days.FILE)] if earlier else []
+        parts = iter([item_days.summed([*before, new])])
+    item_days.write(preparation.folder / item_days.FILE, parts)
 
 
 def main(job: Job) -> dict[str, Any]:
