@@ -146,6 +146,13 @@ class GraphModelSettings:
     table_learning_rate: Positive = 0.3
     history: Count = 50
 
+    @property
+    def num_random(self) -> int:
+        """Random negatives that an example brings, once `resolved`."""
+        assert self.batch_size is not None
+        assert self.negatives.random is not None
+        return -(-self.negatives.random // self.batch_size)
+
 
 G = TypeVar("G", bound=GraphModelSettings)
 

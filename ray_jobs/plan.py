@@ -28,7 +28,7 @@ from data.contract.artifact import MANIFEST, is_whole
 from data.contract.settings import Count, Finite, UserError, help_table, load
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import num_cores
-from ray_jobs.planning.growth import Growth, Needs, memory_of
+from ray_jobs.planning.growth import Growth, Needs
 from ray_jobs.planning.hosts import GIB, Host, Plan, Traffic, on_one_host, planned, stored_gib
 from ray_jobs.planning.measured import MADE, Measured, Sizes
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FULL = 9_900_000  # events, with which the buffers of streamed stages are full; ten million or so
-SUMMARY = "summary.json"
 OURS = Path(__file__).resolve().parent / "planning" / "measured.json"
 
 
@@ -94,8 +93,6 @@ def run_of(root: str, cores: int) -> Measured:
         UserError: it has not finished, or its storage does not answer.
     """
     folder = storage.mirror(root)
-    if not storage.fetch(folder / SUMMARY, fresh=True):
-        raise UserError(f"{root} has no {SUMMARY}; run ray_jobs.pipeline root={root} first")
     for kind in MADE if storage.is_mirrored(folder) else ():
         for manifest, _ in storage.changes(folder / kind, MANIFEST):
             is_whole(folder / kind / Path(manifest).parent.name)
@@ -122,8 +119,8 @@ def logs_of(settings: PlanSettings) -> list[Sizes]:
 
 
 def compared(growth: Growth, run: Measured) -> dict[str, Any]:
-    """Memory as predicted and measured, by kind or stage, and the largest. Raises UserError."""
-    needs, measured = growth.at(run.sizes), memory_of(run, growth.by_kind)
+    """Memory as predicted and measured, by kind, and the largest. Raises UserError."""
+    needs, measured = growth.at(run.sizes), run.peak_mib
     kinds = [kind for kind in needs.peak_mib if kind in measured]
     if not kinds:
         raise UserError("check= and the runs tell memory of nothing in common")
@@ -187,7 +184,7 @@ def store_of(log: dict[str, Any]) -> str:
 
 
 def tell_missing(growth: Growth, console: Console) -> None:
-    """Prints what the table leaves out, for not all runs have made it, or a stage of its own."""
+    """Prints what the table leaves out, for not all runs have made it."""
     parts = {"hours": "hours and cost", "peak_gib": "memory", "gib": "disk"}
     for part, missing in growth.not_measured.items():
         if missing:

@@ -77,6 +77,19 @@ def reads_whole_graph(settings: Settings, dataset: Dataset) -> bool:
     return usual if graph.encoder is None else graph.encoder == "light_gcn"
 
 
+def batch_items(settings: Settings, dataset: Dataset) -> int | None:
+    """Items that a batch names, each as often as it does: a step reads no more of them.
+
+    None where it reads, or updates, rows of all.
+    """
+    graph = resolved_graph(settings, dataset)
+    if graph.id_rows:
+        return None
+    assert graph.batch_size is not None
+    nodes = 2 + graph.num_random + graph.negatives.hard
+    return graph.batch_size * nodes * (1 + graph.walk.neighbors)
+
+
 def walked_sides(settings: Settings, dataset: Dataset) -> tuple[Side, ...]:
     """Nodes whose neighbourhoods are needed."""
     return ("item", "board") if users_of(settings, dataset) == "nodes" else ("item",)

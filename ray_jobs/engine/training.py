@@ -21,6 +21,7 @@ from data.graph.neighborhoods import SamplerSource
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.devices import of_driver, shortage
+from ray_jobs.engine.graph_groups import batch_items
 from ray_jobs.engine.group import run_workers
 from ray_jobs.engine.job import Job, console
 from ray_jobs.engine.model_kinds import Model
@@ -203,3 +204,6 @@ def _describe(
             "made_from": "candidates" if sources.candidates else "log",
         },
     }
+    if last.model == "graph":
+        found = batch_items(last.settings, Dataset(sources.dataset, last.root))
+        draft.fields["details"]["batch_items"] = found

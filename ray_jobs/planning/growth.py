@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.contract.settings import UserError
 from ray_jobs.engine.memory import REST
-from ray_jobs.planning.measured import DRIVERS, MADE, PHASES, STAGES, Driver, Measured, Sizes
+from ray_jobs.planning.measured import DRIVERS, MADE, PHASES, STEPS, Driver, Measured, Sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
 BETWEEN = ": "  # kind and phase
+WHOLE = frozenset({REST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class Needs:
 
     Attributes:
         sizes: of the log.
-        seconds: kind of artefact, or stage -> on the machine that was measured.
-        peak_mib: kind of artefact, or stage -> in one process tree.
+        seconds: kind of artefact -> on the machine that was measured.
+        peak_mib: kind of artefact -> in one process tree.
         bytes: part -> on disk.
     """
 
@@ -98,18 +98,18 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How each artefact, or stage, grows with the log.
+    """How each artefact grows with the log.
 
     Attributes:
         cores: of the machine that was measured.
-        by_kind: whether memory is told by kind of artefact; else by stage.
-        seconds: by kind of artefact where all runs tell it so, else by stage.
-        peak_mib: by kind and phase where all runs tell memory of kinds, else by stage.
+        batch_items: see `Sizes`; None unless all runs had as many.
+        seconds: by kind of artefact.
+        peak_mib: by kind and phase.
         bytes: by part.
     """
 
     cores: int
-    by_kind: bool
+    batch_items: int | None
     seconds: Lines
     peak_mib: Lines
     bytes: Lines
@@ -119,19 +119,18 @@ class Growth:
         """From at least two runs of different sizes. Raises UserError."""
         if len({run.sizes.events for run in runs}) < 2:
             raise UserError("measured= needs finished runs of at least two sizes of a log")
-        by_kind = all(run.made_mib for run in runs)
-        time = MADE if all(run.made_seconds for run in runs) else STAGES
+        named = {run.sizes.batch_items for run in runs}
+        batch_items = named.pop() if len(named) == 1 else None
+        alike = [replace(run, sizes=replace(run.sizes, batch_items=batch_items)) for run in runs]
         growth = cls(
             cores=runs[0].cores,
-            by_kind=by_kind,
-            seconds=Lines.of(runs, time, partial(time_of, by_kind=time is MADE)),
-            peak_mib=_by_phase(runs)
-            if by_kind
-            else Lines.of(runs, STAGES, lambda run: run.peak_mib),
-            bytes=Lines.of(runs, DRIVERS, lambda run: run.bytes),
+            batch_items=batch_items,
+            seconds=Lines.of(alike, MADE, lambda run: run.seconds),
+            peak_mib=_by_phase(alike),
+            bytes=Lines.of(alike, DRIVERS, lambda run: run.bytes),
         )
         if not growth.seconds.through or not growth.peak_mib.through:
-            raise UserError("some runs tell what artefacts took, others what stages did: none both")
+            raise UserError("the runs tell of no kind of artefact that all of them have made")
         return growth
 
     @property
@@ -142,24 +141,15 @@ class Growth:
 
     def at(self, sizes: Sizes) -> Needs:
         """What a log of that size takes."""
+        alike = replace(sizes, batch_items=self.batch_items)
         peak_mib: dict[str, float] = {}
-        for name, mib in self.peak_mib.at(sizes).items():
+        for name, mib in self.peak_mib.at(alike).items():
             peak_mib[kind_of(name)] = max(mib, peak_mib.get(kind_of(name), 0.0))
-        return Needs(sizes, self.seconds.at(sizes), peak_mib, self.bytes.at(sizes))
-
-
-def time_of(run: Measured, by_kind: bool) -> dict[str, float]:
-    """Times by kind of artefact, or by stage, s."""
-    return run.made_seconds if by_kind else run.seconds
-
-
-def memory_of(run: Measured, by_kind: bool) -> dict[str, float]:
-    """Peaks by kind of artefact, or by stage, MiB."""
-    return run.kinds_mib if by_kind else run.peak_mib
+        return Needs(sizes, self.seconds.at(alike), peak_mib, self.bytes.at(alike))
 
 
 def kind_of(name: str) -> str:
-    """The kind of artefact, or the stage, that a line of memory is about."""
+    """The kind of artefact that a line of memory is about."""
     return name.partition(BETWEEN)[0]
 
 
@@ -169,16 +159,19 @@ def _by_phase(runs: Sequence[Measured]) -> Lines:
     What a phase takes grows as a line; the highest of several does not: one that is below another
     on a small log may be above it on a large one.
     """
-    told = {kind: {frozenset(run.made_mib.get(kind, {})) for run in runs} for kind in MADE}
+    told = {kind: {frozenset(run.phases_mib.get(kind, {})) for run in runs} for kind in MADE}
+    apart = {kind for kind, phases in told.items() if len(phases) == 1 and phases != {WHOLE}}
 
     def values(run: Measured) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for kind, phases in run.made_mib.items():
-            alike = phases if len(told[kind]) == 1 else {REST: max(phases.values())}
-            found |= {_name(kind, phase): mib for phase, mib in alike.items()}
-        return found
+        whole = {kind: mib for kind, mib in run.peak_mib.items() if kind not in apart}
+        phases = {
+            _name(kind, phase): mib
+            for kind in apart & run.phases_mib.keys()
+            for phase, mib in run.phases_mib[kind].items()
+        }
+        return whole | phases
 
-    drivers = {name: _driver(name) for run in runs for name in values(run)}
+    drivers = {name: _driver(name, apart) for run in runs for name in values(run)}
     untold = MADE.keys() - {kind_of(name) for name in drivers}
     return Lines.of(runs, drivers | {kind: MADE[kind] for kind in untold}, values)
 
@@ -187,6 +180,8 @@ def _name(kind: str, phase: str) -> str:
     return f"{kind}{BETWEEN}{phase}" if phase != REST else kind
 
 
-def _driver(name: str) -> Driver:
+def _driver(name: str, apart: Set[str]) -> Driver:
     kind, _, phase = name.partition(BETWEEN)
+    if phase == REST and kind in apart:
+        return STEPS.get(kind, MADE[kind])
     return PHASES.get(phase, MADE[kind])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from data.contract.settings import Count, Finite
-from ray_jobs.planning.measured import MADE, STAGES
+from ray_jobs.planning.measured import MADE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,17 +34,15 @@ OF_EVENTS = f"{SERVED}events"
 SHARED = {
     *("dataset", "neighborhoods", "item_embeddings", "user_days", "user_embeddings"),
     *("graph", "id", "user", "two_tower", "ranker"),
-    *("prepare", "sample", "embed", "train graph", "train id", "train user"),
-    *("train two_tower", "train ranker"),
 }
 SPREAD = {"neighborhoods"}
 # What takes less memory without a larger host.
 LESS = {
     **dict.fromkeys(
-        (name for name, driver in (MADE | STAGES).items() if driver == "events"),
+        (kind for kind, driver in MADE.items() if driver == "events"),
         ", or fewer events_per_user",
     ),
-    **dict.fromkeys(("bundles", "index"), "; a smaller corpus.size takes less"),
+    "bundles": "; a smaller corpus.size takes less",
 }
 StoreKind = Literal["local", "redis"]
 
@@ -168,7 +166,7 @@ def planned(needs: Needs, cores: int, host: Host, traffic: Traffic, hours: float
 
 
 def on_one_host(needs: Needs) -> dict[str, bool]:
-    """Whether the memory of each kind of artefact, or stage, has to be that of one host."""
+    """Whether the memory of each kind of artefact has to be that of one host."""
     return {name: name not in SPREAD for name in needs.peak_mib}
 
 
@@ -188,8 +186,7 @@ def _too_large(needs: Needs, host: Host) -> Iterator[str]:
     """What one process tree makes and no host holds."""
     for name, mib in needs.peak_mib.items():
         if name not in SPREAD and _exceeds(mib / 1024, host):
-            what = f"making {name}" if name in MADE else f"stage {name}"
-            yield _unfit(what, mib / 1024, host) + LESS.get(name, "")
+            yield _unfit(f"making {name}", mib / 1024, host) + LESS.get(name, "")
 
 
 def _too_slow(loop: Loop, host: Host, hours: float) -> Iterator[str]:

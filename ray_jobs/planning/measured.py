@@ -1,12 +1,13 @@
-"""What a finished root has taken: time of its stages, memory to make its artefacts, and bytes."""
+"""What making the artefacts of a finished root has taken: time, memory, and bytes on disk."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract.artifact import MANIFEST, current, has_current, read
+from data.contract.mirrors import uri_of
 from data.contract.settings import UserError, build
 from ray_jobs.engine.memory import REST
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from data.contract.artifact import Artifact
 
-Driver = Literal["users", "items", "rows", "events"]
+Driver = Literal["users", "items", "rows", "events", "batch"]
 FILES = f"*/{MANIFEST}"  # of a kind
 
 
@@ -28,15 +29,30 @@ class Sizes:
         users: distinct.
         items: distinct.
         events: of all time that is kept.
+        batch_items: items that a batch of the graph encoder names, each as often as it does; None
+            where a step reads, or updates, rows of all.
     """
 
     users: int
     items: int
     events: int
+    batch_items: int | None = None
 
-    def of(self, driver: Driver) -> int:
-        """What a stage or an artefact grows with; rows are users and items together."""
-        return self.users + self.items if driver == "rows" else int(getattr(self, driver))
+    def of(self, driver: Driver) -> float:
+        """What an artefact grows with; rows are users and items together."""
+        if driver == "rows":
+            return self.users + self.items
+        return self.in_batch if driver == "batch" else getattr(self, driver)
+
+    @property
+    def in_batch(self) -> float:
+        """Distinct items that a step of the graph encoder reads, were all named alike.
+
+        n draws from N find N (1 - e^(-n/N)) of them.
+        """
+        if self.batch_items is None:
+            return self.items
+        return -self.items * math.expm1(-self.batch_items / self.items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,24 +62,19 @@ class Measured:
     Attributes:
         sizes: of its log.
         cores: that it ran on.
-        seconds: stage -> wall time; nothing where the last run found some artefact up to date.
-        peak_mib: stage -> highest memory of the process tree, likewise.
-        bytes: part (`PARTS`) -> size on disk of what is in use (`in_use`); a file that has a name
-            in two parts counts in both.
-        made_seconds: kind of artefact -> time to make all of it that is in use; nothing where an
-            artefact does not tell.
-        made_mib: kind of artefact -> phase of making it (`engine.memory`) -> highest memory
-            meanwhile, likewise. A stage that makes several grows with one here, another there.
+        seconds: kind of artefact -> time to make all of it that is in use (`in_use`).
+        phases_mib: kind of artefact -> phase of making it (`engine.memory`) -> highest memory of
+            the process tree meanwhile.
+        bytes: part (`PARTS`) -> size on disk of what is in use; a file that has a name in two parts
+            counts in both.
         commit: of the code that ran, where it is told.
     """
 
     sizes: Sizes
     cores: int
     seconds: dict[str, float]
-    peak_mib: dict[str, float]
+    phases_mib: dict[str, dict[str, float]]
     bytes: dict[str, int]
-    made_seconds: dict[str, float] = field(default_factory=dict)
-    made_mib: dict[str, dict[str, float]] = field(default_factory=dict)
     commit: str = ""
 
     @classmethod
@@ -71,43 +82,30 @@ class Measured:
         """Reads a root that `pipeline` has finished.
 
         Raises:
-            UserError: it has not, or nothing tells what its artefacts took.
+            UserError: it has not, or an artefact does not tell what it took.
         """
+        name = uri_of(root)
         if not has_current(root, "dataset"):
-            raise UserError(f"{root} has no data set; run ray_jobs.pipeline root={root} first")
-        file = root / "summary.json"  # of the last job, which need not be the pipeline
-        summary = json.loads(file.read_text()) if file.is_file() else {}
-        return cls._read(root, cores, summary)._that_tells(root)
-
-    @classmethod
-    def _read(cls, root: Path, cores: int, summary: Mapping[str, Any]) -> Measured:
+            raise UserError(f"{name} has no data set; run ray_jobs.pipeline root={name} first")
         found = in_use(root)
-        counts = current(root, "dataset").manifest.details["counts"]
-        sizes = Sizes(users=counts["users"], items=counts["items"], events=counts["events"])
-        whole = {one.manifest.name for one in found} <= set(summary.get("made", ()))
+        for one in found:
+            if one.manifest.seconds is None or one.manifest.peak_mib is None:
+                raise UserError(
+                    f"{name}: {one.manifest.name} does not tell what it took, for an earlier "
+                    "release has made it; make a root of this size anew"
+                )
         return cls(
-            sizes=sizes,
+            sizes=sizes_of(found),
             cores=cores,
-            seconds=summary["seconds"] if whole else {},
-            peak_mib=summary["peak_mib"] if whole else {},
+            seconds=seconds_of(found),
+            phases_mib=phases_mib(found),
             bytes=bytes_of(found),
-            made_seconds=made_seconds(found),
-            made_mib=made_mib(found),
-        )
-
-    def _that_tells(self, root: Path) -> Measured:
-        if (self.seconds or self.made_seconds) and (self.peak_mib or self.made_mib):
-            return self
-        raise UserError(
-            f"{root} does not tell what its artefacts took: its last run found some up to date, "
-            "and an earlier release has made them, whose manifests do not say; make a root of this "
-            "size anew"
         )
 
     @property
-    def kinds_mib(self) -> dict[str, float]:
+    def peak_mib(self) -> dict[str, float]:
         """Highest memory of all phases, by kind of artefact."""
-        return {kind: max(phases.values()) for kind, phases in self.made_mib.items()}
+        return {kind: max(phases.values()) for kind, phases in self.phases_mib.items()}
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Measured:
@@ -144,12 +142,6 @@ PARTS: dict[str, Part] = {
     "bundle: items": Part("items", "bundles"),
 }
 DRIVERS: dict[str, Driver] = {name: part.driver for name, part in PARTS.items()}
-STAGES: dict[str, Driver] = {
-    **{"prepare": "events", "sample": "events", "train graph": "events", "calibrate": "rows"},
-    **{"train id": "rows", "train user": "rows", "train two_tower": "rows"},
-    **{"train ranker": "rows", "embed": "items", "evaluate": "rows", "export": "rows"},
-    **{"index": "items", "deploy": "rows"},
-}
 MADE: dict[str, Driver] = {
     "dataset": "events",
     "adjacency": "events",
@@ -158,7 +150,9 @@ MADE: dict[str, Driver] = {
     **dict.fromkeys(("id", "user", "two_tower", "candidates", "ranker", "calibration"), "rows"),
     **dict.fromkeys(("baselines", "evaluation", "export", "bundles"), "rows"),
 }
-PHASES: dict[str, Driver] = {"reading": "events", "histories": "events"}  # others as their kind
+# What does not grow as its kind does.
+PHASES: dict[str, Driver] = {"reading": "events", "histories": "events"}
+STEPS: dict[str, Driver] = {"graph": "batch"}
 
 
 def in_use(root: Path) -> list[Artifact]:
@@ -178,25 +172,28 @@ def _parents(artifact: Artifact) -> set[str]:
     return {f"{parent['kind']}/{parent['version']}" for parent in artifact.manifest.parents}
 
 
-def made_seconds(found: Sequence[Artifact]) -> dict[str, float]:
-    """What time each kind of artefact took in all; nothing where one of them does not tell."""
-    seconds = [(one.kind, one.manifest.seconds) for one in found]
-    taken = dict.fromkeys((kind for kind, _ in seconds), 0.0)
-    for kind, value in seconds:
-        if value is None:
-            return {}
-        taken[kind] += value
+def sizes_of(found: Sequence[Artifact]) -> Sizes:
+    """How large the log is that artefacts were made of."""
+    details = {one.kind: one.manifest.details for one in found}
+    counts, graph = details["dataset"]["counts"], details.get("graph", {})
+    sizes = {name: counts[name] for name in ("users", "items", "events")}
+    return Sizes(**sizes, batch_items=graph.get("batch_items"))
+
+
+def seconds_of(found: Sequence[Artifact]) -> dict[str, float]:
+    """What time each kind of artefact took in all."""
+    taken = dict.fromkeys((one.kind for one in found), 0.0)
+    for one in found:
+        taken[one.kind] += one.manifest.seconds or 0.0
     return taken
 
 
-def made_mib(found: Sequence[Artifact]) -> dict[str, dict[str, float]]:
-    """What memory the phases of each kind took; nothing where an artefact does not tell."""
+def phases_mib(found: Sequence[Artifact]) -> dict[str, dict[str, float]]:
+    """What memory the phases of each kind took at most."""
     highest: dict[str, dict[str, float]] = {}
     for one in found:
-        if one.manifest.peak_mib is None:
-            return {}
         of_kind = highest.setdefault(one.kind, {})
-        for phase, mib in (one.manifest.phases_mib or {REST: one.manifest.peak_mib}).items():
+        for phase, mib in (one.manifest.phases_mib or {REST: one.manifest.peak_mib or 0.0}).items():
             of_kind[phase] = max(mib, of_kind.get(phase, 0.0))
     return highest
 

@@ -74,15 +74,8 @@ class GraphTask(RetrievalTask):
         """Makes pools; `random` is what all examples of a batch bring."""
         live = items_there(self.assignment.dataset, self.last_ms)
         negatives = self.settings.negatives
-        random = self.num_random * self.batch_size
+        random = self.settings.num_random * self.batch_size
         return PoolSampler(live, self.counts.item_share, negatives.in_batch or 0, random)
-
-    @property
-    def num_random(self) -> int:
-        """Random negatives that an example brings."""
-        random = self.settings.negatives.random
-        assert random is not None
-        return -(-random // self.batch_size)
 
     def plan(self) -> BlockPlan:
         """All blocks of timelines, each made into examples where it is read."""
@@ -124,13 +117,13 @@ class GraphTask(RetrievalTask):
         low, high = (int(share * num_items) for share in negatives.band)
         longer = replace(walk, kind="random_walk", walks=self.settings.hard_walks)
         band = (low, max(high, low + 1))
-        return Draws(self.num_random, negatives.hard, negatives.hard_from, band, longer)
+        return Draws(self.settings.num_random, negatives.hard, negatives.hard_from, band, longer)
 
     def collate(self, table: pa.Table, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches the examples of one block in random order."""
         if not table.num_rows:
             return
-        examples = Examples.of(table, self.num_random)
+        examples = Examples.of(table, self.settings.num_random)
         for chunk in even_chunks(len(examples), self.batch_size, rng):
             yield graph_batch(examples.take(chunk), self.encoder, self.pools, rng)
 

@@ -44,7 +44,7 @@ class LightGCNTask(GraphTask):
     @cached_property
     def stage(self) -> Stage:
         """Makes the examples."""
-        return InteractionStage(self.labels, self.num_random, self.last_ms)
+        return InteractionStage(self.labels, self.settings.num_random, self.last_ms)
 
     @cached_property
     def pools(self) -> PoolSampler:

@@ -60,10 +60,10 @@ def test_the_plan_knows_what_memory_and_time_each_artefact_took(
     root, summary = first_day
     taken = Measured.of(root, 2)
     kinds = {"dataset", "adjacency", "two_tower", "ranker", "evaluation", "export", "bundles"}
-    assert set(taken.made_mib) == set(taken.made_seconds) >= kinds
-    assert min(taken.kinds_mib.values()) > 100
-    assert {"reading", "validation"} <= taken.made_mib["ranker"].keys()
-    assert 0 < sum(taken.made_seconds.values()) <= sum(summary["seconds"].values())
+    assert set(taken.phases_mib) == set(taken.seconds) >= kinds
+    assert min(taken.peak_mib.values()) > 100
+    assert {"reading", "validation"} <= taken.phases_mib["ranker"].keys()
+    assert 0 < sum(taken.seconds.values()) <= sum(summary["seconds"].values())
     assert {one.manifest.name for one in in_use(root)} <= set(summary["made"])
     assert {"graph", "neighbourhoods", "item embeddings"} <= set(taken.bytes)
 

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data import batching
 from data.contract.artifact import Artifact, current, read
+from data.contract.encode import Ints
 from data.contract.schema import GRAPH_COLUMN
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph import edges
+from data.graph.batches import GraphArrays, graph_arrays
+from data.graph.example_rows import Examples
 from data.graph.store import Graph
 from data.timelines import events_from
 from ray_jobs import embed as embedding
@@ -104,6 +108,23 @@ def test_training_sees_the_same_in_both_modes(
     assert other.version != graph.version
     curves = [a.manifest.details["phases"]["choose"]["validations"] for a in (graph, other)]
     assert curves[0] == curves[1]
+
+
+def test_no_batch_reads_more_items_than_an_encoder_tells(
+    ray_cluster: None, graph_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def arrays(examples: Examples, pool: Ints) -> GraphArrays:
+        found = graph_arrays(examples, pool)
+        read.append(len(found.items))
+        return found
+
+    monkeypatch.setattr(batching, "graph_arrays", arrays)
+    encoder = train(start([*graph_words, "seed=5"]), "graph", move_pointer=False)
+    named = encoder.manifest.details["batch_items"]
+    assert named == 64 * (2 + 1) * (1 + 8)
+    assert 0 < max(read) <= named
 
 
 def test_sampling_that_was_killed_goes_on_where_it_stopped(

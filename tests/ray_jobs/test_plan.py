@@ -2,11 +2,12 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from data.contract.artifact import point, publish, read, write_atomically
+from data.contract.artifact import point, publish, read
 from data.contract.mirrors import PLACE
 from data.contract.settings import UserError, build, load
 from ray_jobs import plan
@@ -22,10 +23,9 @@ def run_of(users: int, mib: float) -> Measured:
     return Measured(
         sizes=Sizes(users=users, items=users, events=100 * users),
         cores=2,
-        seconds={"prepare": users / 100},
-        peak_mib={"prepare": mib},
+        seconds={"dataset": users / 100},
+        phases_mib={"dataset": {"": mib}, "two_tower": {"": mib / 2}},
         bytes={"data set": 900 * users},
-        made_mib={"dataset": {"": mib}, "two_tower": {"": mib / 2}},
     )
 
 
@@ -76,37 +76,35 @@ def test_what_not_all_runs_have_measured_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = run_of(100_000, 600.0), run_of(200_000, 700.0)
-    judged = replace(large, seconds=large.seconds | {"evaluate": 50.0, "embed": 3.0})
+    judged = replace(large, seconds=large.seconds | {"evaluation": 50.0, "graph": 3.0})
     (tmp_path / "measured.json").write_text(json.dumps([asdict(small), asdict(judged)]))
     monkeypatch.setattr(plan, "OURS", tmp_path / "measured.json")
     assert main(["users=[1000000]"]) == 0
     out, err = capsys.readouterr()
     missing = json.loads(out.splitlines()[-1])["not_measured"]
-    assert {"evaluate", "embed", "train id"} <= set(missing["hours"])
-    assert "prepare" not in missing["hours"]
+    assert {"evaluation", "graph", "id"} <= set(missing["hours"])
+    assert "dataset" not in missing["hours"]
     assert "ranker" in missing["peak_gib"]
     assert "graph" in missing["gib"]
     assert "not counted in hours and cost" in err
-    assert "evaluate" in err
+    assert "evaluation" in err
 
 
 def test_runs_that_tell_of_nothing_alike_cannot_be_compared() -> None:
     growth = Growth.of([run_of(1000, 600.0), run_of(2000, 700.0)])
     with pytest.raises(UserError, match="in common"):
-        compared(growth, replace(run_of(8000, 1000.0), made_mib={}))
+        compared(growth, replace(run_of(8000, 1000.0), phases_mib={}))
 
 
 def finished(root: Path, users: int) -> None:
     """What `pipeline` leaves of a log, as far as plans read it."""
-    fields = {"peak_mib": 500.0 + users, "details": {"counts": dict.fromkeys(COUNTS, users)}}
+    fields: dict[str, Any] = {"seconds": 9.0, "peak_mib": 500.0 + users}
+    fields["details"] = {"counts": dict.fromkeys(COUNTS, users)}
     with publish(root, "dataset", "v1", **fields) as draft:
         (draft.path / "events").write_bytes(b"0" * users)
     point(root, read(root / "dataset" / "v1"))
-    with publish(root, "ranker", "no-longer-current", peak_mib=900.0):
+    with publish(root, "ranker", "not current", seconds=1.0, peak_mib=900.0):
         pass
-    summary = {"seconds": {"prepare": 9.0}, "peak_mib": {"prepare": 600.0}}
-    summary["made"] = ["dataset/v1", "ranker/no-longer-current"]
-    write_atomically(root / "summary.json", json.dumps(summary))
 
 
 def test_roots_behind_uris_tell_what_roots_here_do(
@@ -120,7 +118,7 @@ def test_roots_behind_uris_tell_what_roots_here_do(
     found = runs_of(load(PlanSettings, [f"measured=[{','.join(uris)}]"]))
     assert found == runs_of(load(PlanSettings, [f"measured=[{','.join(roots)}]"]))
     assert found[1].bytes["data set"] - found[0].bytes["data set"] == 100
-    assert found[0].kinds_mib == {"dataset": 600.0, "ranker": 900.0}
+    assert found[0].peak_mib == {"dataset": 600.0, "ranker": 900.0}
     with pytest.raises(UserError, match=r"pipeline root=file:///nowhere first"):
         runs_of(load(PlanSettings, ["measured=[file:///nowhere]"]))
 

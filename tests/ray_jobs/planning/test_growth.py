@@ -22,10 +22,9 @@ def run_of(users: int, base: float = 100.0) -> Measured:
     return Measured(
         sizes=sizes,
         cores=2,
-        seconds={"prepare": 1 + users / 1000, "of another job": 1.0},
-        peak_mib={"train two_tower": 500.0},
+        seconds={"dataset": 1 + users / 1000, "of another release": 1.0},
+        phases_mib={"dataset": {REST: 400.0}, "two_tower": {REST: base + 0.01 * users}},
         bytes={"data set": 900 * users, "user ids": 16 * users},
-        made_mib={"dataset": {REST: 400.0}, "two_tower": {REST: base + 0.01 * users}},
     )
 
 
@@ -49,10 +48,10 @@ def test_what_shrinks_is_taken_for_constant() -> None:
     assert Line.through([(10, 500.0), (20, 400.0)]).at(1000) == 500
 
 
-def test_each_stage_grows_with_what_it_reads() -> None:
+def test_each_kind_grows_with_what_it_reads() -> None:
     growth = Growth.of([run_of(1000), run_of(2000)])
     needs = growth.at(Sizes(users=8000, items=16_000, events=400_000))
-    assert needs.seconds == {"prepare": pytest.approx(9)}
+    assert needs.seconds == {"dataset": pytest.approx(9)}
     assert needs.peak_mib == {"dataset": pytest.approx(400), "two_tower": pytest.approx(180)}
     assert needs.bytes["data set"] == pytest.approx(7_200_000)
     more_items = growth.at(Sizes(users=8000, items=400_000, events=400_000))
@@ -61,7 +60,7 @@ def test_each_stage_grows_with_what_it_reads() -> None:
 
 
 def of_phases(users: int, **phases: float) -> Measured:
-    return dataclasses.replace(run_of(users), made_mib={"ranker": phases})
+    return dataclasses.replace(run_of(users), phases_mib={"ranker": phases})
 
 
 def test_a_phase_that_is_hidden_on_small_logs_counts_on_large_ones() -> None:
@@ -81,21 +80,33 @@ def test_runs_of_other_phases_are_told_by_their_highest() -> None:
     assert needs.peak_mib == {"ranker": pytest.approx(1000)}
 
 
-def test_where_a_run_does_not_tell_by_kind_lines_are_of_stages() -> None:
-    runs = [run_of(1000), dataclasses.replace(run_of(2000), made_mib={})]
-    growth = Growth.of(runs)
-    assert growth.at(runs[0].sizes).peak_mib == {"train two_tower": pytest.approx(500)}
+def of_graph(items: int, batch_items: int | None) -> Measured:
+    """Reading takes 0.1 MiB an item, steps 1,000 and a hundredth of one of a batch."""
+    sizes = Sizes(users=items, items=items, events=items, batch_items=batch_items)
+    phases = {"reading": 0.1 * items, REST: 1000 + 0.01 * sizes.in_batch}
+    return dataclasses.replace(run_of(items), sizes=sizes, phases_mib={"graph": phases})
 
 
-def test_time_is_that_of_artefacts_where_all_runs_tell_it() -> None:
-    runs = [
-        dataclasses.replace(run_of(users), made_seconds={"dataset": users / 10})
-        for users in (1000, 2000)
-    ]
-    needs = Growth.of(runs).at(run_of(8000).sizes)
-    assert needs.seconds == {"dataset": pytest.approx(800)}
-    mixed = Growth.of([runs[0], run_of(2000)]).at(run_of(8000).sizes)
-    assert mixed.seconds == {"prepare": pytest.approx(9)}
+def test_steps_of_the_graph_encoder_grow_with_the_items_of_a_batch_and_no_further() -> None:
+    growth = Growth.of([of_graph(1000, 2000), of_graph(2500, 2000)])
+    asked = Sizes(users=1, items=10_000, events=10)
+    assert growth.at(asked).peak_mib == {
+        "graph": pytest.approx(1000 + 0.01 * of_graph(10_000, 2000).sizes.in_batch)
+    }
+    assert growth.at(dataclasses.replace(asked, items=10**9)).peak_mib["graph"] < 1000 + 0.01 * 2001
+    assert growth.at(dataclasses.replace(asked, events=10**6)).peak_mib["graph"] == 0.1 * 10**6
+
+
+@pytest.mark.parametrize("others", [None, 9000])
+def test_steps_that_read_rows_of_all_or_not_alike_grow_with_all_items(others: int | None) -> None:
+    growth = Growth.of([of_graph(1000, None), of_graph(2500, others)])
+    assert growth.at(Sizes(users=1, items=10**6, events=10)).peak_mib["graph"] > 5000
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_a_batch_has_no_more_items_than_it_names_nor_than_there_are(items: int, named: int) -> None:
+    sizes = Sizes(users=1, items=items, events=1, batch_items=named)
+    assert min(items, named) / 2 < sizes.in_batch <= min(items, named) * (1 + 1e-9)
 
 
 def test_what_not_all_runs_tell_is_missing() -> None:
@@ -103,12 +114,12 @@ def test_what_not_all_runs_tell_is_missing() -> None:
     missing = Growth.of([run_of(1000), more]).not_measured
     assert "graph" in missing["gib"]
     assert "data set" not in missing["gib"]
-    assert {"evaluate", "deploy"} <= set(missing["hours"])
+    assert {"evaluation", "ranker"} <= set(missing["hours"])
 
 
 def test_runs_that_tell_of_nothing_alike_draw_no_line() -> None:
-    silent = dataclasses.replace(run_of(2000), made_mib={}, peak_mib={})
-    with pytest.raises(UserError, match="none both"):
+    silent = dataclasses.replace(run_of(2000), phases_mib={})
+    with pytest.raises(UserError, match="no kind of artefact"):
         Growth.of([run_of(1000), silent])
 
 

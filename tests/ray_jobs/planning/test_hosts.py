@@ -19,7 +19,7 @@ from ray_jobs.planning.hosts import (
     planned,
     stored_gib,
 )
-from ray_jobs.planning.measured import MADE, STAGES, Sizes
+from ray_jobs.planning.measured import MADE, Sizes
 from ray_jobs.settings import Settings
 from serve.settings import ServeSettings
 
@@ -41,7 +41,7 @@ def test_a_small_log_fits() -> None:
     assert (plan.train_hosts, plan.serve_hosts, plan.store) == (1, 1, "local")
 
 
-@pytest.mark.parametrize("name", ["two_tower", "candidates", "bundles", "train two_tower", "index"])
+@pytest.mark.parametrize("name", ["two_tower", "candidates", "bundles"])
 def test_what_one_process_tree_holds_needs_one_host_and_no_number_of_them_helps(name: str) -> None:
     large = dataclasses.replace(NEEDS, peak_mib={name: 200 * 1024.0})
     plan = planned(large, 2, HOST, TRAFFIC, 8)
@@ -125,11 +125,10 @@ def test_a_day_costs_what_its_hosts_do() -> None:
 
 
 def test_the_way_out_names_settings_that_there_are() -> None:
-    names = (*MADE, *STAGES)
     all_too_large = Needs(
         NEEDS.sizes,
-        dict.fromkeys(names, 1e6),
-        dict.fromkeys(names, 1e9),
+        dict.fromkeys(MADE, 1e6),
+        dict.fromkeys(MADE, 1e9),
         dict.fromkeys(("bundle: items", "bundle: events"), 1e15),
     )
     told = " ".join(planned(all_too_large, 2, HOST, BUSY, 8).why)
@@ -143,5 +142,5 @@ def test_the_way_out_names_settings_that_there_are() -> None:
 
 
 def test_what_hosts_share_is_known_by_name() -> None:
-    assert SPREAD < SHARED < {*MADE, *STAGES}
+    assert SPREAD < SHARED < MADE.keys()
     assert Traffic().stored_actions == ServeSettings().max_actions

@@ -8,7 +8,7 @@ import pytest
 from data.contract.artifact import Artifact, point, publish, read
 from data.contract.settings import UserError
 from ray_jobs.engine.memory import REST
-from ray_jobs.planning.measured import Measured, bytes_of, in_use, made_mib
+from ray_jobs.planning.measured import Measured, bytes_of, in_use, phases_mib
 
 SIZE = 100_000
 
@@ -65,58 +65,41 @@ def test_graphs_and_neighbourhoods_have_a_size(root: Path, dataset: Artifact) ->
 def test_memory_is_that_of_what_is_in_use(root: Path, dataset: Artifact) -> None:
     made(root, "adjacency", "large", dataset, peak_mib=500.0)
     found = {"dataset": {REST: 300}, "adjacency": {REST: 500}, "neighborhoods": {REST: 300}}
-    assert made_mib(in_use(root)) == found
+    assert phases_mib(in_use(root)) == found
 
 
 def test_memory_is_that_of_the_phases_that_were_told_apart(root: Path, dataset: Artifact) -> None:
     for day, reading, steps in (("d", 700.0, 40.0), ("e", 100.0, 800.0)):
         phases = {"reading": reading, "steps": steps}
         made(root, "neighborhoods", day, dataset, peak_mib=max(phases.values()), phases_mib=phases)
-    found = made_mib(in_use(root))["neighborhoods"]
+    found = phases_mib(in_use(root))["neighborhoods"]
     assert found == {REST: 300, "reading": 700, "steps": 800}
 
 
-def test_one_artefact_that_does_not_tell_its_memory_makes_all_untold(
+def test_times_are_those_of_making_all_that_is_in_use(root: Path) -> None:
+    run = Measured.of(root, 2)
+    assert run.seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
+    assert run.peak_mib == {"dataset": 300, "adjacency": 300, "neighborhoods": 300}
+    assert Measured.read(json.loads(json.dumps(asdict(run)))) == run
+
+
+def test_the_graph_encoder_tells_how_many_items_a_batch_names(
     root: Path, dataset: Artifact
 ) -> None:
-    made(root, "adjacency", "silent", dataset, peak_mib=None)
-    assert made_mib(in_use(root)) == {}
+    assert Measured.of(root, 2).sizes.batch_items is None
+    made(root, "graph", "e", dataset, pointed=True, details={"batch_items": 700})
+    assert Measured.of(root, 2).sizes.batch_items == 700
 
 
-def summarise(root: Path, made: list[str], seconds: float = 0.5) -> None:
-    """The summary of a run that made some artefacts and found the others up to date."""
-    summary = {"seconds": {"prepare": seconds}, "peak_mib": {"prepare": 80.0}, "made": made}
-    (root / "summary.json").write_text(json.dumps(summary))
-
-
-def test_times_are_those_of_making_also_after_a_run_that_found_all_up_to_date(root: Path) -> None:
-    summarise(root, made=[])
-    run = Measured.of(root, 2)
-    assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
-    assert (run.seconds, run.peak_mib) == ({}, {})
-
-
-def test_another_job_may_have_been_the_last(root: Path) -> None:
-    """A daily `clean`, which has no stages and leaves a summary of its own."""
-    summary = {"job": "clean", "seconds": {}, "peak_mib": {}, "made": []}
-    (root / "summary.json").write_text(json.dumps(summary))
-    run = Measured.of(root, 2)
-    assert run.made_seconds == {"dataset": 40, "adjacency": 80, "neighborhoods": 80}
-    assert run.kinds_mib == {"dataset": 300, "adjacency": 300, "neighborhoods": 300}
+def test_a_root_that_is_not_finished_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match=r"has no data set; run ray_jobs\.pipeline"):
         Measured.of(root / "elsewhere", 2)
 
 
-def test_stages_are_told_by_a_run_that_made_all(root: Path) -> None:
-    summarise(root, [one.manifest.name for one in in_use(root)], seconds=90.0)
-    run = Measured.of(root, 2)
-    assert run.seconds == {"prepare": 90}
-    assert run.peak_mib == {"prepare": 80}
-    assert Measured.read(json.loads(json.dumps(asdict(run)))) == run
-
-
-def test_a_root_that_does_not_tell_what_it_took_is_refused(root: Path, dataset: Artifact) -> None:
-    made(root, "adjacency", "of an earlier release", dataset, seconds=None)
-    summarise(root, made=[])
-    with pytest.raises(UserError, match="anew"):
+@pytest.mark.parametrize("untold", ["seconds", "peak_mib"])
+def test_an_artefact_that_does_not_tell_what_it_took_is_named(
+    root: Path, dataset: Artifact, untold: str
+) -> None:
+    made(root, "adjacency", "silent", dataset, **{untold: None})
+    with pytest.raises(UserError, match=r"adjacency/silent .* anew"):
         Measured.of(root, 2)
