@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from data.contract.encode import Arrays, Events, FeatureTable, Ints
+    from data.contract.encode import Arrays, Events, FeatureTable, Ints, Mask
     from data.queries import SplitLog
 
 Floats = npt.NDArray[np.float32]
@@ -62,7 +62,7 @@ class ImpressionFeatures:
 
     Attributes:
         dataset: vocabulary and declared columns.
-        events: readable events of every user.
+        events: readable events of the users asked for.
         standings: of items.
         columns: of items.
     """
@@ -73,17 +73,21 @@ class ImpressionFeatures:
     columns: ItemColumns
 
     @classmethod
-    def of(cls, log: SplitLog, parts: Sequence[int], half_life_days: float) -> ImpressionFeatures:
+    def of(
+        cls, log: SplitLog, parts: Sequence[int], half_life_days: float, asked: Mask
+    ) -> ImpressionFeatures:
         """Reads the log.
 
         Args:
             log: of a data set without learnt embeddings.
             parts: whose events may be known; those at or after a request never are.
             half_life_days: age at which an event counts half.
+            asked: users whose impressions will be described, [rows].
         """
         data = log.dataset
-        events = UserEvents.of(TrainingLog(log, tuple(parts)))
-        standings = Standings.of(log, parts, half_life_days)
+        events = UserEvents.of(TrainingLog(log, tuple(parts)), asked)
+        nobody = np.zeros_like(asked)  # counts of users are no feature
+        standings = Standings.of(log, parts, half_life_days, nobody)
         return cls(data, events, standings, ItemColumns.of(data.items, data.item_ids.rows))
 
     def of_impressions(self, impressions: pa.Table) -> Described:

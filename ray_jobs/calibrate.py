@@ -25,7 +25,7 @@ from data.training_log import TrainingLog
 from models.metrics import calibration, expected_calibration_error
 from ray_jobs.embed import as_read_by
 from ray_jobs.engine.job import Job, run
-from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel
+from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel, users_of
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.tasks.ranker import candidate_files
 
@@ -61,12 +61,14 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
 def _fitted(job: Job, dataset: Dataset, ranker: Artifact) -> tuple[Calibrators, dict[str, Any]]:
     log = log_of(job, _as_read_by(job, dataset, ranker))
     parts = (TRAIN,)
-    model = RankingModel.open(ranker, log.dataset).knowing(log, parts)
+    model = RankingModel.open(ranker, log.dataset)
     files = _files(job.root, ranker, log)
     if not files:
         return model.calibrators, {"impressions": 0}
     impressions = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
-    logits = model.logits(impressions, UserEvents.of(TrainingLog(log, parts)))
+    asked = users_of(impressions, log.dataset)
+    model.knowing(log, parts, asked)
+    logits = model.logits(impressions, UserEvents.of(TrainingLog(log, parts), asked))
     actions = log.dataset.vocabulary.actions
     labels = np.stack([np.asarray(impressions[f"label.{a}"]).astype(bool) for a in actions], 1)
     segments = model.segments(impressions)

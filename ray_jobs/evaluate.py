@@ -39,7 +39,7 @@ from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, users_of
 from ray_jobs.engine.report import (
     Section,
     calibration_section,
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import pyarrow as pa
+
+    from data.contract.encode import Mask
     from data.queries import Queries
     from data.ranking import Scores
     from ray_jobs.engine.evaluation import Baseline
@@ -212,14 +215,8 @@ def oracle_scores(subject: Subject, queries: Queries) -> Iterator[Scores]:
 
 def _ranking(subject: Subject) -> Tree:
     """Predictions on impressions of the reported part, beside those of the baselines."""
-    dataset, impressions = subject.datasets["ranker"], subject.impressions()
-    parts = known_parts(subject)
-    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
-    model.knowing(subject.log, parts)
-    histories = UserEvents.of(TrainingLog(subject.log, parts))
-    names, logits = dataset.vocabulary.actions, model.logits(impressions, histories)
-    segments = model.segments(impressions)
-    predicted = Predicted(model.uncalibrated(logits, segments), model.calibrators(logits, segments))
+    impressions, names = subject.impressions(), subject.datasets["ranker"].vocabulary.actions
+    predicted, segments = _predicted(subject, impressions)
     bins = subject.job.settings.eval.calibration_bins
     actions = judge_ranking(impressions, names, predicted.after, bins)
     others = ranking_baselines(subject, impressions)
@@ -229,6 +226,21 @@ def _ranking(subject: Subject) -> Tree:
         "actions": {action: found | others["actions"][action] for action, found in actions.items()},
         "calibration": judge_calibration(impressions, names, predicted, segments),
     }
+
+
+def _predicted(subject: Subject, impressions: pa.Table) -> tuple[Predicted, Mask]:
+    """What the ranker foretells, and the segments (`RankingModel.segments`).
+
+    What it knew of their users is let go of before the baselines gather theirs.
+    """
+    dataset, parts = subject.datasets["ranker"], known_parts(subject)
+    asked = users_of(impressions, dataset)
+    model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
+    model.knowing(subject.log, parts, asked)
+    logits = model.logits(impressions, UserEvents.of(TrainingLog(subject.log, parts), asked))
+    segments = model.segments(impressions)
+    after = model.calibrators(logits, segments)
+    return Predicted(model.uncalibrated(logits, segments), after), segments
 
 
 def _summary(found: Tree) -> Tree:

@@ -22,10 +22,12 @@ from data.impression_features import ImpressionFeatures
 from data.queries import SplitLog
 from data.splits import TEST, TRAIN, VALID
 from ray_jobs.engine.predictions import draws, judge, read_impressions
+from ray_jobs.engine.ranking_model import users_of
 from ray_jobs.tasks.ranker import candidate_files
 
 if TYPE_CHECKING:
     from data.contract.artifact import Draft
+    from data.contract.encode import Mask
     from data.impression_features import Described
     from ray_jobs.engine.evaluation import RankingBaseline
     from ray_jobs.engine.subject import Subject
@@ -65,13 +67,19 @@ class RankingBaselines:
     rows: int
 
     @classmethod
-    def fit(cls, subject: Subject, names: Sequence[RankingBaseline]) -> RankingBaselines:
-        """Learns from a sample of the impressions that the ranker is trained on."""
+    def fit(
+        cls, subject: Subject, names: Sequence[RankingBaseline], asked: Mask
+    ) -> RankingBaselines:
+        """Learns from a sample of the impressions that the ranker is trained on.
+
+        `asked` are the users whose impressions will be judged, [rows].
+        """
         settings = subject.job.settings.eval
         plain = Dataset(subject.log.dataset.artifact, subject.job.root)
         log, half_life = replace(subject.log, dataset=plain), settings.popularity_half_life_days
         lessons = learnt_from(subject)
-        described = ImpressionFeatures.of(log, (TRAIN,), half_life).of_impressions(lessons)
+        taught = users_of(lessons, plain)
+        described = ImpressionFeatures.of(log, (TRAIN,), half_life, taught).of_impressions(lessons)
         own = draws(lessons, TREES_SEED) < np.uint64(1) << np.uint64(63)
         labels = [np.asarray(lessons[f"label.{a}"]).astype(bool) for a in plain.vocabulary.actions]
         models: dict[str, list[ClickModel]] = {
@@ -79,7 +87,7 @@ class RankingBaselines:
             for name in names
             if name != "popularity"
         }
-        features = ImpressionFeatures.of(log, known_parts(subject), half_life)
+        features = ImpressionFeatures.of(log, known_parts(subject), half_life, asked)
         return cls(log, features, Popularity.fit(log, TEST, half_life), models, lessons.num_rows)
 
     def probabilities(self, impressions: pa.Table) -> dict[str, Floats]:
@@ -112,7 +120,8 @@ def ranking_baselines(subject: Subject, impressions: pa.Table) -> Tree:
     settings = subject.settings | {"ranking": list(names)}
 
     def write(draft: Draft) -> None:
-        fitted = RankingBaselines.fit(subject, names)
+        asked = users_of(impressions, subject.log.dataset)
+        fitted = RankingBaselines.fit(subject, names, asked)
         found = judge_baselines(fitted, impressions, "popularity" in names)
         (draft.path / METRICS).write_text(json.dumps({"rows": fitted.rows, "actions": found}))
 

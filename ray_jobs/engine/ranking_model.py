@@ -70,9 +70,12 @@ class RankingModel:
             model.calibrators = Calibrators.load(calibration.path)
         return model
 
-    def knowing(self, log: SplitLog, parts: Sequence[int]) -> RankingModel:
-        """The same model for requests that may know how items and users did in some parts."""
-        self.record = record_of(self.core.settings, log, parts)
+    def knowing(self, log: SplitLog, parts: Sequence[int], asked: Mask) -> RankingModel:
+        """The same model for requests that may know how items and users did in some parts.
+
+        `asked` are the users of the requests, [rows] (`users_of`).
+        """
+        self.record = record_of(self.core.settings, log, parts, asked)
         return self
 
     @cached_property
@@ -106,7 +109,7 @@ class RankingModel:
 
         Args:
             impressions: encoded impressions, rows of a request contiguous, N in all.
-            events: what may be known of every user; cut to the moment of each request here.
+            events: what may be known of their users; cut to the moment of each request here.
 
         Returns:
             float32[N, actions].
@@ -128,14 +131,21 @@ class RankingModel:
 
 
 def record_of(
-    settings: RankerSettings, log: SplitLog, parts: Sequence[int], asked: Mask | None = None
+    settings: RankerSettings, log: SplitLog, parts: Sequence[int], asked: Mask
 ) -> TrackRecord:
     """What a ranker of these settings reads of how items and users did in some parts of a log.
 
-    `asked` are the users whose counts will be asked for, [rows]; by default all.
+    `asked` are the users whose counts will be asked for, [rows].
     """
     counted = Standings.of(log, parts, settings.half_life_days, asked) if settings.tallies else None
     return TrackRecord(Trends.of(log, parts) if settings.trends else None, counted)
+
+
+def users_of(impressions: pa.Table, dataset: Dataset) -> Mask:
+    """Users of encoded impressions: those of whom anything has to be known, [rows]."""
+    asked = np.zeros(dataset.user_ids.rows, bool)
+    asked[impressions["user"].to_numpy()] = True
+    return asked
 
 
 def calibration_of(root: Path, ranker: Artifact) -> Artifact | None:

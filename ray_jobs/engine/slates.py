@@ -19,7 +19,7 @@ from data.requests import Requests, UserEvents
 from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from ray_jobs.engine.offers import KNOWN, offers
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, users_of
 
 if TYPE_CHECKING:
     from ray_jobs.engine.subject import HeldOut, Subject
@@ -135,9 +135,10 @@ def open_slates(subject: Subject, utility: Utility, part: HeldOut, words: Chosen
     # What counts the events it knows counts those of the earlier parts.
     counted = retrieved or subject.candidates
     parts = KNOWN[part] if counted else PARTS[part]
-    events = UserEvents.of(TrainingLog(subject.log, parts))
+    asked = users_of(impressions, dataset)
+    events = UserEvents.of(TrainingLog(subject.log, parts), asked)
     model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
-    model.knowing(subject.log, parts)
+    model.knowing(subject.log, parts, asked)
     probabilities = model.probabilities(impressions, events)
     requests = Requests.of(impressions, dataset.vocabulary.actions)
     items = dataset.items.only(utility.columns).gather(requests.item)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data.contract.artifact import Artifact
+    from data.contract.encode import Mask
     from data.requests import Requests, UserEvents
     from models.ranker_settings import RankerSettings
     from ray_jobs.engine.assignment import Assignment
@@ -35,13 +36,16 @@ class Teacher:
     model: RankingModel
 
     @classmethod
-    def of(cls, assignment: Assignment) -> Teacher | None:
-        """The ranker that `ranker.teacher` names, if any. Raises UserError; see `teacher_of`."""
+    def of(cls, assignment: Assignment, asked: Mask) -> Teacher | None:
+        """The ranker that `ranker.teacher` names, if any. Raises UserError; see `teacher_of`.
+
+        `asked` are the users of the requests that it will label, [rows].
+        """
         artifact = teacher_of(assignment.root, assignment.settings.ranker)
         if artifact is None:
             return None
         model = RankingModel.open(artifact, assignment.dataset)
-        return cls(model.knowing(assignment.log, assignment.parts))
+        return cls(model.knowing(assignment.log, assignment.parts, asked))
 
     def labels(self, requests: Requests, events: UserEvents) -> dict[str, Tensor]:
         """Probability of each action at each impression: `teacher.<action>` float32[N]."""

@@ -71,7 +71,7 @@ class RankerTask(LogTask):
     @cached_property
     def teacher(self) -> Teacher | None:
         """A ranker that this one learns from."""
-        return Teacher.of(self.assignment)
+        return Teacher.of(self.assignment, self.asked)
 
     @cached_property
     def user_weights(self) -> npt.NDArray[np.float32]:

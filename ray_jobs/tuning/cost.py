@@ -16,7 +16,7 @@ from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from data.trends import Trends
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, users_of
 from ray_jobs.engine.subject import Subject
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def _encodings(subject: Subject, artifact: Artifact) -> Iterator[Callable[[], ob
 
 
 def _rankings(subject: Subject, artifact: Artifact) -> Iterator[Callable[[], object]]:
-    model = RankingModel.open(artifact, subject.datasets["ranker"])
-    model.knowing(subject.log, (TRAIN,))
-    histories = UserEvents.of(TrainingLog(subject.log, (TRAIN,)))
-    actions = model.dataset.vocabulary.actions
-    requests = Requests.of(subject.impressions("valid"), actions)
-    for place in range(min(len(requests), MEASURED)):
-        one = requests.take(np.array([place]))
-        yield partial(model.of_requests, one, histories)
+    dataset = subject.datasets["ranker"]
+    shown, actions = subject.impressions("valid"), dataset.vocabulary.actions
+    measured = shown.slice(0, int(Requests.of(shown, actions).offsets[: MEASURED + 1][-1]))
+    requests, asked = Requests.of(measured, actions), users_of(measured, dataset)
+    model = RankingModel.open(artifact, dataset).knowing(subject.log, (TRAIN,), asked)
+    histories = UserEvents.of(TrainingLog(subject.log, (TRAIN,)), asked)
+    for place in range(len(requests)):
+        yield partial(model.of_requests, requests.take(np.array([place])), histories)
 
 
 @contextmanager

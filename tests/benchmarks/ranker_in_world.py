@@ -38,7 +38,7 @@ from data.world.state import WorldState
 from models.metrics import auc
 from ray_jobs.calibrate import calibrate
 from ray_jobs.engine.job import start
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, users_of
 from ray_jobs.engine.subject import Subject
 from ray_jobs.export import export
 from ray_jobs.index import index
@@ -234,8 +234,9 @@ def random_auc(job: Job) -> dict[str, float]:
     drawn = shown.filter(pa.array(np.asarray(shown["source"].to_pylist()) == "uniform"))
     parts = (TRAIN, VALID, TEST)
     model = RankingModel.open(subject.models["ranker"], dataset, subject.calibration)
-    model.knowing(subject.log, parts)
-    known = UserEvents.of(TrainingLog(subject.log, parts))
+    asked = users_of(drawn, dataset)
+    model.knowing(subject.log, parts, asked)
+    known = UserEvents.of(TrainingLog(subject.log, parts), asked)
     found, actions = model.probabilities(drawn, known), dataset.vocabulary.actions
     return {
         action: auc(np.asarray(drawn[f"label.{action}"]).astype(bool), found[:, at])

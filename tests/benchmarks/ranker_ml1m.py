@@ -32,7 +32,7 @@ from models.metrics import auc
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.job import start
 from ray_jobs.engine.ranking_baselines import RankingBaselines, known_parts
-from ray_jobs.engine.ranking_model import RankingModel
+from ray_jobs.engine.ranking_model import RankingModel, users_of
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import evaluate
 from ray_jobs.prepare import prepare
@@ -96,9 +96,10 @@ def among_rated(subject: Subject) -> dict[str, Any]:
     impressions = held_out_ratings(subject.log)
     parts = known_parts(subject)
     model = RankingModel.open(subject.models["ranker"], subject.log.dataset)
-    model.knowing(subject.log, parts)
-    histories = UserEvents.of(TrainingLog(subject.log, parts))
-    fitted = RankingBaselines.fit(subject, ("popularity", "logistic", "trees"))
+    asked = users_of(impressions, subject.log.dataset)
+    model.knowing(subject.log, parts, asked)
+    histories = UserEvents.of(TrainingLog(subject.log, parts), asked)
+    fitted = RankingBaselines.fit(subject, ("popularity", "logistic", "trees"), asked)
     predicted = {"ranker": model.probabilities(impressions, histories)}
     predicted |= {"popularity": fitted.counts(impressions)} | fitted.probabilities(impressions)
     given_rated = {

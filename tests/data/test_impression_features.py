@@ -19,13 +19,14 @@ OF_ITEMS = (
 )
 OF_USERS = (Feature(name="country", kind="categorical"),)
 NOON = DAY_MS // 2
+EVERYBODY = np.ones(NUM_USERS + 1, bool)
 
 
 def table_of(side, features, raw):
     return FeatureTable.of(side, features, pa.table(encode_columns(raw, features)))
 
 
-def features_of(log, parts=EVERY):
+def features_of(log, parts=EVERY, asked=EVERYBODY):
     rng = np.random.default_rng(0)
     content = pa.array(rng.normal(size=(NUM_ITEMS + 1) * 3).astype(np.float16))
     items = pa.table(
@@ -40,7 +41,7 @@ def features_of(log, parts=EVERY):
     log.dataset.items = table_of("item", OF_ITEMS, items)
     log.dataset.users = table_of("user", OF_USERS, users)
     log.dataset.counts = {"impressions": 0}
-    return ImpressionFeatures.of(log, parts, 7.0)
+    return ImpressionFeatures.of(log, parts, 7.0, asked)
 
 
 def request(user, items, time, known=None):
@@ -103,6 +104,27 @@ def test_without_a_clock_no_later_event_of_the_user_does(log_of, rows, user, kno
         for r in (rows, changed)
     )
     same(one, other)
+
+
+@given(
+    rows_of_a_log,
+    st.sets(st.integers(1, NUM_USERS), min_size=1),
+    st.integers(1, 180),
+    st.sampled_from([("time", "clock", None), ("column", "position", 2)]),
+)
+def test_users_who_are_asked_for_have_the_features_that_they_have_among_all(
+    log_of, rows, users, day, log
+):
+    kind, order, known = log
+    asked = np.isin(np.arange(NUM_USERS + 1), list(users))
+    made = log_of([(*row[:4], TRAIN) for row in rows], kind=kind, order=order)
+    time = START + (day - 1) * DAY_MS + NOON if known is None else 0
+    whole, few = (features_of(made, asked=mask) for mask in (EVERYBODY, asked))
+    for user in users:
+        counted = known if known is None else min(known, sum(row[0] == user for row in rows))
+        shown = request(user, [1, 4, 5], time, counted)
+        same(whole.of_impressions(shown), few.of_impressions(shown))
+    assert not few.events.events.lengths[~asked].any(), "nothing is held of others"
 
 
 def test_what_the_user_did_before_is_a_feature(log_of):

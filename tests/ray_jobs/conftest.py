@@ -2,9 +2,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.contract.artifact import current, has_current, point, publish, read
+from data.requests import UserEvents
 from data.sources import world_tables
 from ray_jobs.engine import user_blocks
 from ray_jobs.engine.job import start
@@ -59,6 +61,19 @@ def publish_model():
         return artifact
 
     return publish_model
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """Rows of the users whose events were gathered, call by call; None where those of all were."""
+    calls, of = [], UserEvents.of
+
+    def gather(log, asked=None):
+        calls.append(None if asked is None else np.flatnonzero(asked).tolist())
+        return of(log, asked)
+
+    monkeypatch.setattr(UserEvents, "of", gather)
+    return calls
 
 
 @pytest.fixture

@@ -25,12 +25,13 @@ RETRIEVED = (*PARTIES, "serve.candidates=60", "floors.video=.4", "top=5", "trial
 class Fixed:
     """A ranker whose probabilities hang on user and item alone."""
 
-    asked, last = 0, None
+    asked, last, known = 0, None, ()
 
     def __init__(self, actions):
         self.actions = actions
 
-    def knowing(self, log, parts):
+    def knowing(self, log, parts, asked):
+        Fixed.known = np.flatnonzero(asked).tolist()
         return self
 
     def probabilities(self, impressions, histories):
@@ -100,6 +101,12 @@ def test_what_the_retriever_offers_is_ranked_again_by_default(root):
     assert summary["held_out"]["floors"]["video"]["verdict"] != "broken"
     fewer = run(root, *RETRIEVED, "eval.max_impressions=600")
     assert fewer["requests"] == {"valid": 10, "test": 10}
+
+
+def test_only_what_users_of_the_requests_did_is_gathered(root, gathered):
+    run(root, *RETRIEVED, "eval.max_impressions=600")
+    assert [len(users) for users in gathered] == [10, 10]
+    assert gathered[1] == Fixed.known == np.unique(Fixed.last["user"].to_numpy()).tolist()
 
 
 def test_the_artefact_holds_report_plot_and_all_trials(root):

@@ -1,4 +1,5 @@
 import json
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from ray_jobs import calibrate as calibrate_job
 from ray_jobs import evaluate as evaluate_job
 from ray_jobs.calibrate import calibrate
 from ray_jobs.engine.job import start
-from ray_jobs.engine.ranking_baselines import RankingBaselines
+from ray_jobs.engine.ranking_baselines import RankingBaselines, learnt_from
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
 from ray_jobs.prepare import prepare
@@ -39,6 +40,8 @@ class NewestFirst:
 class Informed:
     """A ranker that has seen the labels, and says half of them; calibrated, all of them."""
 
+    known, read = None, None
+
     def __init__(self, actions):
         self.actions = actions
         self.plain = Calibrators.identity(actions)
@@ -46,10 +49,12 @@ class Informed:
         self.calibrators = Calibrators.identity(actions)
 
     def logits(self, impressions, histories):
+        Informed.read = weakref.ref(histories.events.item)
         labels = [impressions[f"label.{action}"].to_numpy() for action in self.actions]
         return np.where(np.stack(labels, axis=1), 0.0, -30.0).astype(np.float32)
 
-    def knowing(self, log, parts):
+    def knowing(self, log, parts, asked):
+        Informed.known = np.flatnonzero(asked).tolist()
         return self
 
     def segments(self, impressions):
@@ -143,6 +148,46 @@ def test_baselines_of_ranking_are_fitted_once_for_all_rankers(job, publish_model
         assert {"popularity", "logistic", "trees"} <= set(found)
         for name in ("popularity", "logistic", "trees"):
             assert again[action][name] == found[name]
+
+
+def users_in(impressions):
+    return np.unique(impressions["user"].to_numpy()).tolist()
+
+
+def test_only_what_users_of_judged_impressions_did_is_gathered(job, world_words, gathered):
+    few = start([*world_words, "eval.max_impressions=150"], EvaluateArguments)
+    evaluate(few, ("ranker",), move_pointer=False)
+    subject = Subject.open(few, ("ranker",), {})
+    judged, taught = users_in(subject.impressions()), users_in(learnt_from(subject))
+    assert gathered == [judged, taught, judged], "by the ranker, and by its baselines twice"
+    assert Informed.known == judged
+    assert 0 < len(judged) < 60
+
+
+def test_what_a_ranker_knew_is_let_go_of_before_its_baselines(job, publish_model, monkeypatch):
+    publish_model(job, "ranker", "forgetful")
+    held = []
+
+    def baselines(subject, impressions):
+        held.append(Informed.read())
+        return {"rows": 0, "actions": {a: {} for a in subject.log.dataset.vocabulary.actions}}
+
+    monkeypatch.setattr(evaluate_job, "ranking_baselines", baselines)
+    evaluate(job, ("ranker",), move_pointer=False)
+    assert held == [None]
+
+
+def test_calibration_gathers_what_users_of_its_impressions_did(
+    job, publish_model, gathered, monkeypatch
+):
+    publish_model(job, "ranker", "uncalibrated")
+    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
+    calibrate(job, move_pointer=False)
+    subject = Subject.open(job, ("ranker",), {})
+    files = subject.log.dataset.impression_files(*subject.log.windows.calibration)
+    fitted_on = users_in(pa.concat_tables(pq.read_table(file) for file in files))
+    assert gathered == [fitted_on]
+    assert Informed.known == fitted_on
 
 
 def test_only_the_baselines_asked_for_stand_beside_the_ranker(job, world_words):

@@ -48,7 +48,9 @@ def test_a_teacher_says_what_it_would_be_asked_for(made):
         "position": np.tile(np.arange(3), 2),
     }
     table = pa.table(asked | labels)
-    teacher, events = Teacher.of(made), UserEvents.of(TrainingLog(made.log, made.parts))
+    users = np.isin(np.arange(made.dataset.user_ids.rows), [4, 9])
+    teacher = Teacher.of(made, users)
+    events = UserEvents.of(TrainingLog(made.log, made.parts), users)
     found = teacher.labels(Requests.of(table, made.dataset.vocabulary.actions), events)
     expected = 1 / (1 + np.exp(-teacher.model.logits(table, events)))
     for at, action in enumerate(made.dataset.vocabulary.actions):
