@@ -22,7 +22,7 @@ from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from models.metrics import ranking_metrics
 from models.ranker import build_ranker
-from ray_jobs.engine.ranking_model import RankingModel, record_of
+from ray_jobs.engine.ranking_model import RankingModel, record_of, users_of
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.engine.teacher import Teacher
 from ray_jobs.engine.user_weights import user_weights
@@ -66,7 +66,8 @@ class RankerTask(LogTask):
     @cached_property
     def record(self) -> TrackRecord:
         """How items and users had done by when."""
-        return self._record(tuple(self.assignment.parts))
+        assignment = self.assignment
+        return record_of(self.settings, assignment.log, assignment.parts, self.asked)
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -81,24 +82,25 @@ class RankerTask(LogTask):
 
     @cached_property
     def validation_record(self) -> TrackRecord:
-        """The same, as validation requests may know it."""
-        return self.record if self._knows_the_same else self._record(self._known_parts)
-
-    def _record(self, parts: tuple[int, ...]) -> TrackRecord:
-        return record_of(self.settings, self.assignment.log, parts, self.asked)
+        """How they had done, as validation requests may know it."""
+        if self._knows_the_same:
+            return self.record
+        settings, log = self.settings, self.assignment.log
+        return record_of(settings, log, self._known_parts, self.validated)
 
     @cached_property
     def asked(self) -> Mask:
-        """Users of any impression that is learnt from or validated on, [rows]."""
-        asked = np.zeros(self.assignment.dataset.user_ids.rows, bool)
-        for file in [*self.files, *self._validation_files]:
-            asked[pq.ParquetFile(file).read(["user"])["user"].to_numpy()] = True
-        return asked
+        """Users of any impression that is learnt from, or validated on knowing the same, [rows]."""
+        dataset = self.assignment.dataset
+        asked = np.zeros(dataset.user_ids.rows, bool)
+        for file in self.files:
+            asked |= users_of(pq.ParquetFile(file).read(["user"]), dataset)
+        return asked | self.validated if self._knows_the_same else asked
 
-    @property
-    def _validation_files(self) -> list[Path]:
-        windows = self.assignment.windows
-        return self._files(("valid",), windows.valid if windows else None)
+    @cached_property
+    def validated(self) -> Mask:
+        """Users of the impressions that are validated on, [rows]."""
+        return users_of(self._validation_impressions, self.assignment.dataset)
 
     @property
     def files(self) -> list[Path]:
@@ -180,13 +182,13 @@ class RankerTask(LogTask):
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
         """Mean metrics over the actions on the part that choices are made on."""
-        table = self._validation_impressions()
-        if table is None or not table.num_rows:
+        table = self._validation_impressions
+        if not table.num_rows:
             return {}
         data = self.assignment.dataset
         model = RankingModel.of(data, self.settings, snapshot)
         model.record = self.validation_record
-        probabilities = model.probabilities(table, self._validation_events())
+        probabilities = model.probabilities(table, self.validation_histories)
         labels = Requests.of(table, data.vocabulary.actions).labels
         metrics = [
             ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1])
@@ -196,19 +198,23 @@ class RankerTask(LogTask):
             "auc": float(np.nanmean([m["auc"] for m in metrics])),
         }
 
-    def _validation_impressions(self) -> pa.Table | None:
+    @cached_property
+    def _validation_impressions(self) -> pa.Table:
         """Impressions of the validation days, or made from the validation part; a sample."""
-        files = self._validation_files
+        windows = self.assignment.windows
+        files = self._files(("valid",), windows.valid if windows else None)
         if not files:
-            return None
+            return pa.table({"user": pa.array([], pa.int64())})
         share = -(-VALIDATION_ROWS // len(files))
         return pa.concat_tables(first_rows(file, share) for file in files)
 
-    def _validation_events(self) -> UserEvents:
+    @cached_property
+    def validation_histories(self) -> UserEvents:
         """What validation requests may know: all before them in time, or the training part."""
         if self._knows_the_same:
             return self.histories
-        return UserEvents.of(TrainingLog(self.assignment.log, self._known_parts), self.asked)
+        log = TrainingLog(self.assignment.log, self._known_parts)
+        return UserEvents.of(log, self.validated)
 
     @property
     def _knows_the_same(self) -> bool:

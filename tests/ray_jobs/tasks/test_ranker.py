@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from data.contract.artifact import publish
 from data.requests import Requests
+from data.splits import TRAIN, VALID
+from ray_jobs.tasks import ranker
 from ray_jobs.tasks.ranker import UNKNOWN_SURFACES, RankerTask, partly_known, thinned
 
 COUNT = 4000
@@ -47,17 +50,64 @@ def test_impressions_without_any_action_are_thinned_and_the_others_kept() -> Non
     assert abs((~saved).sum() / (COUNT * 0.9) - 0.25) < 0.03
 
 
-def test_users_are_asked_for_who_have_impressions_to_learn_from_or_to_validate_on(
-    tmp_path: Path,
+def task_of(**assignment: Any) -> Any:
+    """A task of a log of nine users that has opened nothing yet."""
+    task: Any = RankerTask.__new__(RankerTask)
+    dataset = SimpleNamespace(
+        user_ids=SimpleNamespace(rows=9), impression_files=assignment.pop("impression_files", None)
+    )
+    task.assignment = SimpleNamespace(dataset=dataset, log=None, phase="choose", **assignment)
+    task.settings, task.log = None, None
+    return task
+
+
+def shown_to(path: Path, users: list[int]) -> None:
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"user": users}), path)
+
+
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Parts and users of all histories and records that were made, in that order."""
+    calls = []
+
+    def gather(parts: tuple[int, ...], asked: Any) -> object:
+        calls.append((parts, np.flatnonzero(asked).tolist()))
+        return object()
+
+    events = SimpleNamespace(of=lambda log, asked: gather(log and log.parts, asked))
+    monkeypatch.setattr(ranker, "UserEvents", events)
+    monkeypatch.setattr(ranker, "record_of", lambda _, __, parts, asked: gather(parts, asked))
+    return calls
+
+
+def test_users_of_candidates_are_asked_for_once_to_learn_from_and_to_validate_on(
+    tmp_path: Path, gathered: list[Any]
 ) -> None:
     with publish(tmp_path, "candidates", "v1") as draft:
         for part, users in (("train", [1, 4, 4]), ("valid", [7]), ("test", [2])):
-            folder = draft.path / "impressions" / f"part={part}"
-            folder.mkdir(parents=True)
-            pq.write_table(pa.table({"user": users}), folder / "part-00000.parquet")
-    task: Any = RankerTask.__new__(RankerTask)
-    dataset = SimpleNamespace(user_ids=SimpleNamespace(rows=9))
-    task.assignment = SimpleNamespace(
-        root=tmp_path, candidates_version="v1", phase="choose", windows=None, dataset=dataset
+            shown_to(draft.path / "impressions" / f"part={part}" / "part-00000.parquet", users)
+    task = task_of(root=tmp_path, candidates_version="v1", windows=None, parts=(TRAIN,))
+    assert task.validation_histories is task.histories
+    assert task.validation_record is task.record
+    assert [users for _, users in gathered] == [[1, 4, 7], [1, 4, 7]]
+
+
+def test_users_of_a_log_that_are_validated_on_are_asked_for_apart_and_once(
+    tmp_path: Path, gathered: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {}
+    for days, users in (((1, 4), [1, 4, 4]), ((5, 6), [7, 4, 8])):
+        files[days] = tmp_path / str(days) / "part-00000.parquet"
+        shown_to(files[days], users)
+    monkeypatch.setattr(ranker, "VALIDATION_ROWS", 2)
+    task = task_of(
+        candidates_version=None,
+        windows=SimpleNamespace(ranker=(1, 4), valid=(5, 6)),
+        parts=(TRAIN,),
+        impression_files=lambda *days: [files[days]],
     )
-    assert np.flatnonzero(task.asked).tolist() == [1, 4, 7]
+    for _ in range(2):
+        _ = task.histories, task.record, task.validation_histories, task.validation_record
+    learnt, known = (TRAIN,), (TRAIN, VALID)
+    assert gathered == [(None, [1, 4]), (learnt, [1, 4]), (known, [4, 7]), (known, [4, 7])]
