@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.blocks import num_rows, row_groups
 from data.contract.idspace import hash_ids
 from data.contract.settings import UserError
 from models.metrics import auc, ranking_metrics, reliability
@@ -32,16 +33,25 @@ def read_impressions(files: Sequence[Path], most: int, seed: int) -> pa.Table:
     Raises:
         UserError: there are no impressions.
     """
-    total = sum(pq.read_metadata(file).num_rows for file in files)
-    if total == 0:
+    if num_rows(files) == 0:
         raise UserError(
             "the days asked for hold no impressions; check windows.valid and windows.test"
         )
-    tables = (pq.ParquetFile(file).read() for file in files)
-    if total <= most:
-        return pa.concat_tables(tables)
-    limit = np.uint64(most / total * 2.0**64)
-    return pa.concat_tables(table.filter(pa.array(draws(table, seed) < limit)) for table in tables)
+    return sampled(files, most, seed)
+
+
+def sampled(files: Sequence[Path], most: int, seed: int) -> pa.Table:
+    """The same of one file or more, in which there may be none.
+
+    Memory: what is drawn, and a row group.
+    """
+    total = num_rows(files)
+    blank = pq.read_schema(files[0]).empty_table()
+    tables = (block.read() for block in row_groups(files))
+    if total > most:
+        limit = np.uint64(most / total * 2.0**64)
+        tables = (table.filter(pa.array(draws(table, seed) < limit)) for table in tables)
+    return pa.concat_tables([blank, *tables])
 
 
 def draws(table: pa.Table, seed: int) -> npt.NDArray[np.uint64]:

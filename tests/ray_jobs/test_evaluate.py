@@ -18,6 +18,7 @@ from ray_jobs import calibrate as calibrate_job
 from ray_jobs import evaluate as evaluate_job
 from ray_jobs.calibrate import calibrate
 from ray_jobs.engine.job import start
+from ray_jobs.engine.predictions import sampled
 from ray_jobs.engine.ranking_baselines import RankingBaselines, learnt_from
 from ray_jobs.engine.subject import Subject
 from ray_jobs.evaluate import EvaluateArguments, evaluate, main, oracle_scores
@@ -188,6 +189,18 @@ def test_calibration_gathers_what_users_of_its_impressions_did(
     fitted_on = users_in(pa.concat_tables(pq.read_table(file) for file in files))
     assert gathered == [fitted_on]
     assert Informed.known == fitted_on
+
+
+def test_calibrators_are_fitted_on_a_sample_where_there_is_more(job, publish_model, monkeypatch):
+    publish_model(job, "ranker", "often_shown")
+    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
+    monkeypatch.setattr(calibrate_job, "ENOUGH", 100)
+    found = calibrate(job, move_pointer=False)
+    log = Subject.open(job, ("ranker",), {}).log
+    files = log.dataset.impression_files(*log.windows.calibration)
+    drawn = sampled(files, 100, job.settings.seed)
+    assert found.manifest.details["impressions"] == drawn.num_rows
+    assert 0 < drawn.num_rows < 0.7 * sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def test_only_the_baselines_asked_for_stand_beside_the_ranker(job, world_words):

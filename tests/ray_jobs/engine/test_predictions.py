@@ -2,9 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.contract.settings import UserError
-from ray_jobs.engine.predictions import judge, judge_ranking, read_impressions
+from ray_jobs.engine.predictions import draws, judge, judge_ranking, read_impressions, sampled
 
 
 @pytest.fixture
@@ -28,6 +30,27 @@ def test_drawn_requests_are_whole_and_about_as_many_as_asked_for(files):
     assert 2400 < table.num_rows < 3600
     other = read_impressions(files, 3000, seed=1)
     assert not table["request_id"].equals(other["request_id"])
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 5), max_size=9), min_size=1, max_size=3),
+    st.integers(1, 20),
+    st.integers(1, 60),
+    st.integers(0, 3),
+)
+def test_a_sample_is_that_of_all_rows_at_once_however_they_are_grouped(
+    tmp_path_factory, lengths, group, most, seed
+):
+    folder, tables = tmp_path_factory.mktemp("impressions"), []
+    for n, of_requests in enumerate(lengths):
+        request = np.repeat(100 * n + np.arange(len(of_requests)), of_requests)
+        tables.append(pa.table({"request_id": request, "item": np.arange(len(request))}))
+        pq.write_table(tables[-1], folder / f"part-{n}.parquet", row_group_size=group)
+    whole = pa.concat_tables(tables)
+    share = min(1.0, most / max(whole.num_rows, 1))
+    drawn = draws(whole, seed) / 2.0**64 < share
+    found = sampled(sorted(folder.iterdir()), most, seed)
+    assert found.equals(whole.filter(pa.array(drawn | (share == 1))))
 
 
 def test_no_impressions_is_an_error_that_says_what_to_do():
