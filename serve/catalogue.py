@@ -50,29 +50,48 @@ class Catalogue:
             posted = list(store.documents("items", self._sequence))
             if not posted:
                 return 0
+            added = self._add(self._fitting([item for _, item in posted]))
             self._sequence = posted[-1][0]
-            return self._add([item for _, item in posted])
+            return added
 
     def _add(self, items: Sequence[Document]) -> int:
-        """Embeds items; those that the bundle's id space has admitted are left to the bundle."""
+        """Takes items in by halves where they cannot be encoded together, until each can or is out.
+
+        What is in the store stays there: one item of it must not keep the others, nor a bundle out.
+        """
+        try:
+            ids, columns = self._encoded(items)
+        except Exception as error:
+            if len(items) == 1:
+                log.warning("posted item %r is left out: %r", items[0].get("item_id"), error)
+                return 0
+            half = len(items) // 2
+            return self._add(items[:half]) + self._add(items[half:])
+        if ids:
+            self._embed(ids, columns)
+        return len(ids)
+
+    def _encoded(self, items: Sequence[Document]) -> tuple[list[ExternalId], dict[str, pa.Array]]:
+        """Ids and columns of items, less what the id space has admitted: the bundle has those."""
         space = self._bundle.item_ids
-        items = self._fitting(items)
         ids = canonical(space, [item["item_id"] for item in items])
         new = np.flatnonzero(~is_admitted(space, lookup(space, ids))).tolist()
         if not new:
-            return 0
+            return [], {}
         columns = encode_items(self._bundle.items.features, [items[i] for i in new])
+        return [ids[i] for i in new], columns
+
+    def _embed(self, ids: list[ExternalId], columns: dict[str, pa.Array]) -> None:
         columns |= self._graph_column(columns)
         features = FeatureTable("item", self._bundle.items.features, columns)
-        no_rows = np.full(len(new), self.first_posted_row)
+        no_rows = np.full(len(ids), self.first_posted_row)
         id_rows = self._bundle.id_rows("two_tower", "item", no_rows)
-        programs, arrays = self._bundle.programs, features.gather(np.arange(len(new)))
+        programs, arrays = self._bundle.programs, features.gather(np.arange(len(ids)))
         vectors = embed_items(programs["item_tower"], id_rows, arrays)
         ranked = None
         if self._bundle.has_ranker:
-            ranked = Ranked.unknown(programs[PROGRAM], arrays, len(new))
-        self._delta = self._delta.extended([ids[i] for i in new], columns, vectors, ranked)
-        return len(new)
+            ranked = Ranked.unknown(programs[PROGRAM], arrays, len(ids))
+        self._delta = self._delta.extended(ids, columns, vectors, ranked)
 
     def _fitting(self, items: Sequence[Document]) -> list[Document]:
         """Items without those that were posted to a bundle with columns of other types."""

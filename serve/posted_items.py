@@ -78,19 +78,19 @@ def _is_coordinate(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and -(2**63) <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _fits(feature: Feature, value: Any) -> bool:
     if feature.kind == "numeric":
         return _is_number(value)
     if feature.kind == "categorical":
-        return _is_text(value) or _is_integer(value)
+        return _is_text(value) or _is_integer(value) or isinstance(value, bool)
     if not isinstance(value, list) or len(value) > MAX_TEXT:
         return False
     if feature.kind == "vector":
         return len(value) == feature.dim and all(map(_is_coordinate, value))
-    return all(map(_is_text, value)) or all(_is_integer(v) for v in value)
+    return all(map(_is_text, value)) or all(map(_is_integer, value))
 
 
 def encode_items(features: Sequence[Feature], items: Sequence[Document]) -> dict[str, pa.Array]:

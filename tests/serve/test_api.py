@@ -186,10 +186,11 @@ def test_a_bad_item_is_refused_with_the_reason(client: Client) -> None:
     assert client("GET", "/v1/items/5000/similar").status_code == 404
 
 
+@pytest.mark.parametrize("columns", [{"content": [2**63] * 8}, {"interests": [1, True]}])
 def test_an_item_that_cannot_be_encoded_does_not_stand_in_the_way_of_others(
-    client: Client, feed: Feed
+    client: Client, feed: Feed, columns: Any
 ) -> None:
-    answer = client("POST", "/v1/items", json={"item_id": 5000, "content": [2**63] * 8})
+    answer = client("POST", "/v1/items", json={"item_id": 5000, **columns})
     assert answer.status_code == 422
     assert feed.store.last_sequence == 0
     assert client("POST", "/v1/items", json={"item_id": 5001}).json()["recommendable"] == 1

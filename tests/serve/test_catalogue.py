@@ -43,6 +43,30 @@ def test_an_item_that_was_posted_to_another_bundle_and_does_not_fit_is_left_out(
     assert "2 posted items do not fit" in caplog.text
 
 
+def test_an_item_that_cannot_be_encoded_keeps_no_other_out(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [{"item_id": 5000 + at, "content": [0.1 * at] * 8} for at in range(5)]
+    assert post(catalogue, tmp_path, *good[:2], {"item_id": "no number"}, *good[2:]) == 5
+    rows = catalogue.rows_of([5000, 5001, 5002, 5003, 5004])
+    assert rows.tolist() == [catalogue.first_posted_row + at for at in range(5)]
+    assert caplog.text.count("'no number' is left out") == 1
+    assert post(catalogue, tmp_path) == 0
+
+
+def test_items_are_taken_in_again_where_their_tower_failed(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("broken by the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("serve.catalogue.embed_items", failing)
+        with pytest.raises(RuntimeError):
+            post(catalogue, tmp_path, {"item_id": 5000})
+    assert post(catalogue, tmp_path) == 1
+
+
 def test_features_of_mixed_rows_are_those_of_each_row_alone(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:

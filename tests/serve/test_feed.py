@@ -420,6 +420,19 @@ def test_posted_items_and_events_survive_a_restart(root: Path, settings: ServeSe
     feed.close()
 
 
+def test_what_the_store_holds_keeps_no_replica_from_opening(
+    root: Path, settings: ServeSettings
+) -> None:
+    first = Feed(root, settings, background=False)
+    bad = [{"item_id": 5000, "interests": [1, True]}, {"item_id": "no number"}]
+    first.store.put_items([*bad, {"item_id": 5001, "content": [0.5] * 8}])
+    first.close()
+    feed = Feed(root, settings, background=False)
+    catalogue = feed._switch.funnel.catalogue
+    assert catalogue.external(catalogue.posted_rows) == [5001]
+    feed.close()
+
+
 def test_posting_an_item_of_the_bundle_waits_for_the_next_bundle(feed: Feed) -> None:
     accepted = feed.post_items([Item(item_id=1007, quality=1.0), Item(item_id=5000)])
     assert (accepted.accepted, accepted.recommendable) == (2, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.contract.encode import FeatureTable, encode_columns
 from data.contract.schema import Feature
 from data.contract.settings import UserError
-from serve.posted_items import check_columns, encode_items
+from serve.posted_items import check_columns, encode_items, fits
 
 FEATURES = (
     Feature(name="content", kind="vector", dim=3),
@@ -31,6 +31,8 @@ FEATURES = (
         ("creator_id", "\ud800", "'creator_id' must be a string, an integer"),
         ("interests", "food", "'interests' must be a list"),
         ("interests", ["food", 3], "'interests' must be a list"),
+        ("interests", [1, True], "'interests' must be a list"),
+        ("interests", [True, False], "'interests' must be a list"),
         ("content", [1.0, 2.0], "'content' must be a list of as many numbers"),
         ("content", [1.0, 2.0, "x"], "'content' must be a list of as many numbers"),
         ("content", [1.0, 2.0, 65_520.0], "none beyond 65504"),
@@ -77,6 +79,24 @@ values = st.fixed_dictionaries(
         "quality": st.none() | st.integers(0, 9) | st.floats(0, 9, width=32),
     },
 )
+
+
+plain = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(0, 9, width=32) | st.text("aé")
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys((f.name for f in FEATURES), plain | st.lists(plain, max_size=3))
+    )
+)
+def test_what_is_not_refused_can_be_encoded(item: dict[str, Any]) -> None:
+    try:
+        check_columns(FEATURES, item)
+    except UserError:
+        assert not fits(FEATURES, item)
+    else:
+        assert fits(FEATURES, item)
+        encode_items(FEATURES, [item])
 
 
 @given(st.lists(values, min_size=1, max_size=8))
