@@ -125,10 +125,13 @@ class Users:
         return np.array([codes.get(event[name], 0) for event in documents], np.int64)
 
     def _times(self, documents: list[Document]) -> Ints:
-        """Times of posted events; 0 in a log without a clock, as in its timelines."""
-        return np.array(
-            [event["timestamp"] if self._clocked else 0 for event in documents], np.int64
-        )
+        """Times of posted events, none later than it was received; 0 in a log without a clock.
+
+        Ages count from a user's newest event: a clock a year ahead would make all others old.
+        """
+        if not self._clocked:
+            return np.zeros(len(documents), np.int64)
+        return np.array([min(e["timestamp"], e["received_at"]) for e in documents], np.int64)
 
     def _merge(self, history: Events, posted: Events) -> Events:
         both = Events.join([history, posted])

@@ -14,9 +14,11 @@ DAY_MS = 86_400_000
 END_MS = 1_767_225_600_000 + 10 * DAY_MS
 
 
-def event(event_id: int, item_id: int, timestamp: int, action: str = "save") -> dict[str, Any]:
+def event(
+    event_id: int, item_id: int, timestamp: int, action: str = "save", received_at: int = 2**62
+) -> dict[str, Any]:
     names = {"event_id": event_id, "user_id": 3, "item_id": item_id, "timestamp": timestamp}
-    return names | {"action": action, "surface": "related"}
+    return names | {"action": action, "surface": "related", "received_at": received_at}
 
 
 @pytest.fixture
@@ -46,7 +48,19 @@ def test_events_posted_out_of_order_are_read_in_order_of_time(users: Users, tmp_
     assert (np.diff(user.events.timestamp) >= 0).all()
 
 
-def test_an_event_from_the_future_moves_the_request_behind_it(users: Users, tmp_path: Path) -> None:
+def test_an_event_is_no_later_than_it_was_received(users: Users, tmp_path: Path) -> None:
+    year = 365 * DAY_MS
+    with LmdbStore(tmp_path / "store") as store:
+        store.append([event(1, 1005, END_MS + year, received_at=END_MS + 5)])
+        store.append([event(2, 1006, END_MS + 9, received_at=END_MS + 9)])
+        user = users.read(3, store, END_MS + 20)
+    assert user.events.timestamp[-2:].tolist() == [END_MS + 5, END_MS + 9]
+    assert user.reference_ms == END_MS + 20
+
+
+def test_an_event_received_by_a_clock_that_is_ahead_moves_the_request_behind_it(
+    users: Users, tmp_path: Path
+) -> None:
     with LmdbStore(tmp_path / "store") as store:
         store.append([event(1, 1005, END_MS + 10 * DAY_MS)])
         user = users.read(3, store, END_MS)
