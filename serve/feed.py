@@ -313,7 +313,7 @@ class Feed:
         row = funnel.catalogue.rows_of([item_id])
         if not funnel.catalogue.is_known(row).all():
             return None
-        rows, scores = funnel.catalogue.similar(row, num_items, NO_ROWS)
+        rows, scores = funnel.similar(row, num_items)
         pairs = zip(funnel.catalogue.external(rows), scores.tolist(), strict=True)
         return SimilarItems(
             item_id=funnel.catalogue.external(row)[0],

@@ -68,8 +68,12 @@ class Ruled:
         self._held = np.concatenate([*_holding(self._condition, bundle)])
 
     def __call__(self, query: Query, rows: Ints) -> Mask:
-        """All rows on other surfaces; else those that the condition does not hold for."""
-        if self._surfaces and query.surface not in self._surfaces:
+        """Which rows may be shown where the query is of."""
+        return self.allows(query.surface, rows)
+
+    def allows(self, surface: str, rows: Ints) -> Mask:
+        """All rows [N] on other surfaces; else those that the condition does not hold for."""
+        if self._surfaces and surface not in self._surfaces:
             return np.ones(len(rows), bool)
         posted = rows >= len(self._held)
         held = self._held[np.where(posted, 0, rows)]
@@ -139,17 +143,20 @@ class OtherValue:
         return kept
 
 
+def open_rules(bundle: Bundle, catalogue: Catalogue, settings: ServeSettings) -> tuple[Ruled, ...]:
+    """The filters that are the same for all users. Raises UserError for what items do not have."""
+    return tuple(Ruled(name, rule, bundle, catalogue) for name, rule in settings.rules.items())
+
+
 def open_filters(
-    bundle: Bundle, catalogue: Catalogue, settings: ServeSettings
+    rules: tuple[Ruled, ...], bundle: Bundle, catalogue: Catalogue, settings: ServeSettings
 ) -> tuple[Filter, ...]:
-    """The filters of a bundle, in the order in which they say why.
+    """All filters of a bundle, rules first, in the order in which they say why.
 
     Raises:
-        UserError: a rule names what items do not have.
+        UserError: a column is named that there is not.
     """
-    found: list[Filter] = [
-        Ruled(name, rule, bundle, catalogue) for name, rule in settings.rules.items()
-    ]
+    found: list[Filter] = [*rules]
     found += [OtherValue(*pair, bundle, catalogue) for pair in settings.match_user.items()]
     if settings.hidden_creator_after:
         found.append(HiddenCreators(bundle, catalogue, settings.hidden_creator_after))

@@ -31,7 +31,7 @@ from serve.breaker import Breakers
 from serve.candidates import Candidates, Found, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
-from serve.filters import open_filters
+from serve.filters import open_filters, open_rules
 from serve.lists import left
 from serve.ordering import Ordering
 from serve.programs import Floats
@@ -117,7 +117,8 @@ class Funnel:
         self.catalogue = Catalogue(bundle)
         self.clock = Clock(bundle, settings.clock)
         self.users = Users(bundle, self.catalogue, settings.max_actions)
-        self.filters = open_filters(bundle, self.catalogue, settings)
+        self.rules = open_rules(bundle, self.catalogue, settings)
+        self.filters = open_filters(self.rules, bundle, self.catalogue, settings)
         self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings)
         self._tower = UserTower(bundle, self.catalogue)
         self._ordering = Ordering(self.catalogue, settings)
@@ -147,7 +148,8 @@ class Funnel:
         """
         other = copy.copy(self)
         other._settings = settings
-        other.filters = open_filters(self.bundle, self.catalogue, settings)
+        other.rules = open_rules(self.bundle, self.catalogue, settings)
+        other.filters = open_filters(other.rules, self.bundle, self.catalogue, settings)
         other._ordering = Ordering(self.catalogue, settings)
         if (settings.sources, settings.pixie) != (self._settings.sources, self._settings.pixie):
             other.sources = open_sources(self.bundle, self.catalogue, settings)
@@ -331,10 +333,28 @@ class Funnel:
     def _may_show(self, rows: Ints, request: RecommendRequest, query: Query | None) -> Mask:
         excluded = self.catalogue.with_copies(self._excluded(request))
         kept = self.catalogue.may_serve(rows) & ~np.isin(rows, excluded)
-        if query is not None:
-            for one in self.filters:
-                kept &= one(query, rows)
+        if query is None:
+            return kept & self._allowed(request.surface, rows)
+        for one in self.filters:
+            kept &= one(query, rows)
         return kept
+
+    def _allowed(self, surface: str, rows: Ints) -> Mask:
+        """Which rows [N] no rule keeps from a surface, [N]."""
+        allowed = np.ones(len(rows), bool)
+        for rule in self.rules:
+            allowed &= rule.allows(surface, rows)
+        return allowed
+
+    def similar(self, row: Ints, num_items: int) -> tuple[Ints, Floats]:
+        """Rows and scores of the items most like the one of `row` [1] that rules leave in.
+
+        With rules as many are looked at as a feed has candidates, and there may be fewer left.
+        """
+        looked_at = max(self._settings.candidates, num_items) if self.rules else num_items
+        rows, scores = self.catalogue.similar(row, looked_at, NO_ROWS)
+        kept = np.flatnonzero(self._allowed(RELATED, rows))[:num_items]
+        return rows[kept], scores[kept]
 
     def _excluded(self, request: RecommendRequest) -> Ints:
         """Rows of the known items that a request excludes. Raises UserError."""

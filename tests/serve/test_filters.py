@@ -81,15 +81,16 @@ def test_a_rule_without_values_takes_whatever_holds_anything(serving: Serving) -
     assert not any(topics(item) for item in shown(answer))
 
 
+@pytest.mark.parametrize("failing", ["slate", "query"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_a_rule_takes_out_is_in_no_feed_that_stands_in(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch, cached: bool
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, cached: bool, failing: str
 ) -> None:
     """The feed that is cached was made for a surface on which the rule does not count."""
     feed = serving(rules={"bare": Rule(column="interests", surfaces=("search",))})
     if cached:
         assert any(topics(item) for item in shown(ask(feed, num_items=50)))
-    monkeypatch.setattr(feed._switch.funnel, "slate", broken)
+    monkeypatch.setattr(feed._switch.funnel, failing, broken)
     answer = ask(feed, surface="search", num_items=50)
     assert answer.fallback == ("cached" if cached else "popular")
     assert shown(answer)
@@ -104,6 +105,20 @@ def test_what_cannot_be_told_to_be_showable_is_not_shown(
     assert shown(ask(feed)) == []
     feed.close()
     assert not (root / "requests").exists(), "nothing was shown"
+
+
+def test_what_a_rule_takes_out_is_similar_to_nothing(serving: Serving) -> None:
+    def similar(number: int, **changes: Any) -> list[int]:
+        found = serving(**changes).similar(FIRST_ITEM, number)
+        assert found is not None
+        return [int(item.item_id) for item in found.items]
+
+    every = similar(100)
+    assert any(topics(item) for item in every[:10])
+    wanted = [item for item in every if not topics(item)][:10]
+    assert similar(10, rules={"bare": Rule(column="interests")}) == wanted
+    elsewhere = {"bare": Rule(column="interests", surfaces=("search",))}
+    assert similar(10, rules=elsewhere) == every[:10]
 
 
 def test_posted_items_are_under_the_rules_too(serving: Serving) -> None:
