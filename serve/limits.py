@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 8 << 20
 TOO_LARGE = f"a body may have {MAX_BODY_BYTES} bytes"
 ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+POSTING = frozenset({"/v1/events", "/v1/items"})
 
 
 class Limits:
     """Answers 503 when too much is in work and 413 when a body is too large.
 
-    What watches the server is always let in: one that is busy is not dead.
+    What watches the server is always let in: one that is busy is not dead. What waits for a store
+    has at most half of the places: one that hangs leaves the other half to feeds.
 
     Args:
         app: what is protected.
@@ -28,14 +30,14 @@ class Limits:
 
     def __init__(self, app: ASGIApp, max_concurrent: int) -> None:
         self._app = app
-        self._max_concurrent = max_concurrent
-        self._in_work = 0
+        self._max_concurrent, self._most_posted = max_concurrent, max(max_concurrent // 2, 1)
+        self._in_work = self._posted = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event."""
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self._app(scope, receive, send)
-        elif self._in_work >= self._max_concurrent:
+        elif self._is_full(scope["path"]):
             refused = refuse_saying(503, "too many requests in work", AGAIN)
             await refused(scope, receive, send)
         elif _declared_bytes(scope) > MAX_BODY_BYTES:
@@ -43,12 +45,19 @@ class Limits:
         else:
             await self._serve(scope, receive, send)
 
+    def _is_full(self, path: str) -> bool:
+        posted = path in POSTING and self._posted >= self._most_posted
+        return posted or self._in_work >= self._max_concurrent
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        posts = scope["path"] in POSTING
         self._in_work += 1
+        self._posted += posts
         try:
             await self._app(scope, _bounded(receive), send)
         finally:
             self._in_work -= 1
+            self._posted -= posts
 
 
 def _bounded(receive: Receive) -> Receive:

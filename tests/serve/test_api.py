@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -299,6 +300,41 @@ def test_a_busy_server_still_says_that_it_lives(feed: Feed) -> None:
         return found
 
     assert anyio.run(main) == [200, 200]
+
+
+def test_posts_to_a_store_that_hangs_leave_places_to_feeds(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import anyio
+
+    feed.settings = replace(feed.settings, max_concurrent=20)
+    gate, append = threading.Event(), feed.store.append
+    monkeypatch.setattr(feed.store, "append", lambda events: gate.wait(60) and append(events))
+    event = {"user_id": 3, "item_id": 1005, "action": "save"}
+    statuses: list[int] = []
+
+    async def main() -> int:
+        transport = httpx.ASGITransport(create_api(feed))
+
+        async def post() -> None:
+            statuses.append((await client.post("/v1/events", json=event)).status_code)
+            if len(statuses) == 190:
+                refused.set()
+
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://feed") as client,
+            anyio.create_task_group() as group,
+        ):
+            refused = anyio.Event()
+            for _ in range(200):
+                group.start_soon(post)
+            await refused.wait()
+            asked = await client.post("/v1/recommend", json={"user_id": 3})
+            gate.set()
+        return asked.status_code
+
+    assert anyio.run(main) == 200
+    assert statuses == [503] * 190 + [200] * 10
 
 
 def test_the_page_is_served_and_names_what_it_asks(client: Client) -> None:

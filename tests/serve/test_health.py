@@ -141,6 +141,30 @@ def test_what_cannot_be_kept_is_not_acknowledged(
     assert client("POST", "/v1/events", json=event).json()["accepted"] == 1
 
 
+def test_nothing_is_posted_to_a_store_that_is_left_alone(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, posted = Client(create_api(feed)), []
+    monkeypatch.setattr(feed.store._store, "actions", broken)
+    for name in ("append", "put_items"):
+        monkeypatch.setattr(feed.store._store, name, lambda documents: posted.append(documents))
+    for _ in range(feed.settings.breaker_failures):
+        feed.recommend(RecommendRequest(user_id=3))
+    event, item = {"user_id": 3, "item_id": 1005, "action": "save"}, {"item_id": 5000}
+    answers = [client("POST", "/v1/events", json=event), client("POST", "/v1/items", json=item)]
+    assert [(one.status_code, one.headers["retry-after"]) for one in answers] == [(503, "1")] * 2
+    assert posted == []
+
+
+def test_a_post_that_succeeds_ends_the_time_in_which_the_store_is_left_alone(feed: Feed) -> None:
+    breaker = feed._switch.funnel.breakers["store"]
+    for _ in range(feed.settings.breaker_failures):
+        breaker.note(False)
+    breaker._retry_at = 0.0
+    assert feed.post_events([Event(user_id=3, item_id=1005, action="save")]).accepted == 1
+    assert not breaker.is_open
+
+
 def test_a_server_that_is_closing_is_not_ready(root: Path, settings: ServeSettings) -> None:
     feed = Feed(root, settings)
     client = Client(create_api(feed))
