@@ -43,6 +43,7 @@ from serve.stages import Trace
 from serve.store import StoreError
 from serve.stores import open_store
 from serve.switch import Switch
+from serve.tracebacks import count_repeated
 from serve.users import middling_users
 from serve.utility_file import UtilityFile
 from serve.watched_store import WatchedStore
@@ -59,6 +60,7 @@ log = logging.getLogger(__name__)
 
 EXAMPLES = 8
 TELLING = "telling of itself"
+FUNNEL = "making feeds"
 
 
 class Feed:
@@ -80,6 +82,7 @@ class Feed:
     def __init__(
         self, root: Path, settings: ServeSettings, background: bool = True, opened: bool = True
     ) -> None:
+        count_repeated()
         self.settings = settings
         self._root = root = storage.here(root)
         self._health = Health(root, settings)
@@ -248,8 +251,9 @@ class Feed:
             slate = funnel.slate(query, request.num_items, trace)
         except UserError:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("the funnel failed; the user's last feed, or popular items, stand in")
+            self._health.went(FUNNEL, error)
             version, last = self._feeds.get(request.user_id) or ("", NOTHING)
             if version == funnel.bundle.version:
                 slate = funnel.showable(last, request, query)
@@ -257,6 +261,7 @@ class Feed:
                     trace.fallbacks.add("cached")
                     return query, slate
         else:
+            self._health.went(FUNNEL)
             if len(slate.rows):
                 self._feeds.put(request.user_id, (funnel.bundle.version, slate))
                 return query, slate

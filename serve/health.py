@@ -41,12 +41,19 @@ class Health:
             try:
                 piece()
             except Exception as error:
-                trouble = concealed(repr(error))
-                if self._troubles.get(name) != trouble:
+                if self.went(name, error):
                     log.exception("%s failed; trying again", name)
-                self._troubles[name] = trouble
             else:
-                self._troubles.pop(name, None)
+                self.went(name)
+
+    def went(self, name: str, error: Exception | None = None) -> bool:
+        """Notes how a thing went last; whether it went wrong, and otherwise than before."""
+        if error is None:
+            self._troubles.pop(name, None)
+            return False
+        trouble = concealed(repr(error))
+        before, self._troubles[name] = self._troubles.get(name), trouble
+        return before != trouble
 
     def note(self, metrics: Metrics, switch: Switch, arms: Arms) -> None:
         """Tells the metrics, and the other replicas, how things stand."""

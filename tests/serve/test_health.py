@@ -51,6 +51,19 @@ def test_a_source_that_is_left_alone_is_told(feed: Feed, monkeypatch: pytest.Mon
     assert value(feed, "homefeed_source_failures_total", **counted) == 5
 
 
+def test_a_funnel_that_fails_is_told_until_it_makes_a_feed_again(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(feed._switch.funnel, "slate", broken)
+        for _ in range(100):
+            feed.recommend(RecommendRequest(user_id=3))
+    assert "broken by the test" in feed.readiness()["degraded"]["making feeds"]
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    feed.recommend(RecommendRequest(user_id=3))
+    assert feed.readiness()["degraded"] == {}
+
+
 def test_a_breaker_of_a_bundle_that_is_gone_is_shut(
     feed: Feed, root: Path, publish_bundle: Callable[..., Path]
 ) -> None:
