@@ -28,6 +28,7 @@ import numpy as np
 from data.contract.encode import Ints
 from data.contract.settings import UserError
 from serve.breaker import Breakers
+from serve.bulkhead import Bulkhead
 from serve.candidates import Candidates, Found, merge, without_duplicates
 from serve.catalogue import Catalogue
 from serve.clock import Clock
@@ -45,6 +46,8 @@ from serve.users import User, Users
 from serve.utility import Utility
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from serve.bundle import Bundle
     from serve.fanout import Fanout, Round
     from serve.ids import Mask
@@ -120,7 +123,7 @@ class Funnel:
         self.rules = open_rules(bundle, self.catalogue, settings)
         self.filters = open_filters(self.rules, bundle, self.catalogue, settings)
         self.sources: tuple[Source, ...] = open_sources(bundle, self.catalogue, settings)
-        self._tower = UserTower(bundle, self.catalogue)
+        self._tower = UserTower(bundle, self.catalogue, settings.threads, settings.queue)
         self._ordering = Ordering(self.catalogue, settings)
         self.utility = utility
         self._store = store
@@ -132,7 +135,8 @@ class Funnel:
         if bundle.has_ranker:
             together = settings.rank_together if settings.ranks_on_gpu else 1
             ranker = Ranker(bundle, self.catalogue, settings.rank_threads, together)
-        self.ranking = Ranking(ranker, self.breakers["ranker"])
+        own = Bulkhead("ranker", 2 * settings.rank_together, settings.max_concurrent)
+        self.ranking = Ranking(ranker, self.breakers["ranker"], own, settings.budget_ms / 4000)
 
     def with_utility(self, utility: Utility) -> Funnel:
         """The same funnel, ordered by another utility; requests under way keep this one."""
@@ -213,13 +217,13 @@ class Funnel:
         with trace.stage("sources"):
             limit = max(self._settings.candidates, num_items)
             asked = self._ask(query, limit, trace)
-            reader = self.ranking.read(query)
+            reading = self.ranking.read(query)
             candidates = self._candidates(self._found(asked, query, trace), limit, trace)
         with trace.stage("filter"):
             candidates = self._filtered(query, candidates, trace)
         with trace.stage("rank"):
             candidates = self._preranked(query, candidates, num_items, trace)
-            predictions, scores = self._rank(query, reader, candidates, trace)
+            predictions, scores = self._rank(query, reading, candidates, trace)
         with trace.stage("blend"):
             above = self.utility.above_gates(predictions) if predictions.size else None
             places = self._ordering(query, candidates, scores, above, num_items, trace)
@@ -233,10 +237,15 @@ class Funnel:
 
     def _ask(self, query: Query, limit: int, trace: Trace) -> Round:
         applying = [source for source in self.sources if source.applies(query)]
-        calls = {source.name: partial(source, query, limit) for source in applying}
         # Sources may take half of what is left: the other half is for what comes after them.
-        deadlines = {name: self._settings.deadline_s(name) for name in calls}
-        return self._fanout.ask(calls, deadlines, self.breakers, trace.left_s / 2)
+        left_s = trace.left_s / 2
+        deadlines = {one.name: self._settings.deadline_s(one.name) for one in applying}
+        calls = {
+            # Of which half is for what a source does without the tower, if that is late.
+            one.name: partial(one, query.patient(min(deadlines[one.name], left_s) / 2), limit)
+            for one in applying
+        }
+        return self._fanout.ask(calls, deadlines, self.breakers, left_s)
 
     def _found(self, asked: Round, query: Query, trace: Trace) -> list[Found]:
         """What the sources find, less what is not served or was seen."""
@@ -284,10 +293,10 @@ class Funnel:
         return candidates.take(np.sort(order[:most]))
 
     def _rank(
-        self, query: Query, reader: Reader | None, candidates: Candidates, trace: Trace
+        self, query: Query, reading: Future[Reader] | None, candidates: Candidates, trace: Trace
     ) -> tuple[Floats, Floats]:
         """Predictions [N, T] and scores [N]; by retrieval alone without a ranker or if it fails."""
-        predictions = self.ranking.rank(reader, candidates.rows, trace)
+        predictions = self.ranking.rank(reading, candidates.rows, trace)
         if predictions is None:
             nothing = np.zeros((len(candidates.rows), 0), np.float32)
             return nothing, self._light(query, candidates, trace)
@@ -295,16 +304,16 @@ class Funnel:
         return predictions, self.utility(predictions, items)
 
     def _light(self, query: Query, candidates: Candidates, trace: Trace) -> Floats:
-        """Retrieval scores; the order of the candidates for a new user or if the tower fails."""
-        in_order = -np.arange(len(candidates.rows), dtype=np.float32)
-        if query.user.is_new:
+        """Retrieval scores; the order of the candidates where the user has no vector in time."""
+        rows = candidates.rows
+        in_order = -np.arange(len(rows), dtype=np.float32)
+        if query.user.is_new or not len(rows):
             return in_order
         try:
-            rows = candidates.rows
-            near = self.catalogue.embeddings(rows) @ query.user_vector
-            scores: Floats = near + self.catalogue.priors(rows)
+            vector = query.answers_within(trace.left_s).vector
+            scores: Floats = self.catalogue.embeddings(rows) @ vector + self.catalogue.priors(rows)
         except Exception:
-            log.exception("the user tower failed; the sources' order stands")
+            log.exception("the user tower failed or is late; the sources' order stands")
             trace.fallbacks.add("unranked")
             return in_order
         return scores

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 
 from data.contract.encode import Ints, hash_values
 from data.contract.settings import UserError
+from serve.bulkhead import result_within
 from serve.messages import Context
 from serve.retrieval import Answers, UserTower
 from serve.users import User
@@ -36,8 +40,10 @@ class Query:
         named: rows that the request excludes, or that were shown lately.
         exclude: sorted rows that may not be shown: those, what was seen, and copies of either.
         tower: gives the user's vectors.
-        lock: held while the tower is asked.
-        found: its answer, once it was.
+        patience_ends: moment, by `time.perf_counter`, until which those wait for the tower who can
+            do without.
+        lock: held while it is begun to ask the tower.
+        asked: its answer to come, or its failure, once it was asked.
     """
 
     user: User
@@ -47,8 +53,13 @@ class Query:
     named: Ints
     exclude: Ints
     tower: UserTower
+    patience_ends: float = math.inf
     lock: Lock = field(default_factory=Lock, repr=False)
-    found: list[Answers] = field(default_factory=list, repr=False)
+    asked: list[Future[Answers]] = field(default_factory=list, repr=False)
+
+    def patient(self, seconds: float) -> Query:
+        """The same query, which shares the tower's answer, of one who waits from now on."""
+        return replace(self, patience_ends=time.perf_counter() + seconds)
 
     @property
     def conditions(self) -> Ints:
@@ -58,10 +69,24 @@ class Query:
     @property
     def answers(self) -> Answers:
         """What the user tower says, computed once for all sources, which ask side by side."""
+        return self.answers_within(math.inf)
+
+    def answers_within(self, seconds: float) -> Answers:
+        """The same, for who can do without.
+
+        Raises:
+            LateError: it does not say anything for so long.
+            Exception: it failed; it is not asked again.
+        """
         with self.lock:
-            if not self.found:
-                self.found.append(self.tower(self.user, self.conditions))
-            return self.found[0]
+            if not self.asked:
+                self.asked.append(self.tower.start(self.user, self.conditions))
+        return result_within(self.asked[0], seconds)
+
+    @property
+    def answers_soon(self) -> Answers:
+        """The same, until patience ends."""
+        return self.answers_within(max(self.patience_ends - time.perf_counter(), 0.0))
 
     @property
     def user_vector(self) -> Floats:

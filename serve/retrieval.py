@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.contract.encode import Arrays, Ints, encode_history
+from serve.bulkhead import Bulkhead
 from serve.candidates import shares_of_list
 from serve.programs import Floats
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from serve.bundle import Bundle
     from serve.catalogue import Catalogue
     from serve.users import User
@@ -39,9 +43,19 @@ class Answers:
 
 
 class UserTower:
-    """Reads a user's newest events and gives a vector of the item space."""
+    """Reads a user's newest events and gives a vector of the item space.
 
-    def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
+    Args:
+        bundle: with the program.
+        catalogue: its items.
+        threads: in which it runs for those who do not wait for as long as it takes.
+        waiting: of them, calls that may wait for a thread.
+    """
+
+    def __init__(
+        self, bundle: Bundle, catalogue: Catalogue, threads: int = 1, waiting: int = 0
+    ) -> None:
+        self._bulkhead = Bulkhead("user tower", threads, waiting)
         self._bundle = bundle
         self._catalogue = catalogue
         self._program = bundle.programs["user_tower"]
@@ -63,6 +77,10 @@ class UserTower:
             shares = shares_of_list(np.asarray(found["interest_shares"], np.float32))[0]
         every = np.broadcast_to(vector, (len(conditions), len(vector)))
         return Answers(vector, lists, shares, np.asarray(found.get("conditioned", every)))
+
+    def start(self, user: User, conditions: Ints) -> Future[Answers]:
+        """The same to come, for who may not wait for it. Raises LateError where nothing will."""
+        return self._bulkhead.start(partial(self, user, conditions))
 
     def inputs(self, user: User) -> Arrays:
         """Named arrays of the program: the encoded history, and rows looked up."""

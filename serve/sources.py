@@ -16,6 +16,7 @@ from serve.candidates import Found, depths, in_turns, merge
 from serve.partitions import carried
 from serve.pixie import Pixie
 from serve.query import RELATED, Query
+from serve.together import LateError
 
 if TYPE_CHECKING:
     from data.contract.encode import Ints
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from serve.catalogue import Catalogue
     from serve.messages import Context
     from serve.programs import Floats
+    from serve.retrieval import Answers
     from serve.settings import ServeSettings
 
 POOL = 1000  # items of a list of everybody's of which the nearest to a user are taken
@@ -147,11 +149,12 @@ class Interests:
         return bool(query.context.interests) and len(self._rows) > 0
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """The interests in turns; of users of whom nothing is known, in the order of popularity."""
+        """The interests in turns; where the user has no vector, in the order of popularity."""
         wanted = query.conditions
-        if query.user.is_new or not self._partitioned:
+        answers = None if query.user.is_new or not self._partitioned else answers_soon(query)
+        if answers is None:
             return self._popular(wanted, limit + len(query.exclude))
-        pairs = zip(wanted[:, None], query.answers.conditioned, strict=True)
+        pairs = zip(wanted[:, None], answers.conditioned, strict=True)
         near = [
             self._catalogue.under(one, vector, limit, query.exclude, 1.0) for one, vector in pairs
         ]
@@ -219,20 +222,30 @@ def to_taste(catalogue: Catalogue, query: Query, rows: Ints, least: int) -> Ints
 
     Args:
         catalogue: of the items.
-        query: who asks; of a new user, or if the tower fails, the list stays as it is.
+        query: who asks; of a new user, or without the tower's answer, the list stays as it is.
         rows: the list.
         least: items of its head that are looked at, if `POOL` is not more.
     """
     if query.user.is_new or query.surface == RELATED:
         return rows
-    pool = np.asarray(rows[: max(POOL, least)], np.int64)
-    try:
-        scores = catalogue.embeddings(pool) @ query.user_vector + catalogue.priors(pool)
-    except Exception:
-        log.exception("the user tower failed; the list stays as it is")
+    answers = answers_soon(query)
+    if answers is None:
         return rows
+    pool = np.asarray(rows[: max(POOL, least)], np.int64)
+    scores = catalogue.embeddings(pool) @ answers.vector + catalogue.priors(pool)
     ordered: Ints = pool[np.argsort(-scores, kind="stable")]
     return ordered
+
+
+def answers_soon(query: Query) -> Answers | None:
+    """What the tower says, for a source that can do without; None if it fails or is late."""
+    try:
+        return query.answers_soon
+    except LateError:
+        return None
+    except Exception:
+        log.exception("the user tower failed; the list stays as it is")
+        return None
 
 
 def head(source: str, rows: Ints, limit: int) -> Found:

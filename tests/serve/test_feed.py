@@ -328,6 +328,55 @@ def test_a_ranker_that_there_is_no_time_for_is_left_out(feed: Feed) -> None:
     assert feed.recommend(RecommendRequest(user_id=3), 20_000.0).fallback is False
 
 
+def test_a_ranker_that_hangs_keeps_no_feed(root: Path, settings: ServeSettings) -> None:
+    feed = Feed(root, replace(settings, budget_ms=2000.0), background=False)
+    wait, ranker = threading.Event(), feed._switch.funnel.ranker
+    ranker._items_program = lambda *_: wait.wait(60)
+    for _ in range(feed.settings.breaker_failures):
+        answer = ask(feed, 3)
+        assert answer.fallback == "unranked"
+        assert len(answer.items) == 10
+    assert feed.readiness()["open_breakers"] == ["ranker"]
+    assert not wait.is_set()
+    wait.set()
+    feed.close()
+
+
+def test_a_user_tower_that_hangs_keeps_no_feed_and_no_source_that_can_do_without(
+    root: Path,
+) -> None:
+    settings = ServeSettings(budget_ms=4000.0, deadlines_ms={"default": 2000.0}, clock="log")
+    feed = Feed(root, settings, background=False)
+    funnel, wait = feed._switch.funnel, threading.Event()
+    funnel._tower._program = lambda *_: wait.wait(60)
+    answer = ask(feed, 3, context={"interests": ["topic1"]})
+    assert answer.debug["failures"] == {"two_tower": "late"}
+    assert {item.source for item in answer.items} & {"popular", "fresh", "interests"}
+    assert len(answer.items) == 10
+    assert all(item.predictions for item in answer.items)
+    funnel.ranking.ranker = None
+    related = ask(feed, 3, surface="related", context={"item_id": shown(answer)[0]})
+    assert related.fallback == "unranked"
+    assert len(related.items) == 10
+    wait.set()
+    feed.close()
+
+
+def test_a_user_tower_that_fails_is_asked_once_for_all_sources(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def failing(*_: Any) -> Any:
+        calls.append(1)
+        return broken()
+
+    monkeypatch.setattr(feed._switch.funnel._tower, "_program", failing)
+    answer = ask(feed, 3, context={"interests": ["topic1"]})
+    assert set(answer.debug["failures"]) == {"two_tower"}
+    assert len(calls) == 1
+
+
 def test_sources_have_half_of_the_callers_time(feed: Feed) -> None:
     wait = threading.Event()
     catalogue = feed._switch.funnel.catalogue
