@@ -87,7 +87,7 @@ class Arms:
 
     def take_posted(self, store: Store) -> None:
         """Takes posted items into the bundles of canaries."""
-        for canary in self._canaries.values():
+        for canary in list(self._canaries.values()):  # another thread may be opening one
             canary.catalogue.take_posted(store)
 
     def of(self, user_id: ExternalId, main: Funnel) -> tuple[str, Funnel]:

@@ -7,7 +7,6 @@ feed.recommend(RecommendRequest(user_id=5)).items
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from data.contract import storage
 from data.contract.settings import UserError
 from serve.answers import debug_of, items_of
 from serve.arms import Arms
-from serve.clock import wall_ms
 from serve.fanout import Fanout
 from serve.funnel import NO_ROWS, NOTHING, Funnel, Slate
 from serve.health import Health
@@ -38,6 +36,7 @@ from serve.programs import placed
 from serve.recent import Recent
 from serve.request_ids import RequestIds
 from serve.request_log import RequestLog, Served
+from serve.rounds import Pieces, Rounds
 from serve.shown import Shown
 from serve.stages import Trace
 from serve.store import StoreError
@@ -59,8 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXAMPLES = 8
-TELLING = "telling of itself"
-FUNNEL = "making feeds"
+FUNNEL, LOGGING, TELLING = "making feeds", "writing the log", "telling of itself"
 
 
 class Feed:
@@ -71,8 +69,8 @@ class Feed:
     Args:
         root: the root of the pipeline.
         settings: of serving.
-        background: whether a thread follows the pointer and the file, takes in items that other
-            replicas were posted, and writes the request log. Without it, call `tick`.
+        background: whether threads follow the pointer and the file, take in items that other
+            replicas were posted, and write the request log. Without them, call `tick`.
         opened: whether to serve at once; else `open` it before anything is asked of it.
 
     Raises:
@@ -98,10 +96,10 @@ class Feed:
         self._feeds: Recent[tuple[str, Slate]] = Recent(settings.remembered_users)
         self._log = RequestLog(root, settings.log_rows, self.metrics.log_lost.inc)
         self._request_ids = RequestIds()
-        self._closing = threading.Event()
-        self._logged_ms = wall_ms()
+        self._closing = False
+        self._logged_s = time.monotonic()
         self._background = background
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._following, self._tending = self._rounds()
         if opened:
             try:
                 self.open()
@@ -126,7 +124,26 @@ class Feed:
         self.metrics.refused.set(self._switch.refused is not None)
         if self._background:
             self._health.work({TELLING: self._note})
-            self._thread.start()
+            self._following.start()
+            self._tending.start()
+
+    def _rounds(self) -> tuple[Rounds, Rounds]:
+        """What may take minutes, as a bundle that is fetched does, and what must not wait for it.
+
+        A utility goes with the bundles: it is of the one that serves, or of the one that comes.
+        """
+        following: Pieces = {
+            "following the utility": self._follow_utility,
+            "following the bundle": self._follow_bundle,
+            "clearing the mirror": self._clear_mirror,
+        }
+        tending: Pieces = {
+            "taking in posted items": self._take_posted,
+            LOGGING: self._write_log,
+            TELLING: self._note,
+        }
+        work, pause_s = self._health.work, self.settings.poll_seconds
+        return Rounds("follow", following, work, pause_s), Rounds("tend", tending, work, pause_s)
 
     def _build(self, bundle: Bundle) -> Funnel:
         utility = self._utility.of(bundle.vocabulary)
@@ -141,33 +158,28 @@ class Feed:
         return funnel
 
     def close(self) -> None:
-        """Writes the log and lets go of threads and files."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """Writes the log and lets go of threads and files.
+
+        The log first: a bundle that is being loaded is waited for, and who asked for the end may
+        not wait as long.
+        """
+        self._closing = True
+        self._following.stop()
+        self._tending.stop()
+        self._tending.join()
         with storage.briefly():
-            self._log.write()
+            self._health.work({LOGGING: self._log.write})
+            self._following.join()
+            self._health.work({LOGGING: self._log.write})
             self._health.replicas.close()
         self._arms.close()
         self._fanout.close()
         self.store.close()
 
-    def _run(self) -> None:
-        while not self._closing.wait(self.settings.poll_seconds):
-            self.tick()
-
     def tick(self) -> None:
         """One round of background work; what fails is told by `readiness`, and tried again."""
-        works = {
-            "following the utility": self._follow_utility,
-            "following the bundle": self._follow_bundle,
-            "taking in posted items": self._take_posted,
-            "writing the log": self._write_log,
-            TELLING: self._note,
-            "clearing the mirror": self._clear_mirror,
-        }
-        with storage.briefly():
-            self._health.work(works)
+        self._following.once()
+        self._tending.once()
 
     def _follow_bundle(self) -> None:
         self._switch.follow()
@@ -179,8 +191,8 @@ class Feed:
         self._arms.take_posted(self.store)
 
     def _write_log(self) -> None:
-        if wall_ms() - self._logged_ms >= self.settings.log_seconds * 1000:
-            self._logged_ms = wall_ms()
+        if time.monotonic() - self._logged_s >= self.settings.log_seconds:
+            self._logged_s = time.monotonic()
             self._log.write()
 
     def pin(self, version: str) -> None:
@@ -347,7 +359,7 @@ class Feed:
         """Whether there are feeds, and what they have to do without."""
         refused = self._switch.refused
         return {
-            "ready": not self._closing.is_set(),
+            "ready": not self._closing,
             "bundle": self._switch.funnel.bundle.version,
             "refused": None if refused is None else asdict(refused),
             **self._health.told(self._switch, self._arms, self._utility),

@@ -1,5 +1,6 @@
 """What a server tells of itself while something is wrong."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_what_fails_in_the_background_is_told_and_stops_nothing_else(
     feed: Feed, root: Path, monkeypatch: pytest.MonkeyPatch, publish_bundle: Callable[..., Path]
 ) -> None:
     feed.recommend(RecommendRequest(user_id=3))
-    feed._logged_ms = 0
+    feed._logged_s = -math.inf
     with monkeypatch.context() as patched:
         patched.setattr(feed.store._store, "documents", broken)
         publish_bundle(root, "v2")
