@@ -105,7 +105,7 @@ class RequestLog:
         """Writes what waits, one file an hour and kind. Gives the number of requests written.
 
         Raises:
-            OSError: the disk refuses; what waited is lost and counted.
+            OSError: the disk refuses; what waited is lost and counted, as it is whatever fails.
             StorageError: the root's storage refuses; the files stay here and are put next time.
         """
         with self._lock:
@@ -113,7 +113,7 @@ class RequestLog:
             self._waiting, self._rows = [], 0
         try:
             self._write_groups(waiting)
-        except OSError:
+        except Exception:
             self._count_lost(rows)
             raise
         self._put()

@@ -1,7 +1,9 @@
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,6 +11,7 @@ from data.contract import storage
 from data.contract.mirrors import PLACE
 from data.contract.schema import IMPRESSION_COLUMNS
 from data.contract.storage import StorageError
+from serve import request_log
 from serve.feed import Feed
 from serve.messages import Context, RecommendRequest
 from serve.settings import ServeSettings
@@ -83,6 +86,32 @@ def test_what_the_disk_refuses_is_lost_and_counted(feed: Feed, root: Path) -> No
         feed._log.write()
     assert b"homefeed_log_lost_items_total 10.0" in feed.metrics.text()
     assert feed._log.write() == 0
+
+
+def test_what_cannot_be_a_table_is_lost_and_counted(
+    feed: Feed, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlike(*_: Any) -> Any:
+        return pa.array([1, "one"])
+
+    feed.recommend(RecommendRequest(user_id=3))
+    monkeypatch.setattr(request_log, "features", unlike)
+    with pytest.raises(pa.ArrowInvalid):
+        feed._log.write()
+    assert b"homefeed_log_lost_items_total 10.0" in feed.metrics.text()
+    monkeypatch.undo()
+    assert feed._log.write() == 0
+
+
+def test_the_log_is_written_by_a_clock_that_never_goes_back(
+    feed: Feed, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + feed.settings.log_seconds)
+    feed.recommend(RecommendRequest(user_id=3))
+    feed._write_log()
+    assert len(files(root, "features")) == 1
 
 
 def test_what_the_storage_refuses_is_put_with_the_next_that_it_takes(
