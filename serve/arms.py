@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.contract.settings import UserError, build, merge, nest, to_tree
 from serve.experiments import OUTSIDE
+from serve.retry import Retry
 from serve.stages import Trace
 from serve.utility import Utility
 
@@ -48,6 +49,7 @@ class Arms:
         self._main: Funnel | None = None
         self._funnels: dict[str, Funnel] = {}
         self.refused: dict[str, str] = {}
+        self._retry = Retry()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._places = threading.BoundedSemaphore(MOST_SHADOWS)
 
@@ -56,17 +58,31 @@ class Arms:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def follow(self, main: Funnel) -> None:
-        """Makes the arms anew when another funnel serves; one that cannot serve is left out."""
-        if main is self._main:
-            return
-        found, refused = {}, {}
-        for name, arm in self._experiment.arms.items():
+        """Makes the arms anew when another funnel serves.
+
+        One that cannot serve is left out, and tried again after a while.
+        """
+        if main is not self._main:
+            self._make(main, {})
+        elif self._retry.is_due:
+            self._make(main, self._funnels)
+
+    def _make(self, main: Funnel, made: Mapping[str, Funnel]) -> None:
+        """Makes the arms that are not made yet."""
+        found, refused = dict(made), {}
+        for name in self._experiment.arms.keys() - made.keys():
             try:
-                found[name] = self._made(arm, main)
+                found[name] = self._made(self._experiment.arms[name], main)
             except Exception as error:
-                refused[name] = str(error) if isinstance(error, UserError) else repr(error)
-                log.exception("arm %s cannot serve; its users get what all get", name)
+                refused[name] = self._refuse(name, error)
         self._main, self._funnels, self.refused = main, found, refused
+        self._retry.note(settled=not refused)
+
+    def _refuse(self, name: str, error: Exception) -> str:
+        reason = str(error) if isinstance(error, UserError) else repr(error)
+        if self.refused.get(name) != reason:
+            log.error("arm %s cannot serve; its users get what all get", name, exc_info=error)
+        return reason
 
     def _made(self, arm: Arm, main: Funnel) -> Funnel:
         funnel = main

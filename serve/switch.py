@@ -1,6 +1,7 @@
 """The bundle that serves: follows `bundles/CURRENT`, or a version that is asked for by name.
 
-It switches whole and refuses what is broken.
+It switches whole and refuses what is broken. What fails for a reason that may pass, such as want of
+memory, is refused too, and tried again.
 
 A new bundle is opened, checked and tried in a background thread while the old one serves; then one
 assignment makes it the one that new requests take. Requests under way end on the old one.
@@ -25,6 +26,7 @@ from serve.bundle import KIND, Bundle
 from serve.funnel import Funnel
 from serve.messages import RecommendRequest
 from serve.mirrored_bundles import clear, wanted
+from serve.retry import Retry
 from serve.stages import Trace
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Switch:
         self._lock = threading.Lock()
         self._pinned = ""
         self._pointed = NOWHERE
+        self._retry = Retry()
         self._funnel: Funnel | None = None
         self.refused: Refused | None = None
 
@@ -133,7 +136,7 @@ class Switch:
             self._refuse(version, error)
             self._pointed = NOWHERE  # what it was is tried again once it is back
             return False
-        if pointed == self._pointed:
+        if pointed == self._pointed and not self._retry.is_due:
             return False
         self._pointed = pointed
         return self._switch(version)
@@ -157,14 +160,17 @@ class Switch:
         before = self._serving
         if version == before:
             self.refused = None
+            self._retry.note(settled=True)
             return False
         try:
             funnel = self.load(version)
         except Exception as error:  # whatever is wrong with it, the old one goes on serving
             self._refuse(version, error)
+            self._retry.note(settled=not may_pass(error))
             return False
         log.info("bundle %s follows %s", version, before or "nothing")
         self._funnel, self.refused = funnel, None
+        self._retry.note(settled=True)
         return True
 
     @property
@@ -198,6 +204,11 @@ class Switch:
         funnel = self._build(Bundle.open(self._folder / version))
         self_test(funnel)
         return funnel
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same may succeed later: whatever does not speak of what is in a bundle."""
+    return isinstance(error, StorageError) or not isinstance(error, UserError)
 
 
 def self_test(funnel: Funnel) -> None:

@@ -36,7 +36,8 @@ class UtilityFile:
 
     def __init__(self, root: Path, settings: UtilitySettings) -> None:
         self._path, self._base = root / NAME, settings
-        self._seen: object = None
+        self._content: bytes | str | None = None
+        self._refused_over: Vocabulary | None = None
         self._settings = settings
         self.refused: str | None = None
 
@@ -47,18 +48,21 @@ class UtilityFile:
     def follow(self, vocabulary: Vocabulary) -> Utility | None:
         """Looks at the file; gives the new utility if it has changed and can serve.
 
+        What names an action that only the next bundle has is looked at again when that serves.
+
         Args:
             vocabulary: of the bundle that serves.
         """
-        seen = _read(self._path)
-        if seen == self._seen:
+        content = _read(self._path)
+        if content == self._content and self._refused_over in (None, vocabulary):
             return None
-        self._seen = seen
+        self._content, self._refused_over = content, None
         try:
-            settings = _overridden(self._base, seen)
+            settings = _overridden(self._base, content)
             utility = Utility.of(settings, vocabulary)
         except UserError as error:
             self._refuse(f"{storage.uri_of(self._path)}: {error}")
+            self._refused_over = vocabulary
             return None
         log.info("utility %s is in force", utility.version)
         self._settings, self.refused = settings, None

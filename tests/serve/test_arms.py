@@ -14,6 +14,7 @@ from serve.arms import changed
 from serve.experiments import Arm, Experiment
 from serve.feed import Feed
 from serve.messages import Item, RecommendRequest
+from serve.retry import Retry
 from serve.settings import ServeSettings
 from serve.stages import Trace
 
@@ -178,3 +179,27 @@ def test_a_canary_takes_posted_items_in(with_canary: Feed) -> None:
     feed.tick()
     rows = feed._arms._funnels["canary"].catalogue.rows_of([5_000_000])
     assert feed._arms._funnels["canary"].catalogue.may_serve(rows).all()
+
+
+def test_an_arm_that_could_not_serve_is_tried_again_and_the_others_stay(
+    serving: Serving, root: Path, publish_bundle: Callable[..., Path]
+) -> None:
+    now_s = 0.0
+    feed = serving(canary=Arm(share=0.3, bundle="v2"), other=Arm(share=0.3, settings={}))
+    feed._arms._retry = Retry(lambda: now_s)
+    feed._arms._retry.note(settled=False)
+    main, other = feed._switch.funnel, feed._arms._funnels["other"]
+    publish_bundle(root, "v2")
+    write_atomically(root / "bundles" / "CURRENT", "v1")
+    feed.tick()
+    assert "v2" in feed.models()["experiment"]["refused"]["canary"]
+    now_s = 60.0
+    feed.tick()
+    assert feed.models()["experiment"]["refused"] == {}
+    assert feed._switch.funnel is main
+    assert feed._arms._funnels["other"] is other
+    user = users_of(feed, "canary")[0]
+    assert feed.recommend(RecommendRequest(user_id=user)).versions["bundle"] == "v2"
+    del feed._arms._funnels["other"]  # nothing is due, nothing is made
+    feed.tick()
+    assert "other" not in feed._arms._funnels

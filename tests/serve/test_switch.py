@@ -15,6 +15,7 @@ from serve.app import FeedReplica
 from serve.feed import Feed
 from serve.mirrored_bundles import wanted
 from serve.replicas import Replicas
+from serve.retry import Retry
 from serve.settings import ServeSettings
 
 Publish = Callable[..., Path]
@@ -257,3 +258,42 @@ def test_a_root_that_is_no_mirror_keeps_its_bundles(
     left_alone(root / "bundles")
     feed.tick()
     assert left_alone(root / "bundles") == ["v1", "v2"]
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (MemoryError(), True),
+        (OSError(28, "No space left on device"), True),
+        (StorageError("it does not answer"), True),
+        (UserError("it lacks everything"), False),
+    ],
+)
+def test_what_fails_for_a_passing_reason_is_tried_again(
+    feed: Feed,
+    root: Path,
+    publish_bundle: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    again: bool,
+) -> None:
+    tries: list[str] = []
+
+    def failing(version: str) -> Any:
+        tries.append(version)
+        raise error
+
+    now_s = 0.0
+    feed._switch._retry = Retry(lambda: now_s)
+    publish_bundle(root, "v2")
+    with monkeypatch.context() as patched:
+        patched.setattr(feed._switch, "load", failing)
+        for later_s in (0.0, 1.0, 3.0, 4.0, 8.0):
+            now_s = later_s
+            feed.tick()
+    assert tries == ["v2"] * (3 if again else 1)
+    assert feed.models()["refused"]["version"] == "v2"
+    now_s = 1e9
+    feed.tick()
+    assert feed.models()["bundle"] == ("v2" if again else "v1")
+    assert (feed.models()["refused"] is None) is again

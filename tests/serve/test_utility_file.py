@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.contract.artifact import write_atomically
+from data.contract.artifact import read, write_atomically
 from data.contract.settings import UserError, build
 from serve import utility_file
 from serve.feed import Feed
@@ -224,3 +224,30 @@ def test_the_retrieval_score_ranks_where_nothing_is_predicted(
     feed.close()
     assert len(answer.items) == 10
     assert "gate" not in answer.debug["dropped"]
+
+
+def test_a_file_that_names_what_the_next_bundle_has_is_in_force_once_that_serves(
+    root: Path,
+    feed: Feed,
+    publish_bundle: Callable[..., Path],
+    edit_manifest: Callable[[Path, dict[str, Any]], None],
+) -> None:
+    say(root, {"weights": {"mute": -7}})
+    feed.tick()
+    assert "mute names no action" in feed.models()["utility"]["refused"]
+    publish_bundle(root, "v2")
+    folder = root / "bundles" / "v2"
+    details = read(folder).manifest.details
+    vocabulary = details["vocabulary"] | {"actions": ["save", "click", "mute"]}
+    edit_manifest(folder, {"details": details | {"vocabulary": vocabulary}})
+    for _ in range(2):  # the first serves the bundle
+        feed.tick()
+    assert feed.models()["bundle"] == "v2"
+    assert feed.models()["utility"]["refused"] is None
+    assert feed.models()["utility"]["settings"]["weights"] == {"mute": -7}
+    weights = {"save": 1.0, "click": 1.0, "mute": -7.0}
+    answer = ask(feed)
+    np.testing.assert_allclose([i.score for i in answer.items], scores(answer, weights), atol=1e-5)
+    serving = feed._switch.funnel
+    feed.tick()
+    assert feed._switch.funnel is serving, "nothing has changed"
