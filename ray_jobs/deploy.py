@@ -42,7 +42,14 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 SWITCH_SECONDS = 300.0  # a server may have to fetch the bundle first
 BUSY_SECONDS = 30.0
-BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
+WAITING_SECONDS = (
+    10.0  # of a request beyond its budget: for a replica, or for many items to be kept
+)
+BUSY = (
+    httpx.codes.SERVICE_UNAVAILABLE,
+    httpx.codes.TOO_MANY_REQUESTS,
+    httpx.codes.REQUEST_TIMEOUT,  # what Ray answers while no replica does
+)
 REQUESTS = 5
 
 
@@ -89,7 +96,7 @@ def served(root: Path, settings: ServeSettings, port: int) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": settings.host, "port": port},
+        http_options=http_options(settings, port),
         logging_config={"log_level": "WARNING"},
     )
     args = {"root": str(root.resolve()), "settings": to_tree(settings)}
@@ -100,6 +107,12 @@ def served(root: Path, settings: ServeSettings, port: int) -> Iterator[str]:
         # Ray reports the end of Serve's controller on stdout as if it were a failure.
         with redirect_stdout(StringIO()):
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def http_options(settings: ServeSettings, port: int) -> dict[str, Any]:
+    """Where Ray Serve listens, and how long a request may wait there for a replica and answer."""
+    timeout_s = WAITING_SECONDS + settings.budget_ms / 1000
+    return {"host": settings.host, "port": port, "request_timeout_s": timeout_s}
 
 
 def prepare_environment(proxy: Proxy) -> None:

@@ -100,6 +100,6 @@ def refuse_open_host(host: str, token: str) -> None:
         inside = host == "localhost"
     if not inside and not token:
         raise UserError(
-            f"serve.host={host} lets other machines in: give the server a token, {TOKEN}=..., or "
-            "keep to 127.0.0.1"
+            f"serve.host={host}, or http_options.host of a configuration file, lets other machines "
+            f"in: give the server a token, {TOKEN}=..., or keep to 127.0.0.1"
         )

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import serve
+from ray import is_initialized, serve
+from ray.serve.context import _get_global_client
 
 from data.contract import storage
 from data.contract.settings import UserError, build
@@ -39,12 +41,18 @@ class FeedReplica:
     Args:
         root: absolute path of the root.
         settings: of serving, as plain values.
+
+    Raises:
+        UserError: others could ask, and this process has no token.
     """
 
     def __init__(self, root: str, settings: dict[str, Any]) -> None:
         gc.collect()
         gc.freeze()
-        self._feed = Feed(Path(root), build(ServeSettings, settings), opened=False)
+        known = build(ServeSettings, settings)
+        self._feed = Feed(Path(root), known, opened=False)
+        # Of this process: who deployed it may have a token that the cluster was started without.
+        refuse_open(replace(known, host=listening_host(known)), os.environ.get(TOKEN, ""))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes `{"bundle": version}`: Ray tells it before the replica is ready, and anew later.
@@ -78,6 +86,7 @@ def app(args: dict[str, Any]) -> Application:
         name=NAME,
         logging_config={"enable_access_log": False},
         max_ongoing_requests=2 * settings.max_concurrent,
+        max_queued_requests=settings.max_concurrent * settings.most_replicas,
         ray_actor_options=resources(settings),
         user_config={},
         **routing(settings),
@@ -87,6 +96,12 @@ def app(args: dict[str, Any]) -> Application:
     if storage.is_uri(args["root"]):  # who only tries a bundle names its mirror
         refuse_lone_store(root, settings)
     return deployment.bind(str(root.resolve()), args.get("settings", {}))
+
+
+def listening_host(settings: ServeSettings) -> str:
+    """Where Ray Serve listens, which a configuration file says beside the settings."""
+    client = _get_global_client(raise_if_no_controller_running=False) if is_initialized() else None
+    return settings.host if client is None else client.http_config.host or settings.host
 
 
 def routing(settings: ServeSettings) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """What listens, and how much of a machine replicas take."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data.contract.settings import UserError, build
+from serve import app as serve_app
 from serve.access import TOKEN
-from serve.app import app, refuse_overcommitment, replicas, resources
+from serve.app import FeedReplica, app, refuse_overcommitment, replicas, resources
 from serve.proxies import ENVIRONMENT, refuse_open
 from serve.settings import ServeSettings
 
@@ -35,6 +38,35 @@ def test_a_configuration_file_is_held_to_the_proxy_that_it_sets(
     for name, value in ENVIRONMENT["haproxy"].items():
         monkeypatch.setenv(name, value)
     assert app(args)
+
+
+def test_a_replica_that_others_reach_is_refused_without_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKEN, raising=False)
+    with pytest.raises(UserError, match=r"serve\.host=0\.0\.0\.0, .* lets other"):
+        FeedReplica(str(tmp_path), {"host": "0.0.0.0"})
+    monkeypatch.setenv(TOKEN, "secret")
+    FeedReplica(str(tmp_path), {"host": "0.0.0.0"})
+
+
+@pytest.mark.parametrize(("listens", "refused"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_where_ray_serve_listens_counts_and_not_what_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: str, refused: bool
+) -> None:
+    """`serve deploy` listens where `http_options` say, on all interfaces by default."""
+    client = SimpleNamespace(http_config=SimpleNamespace(host=listens))
+    monkeypatch.setattr(serve_app, "is_initialized", lambda: True)
+    monkeypatch.setattr(serve_app, "_get_global_client", lambda **_: client)
+    monkeypatch.delenv(TOKEN, raising=False)
+    with pytest.raises(UserError, match="lets other machines") if refused else nullcontext():
+        FeedReplica(str(tmp_path), {})
+
+
+def test_no_more_requests_wait_for_replicas_than_they_can_take_at_once(tmp_path: Path) -> None:
+    settings = {"max_concurrent": 30, "replicas": 2, "max_replicas": 5}
+    deployment = app({"root": str(tmp_path), "settings": settings})._bound_deployment
+    assert deployment.max_queued_requests == 150
 
 
 def test_replicas_come_and_go_between_bounds() -> None:
