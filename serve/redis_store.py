@@ -13,6 +13,7 @@ the events that are not dropped yet, and with all items.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PASSWORD = "HOMEFEED_STORE_PASSWORD"
 PREFIX = b"homefeed:"
 PAGE = 1000
 APPEND = """
@@ -101,6 +103,7 @@ def _client(url: str, timeout_s: float) -> Any:
     """A client that opens a lost connection again, once, and waits for nothing twice."""
     return redis.Redis.from_url(
         url,
+        password=os.environ.get(PASSWORD) or None,  # one in the URL goes before it
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
@@ -111,7 +114,8 @@ class RedisStore(Store):
     """Posted events and items in a Redis server.
 
     Args:
-        url: `redis://host:port/database`, or `redis://user:password@host:port/database`.
+        url: `redis://host:port/database`, or `redis://user@host:port/database`; the password is in
+            the environment, `HOMEFEED_STORE_PASSWORD`, unless the URL has one.
         max_actions: newest actions kept at hand for a user.
         timeout_s: after which a call fails.
         read_s: after which reading a user's actions fails, for which a feed waits.
@@ -137,7 +141,7 @@ class RedisStore(Store):
             self._redis.ping()
         except (redis.RedisError, ValueError) as error:
             said = f"serve.store={concealed(url)}: {concealed(str(error))}"
-            raise UserError(f"{said}; is a Redis server there?") from None
+            raise UserError(f"{said}; is a Redis server there, and {PASSWORD} its?") from None
         self._append_script = self._redis.register_script(APPEND)
         self._put_script = self._redis.register_script(PUT_ITEMS)
         self._drop_script = self._redis.register_script(DROP)

@@ -39,7 +39,8 @@ class ServeSettings:
         proxy: what listens: `python`, Ray Serve's own, or `haproxy`, which is faster but listens on
             all interfaces whatever `host` is, and so asks for a token.
         store: where what is posted is kept: `local`, under the root, for one machine, or a Redis
-            server, `redis://host:port/database`, with a database of its own for each root.
+            server, `redis://host:port/database`, with a database of its own for each root; its
+            password is in the environment, `HOMEFEED_STORE_PASSWORD`, of servers and jobs.
         placement: where the ranker runs: `cpu`, `gpu`, or `mixed`, with its item side on a GPU.
         gpu_share: share of a GPU, and of its memory, that a replica takes where it runs on one.
         candidates: items that the sources give to the ranker.

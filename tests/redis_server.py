@@ -16,15 +16,18 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[str]:
+def running_redis(folder: Path, password: str = "") -> Iterator[str]:
     """Address of a server that keeps what it is given in a folder, and ends with the context."""
     port = free_port()
     words = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "yes"]
     words += ["--appendfsync", "always", "--dir", str(folder)]
+    words += ["--requirepass", password] if password else []
     with subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL) as server:
         try:
             url = f"redis://127.0.0.1:{port}/0"
-            wait_until_it_answers(redis.Redis.from_url(url).ping, redis.RedisError)
+            wait_until_it_answers(
+                redis.Redis.from_url(url, password=password or None).ping, redis.RedisError
+            )
             yield url
         finally:
             server.terminate()

@@ -13,6 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 from data.contract.settings import build, read_words
 from ray_jobs.settings import Settings
 from serve.app import NAME
+from serve.redis_store import PASSWORD
 from serve.settings import ServeSettings
 
 GPU = "nvidia.com/gpu"
@@ -41,6 +42,7 @@ def test_ray_serve_takes_the_configuration(config: Any) -> None:
     assert found.deployments[0].user_config == {"bundle": ""}
     settings = build(ServeSettings, found.args["settings"])
     assert settings.most_replicas > settings.replicas
+    assert config["http_options"]["request_timeout_s"] > 2 * settings.budget_ms / 1000
 
 
 def test_both_files_tell_of_one_application() -> None:
@@ -89,6 +91,13 @@ def test_all_pods_run_the_image_and_mount_the_root(name: str) -> None:
         assert container["image"] == f"homefeed:{PROJECT['version']}{gpu}"
         assert container["volumeMounts"][0]["name"] == volumes[0]["name"]
         assert container["workingDir"] == "/home/ray/homefeed"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_password_of_the_store_is_a_secret(name: str) -> None:
+    for container, _ in containers(CLUSTERS[name]):
+        (found,) = [one for one in container["env"] if one["name"] == PASSWORD]
+        assert found["valueFrom"]["secretKeyRef"]["optional"], "a server may have none"
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

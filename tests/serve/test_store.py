@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from data.contract.settings import UserError
 from serve.lmdb_store import LmdbStore
-from serve.redis_store import RedisStore
+from serve.redis_store import PASSWORD, RedisStore
 from serve.settings import ServeSettings
 from serve.store import Store
 from tests.e2e.processes import free_port, wait_until_it_answers
+from tests.redis_server import is_installed, running_redis
 
 Open = Callable[..., Store]
 
@@ -370,3 +371,26 @@ def test_the_password_of_a_redis_is_shown_nowhere(
     with pytest.raises(ValueError, match=r"neither local nor an address") as other:
         ServeSettings(store=f"amqp://:hunter2@{address}")
     assert "hunter" not in f"{caplog.text} {wrong.value} {gone.value} {other.value}"
+
+
+def test_a_password_comes_from_the_environment_or_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed():
+        pytest.skip("needs redis-server (make servers)")
+    with running_redis(tmp_path, "hunter2") as url:
+        monkeypatch.delenv(PASSWORD, raising=False)
+        with pytest.raises(UserError, match=f"Authentication required.*{PASSWORD}"):
+            RedisStore(url)
+        for given, address in (
+            ("hunter2", url),
+            ("wrong", url.replace("//", "//:hunter2@")),
+            ("hunter2", url.replace("//", "//default@")),
+        ):
+            monkeypatch.setenv(PASSWORD, given)
+            with RedisStore(address) as store:
+                assert store.append([event(given)]).sequence == store.last_sequence
+        monkeypatch.setenv(PASSWORD, "wrong-one")
+        with pytest.raises(UserError) as refused:
+            RedisStore(url)
+        assert "wrong-one" not in str(refused.value)
