@@ -1,7 +1,12 @@
-"""Bodies of the HTTP interface: what is accepted, within which bounds, and what is answered."""
+"""Bodies of the HTTP interface: what is accepted, within which bounds, and what is answered.
+
+Of a list the first element that is wrong is named, of unknown keys the first few: each reason takes
+time and memory, and a body may have room for hundreds of thousands.
+"""
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import (
@@ -14,11 +19,13 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
+    model_validator,
 )
 
 MAX_BATCH = 10_000
 MAX_LIST = 10_000
 MAX_SECONDS = 10**9
+MOST_REASONS = 20  # that a refusal gives
 MAX_COORDINATE = 65_504  # the largest number of 16 bits, which vectors are kept in
 
 Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
@@ -40,17 +47,30 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_few_unknown_keys(cls, body: Any) -> Any:
+        if not isinstance(body, dict) or len(body) <= len(cls.model_fields) + MOST_REASONS:
+            return body
+        known = {key: body[key] for key in cls.model_fields if key in body}
+        unknown = islice((key for key in body if key not in cls.model_fields), MOST_REASONS)
+        return known | {key: body[key] for key in unknown}
+
 
 class Context(Body):
     """What the user looks at or asks for."""
 
     item_id: Id | None = Field(default=None, description="retrieve what is related to this item")
     interests: list[Id] | None = Field(
-        default=None, max_length=100, description="retrieve items of these interests"
+        default=None,
+        max_length=100,
+        fail_fast=True,
+        description="retrieve items of these interests",
     )
     query_vector: list[Coordinate] | None = Field(
         default=None,
         max_length=4096,
+        fail_fast=True,
         description="retrieve what is near this vector of the item space",
     )
 
@@ -64,7 +84,9 @@ class RecommendRequest(Body):
         default="home", description="`related` retrieves from context.item_id alone"
     )
     context: Context = Context()
-    exclude: list[Id] = Field(default=[], max_length=MAX_LIST, description="items not to be shown")
+    exclude: list[Id] = Field(
+        default=[], max_length=MAX_LIST, fail_fast=True, description="items not to be shown"
+    )
     debug: StrictBool = Field(default=False, description="also answer what each stage did")
 
 
@@ -131,7 +153,7 @@ class Actions(BaseModel):
 class EventBatch(Body):
     """Several events."""
 
-    events: list[Event] = Field(max_length=MAX_BATCH)
+    events: list[Event] = Field(max_length=MAX_BATCH, fail_fast=True)
 
 
 class EventsAccepted(BaseModel):
@@ -156,7 +178,7 @@ class Item(BaseModel):
 class ItemBatch(Body):
     """Several items."""
 
-    items: list[Item] = Field(max_length=MAX_BATCH)
+    items: list[Item] = Field(max_length=MAX_BATCH, fail_fast=True)
 
 
 class ItemsAccepted(BaseModel):
@@ -194,13 +216,13 @@ def form_of(body: Any) -> str:
 
 Events = Annotated[
     Annotated[Event, Tag("one")]
-    | Annotated[list[Event], Field(max_length=MAX_BATCH), Tag("list")]
+    | Annotated[list[Event], Field(max_length=MAX_BATCH, fail_fast=True), Tag("list")]
     | Annotated[EventBatch, Tag("batch")],
     Discriminator(form_of),
 ]
 Items = Annotated[
     Annotated[Item, Tag("one")]
-    | Annotated[list[Item], Field(max_length=MAX_BATCH), Tag("list")]
+    | Annotated[list[Item], Field(max_length=MAX_BATCH, fail_fast=True), Tag("list")]
     | Annotated[ItemBatch, Tag("batch")],
     Discriminator(form_of),
 ]

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from data.contract.settings import UserError
+from serve.messages import MOST_REASONS
 from serve.store import StoreError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_REASONS = 20
 AGAIN = {"Retry-After": "1"}
 
 
