@@ -129,7 +129,7 @@ class Funnel:
         self._store = store
         self._fanout = fanout
         self._settings = settings
-        self._remembered: Recent[list[Document]] = Recent(settings.remembered_users)
+        self._remembered: Recent[list[Document]] = Recent(settings.remembered_users, len)
         self.breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
         ranker = None
         if bundle.has_ranker:
