@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "requests"
+EXCLUDED = 10  # ids that take the memory of a shown item
 HISTORY = ("item", "action", "surface", "timestamp")
 
 
@@ -73,13 +74,19 @@ class Served:
         """The user as read for the request."""
         return self.query.user
 
+    @property
+    def size(self) -> int:
+        """Memory that it takes, in shown items."""
+        return len(self.item_ids) + len(self.excluded_ids) // EXCLUDED
+
 
 class RequestLog:
     """Takes served requests from any thread; another one writes them.
 
     Args:
         root: the root.
-        max_rows: shown items that may wait; beyond them requests are lost and counted.
+        max_rows: shown items that may wait, `EXCLUDED` excluded ones counting as one; beyond them
+            requests are lost and counted.
         count_lost: called with the number of items lost.
     """
 
@@ -88,16 +95,16 @@ class RequestLog:
         self._max_rows = max_rows
         self._count_lost = count_lost
         self._waiting: list[tuple[Served, tuple[str, ...]]] = []
-        self._rows = 0
+        self._size = 0
         self._written: list[Path] = []
         self._lock = threading.Lock()
 
     def add(self, served: Served, actions: tuple[str, ...]) -> None:
         """Queues a request; `actions` name the columns of its predictions."""
         with self._lock:
-            if self._rows + len(served.item_ids) <= self._max_rows:
+            if self._size + served.size <= self._max_rows:
                 self._waiting.append((served, actions))
-                self._rows += len(served.item_ids)
+                self._size += served.size
                 return
         self._count_lost(len(served.item_ids))
 
@@ -109,12 +116,11 @@ class RequestLog:
             StorageError: the root's storage refuses; the files stay here and are put next time.
         """
         with self._lock:
-            waiting, rows = self._waiting, self._rows
-            self._waiting, self._rows = [], 0
+            waiting, self._waiting, self._size = self._waiting, [], 0
         try:
             self._write_groups(waiting)
         except Exception:
-            self._count_lost(rows)
+            self._count_lost(sum(len(served.item_ids) for served, _ in waiting))
             raise
         self._put()
         return len(waiting)

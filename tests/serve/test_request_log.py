@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettin
     assert b"homefeed_log_lost_items_total 20.0" in feed.metrics.text()
     feed.close()
     assert sum(pq.read_metadata(f).num_rows for f in files(root, "impressions")) == 10
+
+
+def test_items_that_requests_exclude_take_room_too(root: Path, settings: ServeSettings) -> None:
+    feed = Feed(root, replace(settings, log_rows=15), background=False)
+    for _ in range(2):
+        feed.recommend(RecommendRequest(user_id=3, num_items=1, exclude=[*range(1000, 1100)]))
+    assert b"homefeed_log_lost_items_total 1.0" in feed.metrics.text()
+    feed._log.write()
+    feed.recommend(RecommendRequest(user_id=3, num_items=1, exclude=[*range(1000, 1100)]))
+    assert b"homefeed_log_lost_items_total 1.0" in feed.metrics.text(), "there is room again"
+    feed.close()
 
 
 def test_what_the_disk_refuses_is_lost_and_counted(feed: Feed, root: Path) -> None:
