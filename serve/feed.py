@@ -133,6 +133,7 @@ class Feed:
         A utility goes with the bundles: it is of the one that serves, or of the one that comes.
         """
         following: Pieces = {
+            "letting go of bundles": self._switch.let_go,
             "following the utility": self._follow_utility,
             "following the bundle": self._follow_bundle,
             "clearing the mirror": self._clear_mirror,
@@ -147,7 +148,8 @@ class Feed:
 
     def _build(self, bundle: Bundle) -> Funnel:
         utility = self._utility.of(bundle.vocabulary)
-        programs = placed(bundle.programs, self.settings.placement, self.settings.gpu_share)
+        placement, share = self.settings.placement, self.settings.gpu_share
+        programs = placed(bundle.programs, placement, share, 2 + len(self._arms.bundles))
         bundle = replace(bundle, programs=programs)
         funnel = Funnel(bundle, self.store, self._fanout, self.settings, utility)
         try:

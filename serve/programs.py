@@ -93,14 +93,16 @@ def open_programs(folder: Path) -> dict[str, Program]:
 
 
 def placed(
-    programs: Mapping[str, Program], placement: Placement, share: float
+    programs: Mapping[str, Program], placement: Placement, share: float, bundles: int
 ) -> dict[str, Program]:
     """The same programs, those of the ranker where a placement wants them.
 
     Args:
         programs: by name.
         placement: of the ranker.
-        share: of a GPU's memory that they may use together.
+        share: of a GPU's memory that a replica may use.
+        bundles: that a replica may hold at once, among which it is divided: one that serves, one
+            that is being loaded, and those of an experiment.
 
     Raises:
         UserError: it wants a GPU, and this machine or build has none.
@@ -113,7 +115,7 @@ def placed(
         )
     if not moved:
         return dict(programs)
-    each = int(share * gpu_memory_bytes() / len(moved))
+    each = int(share * gpu_memory_bytes() / bundles / len(moved))
     return {**programs, **{name: Program(programs[name].path, each) for name in moved}}
 
 

@@ -9,6 +9,7 @@ assignment makes it the one that new requests take. Requests under way end on th
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Collection
@@ -69,6 +70,7 @@ class Switch:
         self._pinned = ""
         self._pointed = NOWHERE
         self._retry = Retry()
+        self._loaded = False
         self._funnel: Funnel | None = None
         self.refused: Refused | None = None
 
@@ -198,8 +200,18 @@ class Switch:
             raise UserError(f"{storage.uri_of(self._folder)} has no bundle {version}")
         return version, (storage.here(folder) / MANIFEST).stat().st_mtime_ns
 
+    def let_go(self) -> None:
+        """Frees what served, or could not, before what was loaded last.
+
+        A ranker on a GPU holds itself, and memory there. Requests under way had a round to end.
+        """
+        if self._loaded:
+            self._loaded = False
+            gc.collect()
+
     def load(self, version: str) -> Funnel:
         """A funnel over a bundle that has been tried. Raises UserError when it cannot serve."""
+        self._loaded = True
         wanted(self._folder / version)
         funnel = self._build(Bundle.open(self._folder / version))
         self_test(funnel)

@@ -51,12 +51,12 @@ def test_a_placement_moves_the_rankers_programs_and_no_others(
 ) -> None:
     programs = open_programs(root / "bundles" / "v1" / "programs")
     assert {name for name, providers in gpu.asked if providers != [CPU]} == set()
-    after = placed(programs, placement, 0.5)
+    after = placed(programs, placement, 0.5, bundles=4)
     on_gpu = {name: providers for name, providers in gpu.asked if providers != [CPU]}
     assert set(on_gpu) == moved
     for (name, limits), other in on_gpu.values():
         assert (name, other) == (GPU, CPU)
-        assert limits["gpu_mem_limit"] == (40 << 30) // len(moved)
+        assert limits["gpu_mem_limit"] == (10 << 30) // len(moved)
     assert {name for name in after if after[name] is not programs[name]} == moved
 
 

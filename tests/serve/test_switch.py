@@ -1,5 +1,7 @@
+import gc
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -297,3 +299,23 @@ def test_what_fails_for_a_passing_reason_is_tried_again(
     feed.tick()
     assert feed.models()["bundle"] == ("v2" if again else "v1")
     assert (feed.models()["refused"] is None) is again
+
+
+def test_a_bundle_that_served_is_let_go_of(
+    root: Path, settings: ServeSettings, publish_bundle: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ranker that ranks requests together, as on a GPU, stays until garbage is looked for."""
+    monkeypatch.setattr(ServeSettings, "ranks_on_gpu", True)
+    feed = Feed(root, settings, background=False)
+    feed.tick()
+    before = weakref.ref(feed._switch.funnel.ranker)
+    publish_bundle(root, "v2")
+    gc.disable()
+    try:
+        feed.tick()
+        assert before() is not None
+        feed.tick()
+        assert before() is None
+    finally:
+        gc.enable()
+        feed.close()
