@@ -2,7 +2,8 @@
 
 With a token (`HOMEFEED_TOKEN` in the server's environment) every route but the page and /healthz
 needs it as `Authorization: Bearer <token>`. A client, by its address, may ask `rate` times a second
-in the mean, and twice as often in a burst of a second.
+in the mean, and twice as often in a burst of a second. The address is that of the connection:
+clients behind a load balancer are one.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ ENVIRONMENT: dict[Proxy, dict[str, str]] = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(x-session-id)",
+        # What a replica that is killed had in work too, and not only what it could not be sent.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     },
 }
 

@@ -37,12 +37,14 @@ class ServeSettings:
         max_replicas: processes that may serve while there is much to do; 0: just `replicas`.
         target_requests: requests in work at a replica above which another one is started.
         proxy: what listens: `python`, Ray Serve's own, or `haproxy`, which is faster but listens on
-            all interfaces whatever `host` is, and so asks for a token.
+            all interfaces whatever `host` is, and so asks for a token. It asks another replica
+            where one is killed at work: an event without `event_id` may then count twice.
         store: where what is posted is kept: `local`, under the root, for one machine, or a Redis
             server, `redis://host:port/database`, with a database of its own for each root; its
             password is in the environment, `HOMEFEED_STORE_PASSWORD`, of servers and jobs.
         placement: where the ranker runs: `cpu`, `gpu`, or `mixed`, with its item side on a GPU.
-        gpu_share: share of a GPU, and of its memory, that a replica takes where it runs on one.
+        gpu_share: share of a GPU, and of its memory, that a replica takes where it runs on one. The
+            bundle that serves, one that is being loaded and each of an experiment get equal parts.
         candidates: items that the sources give to the ranker.
         shares: share of the candidates that each source is given; those that do not answer leave
             theirs to the others.
@@ -84,13 +86,16 @@ class ServeSettings:
         explore: share of feeds in which one place, at random, shows a candidate drawn at random;
             its propensity is logged.
         experiment: arms of users who are served by other settings, or by another bundle.
-        rate: requests a second that a client may make in the mean; 0: as many as it likes.
+        rate: requests a second that a client may make in the mean; 0: as many as it likes. A client
+            is an address: behind a load balancer all are one, which then is to set the bound, and
+            with proxy=haproxy it is refused.
         clock: time of requests and events: `wall`, `log` (goes on where the log ends), or `auto`:
             `log` when the log ended over a week before its bundle was made.
         poll_seconds: time between looks at the pointer to the bundle, and at `utility.json`.
         log_requests: whether shown items and the features used are logged.
         log_seconds: time between writes of the request log.
-        log_rows: shown items that may wait for a write; more are lost, and counted.
+        log_rows: shown items that may wait for a write, ten excluded ones counting as one; more are
+            lost, and counted.
     """
 
     host: str = "127.0.0.1"
@@ -147,6 +152,12 @@ class ServeSettings:
             raise ValueError(
                 f"serve.max_replicas={self.max_replicas} is less than "
                 f"serve.replicas={self.replicas}"
+            )
+
+        if self.rate and self.proxy == "haproxy":
+            raise ValueError(
+                f"serve.rate={self.rate:g} would bound all clients together, for replicas see no "
+                "address but that of HAProxy; leave it at 0, or set serve.proxy=python"
             )
 
     @property

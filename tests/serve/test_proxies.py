@@ -81,6 +81,12 @@ def test_more_replicas_at_least_than_at_most_are_refused() -> None:
         build(ServeSettings, {"replicas": 2, "max_replicas": 1})
 
 
+def test_a_bound_on_each_client_needs_to_see_them() -> None:
+    with pytest.raises(UserError, match=r"serve\.rate=5 would bound all clients together"):
+        build(ServeSettings, {"rate": 5.0, "proxy": "haproxy"})
+    assert build(ServeSettings, {"rate": 5.0}).rate == 5.0
+
+
 def test_only_a_placement_on_a_gpu_takes_a_share_of_one() -> None:
     assert "num_gpus" not in resources(ServeSettings())
     assert resources(ServeSettings(placement="mixed", gpu_share=0.5))["num_gpus"] == 0.5
