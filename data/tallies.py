@@ -117,8 +117,9 @@ class LastTallies:
     def add(self, touches: Touches, keys: Keys) -> None:
         """Counts touches by their keys [H], those before the day; O(H)."""
         ages = self.moment - touches.day.astype(np.int64)
-        left = left_after(ages, self.half_life_days).astype(np.float64) * (ages > 0)
-        cells = keys.astype(np.int64) * self.counts.shape[1] + touches.kind
+        counted = ages > 0
+        left = left_after(ages[counted], self.half_life_days).astype(np.float64)
+        cells = keys[counted].astype(np.int64) * self.counts.shape[1] + touches.kind[counted]
         np.add.at(self.counts.reshape(-1), cells, left)
 
     def before(self, moments: Ints, keys: Ints) -> Floats:

@@ -84,6 +84,13 @@ def test_counts_of_blocks_as_of_one_day_are_those_of_all_as_of_any(rows, cut, mo
     )
 
 
+def test_a_touch_long_after_the_day_changes_no_count():
+    last = LastTallies.empty(7, WIDTH, 31, 7.0)
+    touches = touches_of([(1, 4, 0, 24), (2, 4, 0, 31 + 129 * 7)])
+    last.add(touches, touches.item)
+    assert one(last, 31, 4) == [0.5, 0, 0]
+
+
 @given(touched)
 def test_a_fold_reads_what_the_others_did(rows):
     touches = touches_of(rows)

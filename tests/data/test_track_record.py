@@ -6,7 +6,7 @@ from hypothesis import given
 from data.contract.encode import FeatureTable
 from data.contract.schema import DAY_MS, Feature
 from data.requests import Requests
-from data.splits import TEST, TRAIN, VALID
+from data.splits import OUTSIDE, TEST, TRAIN, VALID
 from data.track_record import Standings, TrackRecord
 from data.trends import Trends
 from tests.data.conftest import _log_of
@@ -89,6 +89,17 @@ def test_counts_as_of_the_last_moment_alone_are_those_as_of_any(rows):
 def test_the_last_moment_counts_the_last_day():
     standings = standings_of([(1, 4, SAVE, 180, 2)])
     assert standings.of_items(np.array([standings.last_moment]), np.array([4]))[0, 1, 0] > 0.9
+
+
+def test_an_event_long_after_the_log_leaves_counts_of_its_end_numbers():
+    """With a half-life of a week, what lies 129 weeks ahead overflows what a count may hold."""
+    log = log_of([(1, 4, SAVE, 10, 0), (1, 4, SAVE, 181 + 129 * 7, 0)])
+    last, whole = (make(log, (OUTSIDE, *EVERY), 7.0) for make in (Standings.at_last, Standings.of))
+    moments = np.full(NUM_ITEMS, last.last_moment)
+    items, users = np.arange(1, NUM_ITEMS + 1), np.arange(NUM_ITEMS) % NUM_USERS
+    for name, keys in (("of_items", items), ("of_users", users)):
+        found, expected = (getattr(made, name)(moments, keys) for made in (last, whole))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_without_a_clock_users_have_no_counts_and_items_those_of_other_folds():
