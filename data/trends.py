@@ -100,4 +100,5 @@ def _add(totals: Counts, day: Ints, item: Ints, count: Ints | int = 1) -> None:
 
 
 def _cumulated(totals: Counts) -> Counts:
-    return np.cumsum(totals, axis=0, dtype=np.int32)
+    """Totals of each day and those before, in the place of the totals of each day."""
+    return np.cumsum(totals, axis=0, out=totals)

@@ -1,5 +1,6 @@
 """Counts of the days before a moment: never its own day, never of a part that may not be read."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +68,18 @@ def test_counts_by_day_tell_the_same_as_the_log(log_of, tmp_path) -> None:
     log.dataset.artifact = SimpleNamespace(path=tmp_path)
     whole, counted = Trends.of(log, (TRAIN,)), Trends.of_all(log.dataset)
     np.testing.assert_array_equal(whole.totals, counted.totals)
+
+
+def test_running_totals_take_the_memory_of_one_array(log_of) -> None:
+    log = log_of([(1, 3, SAVE, 5, 0)])
+    log.dataset.item_ids = SimpleNamespace(rows=20_000)
+    tracemalloc.start()
+    try:
+        totals = Trends.of(log, (TRAIN,)).totals
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * totals.nbytes
 
 
 def test_days_count_from_one() -> None:
