@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 TABLE_SHARE = 16
 
 
-def numbered(values: Ints, share: int = TABLE_SHARE) -> tuple[Ints, Ints]:
+def numbered(values: Ints) -> tuple[Ints, Ints]:
     """Distinct values, ascending, and the place of each value among them; none is below 0.
 
-    By a table as long as the largest value, nine bytes each, where that is at most `share` times
-    the number of values; else by a sort, which of many repeated values takes ten times as long.
+    By a table as long as the largest value, nine bytes each, where that is at most TABLE_SHARE
+    times their number; else by a sort, which of many repeated values takes ten times as long.
     """
     size = int(values.max(initial=0)) + 1
-    if size > share * len(values):
+    if size > TABLE_SHARE * len(values):
         return np.unique(values, return_inverse=True)
     there = np.zeros(size, bool)
     there[values] = True

@@ -10,26 +10,36 @@ were left out).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from data.contract.encode import Ints
-from data.numbering import numbered
-from data.touches import AT_ONCE
+from data.key_days import KeyDays, Keys
+from data.touches import LAST_DAY, Days
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from data.touches import Touches
+    from data.contract.encode import Ints
+    from data.touches import Kinds, Touches
 
 Floats = npt.NDArray[np.float32]
-Keys = npt.NDArray[np.integer]
+Counts = npt.NDArray[np.uint32]
 
 FOLDS = 10
 EVERYBODY = -1
-PLACES_SHARE = 8  # 72 bytes a touch of a range for a moment
+# What others did is told as if there were as many of them as of everybody.
+OF_OTHERS = np.array([FOLDS / (FOLDS - 1)] * FOLDS + [1], np.float32)
+LINES_AT_ONCE = 1 << 18
+
+
+class Counter(Protocol):
+    """What touches are counted into, by key, a block of a log at a time."""
+
+    def add(self, touches: Touches, keys: Keys) -> None:
+        """Counts touches by their keys [H]."""
+
+
+Count = TypeVar("Count", bound=Counter)
 
 
 class Tallies(Protocol):
@@ -40,59 +50,72 @@ class Tallies(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class DayCounts:
+    """Counts of the touches of each key on each day, a block of a log at a time.
+
+    Attributes:
+        lines: the M keys and days.
+        day: of each line, int16[M].
+        counts: uint32[M, W].
+    """
+
+    lines: KeyDays
+    day: Days
+    counts: Counts
+
+    @classmethod
+    def empty(cls, lines: KeyDays, width: int) -> DayCounts:
+        """Of no touch yet."""
+        return cls(lines, np.zeros(len(lines), np.int16), np.zeros((len(lines), width), np.uint32))
+
+    def add(self, touches: Touches, keys: Keys) -> None:
+        """Counts touches by their keys [H], all of them on lines; O(H)."""
+        at = self.lines.before(keys, touches.day)
+        self.day[at] = touches.day
+        _count(self.counts, at, touches.kind)
+
+
+@dataclass(frozen=True, slots=True)
 class DayTallies:
     """Counts as of any day; memory grows as the days on which each key was touched.
 
     Attributes:
-        places: key and day of each line in one number, ascending, [M].
+        lines: the M keys and days on which they were touched.
+        day: of each line, int16[M].
         counts: what had happened to the key at the end of that day, float32[M, W].
-        span: one more than the last day.
         half_life_days: age at which a touch counts half.
     """
 
-    places: Ints
+    lines: KeyDays
+    day: Days
     counts: Floats
-    span: int
     half_life_days: float
 
     @classmethod
-    def of(cls, touches: Touches, keys: Keys, width: int, half_life_days: float) -> DayTallies:
-        """Counts touches by their keys [H]; O(H), where a key is seldom touched O(H log H).
-
-        What is held beside the touches and the lines is bounded, whatever their number.
-        """
-        span = int(touches.day.max(initial=0)) + 1
-        found = [_lines(touches, keys, at, width, span) for at in _ranges(keys)]
-        places = np.concatenate([np.zeros(0, np.int64), *(places for places, _ in found)])
-        counts = np.concatenate(
-            [np.zeros((0, width), np.float32), *(counts for _, counts in found)]
-        )
-        made = cls(places, counts, span, half_life_days)
+    def of(cls, counted: DayCounts, half_life_days: float) -> DayTallies:
+        """Carries counts on from day to day, in the memory of those of each day."""
+        made = cls(counted.lines, counted.day, _floats(counted.counts), half_life_days)
         made._carry()
         return made
 
     def _carry(self) -> None:
         """Adds what is left of the line before to each line of a key, the earlier lines first."""
-        first = np.flatnonzero(np.diff(self.places // self.span, prepend=-1))
-        lines = np.diff(first, append=len(self.places))
+        firsts = self.lines.firsts
+        first, lines = firsts[:-1], np.diff(firsts)
         for step in range(1, int(lines.max(initial=0))):
             at = first[lines > step] + step
-            left = self._left(self.places[at] - self.places[at - 1])
+            left = left_after(self.day[at] - self.day[at - 1], self.half_life_days)
             self.counts[at] += self.counts[at - 1] * left[:, None]
 
     def before(self, moments: Ints, keys: Ints) -> Floats:
         """Counts of keys as of the start of 1-based days, one to one: float32[N, W]."""
-        wanted = np.clip(moments, 0, self.span)
-        at = np.searchsorted(self.places, keys.astype(np.int64) * self.span + wanted) - 1
-        found = np.zeros((len(at), self.counts.shape[1]), np.float32)
-        there = at >= 0
-        there[there] = self.places[at[there]] // self.span == keys[there]
-        day = self.places[at[there]] % self.span
-        found[there] = self.counts[at[there]] * self._left(moments[there] - day)[:, None]
+        ends = self.lines.before(keys, np.clip(moments, 0, LAST_DAY + 1))
+        there = ends > self.lines.earlier[keys, 0]
+        at = ends[there] - 1
+        found = np.zeros((len(ends), self.counts.shape[1]), np.float32)
+        left = left_after(moments[there] - self.day[at], self.half_life_days)
+        found[there] = self.counts[at] * left[:, None]
         return found
-
-    def _left(self, days: Ints) -> Floats:
-        return left_after(days, self.half_life_days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,64 +152,55 @@ class LastTallies:
         return self.counts[keys].astype(np.float32)
 
 
-def left_after(days: Ints, half_life_days: float) -> Floats:
+@dataclass(frozen=True, slots=True)
+class FoldTallies:
+    """Counts of what all but one fold of the users did; memory is FOLDS + 2 lines a key.
+
+    Attributes:
+        own: of each fold, and of nobody at EVERYBODY, uint32[FOLDS + 1, keys, W].
+        everybody: uint32[keys, W].
+    """
+
+    own: Counts
+    everybody: Counts
+
+    @classmethod
+    def empty(cls, keys: int, width: int) -> FoldTallies:
+        """Of no touch yet."""
+        own = np.zeros((FOLDS + 1, keys, width), np.uint32)
+        return cls(own, np.zeros((keys, width), np.uint32))
+
+    def add(self, touches: Touches, keys: Keys) -> None:
+        """Counts touches by their keys [H]; O(H)."""
+        _count(self.own, fold_of(touches.user) * len(self.everybody) + keys, touches.kind)
+        _count(self.everybody, keys, touches.kind)
+
+    def before(self, moments: Ints, keys: Ints) -> Floats:
+        """Counts of keys by the other folds, one to one: float32[N, W]."""
+        others = self.everybody[keys] - self.own[moments, keys]
+        found: Floats = others.astype(np.float32) * OF_OTHERS[moments, None]
+        return found
+
+
+def left_after(days: Keys, half_life_days: float) -> Floats:
     """What is left of a touch after so many days."""
     left: Floats = (0.5 ** (days / half_life_days)).astype(np.float32)
     return left
 
 
-def _ranges(keys: Keys) -> Iterator[Ints]:
-    """Positions of the touches of ranges of keys [H], `AT_ONCE` of them or those of one key."""
-    up_to = np.cumsum(np.bincount(keys))
-    wanted = np.arange(AT_ONCE, len(keys), AT_ONCE)
-    ends = np.unique([*np.searchsorted(up_to, wanted) + 1, len(up_to)])
-    for low, high in zip([0, *ends[:-1]], ends, strict=True):
-        at = np.flatnonzero((keys >= low) & (keys < high))
-        if len(at):
-            yield at
+def _count(counts: Counts, at: Keys, kinds: Kinds) -> None:
+    """Adds touches of kinds to the lines that they belong to."""
+    cells = at.astype(np.int64) * counts.shape[-1] + kinds
+    np.add.at(counts.reshape(-1), cells, np.uint32(1))
 
 
-def _lines(touches: Touches, keys: Keys, at: Ints, width: int, span: int) -> tuple[Ints, Floats]:
-    """Places of some touches, ascending, and the counts of each; so many touches at a time."""
-    places, counts = np.zeros(0, np.int64), np.zeros((0, width))
-    first = int(keys[at].min()) * span
-    for start in range(0, len(at), AT_ONCE):
-        part = at[start : start + AT_ONCE]
-        own = keys[part].astype(np.int64) * span + touches.day[part] - first
-        merged, place = numbered(np.concatenate([places, own]), PLACES_SHARE)
-        cells = place[len(places) :] * width + touches.kind[part]
-        more = np.bincount(cells, minlength=len(merged) * width).reshape(-1, width).astype(float)
-        more[place[: len(places)]] += counts
-        places, counts = merged, more
-    return places + first, counts.astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class FoldTallies:
-    """Counts of what all but one fold of the users did; memory is FOLDS + 1 lines a key.
-
-    Attributes:
-        counts: of each fold, and of everybody at EVERYBODY, float32[FOLDS + 1, keys, W].
-    """
-
-    counts: Floats
-
-    @classmethod
-    def of(cls, touches: Touches, keys: Keys, width: int) -> FoldTallies:
-        """Counts touches by their keys [H]; O(H)."""
-        number = int(keys.max(initial=0)) + 1
-        cells = (fold_of(touches.user) * number + keys) * width + touches.kind
-        own = np.bincount(cells, minlength=FOLDS * number * width)
-        own = own.reshape(FOLDS, number, width).astype(np.float32)
-        everybody = own.sum(axis=0, keepdims=True)
-        return cls(np.concatenate([(everybody - own) * (FOLDS / (FOLDS - 1)), everybody]))
-
-    def before(self, moments: Ints, keys: Ints) -> Floats:
-        """Counts of keys by the other folds, one to one: float32[N, W]; 0 for later keys."""
-        known = keys < self.counts.shape[1]
-        found: Floats = self.counts[moments, np.where(known, keys, 0)]
-        found[~known] = 0
-        return found
+def _floats(counts: Counts) -> Floats:
+    """The same numbers in the same memory."""
+    floats: Floats = counts.view(np.float32)
+    for start in range(0, len(counts), LINES_AT_ONCE):
+        part = slice(start, start + LINES_AT_ONCE)
+        floats[part] = counts[part].astype(np.float32)
+    return floats
 
 
 def fold_of(users: npt.NDArray[np.integer]) -> Ints:

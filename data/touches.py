@@ -1,4 +1,4 @@
-"""Every event of a log, and all that was shown, as one list of touches of items by users."""
+"""Every event of a log, and all that was shown, as touches of items by users, block by block."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Rows = npt.NDArray[np.int32]
 Kinds = npt.NDArray[np.uint8]
 Days = npt.NDArray[np.int16]
 Bools = npt.NDArray[np.bool_]
-Columns = tuple[Rows, Rows, Kinds, Days]
 
 AT_ONCE = 1 << 22  # touches
+LAST_DAY = np.iinfo(np.int16).max
 SHOWN_COLUMNS = ["user", "item", "timestamp"]
 
 
@@ -35,7 +35,7 @@ class Touches:
         user: user rows, [H].
         item: item rows, [H].
         kind: code of the action - 1, or the number of actions where the item was shown, [H].
-        day: 1-based, [H]; 0 without a clock.
+        day: 1-based, at most LAST_DAY, [H]; 0 without a clock.
     """
 
     user: Rows
@@ -44,38 +44,24 @@ class Touches:
     day: Days
 
     @classmethod
-    def of(cls, log: SplitLog, parts: Sequence[int]) -> Touches:
-        """The events of some parts and, under a time split, all that was shown.
-
-        Columns are joined one after the other, the blocks of each then let go: 15 bytes a touch.
-        """
-        columns = [*zip(*_blocks(log, parts), strict=True)]
-        user, item, kind, day = (np.concatenate(columns.pop(0)) for _ in range(len(columns)))
-        return cls(user, item, kind, day)
-
-    @classmethod
     def blocks(cls, log: SplitLog, parts: Sequence[int]) -> Iterator[Touches]:
-        """The same, a block at a time."""
-        return (cls(*columns) for columns in _blocks(log, parts))
+        """The events of some parts and, under a time split, all that was shown, block by block."""
+        yield from _events(log, parts)
+        if log.split.kind == "time":
+            yield from _shown(log)
 
     def chosen(self, there: Bools) -> Touches:
         """Some of them, [H]."""
         return Touches(self.user[there], self.item[there], self.kind[there], self.day[there])
 
 
-def _blocks(log: SplitLog, parts: Sequence[int]) -> Iterator[Columns]:
-    yield from _events(log, parts)
-    if log.split.kind == "time":
-        yield from _shown(log)
-
-
-def _narrow(user: Ints, item: Ints, kind: Ints, day: Ints) -> Columns:
+def _narrow(user: Ints, item: Ints, kind: Ints, day: Ints) -> Touches:
     """A block in as few bytes as it takes, before the next one is read."""
-    days = np.maximum(day, 0).astype(np.int16)
-    return user.astype(np.int32), item.astype(np.int32), kind.astype(np.uint8), days
+    days = np.clip(day, 0, LAST_DAY).astype(np.int16)
+    return Touches(user.astype(np.int32), item.astype(np.int32), kind.astype(np.uint8), days)
 
 
-def _events(log: SplitLog, parts: Sequence[int]) -> Iterator[Columns]:
+def _events(log: SplitLog, parts: Sequence[int]) -> Iterator[Touches]:
     calendar = log.dataset.calendar
     for block in log.blocks():
         chosen = np.isin(block.part, parts)
@@ -85,7 +71,7 @@ def _events(log: SplitLog, parts: Sequence[int]) -> Iterator[Columns]:
         yield _narrow(users, events.item[chosen], events.action[chosen] - 1, day)
 
 
-def _shown(log: SplitLog) -> Iterator[Columns]:
+def _shown(log: SplitLog) -> Iterator[Touches]:
     calendar, kind = log.dataset.calendar, len(log.dataset.vocabulary.actions)
     if calendar is None or not log.dataset.counts["impressions"]:
         return

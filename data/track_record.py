@@ -7,17 +7,20 @@ with it (its creator's, say), to the user, and in all. A click-through rate is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from data.contract.encode import Ints, Mask
 from data.contract.schema import Calendar
+from data.key_days import DayMarks, KeyDays
+from data.queries import SplitLog
 from data.tallies import (
     EVERYBODY,
+    Count,
+    DayCounts,
     DayTallies,
     Floats,
     FoldTallies,
@@ -29,11 +32,11 @@ from data.touches import Touches
 from data.trends import Trends, days_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from data.contract.encode import Arrays
     from data.dataset import Dataset
-    from data.queries import SplitLog
+    from data.key_days import Keys
     from data.requests import Requests
 
 
@@ -66,7 +69,9 @@ class Standings:
         half_life_days: float,
         asked: Mask | None = None,
     ) -> Standings:
-        """Counts some parts of a log in one pass, as of any moment.
+        """Counts some parts of a log, as of any moment; with a clock in two passes.
+
+        Memory is that of the counts and of a block of the log, however many touches there are.
 
         Args:
             log: events and, under a time split, what was shown.
@@ -75,57 +80,41 @@ class Standings:
             asked: users whose counts will be asked for, [rows]; by default all. Those of each take
                 a line of memory a day on which they did anything.
         """
-        data, touches = log.dataset, Touches.of(log, parts)
-        width = len(data.vocabulary.actions) + 1
-
-        def tallied(touches: Touches, keys: npt.NDArray[np.int32]) -> Tallies:
-            if data.calendar is None:
-                return FoldTallies.of(touches, keys, width)
-            return DayTallies.of(touches, keys, width, half_life_days)
-
-        keys = _keys(data)
-        of_keys = tuple(
-            tallied(touches, key.astype(np.int32)[touches.item]) for key in keys.values()
-        )
-        of_user = None
-        if data.calendar:
-            own = touches if asked is None else touches.chosen(asked[touches.user])
-            of_user = tallied(own, own.user)
-        return cls._of(data, keys, of_keys, of_user)
+        if log.dataset.calendar is None:
+            return cls._by_fold(log, parts)
+        counting = _Counting.of(log, parts, asked)
+        marks = counting.counted([DayMarks.empty(size) for size in counting.sizes])
+        empty = [DayCounts.empty(KeyDays.of(mark), counting.width) for mark in marks]
+        counts = counting.counted(empty)
+        return cls._of(counting, [DayTallies.of(count, half_life_days) for count in counts])
 
     @classmethod
     def at_last(cls, log: SplitLog, parts: Sequence[int], half_life_days: float) -> Standings:
-        """The same as of `last_moment` alone, a block of the log at a time.
-
-        Where there is a clock, memory does not grow with events.
-        """
-        data, calendar = log.dataset, log.dataset.calendar
-        if calendar is None:
-            return cls.of(log, parts, half_life_days)
-        width, moment = len(data.vocabulary.actions) + 1, calendar.num_days + 1
-
-        def empty(keys: int) -> LastTallies:
-            return LastTallies.empty(keys, width, moment, half_life_days)
-
-        keys = _keys(data)
-        of_keys = tuple(empty(int(key.max(initial=0)) + 1) for key in keys.values())
-        of_user = empty(data.user_ids.rows)
-        for touches in Touches.blocks(log, parts):
-            for tallies, key in zip(of_keys, keys.values(), strict=True):
-                tallies.add(touches, key[touches.item])
-            of_user.add(touches, touches.user)
-        return cls._of(data, keys, of_keys, of_user)
+        """The same as of `last_moment` alone, in one pass; memory is a line a key."""
+        if log.dataset.calendar is None:
+            return cls._by_fold(log, parts)
+        counting, moment = _Counting.of(log, parts), log.dataset.calendar.num_days + 1
+        width, sizes = counting.width, counting.sizes
+        empty = [LastTallies.empty(size, width, moment, half_life_days) for size in sizes]
+        return cls._of(counting, counting.counted(empty))
 
     @classmethod
-    def _of(
-        cls,
-        data: Dataset,
-        keys: Mapping[str, Ints],
-        of_keys: tuple[Tallies, ...],
-        of_user: Tallies | None,
-    ) -> Standings:
-        items = data.item_ids.rows - data.item_ids.first_row
-        return cls(keys, of_keys, of_user, items, data.user_ids.rows, data.calendar)
+    def _by_fold(cls, log: SplitLog, parts: Sequence[int]) -> Standings:
+        counting = _Counting.of(log, parts)
+        empty = [FoldTallies.empty(size, counting.width) for size in counting.sizes]
+        return cls._of(counting, counting.counted(empty))
+
+    @classmethod
+    def _of(cls, counting: _Counting, counts: Sequence[Tallies]) -> Standings:
+        data, of_keys = counting.log.dataset, len(counting.keys)
+        return cls(
+            counting.keys,
+            tuple(counts[:of_keys]),
+            None if data.calendar is None else counts[of_keys],
+            data.item_ids.rows - data.item_ids.first_row,
+            data.user_ids.rows,
+            data.calendar,
+        )
 
     def moments(self, users: Ints, times_ms: Ints) -> Ints:
         """What tells apart the counts of requests: the day, or the user's fold. [R]."""
@@ -156,6 +145,53 @@ class Standings:
         everybody = self.of_keys[0].before(moments, np.zeros_like(users))
         everybody = everybody / np.float32(self.users)
         return np.stack([everybody, self.of_user.before(moments, users)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """Which touches are counted by which keys: items by each way to key them; with a clock, users.
+
+    Attributes:
+        log: holds the touches.
+        parts: whose events are counted.
+        asked: users who are counted, [rows]; all if None.
+        keys: `Standings.keys`.
+    """
+
+    log: SplitLog
+    parts: Sequence[int]
+    asked: Mask | None
+    keys: Mapping[str, Ints]
+
+    @classmethod
+    def of(cls, log: SplitLog, parts: Sequence[int], asked: Mask | None = None) -> _Counting:
+        return cls(log, parts, asked, _keys(log.dataset))
+
+    @property
+    def width(self) -> int:
+        """Kinds of touches."""
+        return len(self.log.dataset.vocabulary.actions) + 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many keys there are of each way to key touches, in the order of `counted`."""
+        sizes = [int(key.max(initial=0)) + 1 for key in self.keys.values()]
+        data = self.log.dataset
+        return sizes if data.calendar is None else [*sizes, data.user_ids.rows]
+
+    def counted(self, counts: list[Count]) -> list[Count]:
+        """Adds all touches to what counts them by each way, in one pass over the log."""
+        for touches in Touches.blocks(self.log, self.parts):
+            for count, (some, keys) in zip(counts, self._keyed(touches), strict=True):
+                count.add(some, keys)
+        return counts
+
+    def _keyed(self, touches: Touches) -> Iterator[tuple[Touches, Keys]]:
+        for key in self.keys.values():
+            yield touches, key[touches.item]
+        if self.log.dataset.calendar is not None:
+            own = touches if self.asked is None else touches.chosen(self.asked[touches.user])
+            yield own, own.user
 
 
 def _keys(data: Dataset) -> dict[str, Ints]:

@@ -1,14 +1,21 @@
-from unittest import mock
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.tallies import EVERYBODY, FOLDS, DayTallies, FoldTallies, LastTallies
-from data.touches import Touches
+from data.key_days import DayMarks, KeyDays
+from data.tallies import (
+    EVERYBODY,
+    FOLDS,
+    DayCounts,
+    DayTallies,
+    FoldTallies,
+    LastTallies,
+    left_after,
+)
+from data.touches import LAST_DAY, Touches
 
-WIDTH, DAYS = 3, 40
+WIDTH, DAYS, KEYS = 3, 40, 8
 touched = st.lists(
     st.tuples(
         st.integers(0, 30), st.integers(0, 6), st.integers(0, WIDTH - 1), st.integers(1, DAYS)
@@ -25,9 +32,36 @@ def touches_of(rows) -> Touches:
     )
 
 
-def tallies_of(rows, half_life=7.0) -> DayTallies:
-    touches = touches_of(rows)
-    return DayTallies.of(touches, touches.item, WIDTH, half_life)
+def tallies_of(rows, half_life=7.0, block=100) -> DayTallies:
+    blocks = [touches_of(rows[at : at + block]) for at in range(0, len(rows), block)]
+    marks = DayMarks.empty(KEYS)
+    for touches in blocks:
+        marks.add(touches, touches.item)
+    counts = DayCounts.empty(KeyDays.of(marks), WIDTH)
+    for touches in blocks:
+        counts.add(touches, touches.item)
+    return DayTallies.of(counts, half_life)
+
+
+def folds_of(rows, block=100) -> FoldTallies:
+    tallies = FoldTallies.empty(KEYS, WIDTH)
+    for at in range(0, len(rows), block):
+        touches = touches_of(rows[at : at + block])
+        tallies.add(touches, touches.item)
+    return tallies
+
+
+def carried(rows, half_life, moment, key) -> list[float]:
+    """What is counted of a key as of a day, in the same arithmetic, a day after the other."""
+    counts, last = np.zeros(WIDTH, np.float32), None
+    for day in sorted({day for _, item, _, day in rows if item == key and day < moment}):
+        kinds = [kind for _, item, kind, on in rows if item == key and on == day]
+        own = np.bincount(kinds, minlength=WIDTH).astype(np.float32)
+        gone = day if last is None else last
+        counts, last = own + counts * left_after(np.array([day - gone]), half_life), day
+    if last is None:
+        return counts.tolist()
+    return (counts * left_after(np.array([moment - last]), half_life)).tolist()
 
 
 def one(tallies, moment, key) -> list[float]:
@@ -54,7 +88,7 @@ def test_a_key_that_was_never_touched_has_nothing():
 @given(touched, st.floats(1, 100))
 def test_counts_are_those_of_earlier_days_by_age(rows, half_life):
     tallies = tallies_of(rows, half_life)
-    moment, key = (a.ravel() for a in np.mgrid[1 : DAYS + 5, 0:8])
+    moment, key = (a.ravel() for a in np.mgrid[1 : DAYS + 5, 0:KEYS])
     expected = np.zeros((len(key), WIDTH))
     for _, item, kind, day in rows:
         counted = (key == item) & (moment > day)
@@ -63,12 +97,23 @@ def test_counts_are_those_of_earlier_days_by_age(rows, half_life):
 
 
 @given(touched, st.integers(1, 9), st.floats(1, 100))
-def test_counts_are_the_same_however_many_touches_are_counted_at_once(rows, at_once, half_life):
-    whole = tallies_of(rows, half_life)
-    with mock.patch("data.tallies.AT_ONCE", at_once):
-        parts = tallies_of(rows, half_life)
-    assert parts.places.tolist() == whole.places.tolist()
-    assert parts.counts.tolist() == whole.counts.tolist()
+def test_counts_are_to_the_bit_those_carried_from_day_to_day_whatever_the_blocks(
+    rows, block, half_life
+):
+    tallies = tallies_of(rows, half_life, block)
+    moment, key = (a.ravel() for a in np.mgrid[1 : DAYS + 45 : 3, 0:KEYS])
+    expected = [carried(rows, half_life, *at) for at in zip(moment, key, strict=True)]
+    assert tallies.before(moment, key).tolist() == expected
+
+
+def test_events_of_days_that_lie_far_apart_take_no_lines_between_them():
+    rows = [(1, 4, 0, 3), (1, 4, 1, 2000), (1, 5, 0, LAST_DAY)]
+    tallies = tallies_of(rows, 1e9)
+    assert len(tallies.counts) == 3
+    for moment, expected in ((4, 1), (1999, 1), (2000, 1), (2001, 2), (LAST_DAY + 9, 2)):
+        assert sum(one(tallies, moment, 4)) == pytest.approx(expected, rel=1e-3)
+    assert one(tallies, LAST_DAY, 5) == [0, 0, 0]
+    assert one(tallies, LAST_DAY + 1, 5) == [1, 0, 0]
 
 
 @given(touched, st.integers(0, 80), st.integers(1, DAYS + 5))
@@ -91,18 +136,17 @@ def test_a_touch_long_after_the_day_changes_no_count():
     assert one(last, 31, 4) == [0.5, 0, 0]
 
 
-@given(touched)
-def test_a_fold_reads_what_the_others_did(rows):
-    touches = touches_of(rows)
-    tallies = FoldTallies.of(touches, touches.item.astype(np.int64), WIDTH)
-    fold, key = (a.ravel() for a in np.mgrid[0:FOLDS, 0:9])
-    expected = np.zeros((len(key), WIDTH))
+@given(touched, st.integers(1, 9))
+def test_a_fold_reads_what_the_others_did_whatever_the_blocks(rows, block):
+    tallies = folds_of(rows, block)
+    fold, key = (a.ravel() for a in np.mgrid[0:FOLDS, 0:KEYS])
+    expected = np.zeros((len(key), WIDTH), np.float32)
     for user, item, kind, _ in rows:
-        expected[(key == item) & (fold != user % FOLDS), kind] += FOLDS / (FOLDS - 1)
-    np.testing.assert_allclose(tallies.before(fold, key), expected, rtol=1e-5)
+        expected[(key == item) & (fold != user % FOLDS), kind] += 1
+    expected *= FOLDS / (FOLDS - 1)
+    assert tallies.before(fold, key).tolist() == expected.tolist()
 
 
 def test_everybody_is_counted_when_nobody_is_left_out():
-    touches = touches_of([(1, 4, 0, 1), (2, 4, 0, 1), (12, 4, 2, 1)])
-    tallies = FoldTallies.of(touches, touches.item.astype(np.int64), WIDTH)
+    tallies = folds_of([(1, 4, 0, 1), (2, 4, 0, 1), (12, 4, 2, 1)])
     assert one(tallies, EVERYBODY, 4) == [2, 0, 1]

@@ -7,7 +7,7 @@ import pytest
 
 from data.contract.schema import DAY_MS
 from data.splits import TEST, TRAIN, VALID
-from data.touches import Touches
+from data.touches import LAST_DAY, Touches
 from tests.data.rows import HIDE, SAVE, START
 
 EVERY = (TRAIN, VALID, TEST)
@@ -25,30 +25,37 @@ def shown_log(log_of, tmp_path):
     return log
 
 
+def touches_of(log, parts=EVERY) -> Touches:
+    blocks = [*Touches.blocks(log, parts)]
+    names = ("user", "item", "kind", "day")
+    return Touches(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+
+
 def test_what_was_shown_is_one_more_kind(shown_log):
-    found = Touches.of(shown_log, EVERY)
+    found = touches_of(shown_log)
     assert found.user.tolist() == [1, 2, 3]
     assert found.item.tolist() == [4, 4, 5]
     assert found.kind.tolist() == [SAVE - 1, SHOWN, SHOWN]
     assert found.day.tolist() == [10, 2, 2]
 
 
-def test_blocks_are_all_touches_in_their_order(shown_log):
+def test_what_was_shown_comes_a_few_at_a_time(shown_log):
     with mock.patch("data.touches.AT_ONCE", 1):
         blocks = [*Touches.blocks(shown_log, EVERY)]
-    assert [len(block.item) for block in blocks] == [1, 1, 1]
-    whole = Touches.of(shown_log, EVERY)
-    for name in ("user", "item", "kind", "day"):
-        found = np.concatenate([getattr(block, name) for block in blocks])
-        assert found.tolist() == getattr(whole, name).tolist()
+    assert [block.item.tolist() for block in blocks] == [[4], [4], [5]]
+
+
+def test_days_of_times_that_no_log_has_are_the_nearest_ones_that_there_are(log_of):
+    log = log_of([(1, 4, SAVE, -3, 0), (1, 4, SAVE, 90_000, 0)], kind="column")
+    assert touches_of(log).day.tolist() == [0, LAST_DAY]
 
 
 def test_only_named_parts_are_read(log_of):
     log = log_of([(1, 4, SAVE, 1, 0), (1, 5, HIDE, 1, 2)], kind="column")
-    assert Touches.of(log, (TRAIN,)).item.tolist() == [4]
-    assert Touches.of(log, EVERY).kind.tolist() == [SAVE - 1, HIDE - 1]
+    assert touches_of(log, (TRAIN,)).item.tolist() == [4]
+    assert touches_of(log).kind.tolist() == [SAVE - 1, HIDE - 1]
 
 
 def test_without_a_clock_there_is_no_day(log_of):
     log = log_of([(1, 4, SAVE, 7, 0)], kind="column", order="position")
-    assert Touches.of(log, EVERY).day.tolist() == [0]
+    assert touches_of(log).day.tolist() == [0]

@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from data.contract.encode import FeatureTable
 from data.contract.schema import DAY_MS, Feature
@@ -69,6 +72,32 @@ def test_users_who_are_asked_for_have_the_counts_that_they_have_among_all():
     assert not found[1, 1].any(), "one who was not to be asked for"
     items = np.array([4, 7])
     assert few.of_items(moments, items).tolist() == whole.of_items(moments, items).tolist()
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "column", "order": "position"}])
+def test_memory_does_not_grow_with_touches(kind):
+    rows = [(1 + n % 9, 1 + n % 12, SAVE, 1 + n % 180, 0) for n in range(3000)]
+    log, peaks = log_of(rows, **kind), []
+    block = next(log.dataset.timelines())
+    tracemalloc.start()
+    try:
+        for blocks in (2, 20):
+            log.dataset.timelines = lambda blocks=blocks: iter([block] * blocks)
+            tracemalloc.reset_peak()
+            Standings.of(log, EVERY, 20.0)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+@given(rows_of_a_log, st.integers(1, 4))
+def test_standings_are_to_the_bit_the_same_whatever_the_blocks(rows, blocks):
+    whole, cut = (Standings.of(log_of(rows, blocks=n), EVERY, 20.0) for n in (1, blocks))
+    moments, items = (a.ravel() for a in np.mgrid[1:183:7, 1 : NUM_ITEMS + 1])
+    assert cut.of_items(moments, items).tolist() == whole.of_items(moments, items).tolist()
+    users = items % NUM_USERS
+    assert cut.of_users(moments, users).tolist() == whole.of_users(moments, users).tolist()
 
 
 @given(rows_of_a_log)
