@@ -11,9 +11,11 @@ import numpy.typing as npt
 from data.contract.encode import Events, Ints, Mask, ragged_positions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
-    from data.training_log import Lesson, TrainingLog
+    from data.training_log import TrainingLog
 
 NOT_COUNTED = -1
 
@@ -98,22 +100,19 @@ class UserEvents:
 
     @classmethod
     def of(cls, log: TrainingLog, asked: Mask | None = None) -> UserEvents:
-        """Collects the events of the parts that may be read: 20 bytes an event.
+        """Collects the events of the parts that may be read, in two passes: 20 bytes an event.
 
         Args:
             log: which events may be read.
             asked: users whose events will be asked for, [rows]; by default all.
         """
-        rows = log.log.dataset.user_ids.rows
-        found = [_readable(lesson, asked) for lesson in log.lessons()]
-        users = np.concatenate([users for users, _ in found])
-        lengths = np.zeros(rows, np.int64)
-        lengths[users] = np.concatenate([events.lengths for _, events in found])
-        joined = Events.join([events for _, events in found])
-        del found
-        starts = np.zeros(rows, np.int64)
-        starts[users] = joined.offsets[:-1]
-        return cls(joined.cut(starts, lengths))
+        lengths = np.zeros(log.log.dataset.user_ids.rows, np.int64)
+        for users, events in _readable(log, asked):
+            lengths[users] = events.lengths
+        held = Events.empty(lengths)
+        for users, events in _readable(log, asked):
+            held.fill(users, events)
+        return cls(held)
 
     def histories(
         self, requests: Requests, max_length: int, hidden_ms: Ints | None = None
@@ -137,12 +136,13 @@ class UserEvents:
         return events.cut(ends - lengths, lengths)
 
 
-def _readable(lesson: Lesson, asked: Mask | None) -> tuple[Ints, Events]:
-    """Users of a block, and their events; of those who will not be asked for none."""
-    if asked is None:
-        return lesson.users, lesson.events
-    of_asked = np.repeat(asked[lesson.users], lesson.events.lengths)
-    return lesson.users, lesson.events.chosen(of_asked)
+def _readable(log: TrainingLog, asked: Mask | None) -> Iterator[tuple[Ints, Events]]:
+    """Users of each block, and their events; of those who will not be asked for none."""
+    for block in log.log.blocks():
+        there = np.isin(block.part, log.parts)
+        if asked is not None:
+            there &= asked[block.users][block.owners]
+        yield block.users, block.keep(there)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

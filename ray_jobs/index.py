@@ -24,7 +24,6 @@ from data.contract.encode import (
     Events,
     FeatureTable,
     Ints,
-    ragged_positions,
 )
 from data.contract.schema import GRAPH_COLUMN, Vocabulary
 from data.contract.settings import to_tree
@@ -240,9 +239,10 @@ def write_histories(folder: Path, dataset: Dataset) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "offsets.npy", offsets)
     columns = {name: _column(folder, name, int(offsets[-1])) for name in HISTORY_COLUMNS}
+    written = Events(offsets, **columns)
     for block in dataset.blocks():
         table = block.read(["user", *HISTORY_COLUMNS])
-        _scatter(columns, events_from(table), offsets[table["user"].to_numpy()])
+        written.fill(table["user"].to_numpy(), events_from(table))
 
 
 def write_medoids(
@@ -274,12 +274,6 @@ def write_medoids(
 
 def _column(folder: Path, name: str, size: int) -> Any:
     return create_array(folder / f"{name}.npy", HISTORY_COLUMNS[name], (size,))
-
-
-def _scatter(columns: dict[str, Any], events: Events, starts: Ints) -> None:
-    at = ragged_positions(starts, events.lengths)
-    for name, column in columns.items():
-        column[at] = getattr(events, name)
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -97,6 +97,19 @@ class Events:
         )
         return cls(_offsets(lengths), *columns)
 
+    @classmethod
+    def empty(cls, lengths: Ints) -> Events:
+        """Room for so many events of each user [B], to be filled."""
+        offsets = _offsets(lengths)
+        columns = (np.zeros(offsets[-1], kind) for kind in HISTORY_COLUMNS.values())
+        return cls(offsets, *columns)
+
+    def fill(self, users: Ints, events: Events) -> None:
+        """Writes all events of some users [U] in their places."""
+        at = ragged_positions(self.offsets[users], events.lengths)
+        for name in HISTORY_COLUMNS:
+            getattr(self, name)[at] = getattr(events, name)
+
     def at(self, positions: Ints | Mask | slice, offsets: Ints) -> Events:
         """Some of the events, laid end to end anew: those of user b begin at `offsets[b]`."""
         return Events(offsets, *(getattr(self, name)[positions] for name in HISTORY_COLUMNS))

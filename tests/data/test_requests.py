@@ -1,14 +1,17 @@
 """What a request may know of its user."""
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.contract.encode import Events
+from data.contract.encode import HISTORY_COLUMNS, Events
+from data.contract.schema import DAY_MS
 from data.requests import NOT_COUNTED, Requests, UserEvents
-from data.splits import TRAIN, VALID
+from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
-from tests.data.rows import NUM_USERS, rows_of_a_log
+from tests.data.rows import NUM_USERS, START, rows_of_a_log
 
 USERS = 3
 moments = st.lists(st.integers(0, 60), max_size=12)
@@ -59,6 +62,30 @@ def test_a_request_knows_the_newest_events_before_it_but_for_those_hidden(
 def test_nothing_is_hidden_unless_asked():
     events, requests = events_of([[1, 5, 9], [], [2]]), requests_at([9, 9, 9])
     assert events.histories(requests, 5).timestamp.tolist() == [1, 5, 2]
+
+
+@given(rows_of_a_log, st.integers(1, 3))
+def test_events_of_all_users_are_those_of_each_user_in_the_order_of_the_log(log_of, rows, blocks):
+    log = log_of(rows, blocks=blocks, kind="column")
+    found = UserEvents.of(TrainingLog(log, (TRAIN, VALID))).events
+    assert {name: getattr(found, name).dtype for name in HISTORY_COLUMNS} == HISTORY_COLUMNS
+    for user in range(NUM_USERS + 1):
+        own = [(n, row) for n, row in enumerate(rows) if row[0] == user and row[4] != TEST]
+        expected = sorted((START + (row[3] - 1) * DAY_MS + n, row[1], row[2]) for n, row in own)
+        part = slice(*found.offsets[user : user + 2])
+        columns = (found.timestamp[part], found.item[part], found.action[part])
+        assert [*zip(*(column.tolist() for column in columns), strict=True)] == expected
+
+
+def test_events_of_all_users_take_little_more_memory_than_they_are_held_in(log_of):
+    log = log_of([(1 + n % 9, 1 + n % 12, 1, 1 + n % 180, 0) for n in range(9_000)], blocks=9)
+    tracemalloc.start()
+    try:
+        held = UserEvents.of(TrainingLog(log, (TRAIN, VALID, TEST))).events
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.8 * sum(getattr(held, name).nbytes for name in HISTORY_COLUMNS)
 
 
 @given(rows_of_a_log, st.integers(0, 2**NUM_USERS - 1), st.integers(1, 3))
