@@ -169,9 +169,10 @@ class Dataset:
         """The timeline files, in order."""
         return _parts(self.artifact.path / "timelines")
 
-    def blocks(self) -> list[Block]:
-        """All blocks of timelines, in file order."""
-        return list(row_groups(self.timeline_files))
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks of timelines, in file order; told by the metadata of every file."""
+        return tuple(row_groups(self.timeline_files))
 
     def timelines(self) -> Iterator[pa.Table]:
         """All timelines, a file at a time."""
@@ -186,7 +187,7 @@ class Dataset:
         Args:
             users: [B] rows of the user id space.
         """
-        blocks = (block.read(["user", *HISTORY_COLUMNS]) for block in self.blocks())
+        blocks = (block.read(["user", *HISTORY_COLUMNS]) for block in self.blocks)
         asked = ((b, np.isin(b["user"].to_numpy(), users)) for b in blocks)
         found = pa.concat_tables(b.filter(pa.array(there)) for b, there in asked)
         rows, events = found["user"].to_numpy(), events_from(found)

@@ -233,14 +233,14 @@ def write_histories(folder: Path, dataset: Dataset) -> None:
     """Lays all timelines end to end in the order of user rows (serve.bundle.open_histories)."""
     folder.mkdir()
     lengths = np.zeros(dataset.user_ids.rows, np.int64)
-    for block in dataset.blocks():
+    for block in dataset.blocks:
         table = block.read(["user", "item"])
         lengths[table["user"].to_numpy()] = pc.list_value_length(table["item"]).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "offsets.npy", offsets)
     columns = {name: _column(folder, name, int(offsets[-1])) for name in HISTORY_COLUMNS}
     written = Events(offsets, **columns)
-    for block in dataset.blocks():
+    for block in dataset.blocks:
         table = block.read(["user", *HISTORY_COLUMNS])
         written.fill(table["user"].to_numpy(), events_from(table))
 
@@ -261,7 +261,7 @@ def write_medoids(
         for name, dtype in zip(MEDOID_FILES, (np.int32, np.float32), strict=True)
     ]
     positive, calendar = dataset.vocabulary.codes("positive"), dataset.calendar
-    for block in dataset.blocks():
+    for block in dataset.blocks:
         table = block.read(["user", *HISTORY_COLUMNS])
         events, users = events_from(table), table["user"].to_numpy()
         liked = events.chosen(np.isin(events.action, positive))

@@ -73,7 +73,7 @@ def _embed_block(blocks: _Blocks, number: int) -> None:
 def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
     dataset, model = opened(blocks)
     assert dataset.calendar is not None
-    table = dataset.blocks()[number].read()
+    table = dataset.blocks[number].read()
     users, events = table["user"].to_numpy(), events_from(table)
     states, days = ends_of_days(events, dataset.calendar, blocks.first_day)
     rng = np.random.default_rng(number)
@@ -86,15 +86,15 @@ def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
 
 def _assemble(blocks: _Blocks, draft: Draft) -> None:
     """One file of all vectors in the order of their keys."""
-    parts = list(blocks.parts())
-    keys = np.concatenate([part["keys"] for part in parts])
+    found = [part["keys"] for part in blocks.parts()]
+    keys = np.concatenate(found)
     order = np.argsort(keys)
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys))
     np.save(draft.path / KEYS, keys[order])
     vectors = create_array(draft.path / VECTORS, np.float16, (len(keys), blocks.dim))
-    ends = np.cumsum([len(part["keys"]) for part in parts])
-    for part, at in zip(parts, np.split(place, ends[:-1]), strict=True):
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.arange(len(keys))
+    ends = np.cumsum([len(part) for part in found])
+    for part, at in zip(blocks.parts(), np.split(place, ends[:-1]), strict=True):
         vectors[at] = part["vectors"]
     described = {"dtype": "float16", "normalised": True, "metric": "inner_product"}
     draft.fields |= {"dim": blocks.dim, **described}

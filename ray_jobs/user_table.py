@@ -119,7 +119,7 @@ def _embed_block(blocks: _Blocks, number: int) -> None:
 
 def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
     dataset, model = opened(blocks)
-    table = dataset.blocks()[number].read()
+    table = dataset.blocks[number].read()
     users, events = table["user"].to_numpy(), events_from(table)
     if blocks.until_ms is not None:
         events = events.chosen(events.timestamp < blocks.until_ms)

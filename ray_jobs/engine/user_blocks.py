@@ -64,7 +64,7 @@ class UserBlocks:
         retriever = Retriever.open(model, dataset, None)
         pieces.make(ITEMS, lambda path: save(path, retriever.item_vectors))
         vectors = dataset.vectors.version if dataset.vectors else None
-        count, dim = len(dataset.blocks()), retriever.core.settings.dim
+        count, dim = len(dataset.blocks), retriever.core.settings.dim
         versions = dataset.artifact.version, vectors, model.version
         return cls(job.root.absolute(), pieces, count, dim, *versions, *tasks, *own)
 
@@ -73,9 +73,11 @@ class UserBlocks:
         self.pieces.make(_name(number), lambda path: save(path, **arrays()))
 
     def parts(self) -> Iterator[Any]:
-        """What the files of all blocks hold, in order."""
+        """What the files of all blocks hold, in order; a file is open for its turn alone."""
         folder = self.pieces.gathered()
-        return (np.load(folder / _name(number)) for number in range(self.count))
+        for number in range(self.count):
+            with np.load(folder / _name(number)) as arrays:
+                yield arrays
 
     def run(self, function: Callable[[Self, int], R]) -> Iterator[R]:
         """Gives what the function does for each block: in this process for a small log."""

@@ -80,7 +80,7 @@ class GraphTask(RetrievalTask):
     def plan(self) -> BlockPlan:
         """All blocks of timelines, each made into examples where it is read."""
         seed = self.assignment.stream_seed("graph.plan")
-        return BlockPlan(tuple(self.assignment.dataset.blocks()), seed, self.stage)
+        return BlockPlan(self.assignment.dataset.blocks, seed, self.stage)
 
     @cached_property
     def stage(self) -> Stage:

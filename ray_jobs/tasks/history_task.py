@@ -73,7 +73,7 @@ class HistoryTask(RetrievalTask):
     def plan(self) -> BlockPlan:
         """All blocks of timelines."""
         seed = self.assignment.stream_seed(f"{self.name}.plan")
-        return BlockPlan(tuple(self.assignment.dataset.blocks()), seed)
+        return BlockPlan(self.assignment.dataset.blocks, seed)
 
     def windows(self, events: Events, labels: Mask, rng: np.random.Generator) -> Windows:
         """Cuts the timelines of a block; `labels` [H] says what may be predicted."""

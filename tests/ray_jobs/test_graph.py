@@ -271,7 +271,7 @@ def test_the_user_model_reads_them_too_where_it_is_told(
     assert read_with.vectors is not None
     assert read_with.vectors.manifest.details["graph"] == trained[1].version
     table = UserTable.open(embed_users(job, read_with, model, None))
-    block = dataset.blocks()[0].read()
+    block = dataset.blocks[0].read()
     users, events = block["user"].to_numpy(), events_from(block)
     with_events = events.lengths > 0
     expected = Retriever.open(model, read_with, None).user_vectors(events, users)

@@ -200,7 +200,8 @@ def test_the_manifest_says_what_is_in_it(first: Dataset) -> None:
 
 
 def test_blocks_cover_all_timelines_and_events_are_found_by_user(first: Dataset) -> None:
-    blocks = first.blocks()
+    blocks = first.blocks
+    assert first.blocks is blocks  # every task looks its block up
     assert sum(block.num_rows for block in blocks) == NUM_USERS
     users = np.array([block.read(["user"])["user"][0].as_py() for block in blocks])
     events = first.events_of(np.append(users, [0, first.user_ids.rows + 5]))

@@ -1,20 +1,25 @@
 """Embeddings of users by day: made of one pass, the same as each by itself, read by the models."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from data.batching import Encoder
 from data.contract.artifact import Artifact, current
 from data.contract.settings import UserError
 from data.dataset import Dataset
-from data.user_days import DAY_BITS, UserDays
+from data.user_days import DAY_BITS, KEYS, VECTORS, UserDays
 from ray_jobs import user_days as making
 from ray_jobs.embed import as_read_by, user_days
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, start
+from ray_jobs.preparation.block_tasks import BlockTasks
+from ray_jobs.preparation.pieces import Pieces
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.train import train, upstream
 
@@ -153,6 +158,32 @@ def test_who_lays_days_together_needs_no_gpu(
     days = UserDays.open(making.embed_days(job, dataset, model, 5).path, dataset.calendar)
     assert len(days.keys) == len(days.vectors) > 0
     assert days.vectors.shape[1] == 12
+
+
+def test_days_of_many_blocks_are_laid_together_with_one_file_open_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, rng = 40, np.random.default_rng(0)
+    pieces, where = Pieces(tmp_path), (None, "m", BlockTasks(0), "cpu")
+    blocks = making._Blocks(tmp_path, pieces, count, 1, "d", *where, first_day=1)
+    keys = rng.permutation(500)
+    for number, mine in enumerate(np.array_split(keys, count)):
+        arrays = {"keys": mine, "vectors": mine[:, None].astype(np.float16)}
+        blocks.make(number, lambda own=arrays: own)  # type: ignore[misc]
+    real, seen = np.load, []
+
+    def load(path: Path) -> Any:
+        loaded = real(path)
+        seen.append(sum(Path(f.path).suffix == ".npz" for f in psutil.Process().open_files()))
+        return loaded
+
+    monkeypatch.setattr(np, "load", load)
+    draft = SimpleNamespace(path=tmp_path, fields={})
+    making._assemble(blocks, draft)  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert set(seen) == {1}
+    assert np.load(tmp_path / KEYS).tolist() == sorted(keys)
+    assert np.load(tmp_path / VECTORS)[:, 0].tolist() == sorted(keys)
 
 
 def test_overlapping_windows_and_splits_without_days_are_refused(words: list[str]) -> None:

@@ -47,7 +47,7 @@ def expected(
     """Users with an event before then, and their vectors, all at once."""
     dataset = Dataset.open(job.root)
     found = []
-    for block in dataset.blocks():
+    for block in dataset.blocks:
         table = block.read()
         events = events_from(table)
         if until_ms is not None:
