@@ -125,9 +125,12 @@ def _embedded(blocks: _Blocks, number: int) -> dict[str, Any]:
         events = events.chosen(events.timestamp < blocks.until_ms)
     active = np.flatnonzero(events.lengths != _read_before(blocks.table_before(), users))
     mine = events.cut(events.offsets[active], events.lengths[active])
+    vectors = model.user_vectors(mine, users[active])
+    # As of an earlier day than the table before, some have done nothing yet.
+    vectors[mine.lengths == 0] = 0
     return {
         "user": users[active],
-        "vectors": model.user_vectors(mine, users[active]).astype(np.float16),
+        "vectors": vectors.astype(np.float16),
         "events": mine.lengths,
         "as_of": _newest(mine),
     }
@@ -163,7 +166,7 @@ def _assemble(blocks: _Blocks, draft: Draft, rows: int) -> tuple[int, int]:
             columns[name][:kept] = old[:kept]
     embedded = 0
     for part in blocks.parts():
-        embedded += len(part["user"])
+        embedded += int((part["events"] > 0).sum())
         for name, column in columns.items():
             column[part["user"]] = part[name.removesuffix(".npy")]
     described = {"dtype": "float16", "normalised": True, "metric": "inner_product"}

@@ -118,6 +118,24 @@ def test_a_user_who_did_nothing_keeps_the_vector_and_its_date(
     assert after.vectors[users] == pytest.approx(vectors, abs=1e-3)
 
 
+def test_as_of_an_earlier_day_who_had_done_nothing_yet_has_no_vector(
+    trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, model = trained
+    monkeypatch.setattr(user_table, "KIND", "earlier_embeddings")
+    dataset = Dataset.open(job.root)
+    later = UserTable.open(embed_users(job, dataset, model, day_ms(job, 16)))
+    made = embed_users(job, dataset, model, day_ms(job, 2))
+    table, (users, vectors) = UserTable.open(made), expected(job, model, day_ms(job, 2))
+    others = np.setdiff1d(np.arange(len(table.events)), users)
+    assert later.vectors[others].any()
+    assert not any(c[others].any() for c in (table.vectors, table.events, table.as_of))
+    assert table.vectors[users] == pytest.approx(vectors, abs=1e-3)
+    counted = made.manifest.details
+    assert counted["embedded"] + counted["kept"] == len(users)
+    assert counted["kept"] >= 0
+
+
 def test_an_interrupted_table_goes_on_and_tasks_make_the_same(
     trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
