@@ -13,42 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from data.contract.schema import DAY_MS
+from data.incidence import Incidence, interactions_before
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from data.queries import Queries, SplitLog
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Interactions:
-    """Positive events before a part: who, what, and how long before it.
-
-    Attributes:
-        user: user rows, [H].
-        item: item rows, [H].
-        age_days: days before the part begins, [H]; all 0 where there is no clock.
-    """
-
-    user: Ints
-    item: Ints
-    age_days: npt.NDArray[np.float64]
-
-
-def interactions_before(log: SplitLog, part: int) -> Iterator[Interactions]:
-    """Positive events that queries about `part` may know, a block of users at a time."""
-    start = log.start_ms(part)
-    for block in log.blocks():
-        chosen = block.known_before(part, log.split.kind)
-        chosen &= np.isin(block.events.action, log.positive_codes)
-        times = block.events.timestamp[chosen]
-        ages = np.zeros(len(times)) if start is None else (start - times) / DAY_MS
-        items = block.events.item[chosen].astype(np.int64)
-        yield Interactions(block.users[block.owners[chosen]], items, ages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +68,13 @@ class ItemNeighbors:
     def fit(cls, log: SplitLog, part: int, neighbors: int = 100) -> ItemNeighbors:
         """Counts co-occurrence in what precedes `part`. O(sum of squared history lengths)."""
         rows = log.dataset.item_ids.rows
-        users = incidence(log, part)
-        items = users.tocsc()
-        columns, cosines = _nearest(*_lists(items), *_lists(users), min(neighbors, rows))
+        items_of = Incidence.before(log, part)
+        users_of = items_of.by_item(rows)
+        columns, cosines = _nearest(*users_of, *items_of.lists, min(neighbors, rows))
         kept = columns >= 0
         offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
         near = sp.csr_array((cosines[kept], columns[kept], offsets), (rows, rows))
-        sizes = np.diff(items.indptr)
+        sizes = np.diff(users_of[0])
         others = (sizes / (sizes.max(initial=0) + 1) - 1).astype(np.float32)
         return cls(near, others, log.positive_codes)
 
@@ -112,33 +85,12 @@ class ItemNeighbors:
         return np.where(scores > 0, scores, self.others)
 
 
-def incidence(log: SplitLog, part: int) -> sp.csr_array:
-    """Which items each user engaged with before a part: 0/1, a line for each user who did."""
-    rows = log.dataset.item_ids.rows
-    blocks = [_sets(block, rows) for block in interactions_before(log, part)]
-    return sp.vstack([sp.csr_array((0, rows), dtype=np.float32), *blocks], format="csr")
-
-
 def interacted(queries: Queries, positive_codes: Sequence[int], rows: int) -> sp.csr_array:
     """How often each item stands among the positive events of histories, [Q, rows]."""
     counted = np.isin(queries.history.action, positive_codes)
     owners, items = queries.history_owners[counted], queries.history.item[counted]
     values = np.ones(len(items), np.float32)
     return sp.csr_array((values, (owners, items)), (len(queries), rows))
-
-
-def _sets(block: Interactions, rows: int) -> sp.csr_array:
-    """Which items each user of a block engaged with: 0/1, [users, rows]."""
-    pairs = np.unique((block.user << 32) | block.item)
-    _, line = np.unique(pairs >> 32, return_inverse=True)
-    shape = (int(line.max(initial=-1)) + 1, rows)
-    values = np.ones(len(pairs), np.float32)
-    return sp.csr_array((values, (line, pairs & 0xFFFFFFFF)), shape)
-
-
-def _lists(sets: sp.csr_array | sp.csc_array) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Offsets and members of the compressed axis, of the types that are compiled for."""
-    return sets.indptr.astype(np.int64), sets.indices.astype(np.int32)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data.baselines import interactions_before
+from data.incidence import Incidence
 
 if TYPE_CHECKING:
     from data.queries import Queries, SplitLog
@@ -53,11 +53,8 @@ class MatrixFactorization:
         users, items = (_drawn(rng, rows) for rows in (log.dataset.user_ids.rows, ids.rows))
         users[np.diff(pairs.offsets) == 0] = 0
         for epoch in range(epochs):
-            order = rng.permutation(len(pairs.item))
-            other = rng.integers(ids.first_row, ids.rows, len(order), np.int32)
             rate = np.float32(RATE * (1 - epoch / epochs))
-            known = (pairs.offsets, pairs.user, pairs.item)
-            _descend((users, items), known, order, other, rate, np.float32(DECAY))
+            _pass((users, items), pairs, rng, ids.first_row, rate)
         counts = np.bincount(pairs.item, minlength=ids.rows)
         return cls(users, items, counts.astype(np.float32))
 
@@ -86,12 +83,25 @@ class _Pairs:
     @classmethod
     def before(cls, log: SplitLog, part: int) -> _Pairs:
         """Those of positive events before a part."""
-        blocks = [(b.user << 32) | b.item for b in interactions_before(log, part)]
-        pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *blocks]))
-        user = pairs >> 32
-        counts = np.bincount(user, minlength=log.dataset.user_ids.rows)
+        known = Incidence.before(log, part).by_user()
+        counts = np.zeros(log.dataset.user_ids.rows, np.int64)
+        counts[known.users] = known.sizes
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        return cls(offsets, user.astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32))
+        return cls(offsets, np.repeat(known.users.astype(np.int32), known.sizes), known.items)
+
+
+def _pass(
+    vectors: tuple[Scores, Scores],
+    pairs: _Pairs,
+    rng: np.random.Generator,
+    first_item: int,
+    rate: np.float32,
+) -> None:
+    """One pass over the pairs in a new order; 12 bytes a pair while it lasts."""
+    order = rng.permutation(len(pairs.item))
+    other = rng.integers(first_item, len(vectors[1]), len(order), np.int32)
+    known = (pairs.offsets, pairs.user, pairs.item)
+    _descend(vectors, known, order, other, rate, np.float32(DECAY))
 
 
 def _drawn(rng: np.random.Generator, rows: int) -> Scores:
@@ -107,7 +117,7 @@ def _descend(
     rate: np.float32,
     decay: np.float32,
 ) -> None:
-    """One pass over the pairs in `order`, each against a drawn item unless it is the user's own."""
+    """Steps on the pairs in `order`, each against a drawn item unless it is the user's own."""
     users, items = vectors
     offsets, owner, lists = known
     for turn, pair in enumerate(order):

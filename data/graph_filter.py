@@ -16,14 +16,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from data.baselines import incidence, interacted
+from data.baselines import interacted
 from data.contract.settings import UserError
+from data.incidence import Incidence, Lists
 
 if TYPE_CHECKING:
     from data.queries import Queries, SplitLog
 
 Scores = npt.NDArray[np.float32]
-Lists = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 RANK = 256
 ALPHA = 0.3
@@ -64,11 +64,11 @@ class GraphFilter:
                 f"gf_cf keeps {RANK} numbers for each of {rows:,} item rows, too many beyond "
                 f"{MOST_ROWS:,}; leave it out of eval.baselines"
             )
-        counted = incidence(log, part)
-        by_item = counted.tocsc()
-        degree = np.maximum(np.diff(by_item.indptr), 1).astype(np.float32)
-        low = _leading(counted, degree)
-        return cls(_lists(by_item), _lists(counted), low, degree, log.positive_codes)
+        items_of = Incidence.before(log, part)
+        users_of = items_of.by_item(rows)
+        degree = np.maximum(np.diff(users_of[0]), 1).astype(np.float32)
+        low = _leading(items_of, degree)
+        return cls(users_of, items_of.lists, low, degree, log.positive_codes)
 
     def scores(self, queries: Queries) -> Scores:
         """Full-catalogue scores, float32[b, rows]; 0 for users without a history."""
@@ -77,25 +77,24 @@ class GraphFilter:
         past.data[:] = 1 / root[past.indices]
         scores: Scores = (ALPHA * (past @ self.low)) @ self.low.T
         scores *= self.degree
-        _spread(scores, (*_lists(past), past.data), self.users_of, self.items_of)
+        lists = past.indptr.astype(np.int64), past.indices.astype(np.int32)
+        _spread(scores, (*lists, past.data), self.users_of, self.items_of)
         scores /= root
         return scores
 
 
-def _leading(counted: sp.csr_array, degree: Scores) -> Scores:
+def _leading(items_of: Incidence, degree: Scores) -> Scores:
     """Right singular vectors of R̃ with the largest singular values that are not 0."""
-    rank = min(RANK, min(counted.shape) - 1)
-    if rank < 1 or counted.nnz == 0:
-        return np.zeros((counted.shape[1], 0), np.float32)
-    users = np.diff(counted.indptr).astype(np.float32)
-    normalised = sp.diags_array(users**-0.5) @ counted @ sp.diags_array(degree**-0.5)
-    _, values, vectors = svds(normalised.tocsr(), rank, rng=np.random.default_rng(0))
+    shape = len(items_of.users), len(degree)
+    rank = min(RANK, min(shape) - 1)
+    if rank < 1:
+        return np.zeros((len(degree), 0), np.float32)
+    sizes = items_of.sizes
+    weights = np.repeat(sizes.astype(np.float32) ** -0.5, sizes)
+    weights *= (degree**-0.5)[items_of.items]
+    normalised = sp.csr_array((weights, items_of.items, items_of.offsets), shape)
+    _, values, vectors = svds(normalised, rank, rng=np.random.default_rng(0))
     return np.ascontiguousarray(vectors[values > LEAST_SINGULAR].T, np.float32)
-
-
-def _lists(sets: sp.csr_array | sp.csc_array) -> Lists:
-    """Offsets and members of the compressed axis, of the types that are compiled for."""
-    return sets.indptr.astype(np.int64), sets.indices.astype(np.int32)
 
 
 @numba.njit(cache=True, nogil=True)
