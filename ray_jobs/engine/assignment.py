@@ -86,11 +86,11 @@ class Assignment:
         items, users = (read(self.root / kind / name) if name else None for kind, name in kinds)
         return dataset.with_vectors(items, users)
 
-    @cached_property
     def id_tables(self) -> dict[str, Tensor]:
-        """Tables that the model's own begin with, by name; none if they are drawn at random.
+        """Reads tables that the model's own begin with, by name; none if they are drawn at random.
 
         Rows of unit length: their loss reads directions alone, and lengths follow the step size.
+        They are as large as the model's own, so nobody keeps them.
         """
         if self.ids_version is None:
             return {}

@@ -88,7 +88,7 @@ def build_learner(task: Task, assignment: Assignment, device: torch.device) -> L
     core = core.to(device)
     dense_rate, sparse_rate = task.rates
     model = shard(core, tables, sparse_rate, seed, rank_memory=rank_memory())
-    load_tables(model.module, assignment.id_tables)
+    load_tables(model.module, assignment.id_tables())
     if assignment.start_from:
         _start_from(assignment, core, model.module)
     optimizer = torch.optim.AdamW(core.parameters(), lr=dense_rate, weight_decay=0.01, fused=True)

@@ -68,7 +68,7 @@ class TwoTowerTask(HistoryTask):
     @cached_property
     def admission(self) -> Admission:
         """Rows that occur in training, or were learnt before; frozen ones only if they were."""
-        found, before = super().admission, self.assignment.id_tables
+        found, before = super().admission, self.assignment.id_tables()
         if not before:
             return found
         learnt = [
