@@ -24,6 +24,7 @@ Scores = npt.NDArray[np.float32]
 Scorer = Callable[[Queries], Scores]
 
 CHUNK_SCORES = 1 << 22
+CHUNK_SLOTS = 1 << 18  # of queries by ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +122,12 @@ def top(scores: Scores, k: int) -> Ints:
 def _hits(items: Ints, queries: Queries) -> Bools:
     width = 1 + max(int(items.max(initial=0)), int(queries.positives.max(initial=0)))
     positives = queries.positive_owners * width + queries.positives
-    places = np.arange(len(queries))[:, None] * width + items
-    return np.isin(places, positives) & (items >= 0)
+    ends = np.concatenate([[0], np.cumsum(queries.num_positives)])
+    hits = np.zeros(items.shape, bool)
+    size = max(1, CHUNK_SLOTS // items.shape[1])
+    for start in range(0, len(items), size):
+        some = items[start : start + size]
+        places = np.arange(start, start + len(some))[:, None] * width + some
+        own = positives[ends[start] : ends[start + len(some)]]
+        hits[start : start + size] = np.isin(places, own) & (some >= 0)
+    return hits

@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.floating] | npt.NDArray[np.bool_]
 
+CHUNK_COUNTS = 1 << 22  # of a bootstrap's resamples by queries
 PER_QUERY = ("recall", "ndcg", "hit_rate", "mrr")
 
 
@@ -254,9 +255,14 @@ def bootstrap_interval(
         resamples: bootstrap samples.
     """
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
-    means = weights @ values / len(values)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    shares = np.full(len(values), 1 / len(values))
+    size = max(1, CHUNK_COUNTS // max(1, len(values)))
+    means = [
+        rng.multinomial(len(values), shares, size=min(size, resamples - start)) @ values
+        for start in range(0, resamples, size)
+    ]
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(np.concatenate(means) / len(values), quantiles)
     return float(low), float(high)
 
 

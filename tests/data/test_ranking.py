@@ -33,6 +33,18 @@ def test_rank_gives_the_best_items_that_may_be_shown(log_of, rows, k, seed):
         assert ranking.num_positives[n] == len(positives)
 
 
+@given(rows_of_a_log, st.integers(1, NUM_ITEMS + 1), st.integers(1, 60))
+def test_hits_found_some_queries_at_a_time_are_those_of_all(log_of, rows, k, at_once):
+    log = log_of(rows, blocks=2)
+    queries, catalogue = build_queries(log, TEST, 100), Catalogue.of(log.dataset)
+    table = np.random.default_rng(k).random((NUM_USERS + 1, catalogue.rows)).astype(np.float32)
+    with mock.patch("data.ranking.CHUNK_SLOTS", at_once):
+        found = rank(lambda q: table[q.users], queries, catalogue, k)
+    own = np.split(queries.positives, np.cumsum(queries.num_positives))
+    expected = [np.isin(line, positives) for line, positives in zip(found.items, own, strict=False)]
+    assert found.hits.tolist() == [hits.tolist() for hits in expected]
+
+
 @given(rows_of_a_log, st.integers(0, 100))
 def test_queries_of_many_moments_are_scored_by_day_and_answered_in_their_order(log_of, rows, seed):
     log = log_of(rows, blocks=2)

@@ -1,4 +1,6 @@
 import math
+import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -131,6 +133,26 @@ def test_bootstrap_interval_covers_the_mean_at_its_level():
         low, high = metrics.bootstrap_interval(rng.normal(3, 1, 60), seed, resamples=300)
         inside += low <= 3 <= high
     assert 0.88 <= inside / 200 <= 0.99
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 500))
+def test_a_bootstrap_in_parts_is_that_of_all_resamples_at_once(queries, resamples, at_once):
+    values = np.random.default_rng(queries).random(queries)
+    rng = np.random.default_rng(7)
+    weights = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples)
+    expected = np.quantile(weights @ values / queries, [0.05, 0.95])
+    with mock.patch("models.metrics.CHUNK_COUNTS", at_once):
+        found = metrics.bootstrap_interval(values, 7, level=0.9, resamples=resamples)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_bootstrap_of_many_queries_holds_some_resamples_at_a_time():
+    values = np.random.default_rng(0).random(20_000)
+    tracemalloc.start()
+    metrics.bootstrap_interval(values, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * (metrics.CHUNK_COUNTS + len(values)) < 16 * 1000 * len(values)
 
 
 def unit(vectors):
