@@ -6,7 +6,7 @@ The result is a plain tree (JSON values), part of `metrics.json`, from which the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from data.queries import Queries, SplitLog, build_queries
 from data.ranking import Catalogue, Ranking, Scorer, Scores, rank
 from data.slices import (
     Slice,
+    SliceRecall,
     by_activity,
     by_age,
     by_interest,
@@ -162,22 +163,43 @@ def judge_retrieval(held_out: EvaluationSet, scorers: Mapping[str, Scorer]) -> T
         metrics: scorer -> metric -> value; intervals: scorer -> metric -> 95% over users;
         slices: list of {name, k, labels, positives, recall: scorer -> values}.
     """
-    depth = max(*held_out.settings.ks, held_out.settings.slice_k)
-    rankings = {
-        name: rank(scorer, held_out.queries, held_out.catalogue, depth)
+    slices = held_out.slices()
+    judged = {
+        name: _judged(scorer, held_out, slices)
         for name, scorer in track(
             scorers.items(), "ranking the catalogue", console=Console(stderr=True)
         )
     }
+    recalls = {name: found.recalls for name, found in judged.items()}
     return {
         "queries": len(held_out.queries),
         "positives": len(held_out.queries.positives),
         "reachable": _reachable(held_out),
         "items": held_out.catalogue.num_items,
-        "metrics": {name: _metrics(r, held_out) for name, r in rankings.items()},
-        "intervals": {name: _intervals(r, held_out) for name, r in rankings.items()},
-        "slices": [_slice(group, rankings, held_out) for group in held_out.slices()],
+        "metrics": {name: found.metrics for name, found in judged.items()},
+        "intervals": {name: found.intervals for name, found in judged.items()},
+        "slices": [
+            _slice(group, {name: of[number] for name, of in recalls.items()}, held_out)
+            for number, group in enumerate(slices)
+        ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is kept of a scorer's ranking, which takes some MB for each thousand queries."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    recalls: list[SliceRecall]
+
+
+def _judged(scorer: Scorer, held_out: EvaluationSet, slices: Sequence[Slice]) -> _Judged:
+    settings, queries = held_out.settings, held_out.queries
+    depth = max(*settings.ks, settings.slice_k)
+    ranking = rank(scorer, queries, held_out.catalogue, depth)
+    recalls = [slice_recall(group, ranking, queries, settings.slice_k) for group in slices]
+    return _Judged(_metrics(ranking, held_out), _intervals(ranking, held_out), recalls)
 
 
 def _metrics(ranking: Ranking, held_out: EvaluationSet) -> dict[str, float]:
@@ -206,12 +228,10 @@ def _reachable(held_out: EvaluationSet) -> float:
     return float(there.mean())
 
 
-def _slice(group: Slice, rankings: Mapping[str, Ranking], held_out: EvaluationSet) -> Tree:
-    k = held_out.settings.slice_k
-    found = {name: slice_recall(group, r, held_out.queries, k) for name, r in rankings.items()}
+def _slice(group: Slice, found: Mapping[str, SliceRecall], held_out: EvaluationSet) -> Tree:
     return {
         "name": group.name,
-        "k": k,
+        "k": held_out.settings.slice_k,
         "labels": list(group.labels),
         "positives": next(iter(found.values())).positives.tolist(),
         "recall": {name: value.recall for name, value in found.items()},

@@ -1,5 +1,6 @@
 import json
 import math
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from data.contract.encode import Events
 from data.contract.schema import DAY_MS, Vocabulary
 from data.contract.settings import UserError, build
 from data.queries import Queries
-from data.ranking import CHUNK_SCORES, Catalogue
+from data.ranking import CHUNK_SCORES, Catalogue, rank
 from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, baselines
 from ray_jobs.engine.evaluation import (
     EvalSettings,
@@ -94,6 +95,20 @@ def test_scorers_judged_apart_are_those_judged_together(held_out):
     scorers = {"model": knowing, "popularity": held_out.popularity.scores}
     apart = [judge_retrieval(held_out, {name: scorer}) for name, scorer in scorers.items()]
     assert beside(*apart) == judge_retrieval(held_out, scorers)
+
+
+def test_one_ranking_is_held_at_a_time(held_out, monkeypatch):
+    made, held = [], []
+
+    def ranked(*words):
+        ranking = rank(*words)
+        made.append(weakref.ref(ranking.items))
+        held.append(sum(one() is not None for one in made))
+        return ranking
+
+    monkeypatch.setattr("ray_jobs.engine.evaluation.rank", ranked)
+    judge_retrieval(held_out, dict.fromkeys("abc", knowing))
+    assert held == [1, 1, 1]
 
 
 def test_the_result_is_json(held_out):
