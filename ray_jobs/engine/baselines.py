@@ -20,26 +20,31 @@ USUAL: tuple[Baseline, ...] = ("popularity", "item_knn")
 BESIDE_GRAPH: tuple[Baseline, ...] = (*USUAL, "bpr", "gf_cf")
 BESIDE_USER: tuple[Baseline, ...] = (*USUAL, "pinnersage_5", "pinnersage_20")
 ROWS_OF_FILTER = 200_000
+EVENTS_OF_BPR = 10_000_000  # 200 epochs of so many take a core some 20 minutes
 CLUSTERS = {"pinnersage_5": 5, "pinnersage_20": 20}
 
 
 def baselines(held_out: EvaluationSet, names: Sequence[Baseline] = USUAL) -> dict[str, Scorer]:
     """Those that the settings name, else those wanted that the log allows.
 
-    GF-CF needs at most `ROWS_OF_FILTER` item rows, PinnerSage a column of item vectors.
+    Unless named, GF-CF needs at most `ROWS_OF_FILTER` item rows and BPR at most `EVENTS_OF_BPR`
+    events; PinnerSage needs a column of item vectors.
 
     Args:
         held_out: what is evaluated.
         names: those wanted unless the settings name others.
     """
     chosen = held_out.settings.baselines
-    few = held_out.catalogue.rows <= ROWS_OF_FILTER
-    found = {
-        name: _fitted(held_out, name)
-        for name in chosen or names
-        if chosen or few or name != "gf_cf"
-    }
+    wanted = chosen or [name for name in names if _is_affordable(held_out, name)]
+    found = {name: _fitted(held_out, name) for name in wanted}
     return {name: scorer for name, scorer in found.items() if scorer is not None}
+
+
+def _is_affordable(held_out: EvaluationSet, name: Baseline) -> bool:
+    """Whether a baseline that nobody has asked for takes minutes, not hours."""
+    if name == "gf_cf":
+        return held_out.catalogue.rows <= ROWS_OF_FILTER
+    return name != "bpr" or held_out.log.dataset.counts["events"] <= EVENTS_OF_BPR
 
 
 def _fitted(held_out: EvaluationSet, name: Baseline) -> Scorer | None:

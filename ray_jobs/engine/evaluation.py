@@ -55,8 +55,8 @@ class EvalSettings:
         max_users: evaluated users, drawn by `seed` among those with a positive; by default 2,000
             where a whole feed is built, and up to 100,000 where one model is judged alone.
         baselines: what stands beside the model; by default popularity and item-kNN, beside the
-            graph model also BPR and, up to 200,000 item rows, GF-CF, beside the user model
-            PinnerSage by 5 and 20 clusters, where items have vectors.
+            graph model also BPR, up to 10 million events, and GF-CF, up to 200,000 item rows,
+            beside the user model PinnerSage by 5 and 20 clusters, where items have vectors.
         slice_k: cut-off of the recall in slices.
         neighbors: neighbours an item keeps in the item-kNN baseline.
         popularity_half_life_days: age at which an event counts half in the popularity baseline
