@@ -7,13 +7,13 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract import storage
 from data.contract.artifact import (
     POINTER,
     Artifact,
-    appearing,
     current,
     has_current,
     peek,
@@ -26,6 +26,7 @@ from data.feedback import Attribution
 from data.raw_tables import FileSet, RawTables
 from ray_jobs.engine.lineage import Lineage
 from ray_jobs.preparation.posted_log import PostedLog
+from ray_jobs.preparation.posted_table import alike
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
 from serve.bundle import KIND
 from serve.replicas import served_bundles
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
     from ray_jobs.engine.job import Job
 
 NEXT_DAY_FILE = "next_day.json"
+FOLLOWING = ("request_id", "user_id", "item_id", "timestamp", "action")
 SERVED_AGAIN = 3  # newest bundles that may be, with all that their users have done
 
 
@@ -135,25 +135,26 @@ def new_tables(job: Job, day: Yesterday, dataset: Dataset) -> RawTables:
     folder = job.root / "posted" / f"{first}-{last}-{span[1]}"
     with PostedLog.opened(job.root, job.settings.serve) as posted:
         tables = {"events": posted.events(first, last), "items": posted.items(first, last)}
-    found = {n: _written(t, folder / f"{n}.parquet") for n, t in tables.items() if t.num_rows}
+        paths = {name: folder / f"{name}.parquet" for name in tables}
+        # An interrupted day finds them as they were, on another machine too.
+        found = {n: f for n, f in paths.items() if storage.fetch(f) or tables[n].write(f)}
     if dataset.calendar is not None and span[1] > span[0]:
-        path = folder / "impressions.parquet"
-        if storage.fetch(path) or write_served(job.root, span, _following(job, day), dataset, path):
+        path, events = folder / "impressions.parquet", found.get("events")
+        if storage.fetch(path) or write_served(
+            job.root, span, _following(job, day, events), dataset, path
+        ):
             found["impressions"] = path
     sets: dict[str, Any] = {role: (FileSet(files=(path,)),) for role, path in found.items()}
     return RawTables.of(dataset.order, sets)
 
 
-def _following(job: Job, day: Yesterday) -> Attribution:
-    """Of the events that may label what has waited."""
+def _following(job: Job, day: Yesterday, new: Path | None) -> Attribution:
+    """Of the events that may label what has waited: those taken before, and the day's own file."""
     with PostedLog.opened(job.root, job.settings.serve) as posted:
-        events = posted.events(day.before.open_sequence, day.after.store_sequence)
+        waiting = posted.events(day.before.open_sequence, day.before.store_sequence)
+        tables = [waiting.read(FOLLOWING)]
+    if new is not None:
+        tables.append(pq.read_table(new, columns=[*FOLLOWING]))
+    schema = alike([table.schema for table in tables])
+    events = pa.concat_tables(table.cast(schema) for table in tables)
     return Attribution(events, _label_ms(job))
-
-
-def _written(rows: pa.Table, path: Path) -> Path:
-    """Writes a table once; an interrupted day finds it as it was, on another machine too."""
-    if not storage.fetch(path):
-        with appearing(path) as part:
-            pq.write_table(rows, part)
-    return path

@@ -13,7 +13,7 @@ import json
 import sys
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 import pyarrow as pa
@@ -23,6 +23,7 @@ from data.contract import storage
 from data.contract.artifact import appearing, write_atomically
 from data.contract.schema import EVENT_COLUMNS
 from ray_jobs.engine.locks import turn
+from ray_jobs.preparation.posted_table import PostedTable
 from serve.stores import open_store
 
 if TYPE_CHECKING:
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
 
 INDEX = "index.json"
 FILE_EVENTS, DROPPED_AT_ONCE = 200_000, 1_000
-TYPES = {
-    "timestamp": pa.int64(),
-    "received_at": pa.int64(),
-    "created_at": pa.int64(),
-    "duration_s": pa.float64(),
-    "event_id": pa.string(),
-    "action": pa.string(),
-    "surface": pa.string(),
-}
 
 
 class PostedLog:
@@ -85,23 +77,22 @@ class PostedLog:
         """When the last event beyond a number was received, ms; 0 where there is none."""
         return max((event["received_at"] for _, event in self._events(after, None)), default=0)
 
-    def events(self, after: int, until: int | None = None) -> pa.Table:
+    def events(self, after: int, until: int | None = None) -> PostedTable:
         """Posted events in (after, until] with the contract's column names; event_id is string.
 
         None is later than when it came: one of a client whose clock is ahead would open days that
         have not come, and close those of all others.
         """
-        found = list(self._events(after, until))
-        columns = {name: [event.get(name) for _, event in found] for name in EVENT_COLUMNS}
-        columns["event_id"] = [str(value) for value in columns["event_id"]]
-        columns["timestamp"] = [min(e["timestamp"], _came_ms(n, e)) for n, e in found]
-        return pa.table({name: _column(name, values) for name, values in columns.items()})
+        return PostedTable(
+            lambda: (_as_it_came(*found) for found in self._events(after, until)), EVENT_COLUMNS
+        )
 
-    def items(self, after: int, until: int | None = None) -> pa.Table:
+    def items(self, after: int, until: int | None = None) -> PostedTable:
         """Posted items in (after, until]: one column for each key that was posted."""
-        items = [item for _, item in self._store.documents("items", after, until)]
-        names = dict.fromkeys(["item_id", "created_at", *(key for item in items for key in item)])
-        return pa.table({n: _column(n, [item.get(n) for item in items]) for n in names})
+        return PostedTable(
+            lambda: (item for _, item in self._store.documents("items", after, until)),
+            ("item_id", "created_at"),
+        )
 
     def actions(self, user_id: ExternalId, after: int) -> list[Document]:
         """A user's events beyond a number, in order; of those in the store, as many as it lists.
@@ -197,10 +188,8 @@ def _came_ms(number: int, event: Document) -> int:
     return max(int(event["received_at"]), number // 1000)
 
 
-def _column(name: str, values: list[Any]) -> pa.Array:
-    """A column of posted values: integers or strings for ids, text where types are mixed."""
-    try:
-        column = pa.array(values, TYPES.get(name))
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        column = pa.array([None if value is None else str(value) for value in values])
-    return column.cast(pa.int64()) if pa.types.is_null(column.type) else column
+def _as_it_came(number: int, event: Document) -> Document:
+    """An event with the contract's columns, not later than it came."""
+    moment = min(event["timestamp"], _came_ms(number, event))
+    known = {name: event.get(name) for name in EVENT_COLUMNS}
+    return known | {"event_id": str(event["event_id"]), "timestamp": moment}

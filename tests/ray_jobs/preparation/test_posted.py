@@ -3,7 +3,6 @@
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate
 from ray_jobs.engine.job import Job, start
-from ray_jobs.preparation import posted
+from ray_jobs.preparation import posted, posted_table
 from ray_jobs.preparation.posted import (
     NEXT_DAY_FILE,
     Yesterday,
@@ -182,7 +181,7 @@ def test_another_machine_finds_what_an_interrupted_day_has_written(
     monkeypatch.setenv("HOMEFEED_MIRROR", str(tmp_path / "two"))
     other = start([f"root={job.settings.root}"])
     shutil.copytree(job.root / STORE, other.root / STORE)  # of a server that both ask
-    monkeypatch.setattr(posted, "pq", SimpleNamespace(write_table=None))
+    monkeypatch.setattr(posted_table, "appearing", None)
     monkeypatch.setattr(posted, "write_served", None)
     assert Yesterday.begin(other, KINDS) == day
     again = new_tables(other, day, Dataset.open(other.root))

@@ -25,6 +25,7 @@ from serve.lmdb_store import LmdbStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ray_jobs.preparation.posted_table import PostedTable
     from serve.store import Store
 
 T = 10**12
@@ -54,17 +55,17 @@ def event(event_id: Any, timestamp: int = T, **more: Any) -> dict[str, Any]:
     }
 
 
-def ids(table: pa.Table) -> list[str]:
-    found: list[str] = table["event_id"].to_pylist()
+def ids(table: PostedTable) -> list[str]:
+    found: list[str] = table.read(["event_id"])["event_id"].to_pylist()
     return found
 
 
 def test_events_come_as_a_table_with_contract_columns(posted: PostedLog, store: Store) -> None:
     store.append([event(1), event("b", T + 1, duration_s=2.5, board_id=4)])
-    table = posted.events(0)
+    table = posted.events(0).read()
     assert table.schema.field("event_id").type == pa.string()
     assert table.schema.field("user_id").type == pa.int64()
-    assert ids(table) == ["1", "b"]
+    assert table["event_id"].to_pylist() == ["1", "b"]
     assert table["duration_s"].to_pylist() == [None, 2.5]
     assert table["timestamp"].to_pylist() == [T, T + 1]
     assert ids(posted.events(1)) == ["b"]
@@ -72,20 +73,20 @@ def test_events_come_as_a_table_with_contract_columns(posted: PostedLog, store: 
 
 
 def test_no_events_are_an_empty_table_with_the_same_columns(posted: PostedLog) -> None:
-    table = posted.events(0)
+    table = posted.events(0).read()
     assert table.num_rows == 0
     assert {"event_id", "user_id", "item_id", "action", "timestamp"} <= set(table.column_names)
-    assert posted.items(0).num_rows == 0
+    assert posted.items(0).read().num_rows == 0
 
 
 def test_items_come_with_a_column_for_each_key(posted: PostedLog, store: Store) -> None:
     store.put_items([{"item_id": 5, "creator_id": 1}, {"item_id": 6, "interests": ["a"]}])
     store.put_items([{"item_id": 7, "creator_id": "x"}])
-    table = posted.items(0)
+    table = posted.items(0).read()
     assert table["item_id"].to_pylist() == [5, 6, 7]
     assert table["interests"].to_pylist() == [None, ["a"], None]
     assert table["creator_id"].to_pylist() == ["1", None, "x"]  # mixed values become text
-    assert posted.items(2)["item_id"].to_pylist() == [7]
+    assert posted.items(2).read()["item_id"].to_pylist() == [7]
 
 
 def test_the_last_event_before_a_moment_is_found(posted: PostedLog, store: Store) -> None:
@@ -110,7 +111,7 @@ def test_no_event_is_later_than_it_came_whatever_the_clock_of_its_server(tmp_pat
     with LmdbStore(tmp_path / "store", clock=lambda: 1000 * (T + 50)) as store:
         store.append([event(1), event(2, T + 10**12, received_at=T + 70)])
         store.append([event(3, T + 10**12, received_at=T + 7), event(4, T + 8, received_at=1)])
-        times = PostedLog(tmp_path, store).events(0)["timestamp"].to_pylist()
+        times = PostedLog(tmp_path, store).events(0).read()["timestamp"].to_pylist()
     assert times == [T, T + 70, T + 50, T + 8]
 
 
@@ -139,11 +140,11 @@ def test_whatever_is_archived_the_log_is_the_same(
         patch.setattr(posted_log, "DROPPED_AT_ONCE", at_once)
         posted = PostedLog(folder, store)
         store.append([event(n, T + n, user_id=n if n % 2 else "x") for n in range(count)])
-        before = posted.events(*span)
+        before = posted.events(*span).read()
         moved = [posted.archive(until) for until in archived]
         assert sum(moved) == min(count, max(archived, default=0))
         assert len(list(store.documents("events", 0))) == count - sum(moved)
-        assert posted.events(*span).equals(before)
+        assert posted.events(*span).read().equals(before)
         own = [e["event_id"] for e in posted.actions("x", span[0])]
         assert own == list(range(span[0] + span[0] % 2, count, 2))
 
