@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.blocks import Block, row_groups
 from data.contract import artifact
@@ -26,7 +25,7 @@ from data.contract.schema import (
 )
 from data.contract.settings import UserError
 from data.contract.signatures import SIGNATURE_COLUMN, image_keys
-from data.timelines import events_from
+from data.timelines import events_from, in_stretches
 from data.user_days import UserDays
 from data.windows import day_bounds
 
@@ -175,9 +174,9 @@ class Dataset:
         return tuple(row_groups(self.timeline_files))
 
     def timelines(self) -> Iterator[pa.Table]:
-        """All timelines, a file at a time."""
+        """All timelines, a file at a time, or so many row groups of one that has grown by days."""
         for path in self.timeline_files:
-            yield pq.read_table(path)
+            yield from in_stretches(path)
 
     def events_of(self, users: npt.NDArray[np.int64]) -> Events:
         """The events of any user rows; none for rows without a timeline.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import timelines
-from data.contract.schema import ENCODED_EVENT
+from data.contract.schema import ENCODED_EVENT, TIMELINE
 from data.dataset import NO_DATE, date_name
 from data.exchange import gather, write_table
 from data.item_days import count_items
@@ -58,23 +58,15 @@ def timeline_name(shard: int) -> str:
     return f"part-{shard:05d}.parquet"
 
 
-def write_shard(placement: Placement, shard: int) -> int:
-    """Writes the timelines of one shard, earlier ones extended. Returns the number of users."""
+def write_shard(placement: Placement, shard: int) -> None:
+    """Writes the timelines of one shard, earlier ones extended, whose file is read in stretches."""
     events = placement.rows("shards", shard).drop_columns(["event_id", "received_at"])
-    if shard in placement.timelines:
-        earlier = timelines.ungroup(pq.read_table(placement.timelines[shard]))
-        events = pa.concat_tables([_with_sequence(earlier).select(events.column_names), events])
-    grouped = timelines.group(events)
-    metadata = {PARTS_KEY: ",".join(placement.parts).encode()} if placement.parts else None
+    known = placement.timelines.get(shard)
+    earlier = timelines.in_stretches(known) if known else ()
+    names = {PARTS_KEY: ",".join(placement.parts).encode()}
+    schema = TIMELINE.with_metadata(names) if placement.parts else TIMELINE
     path = placement.folder / "timelines" / timeline_name(shard)
-    timelines.write(grouped.replace_schema_metadata(metadata), path)
-    return int(grouped.num_rows)
-
-
-def _with_sequence(events: pa.Table) -> pa.Table:
-    """Earlier rows come before later ones with the same time."""
-    least = np.full(events.num_rows, np.iinfo(np.int64).min)
-    return events.append_column("sequence", pa.array(least))
+    timelines.write(timelines.extended(earlier, events), path, schema)
 
 
 def write_days(placement: Placement, group: int) -> dict[str, int]:
@@ -101,7 +93,7 @@ def _earlier(placement: Placement, events: pa.Table) -> Iterator[pa.Table]:
         if date in placement.partitions:
             files = sorted(placement.partitions[date].glob("part-*.parquet"))
             rows = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
-            yield _with_sequence(rows).cast(ROUTED)
+            yield timelines.before_all(rows).cast(ROUTED)
 
 
 def _write_dated(

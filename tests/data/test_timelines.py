@@ -3,13 +3,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data import timelines
 from data.contract.schema import TIMELINE
-from data.timelines import ROW_GROUP_USERS, events_from, flat, group, offsets_of, ungroup
+from data.timelines import (
+    ROW_GROUP_USERS,
+    events_from,
+    extended,
+    flat,
+    group,
+    in_stretches,
+    offsets_of,
+    ungroup,
+)
 
+SCHEMA = TIMELINE.with_metadata({b"parts": b"train,test"})
 LOGS = st.lists(st.tuples(st.integers(17, 25), st.integers(0, 6), st.integers(0, 3)), max_size=60)
 
 
@@ -69,7 +80,32 @@ def test_events_of_one_chunk_are_not_copied() -> None:
 def test_files_have_row_groups_of_at_most_512_users(tmp_path: Path) -> None:
     users = ROW_GROUP_USERS + 10
     table = group(log([(17 + n, 0, 0) for n in range(users)]))
-    timelines.write(table, tmp_path / "t" / "part-00000.parquet")
-    metadata = pq.read_metadata(tmp_path / "t" / "part-00000.parquet")
+    path = tmp_path / "t" / "part-00000.parquet"
+    timelines.write([table], path, SCHEMA)
+    metadata = pq.read_metadata(path)
     assert [metadata.row_group(i).num_rows for i in range(2)] == [ROW_GROUP_USERS, 10]
-    assert pq.read_table(tmp_path / "t" / "part-00000.parquet").equals(table)
+    found = pq.read_table(path)
+    assert found.equals(table)
+    assert found.schema.metadata == SCHEMA.metadata
+
+
+@given(LOGS, LOGS, st.integers(1, 4), st.sampled_from([1, 400, 1 << 24]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_file_that_is_extended_in_stretches_is_that_of_all_events_at_once(
+    tmp_path_factory: pytest.TempPathFactory, earlier, later, users: int, most: int
+) -> None:
+    folder = tmp_path_factory.mktemp("timelines")
+    before, after, whole = (folder / f"{name}.parquet" for name in ("before", "after", "whole"))
+    # Those that come later have higher sequences, and only then may all be sorted at once.
+    more = log([(user, time, 9 + sequence) for user, time, sequence in later])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timelines, "ROW_GROUP_USERS", users)
+        patch.setattr(timelines, "STRETCH_BYTES", most)
+        timelines.write(extended([], log(earlier)), before, SCHEMA)
+        timelines.write(extended(in_stretches(before), more), after, SCHEMA)
+        timelines.write([group(pa.concat_tables([log(earlier), more]))], whole, SCHEMA)
+        parts = [*in_stretches(after)]
+    assert after.read_bytes() == whole.read_bytes()
+    assert pa.concat_tables([TIMELINE.empty_table(), *parts]).equals(pq.read_table(whole))
+    assert all(part.schema.metadata == SCHEMA.metadata for part in parts)
+    assert most > 1 or all(len(part) <= users for part in parts)
