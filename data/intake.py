@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PROBE_ROWS = 1 << 15
 DUPLICATE_IDS = 1 << 22
+KNOWN_ROWS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,12 +266,19 @@ def merged_ids(folder: Path, blocks: Sequence[str], side: str, kind: pa.DataType
 
 
 def find_duplicates(
-    folder: Path, blocks: Sequence[str], num_events: int, known: npt.NDArray[np.int64]
+    folder: Path, blocks: Sequence[str], num_events: int, known: Sequence[Path]
 ) -> int:
-    """Marks events whose id was there before, in an earlier row or in `known`.
+    """Marks events whose id was there before, in an earlier row or in the files of `known`.
 
-    Ids are looked at in slices by their low bits, so 4 million are in memory at once. The rows to
-    drop are written beside the block, as `drop-<block>.npy`.
+    New ids are looked at in slices by their low bits, so 4 million are in memory at once; of the
+    known ones, which are read once for each slice, those that are new again. The rows to drop are
+    written beside the block, as `drop-<block>.npy`.
+
+    Args:
+        folder: where the blocks were spilled.
+        blocks: their names, in order of arrival.
+        num_events: rows in all of them.
+        known: Parquet files of encoded events.
 
     Returns:
         How many there are.
@@ -278,8 +286,7 @@ def find_duplicates(
     drops: dict[str, list[npt.NDArray[np.int64]]] = {}
     num_slices = num_events // DUPLICATE_IDS + 1
     for part in range(num_slices):
-        earlier = known[known % num_slices == part]
-        for name, rows in _repeated(folder, blocks, (part, num_slices), earlier):
+        for name, rows in _repeated(folder, blocks, (part, num_slices), known):
             drops.setdefault(name, []).append(rows)
     for name, parts in drops.items():
         np.save(folder / f"drop-{name}.npy", np.sort(np.concatenate(parts)))
@@ -287,11 +294,13 @@ def find_duplicates(
 
 
 def _repeated(
-    folder: Path, blocks: Sequence[str], part: tuple[int, int], known: npt.NDArray[np.int64]
+    folder: Path, blocks: Sequence[str], part: tuple[int, int], files: Sequence[Path]
 ) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Rows of each block whose id occurred before, among the ids of one slice."""
     at = [_slice_rows(folder, name, *part) for name in blocks]
-    ids = np.concatenate([known, *(found for found, _ in at)])
+    new = np.concatenate([np.zeros(0, np.int64), *(found for found, _ in at)])
+    known = _known(files, np.unique(new))
+    ids = np.concatenate([known, new])
     _, first = np.unique(ids, return_index=True)
     again = np.ones(len(ids), bool)
     again[first] = False
@@ -310,3 +319,14 @@ def _slice_rows(
     ids = read_table(folder / f"events-{name}.arrow")["event_id"].to_numpy()
     rows = np.flatnonzero(ids % num_slices == part)
     return ids[rows], rows
+
+
+def _known(files: Sequence[Path], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Those of some ids, ascending, that files of encoded events have."""
+    found = [ids[:0]]
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(KNOWN_ROWS, columns=["event_id"]):
+                there = batch["event_id"].to_numpy()
+                found.append(there[np.isin(there, ids)])
+    return np.concatenate(found)

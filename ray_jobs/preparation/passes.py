@@ -7,10 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
-
 from data.chunks import Chunk, plan
 from data.contract.schema import DAY_MS, Calendar, Vocabulary
 from data.contract.settings import UserError
@@ -141,17 +137,15 @@ def mark_duplicates(preparation: Preparation, tally: Tally, first_open_day: int)
     """Finds events that are there twice, in this log or in the parent's open days."""
     parent, sets = preparation.parent, preparation.raw.events
     if parent is not None or any(s.theirs("event_id") in column_names(s) for s in sets):
-        known = _known_ids(parent, first_open_day) if parent else np.zeros(0, np.int64)
+        known = _known_files(parent, first_open_day) if parent else []
         find_duplicates(preparation.work, tally.blocks, tally.num_events, known)
 
 
-def _known_ids(parent: Dataset, first_open_day: int) -> npt.NDArray[np.int64]:
+def _known_files(parent: Dataset, first_open_day: int) -> list[Path]:
+    """Files of the events that new ones may repeat; those of days before come too late anyhow."""
     if parent.calendar is None:
-        files = parent.undated_files()
-    else:
-        files = parent.event_files_since(first_open_day)
-    ids = [pq.ParquetFile(file).read(["event_id"])["event_id"].to_numpy() for file in files]
-    return np.concatenate([np.zeros(0, np.int64), *ids])
+        return parent.undated_files()
+    return parent.event_files_since(first_open_day)
 
 
 def routing_of(

@@ -1,8 +1,10 @@
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,18 +27,37 @@ def test_only_the_first_event_with_an_id_is_kept(
         write_table(
             pa.table({"event_id": pa.array(ids, pa.int64())}), folder / f"events-{name}.arrow"
         )
+    files = [folder / f"known-{n}.parquet" for n in range(2)]
+    for n, file in enumerate(files):
+        pq.write_table(pa.table({"event_id": pa.array(known[n::2], pa.int64())}), file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "DUPLICATE_IDS", slice_size)
+        patch.setattr(intake, "KNOWN_ROWS", 2)
         size = sum(map(len, blocks))
-        dropped = find_duplicates(folder, names, size, np.array(known, np.int64))
+        dropped = find_duplicates(folder, names, size, files)
     seen, expected = set(known), []
     for ids in blocks:
         expected.append([n for n, i in enumerate(ids) if i in seen or i in ids[:n]])
         seen |= set(ids)
-    files = [folder / f"drop-{name}.npy" for name in names]
-    found = [np.load(file).tolist() if file.is_file() else [] for file in files]
+    drops = [folder / f"drop-{name}.npy" for name in names]
+    found = [np.load(file).tolist() if file.is_file() else [] for file in drops]
     assert found == expected
     assert dropped == sum(map(len, expected))
+
+
+def test_known_ids_are_not_in_memory_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "KNOWN_ROWS", 1 << 14)
+    rows = 1 << 18
+    pq.write_table(pa.table({"event_id": np.arange(rows)}), tmp_path / "known.parquet")
+    write_table(pa.table({"event_id": np.array([7, -1])}), tmp_path / "events-0.arrow")
+    tracemalloc.start()
+    try:
+        assert find_duplicates(tmp_path, ["0"], 2, [tmp_path / "known.parquet"]) == 1
+        assert tracemalloc.get_traced_memory()[1] < 8 * rows
+    finally:
+        tracemalloc.stop()
 
 
 def test_tallies_of_parts_add_up() -> None:
