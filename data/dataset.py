@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.blocks import Block, row_groups
+from data.blocks import Block, num_rows, row_groups
 from data.contract import artifact
 from data.contract.encode import HISTORY_COLUMNS, Events, FeatureTable
 from data.contract.idspace import IdSpace
@@ -216,6 +216,12 @@ class Dataset:
     def impression_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of impressions of the days from `first_day` to `last_day`."""
         return self._files("impressions", (first_day, last_day))
+
+    def events_on(self, day: int) -> int:
+        """How many events the partition of a day holds, also of one after the calendar."""
+        assert self.calendar is not None
+        folder = self.partition_folders("events").get(date_name(self.calendar.start_ms(day)))
+        return num_rows(_parts(folder)) if folder else 0
 
     def event_files_since(self, day: int) -> list[Path]:
         """Files of encoded events of a day and all later ones, also those after the calendar."""

@@ -172,8 +172,19 @@ def routing_of(
         calendar=calendar,
         first_open_day=open_day,
         num_shards=parent.details["num_shards"] if parent else -(-tally.num_events // size),
-        group_starts=group_starts(events_by_day(tally, calendar), 2 * size),
+        group_starts=group_starts(_rows_by_day(tally, calendar, parent, open_day), 2 * size),
     )
+
+
+def _rows_by_day(
+    tally: Tally, calendar: Calendar | None, parent: Dataset | None, first_open_day: int
+) -> dict[int, int]:
+    """Events by day that has new ones, with those of a partition that they reopen."""
+    found = events_by_day(tally, calendar)
+    if parent is None or parent.calendar is None:
+        return found
+    open_days = [day for day in found if day >= first_open_day]
+    return found | {day: found[day] + parent.events_on(day) for day in open_days}
 
 
 def events_by_day(tally: Tally, calendar: Calendar | None) -> dict[int, int]:

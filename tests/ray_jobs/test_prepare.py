@@ -19,11 +19,13 @@ from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph.edges import board_edges, board_files
+from data.partitions import write_days
 from data.raw_tables import FileSet, RawTables
 from data.sources import locate
 from data.splits import PARTS_KEY
 from ray_jobs.engine.job import Job, run, start
 from ray_jobs.engine.locks import turn
+from ray_jobs.preparation import placement
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import main, prepare
 
@@ -842,6 +844,27 @@ def test_late_events_reopen_the_last_days_and_older_ones_are_rejected(
     times = pq.ParquetFile(after.event_files(DAYS, DAYS)[0]).read()["timestamp"].to_pylist()
     assert times == sorted(times)
     assert late[-2]["timestamp"] in times
+
+
+def test_reopened_days_are_written_a_few_at_a_time(
+    copy: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def counted(*words: Any) -> dict[str, int]:
+        rows = write_days(*words)
+        written.append(sum(rows.values()))
+        return rows
+
+    monkeypatch.setattr(placement, "write_days", counted)
+    new = log(24, seed=1, days=(DAYS - 5, DAYS))
+    raw = RawTables(order="clock", events=(posted(new, tmp_path / "p.parquet"),))
+    words = ("prepare.late_days=9", "prepare.shard_events=50")
+    after = next_day(copy, raw, None, *words)
+    days = [after.events_on(day) for day in range(DAYS - 5, DAYS + 1)]
+    assert sum(written) == sum(days) > 24
+    assert max(written) < 2 * 50 + max(days)
+    assert_counted(after)
 
 
 def test_a_day_without_events_is_a_version_of_its_own(copy: Dataset, tmp_path: Path) -> None:
