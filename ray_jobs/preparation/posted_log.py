@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import orjson
@@ -112,7 +112,7 @@ class PostedLog:
         """
         with turn(self._root, "archive") as confirm:
             files = self._files()
-            dropped = self._drop(self._left_over(files))
+            dropped = self._drop_left_over(files)
             done = _end(files)
             while events := list(islice(self._store.documents("events", done, until), FILE_EVENTS)):
                 done = events[-1][0]
@@ -123,14 +123,22 @@ class PostedLog:
                 dropped += self._drop(events)
             return dropped
 
-    def _left_over(self, files: list[tuple[int, int]]) -> list[tuple[int, Document]]:
-        """What the store still holds of the archive, because moving it was interrupted."""
-        held = list(self._store.documents("events", 0, files[-1][1])) if files else []
-        if not held:
-            return []
-        found = (self._read(self._path(*file)) for file in files if file[1] >= held[0][0])
-        archived = {(number, event["event_id"]) for events in found for number, event in events}
-        return [one for one in held if (one[0], one[1]["event_id"]) in archived]
+    def _drop_left_over(self, files: list[tuple[int, int]]) -> int:
+        """Lets go of what the store still holds of the archive, because moving was interrupted.
+
+        A file at a time, for a store that is brought back from a copy may hold all of it.
+        """
+        held = (number for number, _ in self._store.documents("events", 0, _end(files)))
+        oldest = next(held, sys.maxsize)
+        del held  # and its snapshot of the store
+        spans = [(after, file) for (_, after), file in pairwise([(0, 0), *files])]
+        return sum(self._drop(self._left_over(*span)) for span in spans if span[1][1] >= oldest)
+
+    def _left_over(self, after: int, file: tuple[int, int]) -> list[tuple[int, Document]]:
+        """What the store holds beyond a number and a file of the archive has."""
+        archived = {(n, event["event_id"]) for n, event in self._read(self._path(*file))}
+        held = self._store.documents("events", after, file[1])
+        return [(n, event) for n, event in held if (n, event["event_id"]) in archived]
 
     def _drop(self, events: list[tuple[int, Document]]) -> int:
         for start in range(0, len(events), DROPPED_AT_ONCE):

@@ -274,6 +274,30 @@ def test_what_has_a_number_of_the_archive_and_is_another_event_is_not_dropped(
         assert [e["event_id"] for _, e in anew.documents("events", 0)] == ["new"]
 
 
+def test_what_is_left_over_is_looked_at_by_file_and_only_where_there_is_something(
+    tmp_path: Path, posted: PostedLog, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posted_log, "FILE_EVENTS", 2)
+    store.append([event(n) for n in range(8)])
+    posted.archive(6)
+    read, dropped = list[str](), list[int]()
+    real_read, real_drop = PostedLog._read, LmdbStore.drop
+    monkeypatch.setattr(
+        PostedLog, "_read", lambda log, path: (read.append(path.stem), real_read(log, path))[1]
+    )
+    monkeypatch.setattr(
+        LmdbStore, "drop", lambda s, events: (dropped.append(len(events)), real_drop(s, events))[1]
+    )
+    assert posted.archive(6) == 0
+    assert (read, dropped) == ([], [])
+    with LmdbStore(tmp_path / "copy", clock=from_one) as copy:
+        copy.skip_to(2)
+        copy.append([event(n) for n in range(2, 8)])
+        assert PostedLog(tmp_path, copy).archive(6) == 4
+        assert [number for number, _ in copy.documents("events", 0)] == [7, 8]
+    assert (read, dropped) == (["3-4", "5-6"], [2, 2])
+
+
 def after(calls: int, real: Any) -> Any:
     """What is killed after some calls."""
 
