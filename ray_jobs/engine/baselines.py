@@ -9,6 +9,7 @@ from data.factorization import MatrixFactorization
 from data.graph_filter import GraphFilter
 from data.pinnersage import PinnerSage, PinnerSageSettings
 from data.splits import TEST
+from ray_jobs.engine.job import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def baselines(held_out: EvaluationSet, names: Sequence[Baseline] = USUAL) -> dic
     """Those that the settings name, else those wanted that the log allows.
 
     Unless named, GF-CF needs at most `ROWS_OF_FILTER` item rows and BPR at most `EVENTS_OF_BPR`
-    events; PinnerSage needs a column of item vectors.
+    events; PinnerSage needs a column of item vectors. Prints which are not there.
 
     Args:
         held_out: what is evaluated.
@@ -36,8 +37,14 @@ def baselines(held_out: EvaluationSet, names: Sequence[Baseline] = USUAL) -> dic
     """
     chosen = held_out.settings.baselines
     wanted = chosen or [name for name in names if _is_affordable(held_out, name)]
-    found = {name: _fitted(held_out, name) for name in wanted}
-    return {name: scorer for name, scorer in found.items() if scorer is not None}
+    fitted = {name: _fitted(held_out, name) for name in wanted}
+    found = {name: scorer for name, scorer in fitted.items() if scorer is not None}
+    if absent := [name for name in chosen or names if name not in found]:
+        console.print(
+            f"not beside it: {', '.join(absent)}, for which the log is too large (eval.baselines "
+            "asks for them all the same) or has no item vectors"
+        )
+    return found
 
 
 def _is_affordable(held_out: EvaluationSet, name: Baseline) -> bool:

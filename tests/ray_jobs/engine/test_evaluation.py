@@ -170,13 +170,15 @@ def test_the_settings_name_the_baselines_else_the_job(world_log):
 
 @pytest.mark.parametrize(("bound", "name"), [("ROWS_OF_FILTER", "gf_cf"), ("EVENTS_OF_BPR", "bpr")])
 def test_a_baseline_of_a_large_log_takes_part_only_where_it_is_named(
-    world_log, monkeypatch, bound, name
+    world_log, monkeypatch, capsys, bound, name
 ):
     monkeypatch.setattr(f"ray_jobs.engine.baselines.{bound}", 3)
     usual = EvaluationSet.of(world_log, EvalSettings(max_users=4))
     assert list(baselines(usual, ("popularity", name))) == ["popularity"]
+    assert f"not beside it: {name}," in capsys.readouterr().err
     named = EvaluationSet.of(world_log, EvalSettings(max_users=4, baselines=(name,)))
     assert list(baselines(named)) == [name]
+    assert "not beside it" not in capsys.readouterr().err
 
 
 def test_past_events_count_as_one_and_popular_ones_by_their_age(world_log):
