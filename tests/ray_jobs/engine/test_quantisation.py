@@ -60,6 +60,15 @@ def test_wide_products_are_of_integers_and_near_the_others(path: Path, tmp_path:
     assert 0 < np.abs(full - small).max() < 0.05 * np.abs(full).max()
 
 
+def test_weights_are_of_seven_bits_so_that_no_processor_cuts_sums_off(
+    path: Path, tmp_path: Path
+) -> None:
+    to_int8(path, tmp_path / "int8.onnx")
+    tensors = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    weights = [numpy_helper.to_array(one) for one in tensors if one.data_type == TensorProto.INT8]
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) == 64
+
+
 def test_a_file_may_take_the_place_of_its_own_and_is_smaller(path: Path, tmp_path: Path) -> None:
     own = tmp_path / "full.onnx"
     own.write_bytes(path.read_bytes())
