@@ -38,7 +38,7 @@ def baselines(held_out: EvaluationSet, names: Sequence[Baseline] = USUAL) -> dic
     chosen = held_out.settings.baselines
     wanted = chosen or [name for name in names if _is_affordable(held_out, name)]
     fitted = {name: _fitted(held_out, name) for name in wanted}
-    found = {name: scorer for name, scorer in fitted.items() if scorer is not None}
+    found: dict[str, Scorer] = {name: one for name, one in fitted.items() if one is not None}
     if absent := [name for name in chosen or names if name not in found]:
         console.print(
             f"not beside it: {', '.join(absent)}, for which the log is too large (eval.baselines "
