@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 SWITCH_SECONDS = 300.0  # a server may have to fetch the bundle first
 BUSY_SECONDS = 30.0
-WAITING_SECONDS = (
-    10.0  # of a request beyond its budget: for a replica, or for many items to be kept
-)
+# Of a request beyond its budget: for a replica, or for many items to be kept.
+WAITING_SECONDS = 10.0
 BUSY = (
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.TOO_MANY_REQUESTS,

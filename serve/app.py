@@ -50,9 +50,9 @@ class FeedReplica:
         gc.collect()
         gc.freeze()
         known = build(ServeSettings, settings)
-        self._feed = Feed(Path(root), known, opened=False)
         # Of this process: who deployed it may have a token that the cluster was started without.
         refuse_open(replace(known, host=listening_host(known)), os.environ.get(TOKEN, ""))
+        self._feed = Feed(Path(root), known, opened=False)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes `{"bundle": version}`: Ray tells it before the replica is ready, and anew later.

@@ -94,14 +94,21 @@ def test_everybody_with_an_event_has_a_vector(trained: tuple[Job, Artifact]) -> 
     assert embed_users(job, Dataset.open(job.root), model, None).version == made.version
 
 
+def as_of(
+    trained: tuple[Job, Artifact], patch: pytest.MonkeyPatch, kind: str, days: tuple[int, int]
+) -> list[Artifact]:
+    """Tables of a kind of their own, as of one day and then of another."""
+    job, model = trained
+    patch.setattr(user_table, "KIND", kind)
+    dataset = Dataset.open(job.root)
+    return [embed_users(job, dataset, model, day_ms(job, day)) for day in days]
+
+
 def test_a_user_who_did_nothing_keeps_the_vector_and_its_date(
     trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, model = trained
-    monkeypatch.setattr(user_table, "KIND", "other_embeddings")
-    dataset = Dataset.open(job.root)
-    first = embed_users(job, dataset, model, day_ms(job, 15))
-    second = embed_users(job, dataset, model, day_ms(job, 16))
+    first, second = as_of(trained, monkeypatch, "other_embeddings", (15, 16))
     before, after = UserTable.open(first), UserTable.open(second)
     active = np.flatnonzero(after.events != before.events)
     idle = np.setdiff1d(np.flatnonzero(before.events), active)
@@ -122,11 +129,9 @@ def test_as_of_an_earlier_day_who_had_done_nothing_yet_has_no_vector(
     trained: tuple[Job, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, model = trained
-    monkeypatch.setattr(user_table, "KIND", "earlier_embeddings")
-    dataset = Dataset.open(job.root)
-    later = UserTable.open(embed_users(job, dataset, model, day_ms(job, 16)))
-    made = embed_users(job, dataset, model, day_ms(job, 2))
-    table, (users, vectors) = UserTable.open(made), expected(job, model, day_ms(job, 2))
+    before, made = as_of(trained, monkeypatch, "earlier_embeddings", (16, 2))
+    later, table = UserTable.open(before), UserTable.open(made)
+    users, vectors = expected(job, model, day_ms(job, 2))
     others = np.setdiff1d(np.arange(len(table.events)), users)
     assert later.vectors[others].any()
     assert not any(c[others].any() for c in (table.vectors, table.events, table.as_of))
