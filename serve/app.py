@@ -74,7 +74,8 @@ class FeedReplica:
         return create_api(self._feed)
 
     def __del__(self) -> None:
-        self._feed.close()
+        if "_feed" in vars(self):  # one that was refused has none
+            self._feed.close()
 
 
 def app(args: dict[str, Any]) -> Application:
