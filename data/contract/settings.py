@@ -23,6 +23,8 @@ from typing import Annotated, Any, TypeVar, cast
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from data.contract.plain_yaml import loaded
+
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -36,6 +38,7 @@ PLAIN = {  # what pydantic says of Python's types, in terms of the command line
     "dict_type": "Input should be a map; set <key>.<name>=<value>",
     "tuple_type": "Input should be a list such as [1, 2]",
     "list_type": "Input should be a list such as [1, 2]",
+    "string_type": "Input should be text; in two kinds of quotes anything is, <key>='\"...\"'",
 }
 
 S = TypeVar("S")
@@ -96,7 +99,7 @@ def _brought(uri: str) -> Path:
 def read_value(text: str) -> Any:
     """Reads the right side of `key=value` as YAML. Raises UserError."""
     try:
-        return yaml.safe_load(text) if text else ""
+        return loaded(text) if text else ""
     except yaml.YAMLError:
         # An Arrow expression such as a: b is text, not a mapping.
         return text
@@ -113,7 +116,9 @@ def read_yaml(path: Path, name: str = "") -> Tree:
     if not path.is_file():
         raise UserError(f"settings file {name} does not exist")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = loaded(path.read_bytes()) or {}
+    except OSError as error:
+        raise UserError(f"settings file {name} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -38,6 +37,7 @@ from data.contract.artifact import (
     write_atomically,
 )
 from data.contract.passwords import concealed
+from data.contract.plain_yaml import dumped
 from data.contract.settings import (
     Tree,
     UserError,
@@ -276,7 +276,7 @@ def keep(root: Path, explicit: Mapping[str, Any]) -> None:
     known = read_yaml(path) if path.is_file() else {}
     tree = merge(known, {k: v for k, v in explicit.items() if k in REMEMBERED})
     if tree:
-        write_atomically(path, yaml.safe_dump(tree, sort_keys=False))
+        write_atomically(path, dumped(tree))
 
 
 def finish(job: Job, summary: Mapping[str, Any]) -> None:

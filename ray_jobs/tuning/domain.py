@@ -18,7 +18,6 @@ import typing
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -26,6 +25,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from data.contract.plain_yaml import loaded
 from data.contract.settings import UserError, unknown
 from ray_jobs.settings import Settings
 
@@ -175,9 +175,9 @@ def _parts(key: str, written: Any) -> tuple[str, list[Any], Condition | None]:
     form, text = found["form"] or "range", found["bounds"] or f"[{found['inside']}]"
     condition = None
     if found["key"]:
-        values = [yaml.safe_load(value) for value in found["values"].split("|")]
+        values = [loaded(value) for value in found["values"].split("|")]
         condition = Condition(found["key"], tuple(values))
-    return form, yaml.safe_load(text), condition
+    return form, loaded(text), condition
 
 
 def _distinct(key: str, values: list[Any]) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from pyarrow import csv
 
+from data.contract.plain_yaml import dumped
 from data.contract.settings import merge, nest
 from ray_jobs.settings import Settings
 from ray_jobs.tuning.goals import Goal, chosen
@@ -142,7 +142,7 @@ def write_findings(folder: Path, findings: Findings) -> None:
     csv.write_csv(columns, folder / "trials.csv")
     found = {"table": findings.rows, "best": findings.outcome("best")}
     (folder / "table.json").write_text(json.dumps(found, indent=1))
-    (folder / BEST).write_text(yaml.safe_dump(findings.best_settings(), sort_keys=False))
+    (folder / BEST).write_text(dumped(findings.best_settings()))
 
 
 def _columns(findings: Findings) -> pa.Table:

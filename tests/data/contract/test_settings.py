@@ -1,3 +1,4 @@
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,12 @@ def test_words_are_yaml_and_what_is_no_yaml_is_text() -> None:
     assert tree == {"shares": [0.1, 1], "names": {"like": "rating>=4"}, "path": ""}
 
 
+def test_words_that_older_yaml_reads_as_truth_or_time_stay_what_they_are() -> None:
+    found = load(Root, ["names.norway=no", "names.on=12:30", "path=2026-11-30"])
+    assert found == Root(names={"norway": "no", "on": "12:30"}, path="2026-11-30")
+    assert load(Root, ["sequence.max_length=010"]).sequence.max_length == 10
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -105,6 +112,7 @@ def test_words_are_yaml_and_what_is_no_yaml_is_text() -> None:
         ("kind=tome", "kind"),
         ("kind=column", "^kind=column needs path[^(]*$"),
         ("shares=half", r"shares: Input should be a list such as \[1, 2\] \(got 'half'\)"),
+        ("path=20261130", r"path: Input should be text; .*, path='\"\.\.\.\"' \(got 20261130\)"),
         ("names=like", r"names: .* set names.<name>=<value> \(got 'like'\)"),
         ("words", "neither key=value nor"),
         ("nothing.yaml", "does not exist"),
@@ -116,10 +124,24 @@ def test_a_wrong_word_is_refused_with_its_key(word: str, message: str) -> None:
         load(Root, [word])
 
 
-@pytest.mark.parametrize("text", ["- 1\n", "a: [\n"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.yaml").write_text(text)
+@pytest.mark.parametrize("text", [b"- 1\n", b"a: [\n", b"kind: \xff\n", b"a: 1\na: 2\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.yaml").write_bytes(text)
     with pytest.raises(UserError, match=r"a\.yaml"):
+        load(Root, [str(tmp_path / "a.yaml")])
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_bytes(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "a.yaml").write_text("kind: time")
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(
+        UserError, match=r"settings file .*a\.yaml cannot be read: Permission denied"
+    ):
         load(Root, [str(tmp_path / "a.yaml")])
 
 
