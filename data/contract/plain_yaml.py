@@ -8,7 +8,7 @@ in a mapping it drops the first without a word.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -27,11 +27,9 @@ TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
     def compose_mapping_node(self, anchor: Any) -> Any:
         """Refuses a key that stands twice: one of the values would be lost."""
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != f"{TAG}merge":
@@ -43,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: Any) -> int:
         """Decimal whatever it begins with, but for 0o and 0x."""
-        text = self.construct_scalar(node)  # type: ignore[no-untyped-call]
+        text = self.construct_scalar(node)
         return int(text, 0 if text.startswith(("0o", "0x")) else 10)
 
 
@@ -51,11 +49,12 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what either version of YAML would take for something else than text."""
 
 
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
 for _name, (_pattern, _first) in SCALARS.items():
     _whole = re.compile(f"(?:{_pattern.pattern})$")
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(TAG + _name, _whole, _first)  # type: ignore[no-untyped-call]
-_Loader.add_constructor(f"{TAG}int", _Loader.construct_yaml_int)  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(TAG + _name, _whole, _first)
+_Loader.add_constructor(f"{TAG}int", _Loader.construct_yaml_int)
 
 
 def loaded(text: str | bytes) -> Any:

@@ -261,9 +261,9 @@ class StreamedScores:
 
 
 def without_nan(value: Any) -> Any:
-    """The same tree with None for NaN, which JSON cannot say."""
+    """The same tree with None for NaN and infinity, which JSON cannot say."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,11 +26,10 @@ from rich.markup import escape
 
 from data.contract import storage
 from data.contract.artifact import (
+    POINTER,
     Artifact,
     Draft,
-    current,
     find,
-    has_current,
     point,
     publish,
     version_of,
@@ -52,6 +51,7 @@ from data.contract.settings import (
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import keep_files_here
 from ray_jobs.engine.disk import refusal
+from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.locks import turn
 from ray_jobs.engine.memory import PeakMemory
 from ray_jobs.engine.quiet import quiet_libraries
@@ -164,16 +164,15 @@ class Job:
 
     def _has_later(self, artifact: Artifact) -> bool:
         """Whether the current artefact of the kind was made from this one: a later day of it."""
-        if not has_current(self.root, artifact.kind):
-            return False
-        later = current(self.root, artifact.kind)
-        while later.version != artifact.version:
-            before = [p for p in later.manifest.parents if p["kind"] == artifact.kind]
-            found = find(self.root, artifact.kind, before[0]["version"]) if before else None
-            if found is None:
-                return False
-            later = found
-        return later.version != current(self.root, artifact.kind).version
+        kind = artifact.kind
+        named = version = (storage.text(self.root / kind / POINTER) or "").strip()
+        while version and version != artifact.version:
+            found = find(self.root, kind, version)
+            before = (
+                [p["version"] for p in found.manifest.parents if p["kind"] == kind] if found else []
+            )
+            version = before[0] if before else ""
+        return version == artifact.version != named
 
 
 Main = Callable[[Job], Mapping[str, Any]]
@@ -197,7 +196,7 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = start(words, arguments, remember)
-        summary = {"job": name, "root": job.settings.root, **main(job)}
+        finish(job, {"job": name, "root": job.settings.root, **main(job)})
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -208,7 +207,6 @@ def run(name: str, main: Main, arguments: type[Any] = NoArguments, remember: boo
         if said is None:
             raise
         fail(said)
-    finish(job, summary)
 
 
 def start(words: Sequence[str], arguments: type[Any] = NoArguments, remember: bool = False) -> Job:
@@ -282,7 +280,7 @@ def keep(root: Path, explicit: Mapping[str, Any]) -> None:
 def finish(job: Job, summary: Mapping[str, Any]) -> None:
     """Writes the summary to `<root>/summary.json` and to the last line of stdout."""
     taken = {"seconds": job.seconds, "peak_mib": job.peak_mib, "made": job.made}
-    line = concealed(json.dumps(dict(summary) | taken))
+    line = concealed(json.dumps(without_nan(dict(summary) | taken), allow_nan=False))
     write_atomically(job.root / "summary.json", line + "\n")
     sys.stderr.flush()
     sys.stdout.write(line + "\n")

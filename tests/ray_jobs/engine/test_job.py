@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.contract.artifact import current, publish, read
@@ -90,6 +92,29 @@ def test_a_full_disk_is_no_traceback(tmp_path: Path, monkeypatch, capsys) -> Non
     assert "x/events.arrow: No space left" in capsys.readouterr().err
 
 
+def test_a_disk_that_is_full_when_the_summary_is_written_is_no_traceback_either(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def write(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("sys.argv", ["work", f"root={tmp_path}"])
+    monkeypatch.setattr("ray_jobs.engine.job.write_atomically", write)
+    with pytest.raises(SystemExit) as ended:
+        run("work", lambda _: {})
+    assert ended.value.code == 2
+    assert "make room" in capsys.readouterr().err
+
+
+def test_a_summary_is_json_whatever_was_measured(tmp_path: Path, capsys) -> None:
+    measured = {"auc": float("nan"), "table": [{"ratio": np.float64("inf")}, (1.5, None)]}
+    finish(Job(Settings(), None, tmp_path), {"metrics": measured})
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "summary.json").read_text() == line + "\n"
+    found = json.loads(line, parse_constant=pytest.fail)
+    assert found["metrics"] == {"auc": None, "table": [{"ratio": None}, [1.5, None]]}
+
+
 def test_what_led_to_no_data_set_is_not_remembered(tmp_path: Path) -> None:
     words = [f"root={tmp_path}", "source.timestamp_unit=s"]
     job = start(words, remember=True)
@@ -109,6 +134,14 @@ def test_an_artefact_is_made_once_and_its_pointer_never_moves_back(tmp_path: Pat
     job.make("dataset", [], {"day": 1}, lambda draft: made.append(draft.path))
     assert len(made) == 2
     assert current(tmp_path, "dataset").version == later.version
+
+
+def test_a_pointer_to_what_was_removed_by_hand_holds_nothing_up(tmp_path: Path) -> None:
+    job = start([f"root={tmp_path}"])
+    first = job.make("graph", [], {"seed": 1}, lambda _: None)
+    shutil.rmtree(job.make("graph", [first], {"seed": 2}, lambda _: None).path)
+    made = job.make("graph", [], {"seed": 3}, lambda _: None)
+    assert current(tmp_path, "graph").version == made.version
 
 
 def test_a_manifest_tells_what_its_artefact_took_and_the_job_what_was_made(tmp_path: Path) -> None:
