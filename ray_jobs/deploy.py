@@ -52,6 +52,10 @@ BUSY = (
 REQUESTS = 5
 
 
+class RefusedError(UserError):
+    """A server does not take the bundle that it is pointed to."""
+
+
 def main(job: Job) -> dict[str, Any]:
     """Serves the current bundle over HTTP until Ctrl-C."""
     settings = job.settings.serve
@@ -149,7 +153,8 @@ def check_served(job: Job) -> dict[str, Any]:
         serves and, where that is not the current one or no feed came, a warning that says so.
 
     Raises:
-        UserError: the server refuses the bundle, or the cluster serves something else.
+        RefusedError: the server refuses the bundle.
+        UserError: the cluster serves something else.
     """
     version = current(job.root, KIND).version
     settings = job.settings.serve
@@ -159,7 +164,7 @@ def check_served(job: Job) -> dict[str, Any]:
             return told(on_head(ask, own_url, known_user(job)) | {"bundle": version})
     serving = on_head(wait_for_bundle, url, version)
     if refuses(serving, version):
-        raise UserError(f"{url} refuses bundle {version}: {serving['refused']['reason']}")
+        raise RefusedError(f"{url} refuses bundle {version}: {serving['refused']['reason']}")
     found = on_head(ask, url, known_user(job)) | {"bundle": serving.get("bundle")}
     if found["bundle"] != version:
         late = f"{url} has not switched to bundle {version} in {SWITCH_SECONDS:g} s; see its log"

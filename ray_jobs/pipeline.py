@@ -6,16 +6,18 @@ settings have not changed is skipped; a run that was interrupted is finished by 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.contract import storage
+from data.contract.artifact import read
 from data.contract.id_lineage import descends
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.sources import locate, world_tables
 from ray_jobs.calibrate import calibrate
-from ray_jobs.deploy import check_served
+from ray_jobs.deploy import RefusedError, check_served
 from ray_jobs.engine.cluster import connect
 from ray_jobs.engine.corpus import check_corpus
 from ray_jobs.engine.job import Job, run
@@ -38,11 +40,13 @@ from ray_jobs.train import train, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from data.contract.artifact import Artifact
     from data.raw_tables import RawTables
     from ray_jobs.settings import Settings
 
+OF_WORLD = re.compile(r"(?:^|/)world/([0-9a-f]{12})/")  # of a file, by its name in a fingerprint
 READ: dict[Model, Callable[[Settings, Model], bool]] = {
     "graph": reads_graph,
     "id": reads_ids,
@@ -68,10 +72,9 @@ def main(job: Job) -> dict[str, Any]:
     """Takes a log to recommendations over HTTP, or a served root to its next day."""
     yesterday = None
     if job.arguments.day:
-        kinds = ("world", "dataset", *MODELS)
-        yesterday = Yesterday.begin(job, kinds)
-    dataset = prepare_day(job, yesterday) if yesterday else prepare_first(job)
-    check_corpus(Dataset(dataset, job.root), job.settings.corpus)
+        yesterday = Yesterday.begin(job, ("dataset", *MODELS))
+    dataset = prepared(job, yesterday)
+    check_corpus(dataset, job.settings.corpus)
     with job.stage("start"):  # after what refuses bad input
         connect(job.settings.train.num_workers + 2)
     alone: Model | None = job.arguments.model
@@ -79,23 +82,32 @@ def main(job: Job) -> dict[str, Any]:
     for read_by, reads in READ.items():
         if any(reads(job.settings, model) for model in chosen):
             with job.stage(f"train {read_by}"):
-                upstream(job, Dataset(dataset, job.root), read_by)
+                upstream(job, dataset, read_by)
     for model in chosen:
         with job.stage(f"train {model}"):
-            before = started_from(job, dataset, yesterday, model)
+            before = started_from(job, dataset.artifact, yesterday, model)
             train(job, model, start_from=before, alone=model in UPSTREAM)
     if "ranker" in chosen:
         with job.stage("calibrate"):
             calibrate(job)
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
-    summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.manifest.details["counts"]}
+    summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.counts}
     if job.arguments.model is None:
         summary |= publish_bundle(job)
         if yesterday:
             summary["archived"] = archive_taken(job, yesterday)
     storage.remove(job.root / NEXT_DAY_FILE)
     return summary
+
+
+def prepared(job: Job, yesterday: Yesterday | None) -> Dataset:
+    """What is trained on: the first day, or a later one where there has been one."""
+    if yesterday:
+        prepare_day(job, yesterday)
+    else:
+        prepare_first(job)
+    return Dataset.open(job.root)
 
 
 def prepare_first(job: Job) -> Artifact:
@@ -116,10 +128,10 @@ def raw_tables(job: Job) -> RawTables:
 def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
     """Adds what was posted and served, and the world's next day, to yesterday's data set."""
     before = yesterday.artifact(job.root, "dataset")
-    world = yesterday.artifact(job.root, "world")
     assert before is not None
     raw = new_tables(job, yesterday, Dataset(before, job.root))
-    if world and job.settings.source.kind == "world":
+    world = world_taken(job.root, before) if job.settings.source.kind == "world" else None
+    if world:
         with job.stage("world"):
             raw = world_tables(simulate_next_day(job, world).path).joined(raw)
     if not raw.events:
@@ -127,11 +139,27 @@ def prepare_day(job: Job, yesterday: Yesterday) -> Artifact:
         uri = storage.uri_of(job.root)
         store = job.settings.serve.store
         raise UserError(
-            f"nothing was posted to {uri} since its last day: nothing to learn. Looked into was "
+            f"no event was posted to {uri} since its last day: nothing to learn. Looked into was "
             f"serve.store={store}, which has to be the server's"
         )
     with job.stage("prepare"):
         return prepare(job, raw, before, yesterday.after)
+
+
+def world_taken(root: Path, dataset: Artifact) -> Artifact | None:
+    """The last days of the world that a data set has taken, itself or by those it extends.
+
+    The world's own pointer may be days ahead: of a day that was begun and given up, or where the
+    data set was made anew.
+    """
+    found: Artifact | None = dataset
+    while found is not None:
+        names = [name for s in found.manifest.settings["raw"]["events"] for name, *_ in s["files"]]
+        if worlds := [match[1] for name in names if (match := OF_WORLD.search(name))]:
+            return read(root / "world" / worlds[-1])
+        before = [p["version"] for p in found.manifest.parents if p["kind"] == "dataset"]
+        found = read(root / "dataset" / before[0]) if before else None
+    return None
 
 
 def started_from(
@@ -143,13 +171,22 @@ def started_from(
 
 
 def publish_bundle(job: Job) -> dict[str, Any]:
-    """Exports, indexes, publishes the bundle, and asks a server for a feed."""
+    """Exports, indexes, publishes the bundle, and asks a server for a feed.
+
+    Raises:
+        RefusedError: the server refuses the bundle. The day has come to its end: taken up again it
+            would put the same bundle back in the place of whatever mends it.
+    """
     with job.stage("export"):
         exported = export(job)
     with job.stage("index"):
         bundle = index(job, exported)
     with job.stage("deploy"):
-        served = check_served(job)
+        try:
+            served = check_served(job)
+        except RefusedError:
+            storage.remove(job.root / NEXT_DAY_FILE)
+            raise
     return {"bundle": bundle.version, "served": served}
 
 

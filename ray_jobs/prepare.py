@@ -12,7 +12,7 @@ import dataclasses
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -285,10 +285,23 @@ def write_item_days(preparation: Preparation) -> None:
     item_days.write(preparation.folder / item_days.FILE, parts)
 
 
+def simulated(root: Path) -> RawTables:
+    """All days of the world up to the current one: each day after the first ones is a part.
+
+    Raises:
+        UserError: there is no world.
+    """
+    parts = [artifact.current(root, "world")]
+    while before := [p["version"] for p in parts[0].manifest.parents]:
+        parts.insert(0, artifact.read(root / "world" / before[0]))
+    first, *later = (world_tables(part.path) for part in parts)
+    return reduce(RawTables.joined, later, first)
+
+
 def main(job: Job) -> dict[str, Any]:
     """Prepares the tables that `source.*` names, or the world that was simulated before."""
     if job.settings.source.kind == "world":
-        raw = world_tables(artifact.current(job.root, "world").path)
+        raw = simulated(job.root)
     else:
         raw = locate(job.settings.source)
     with job.stage("prepare"):
