@@ -22,6 +22,7 @@ from data.splits import TRAIN
 from data.training_log import TrainingLog
 from models.metrics import calibration, expected_calibration_error
 from ray_jobs.embed import as_read_by
+from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.predictions import sampled
 from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel, users_of
@@ -53,7 +54,12 @@ def calibrate(job: Job, move_pointer: bool = True) -> Artifact:
     def write(draft: Draft) -> None:
         found, details = _fitted(job, dataset, ranker)
         found.save(draft.path)
-        draft.fields |= {"id_space": ranker.manifest.id_space, "details": details}
+        window = _window(ranker, log_of(job, dataset))
+        draft.fields |= {
+            "id_space": ranker.manifest.id_space,
+            "window": window,
+            "details": details,
+        }
 
     tree = to_tree(job.settings)
     settings = {name: tree[name] for name in ("windows", "split", "seed")}
@@ -79,7 +85,7 @@ def _fitted(job: Job, dataset: Dataset, ranker: Artifact) -> tuple[Calibrators, 
     found = Calibrators.fit(actions, logits, segments, labels, rate)
     after = found(logits, segments)
     judged = {a: _judged(labels[:, i], before[:, i], after[:, i]) for i, a in enumerate(actions)}
-    return found, {"impressions": len(labels), "actions": judged}
+    return found, {"impressions": len(labels), "actions": without_nan(judged)}
 
 
 def _judged(labels: Bools, before: Any, after: Any) -> dict[str, float]:
@@ -102,10 +108,20 @@ def _files(root: Path, ranker: Artifact, log: SplitLog) -> list[Path]:
     """Impressions that the ranker has not learnt from and nothing is reported on."""
     if log.windows is None:
         return []
-    made = [p["version"] for p in ranker.manifest.parents if p["kind"] == "candidates"]
-    if made:
-        return candidate_files(root, made[0], ("valid",))
+    if made := _candidates(ranker):
+        return candidate_files(root, made, ("valid",))
     return log.dataset.impression_files(*log.windows.calibration)
+
+
+def _window(ranker: Artifact, log: SplitLog) -> list[int] | None:
+    """First and last day that calibrators are fitted on; of candidates it is no days of the log."""
+    return None if log.windows is None or _candidates(ranker) else [*log.windows.calibration]
+
+
+def _candidates(ranker: Artifact) -> str | None:
+    """Version of the impressions that a ranker was trained on, where the log had none."""
+    made = [p["version"] for p in ranker.manifest.parents if p["kind"] == "candidates"]
+    return made[0] if made else None
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from data.training_log import TrainingLog
 from data.trends import Trends
 from data.world.oracles import oracle_log
 from ray_jobs.embed import open_graph_model
-from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, USUAL, baselines
+from ray_jobs.engine.baselines import BESIDE_GRAPH, BESIDE_USER, CLUSTERS, USUAL, baselines
 from ray_jobs.engine.calibration import Predicted, judge_calibration
 from ray_jobs.engine.evaluation import (
     MODEL,
@@ -35,7 +35,7 @@ from ray_jobs.engine.evaluation import (
 )
 from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
 from ray_jobs.engine.inference import Retriever
-from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.model_kinds import MODELS, Model
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
@@ -97,7 +97,8 @@ def evaluate(
         move_pointer: whether the result becomes the current evaluation.
 
     Returns:
-        The artefact; `manifest.metrics` is {retrieval: {...}, ranking: {...}}.
+        The artefact; `manifest.metrics` is {retrieval: {...}, ranking: {...}}, without ranking
+        where there are other models and no impressions in the reported part.
 
     Raises:
         UserError: a model has learnt from reported days, or there is nothing to evaluate.
@@ -123,9 +124,17 @@ def _judge(subject: Subject) -> Tree:
         found |= _retrieval(subject)
     elif "graph" in subject.models:
         found |= _graph(subject)
-    if "ranker" in subject.models:
+    if "ranker" in subject.models and _can_rank(subject):
         found["ranking"] = _ranking(subject)
     return found
+
+
+def _can_rank(subject: Subject) -> bool:
+    """Whether there is anything to judge a ranker on; without, other models are judged alone."""
+    if len(subject.models) == 1 or subject.has_impressions():
+        return True
+    console.print("the reported part has no impressions: the ranker is not judged")
+    return False
 
 
 def _retrieval(subject: Subject) -> Tree:
@@ -161,7 +170,7 @@ def _graph(subject: Subject) -> Tree:
 
 
 def _baselines(subject: Subject, held_out: EvaluationSet, names: Sequence[Baseline]) -> Tree:
-    """What no model changes is judged once for all models of a data set."""
+    """What no model changes is judged once for all models of a data set, and its item vectors."""
     settings = subject.settings | {"names": list(names), "queries": len(held_out.queries)}
 
     def write(draft: Draft) -> None:
@@ -170,7 +179,9 @@ def _baselines(subject: Subject, held_out: EvaluationSet, names: Sequence[Baseli
             scorers["oracle_log"] = StreamedScores(oracle_scores(subject, held_out.queries))
         (draft.path / METRICS).write_text(json.dumps(judge_retrieval(held_out, scorers)))
 
-    parents = [subject.log.dataset.artifact]
+    dataset, chosen = subject.log.dataset, subject.job.settings.eval.baselines or names
+    vectors = dataset.vectors if CLUSTERS.keys() & {*chosen} else None
+    parents = [dataset.artifact, *([vectors] if vectors else [])]
     artifact = subject.job.make("baselines", parents, settings, write, move_pointer=False)
     found: Tree = json.loads((artifact.path / METRICS).read_text())
     return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from data.blocks import num_rows
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import UserError, to_tree
 from data.dataset import Dataset
@@ -18,6 +19,8 @@ from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.tasks.ranker import candidate_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
 HeldOut = Literal["valid", "test"]
@@ -59,15 +62,15 @@ class Subject:
         dataset = Dataset.open(job.root)
         log = log_of(job, dataset)
         models = {kind: trained.get(kind) or current(job.root, kind) for kind in kinds}
+        calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
         cutoff = Cutoff.before_test(log.windows)
-        for artifact in models.values():
+        for artifact in filter(None, (*models.values(), calibration)):
             _check_window(artifact, log)
         datasets = {kind: as_read_by(job, dataset, of, cutoff) for kind, of in models.items()}
         log = replace(log, dataset=next(iter(datasets.values()), dataset))
         made = models["ranker"].manifest.parents if "ranker" in models else []
         versions = [parent["version"] for parent in made if parent["kind"] == "candidates"]
         candidates = read(job.root / "candidates" / versions[0]) if versions else None
-        calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
         return cls(job, log, datasets, models, candidates, calibration)
 
     @property
@@ -93,13 +96,19 @@ class Subject:
 
     def impressions(self, part: HeldOut = "test") -> pa.Table:
         """Impressions of the reported part, or of validation. UserError when there are none."""
-        log, settings = self.log, self.job.settings
-        if self.candidates:
-            files = candidate_files(self.job.root, self.candidates.version, (part,))
-        else:
-            days = getattr(log.windows, part) if log.windows else None
-            files = log.dataset.impression_files(*days) if days else []
+        settings = self.job.settings
+        files = self._impression_files(part)
         return read_impressions(files, settings.eval.max_impressions, settings.seed)
+
+    def has_impressions(self, part: HeldOut = "test") -> bool:
+        """Whether there are any."""
+        return num_rows(self._impression_files(part)) > 0
+
+    def _impression_files(self, part: HeldOut) -> list[Path]:
+        if self.candidates:
+            return candidate_files(self.job.root, self.candidates.version, (part,))
+        windows = self.log.windows
+        return self.log.dataset.impression_files(*getattr(windows, part)) if windows else []
 
 
 def _check_window(artifact: Artifact, log: SplitLog) -> None:
@@ -107,5 +116,5 @@ def _check_window(artifact: Artifact, log: SplitLog) -> None:
     if window and windows and window[1] >= windows.test[0]:
         raise UserError(
             f"{artifact.manifest.name} has learnt from days up to {window[1]}, but days "
-            f"{windows.test[0]}-{windows.test[1]} are reported; train it again with these windows"
+            f"{windows.test[0]}-{windows.test[1]} are reported; make it again with these windows"
         )

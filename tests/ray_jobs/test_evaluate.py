@@ -203,6 +203,60 @@ def test_calibrators_are_fitted_on_a_sample_where_there_is_more(job, publish_mod
     assert 0 < drawn.num_rows < 0.7 * sum(pq.read_metadata(file).num_rows for file in files)
 
 
+def test_what_an_action_that_nobody_took_comes_to_is_json(job, publish_model, monkeypatch):
+    def without_hides(files, most, seed):
+        table = sampled(files, most, seed)
+        none = pa.array(np.zeros(table.num_rows, bool))
+        return table.set_column(table.schema.get_field_index("label.hide"), "label.hide", none)
+
+    publish_model(job, "ranker", "never_hidden")
+    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
+    monkeypatch.setattr(calibrate_job, "sampled", without_hides)
+    details = calibrate(job, move_pointer=False).manifest.details
+    assert details["actions"]["hide"]["calibration_before"] is None
+    assert json.dumps(details, allow_nan=False)
+
+
+def test_where_no_reported_impressions_are_the_retriever_is_judged_alone(
+    job, publish_model, monkeypatch, capsys
+):
+    publish_model(job, "ranker", "not_shown")
+    monkeypatch.setattr(Dataset, "impression_files", lambda *_: [])
+    metrics = evaluate(job, ("two_tower", "ranker"), move_pointer=False).manifest.metrics
+    assert metrics["retrieval"]["queries"] > 0
+    assert "ranking" not in metrics
+    assert "the ranker is not judged" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="no impressions"):
+        evaluate(job, ("ranker",), move_pointer=False)
+
+
+@pytest.mark.parametrize("names", [("popularity",), ("popularity", "pinnersage_5")])
+def test_baselines_of_item_vectors_are_judged_again_for_others(names, monkeypatch):
+    made = {}
+    settings = SimpleNamespace(eval=SimpleNamespace(baselines=None))
+
+    class MadeError(Exception):
+        pass
+
+    def make(kind, parents, *_, **__):
+        made[vectors] = parents
+        raise MadeError
+
+    for vectors in ("", "of_one_graph", "of_another"):
+        dataset = SimpleNamespace(artifact="dataset", vectors=vectors or None)
+        subject = SimpleNamespace(
+            log=SimpleNamespace(dataset=dataset),
+            settings={},
+            job=SimpleNamespace(settings=settings, make=make),
+        )
+        with pytest.raises(MadeError):
+            evaluate_job._baselines(subject, SimpleNamespace(queries=[]), names)
+    read = "pinnersage_5" in names
+    assert made[""] == ["dataset"]
+    assert made["of_one_graph"] == ["dataset", *(["of_one_graph"] if read else [])]
+    assert made["of_another"] == ["dataset", *(["of_another"] if read else [])]
+
+
 def test_only_the_baselines_asked_for_stand_beside_the_ranker(job, world_words):
     other = start([*world_words, "eval.ranking_baselines=[logistic]"], EvaluateArguments)
     ranking = evaluate(other, ("ranker",), move_pointer=False).manifest.metrics["ranking"]
@@ -271,6 +325,19 @@ def test_a_model_that_has_learnt_reported_days_is_refused(job, publish_model):
     artifact = publish_model(job, "two_tower", "leak", window=[1, 59])
     with pytest.raises(UserError, match="has learnt from days up to 59"):
         evaluate(job, ("two_tower",), {"two_tower": artifact})
+
+
+def test_calibrators_fitted_on_reported_days_are_refused(
+    job, world_words, publish_model, monkeypatch
+):
+    publish_model(job, "ranker", "calibrated_late")
+    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
+    late = start([*world_words, "windows.calibration=[160,180]"])
+    calibrated = calibrate(late)
+    days = Dataset.open(job.root).calendar.num_days
+    assert calibrated.manifest.window[1] == days
+    with pytest.raises(UserError, match=f"calibration/.* has learnt from days up to {days}"):
+        evaluate(job, ("ranker",))
 
 
 def test_the_oracle_gives_users_and_items_it_does_not_know_nothing(job):
