@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -103,7 +104,14 @@ def rank_memory() -> int:
 
 def _start_from(assignment: Assignment, core: nn.Module, module: nn.Module) -> None:
     before = read(assignment.root / assignment.model / str(assignment.start_from))
-    load_tables(module, take_over(core, load_file(before.path / "model.safetensors")))
+    try:
+        tables = take_over(core, load_file(before.path / "model.safetensors"))
+    except UserError as error:
+        raise UserError(
+            f"{before.manifest.name} cannot be trained on from: {error}. Run the pipeline once "
+            "without day=next: it trains anew on all days so far, and the next day goes on from it"
+        ) from error
+    load_tables(module, tables)
 
 
 def snapshot(learner: Learner, task: Task) -> Snapshot:
@@ -223,14 +231,29 @@ class Recorder:
             storage.put(file)
 
     def finish(self, learner: Learner, state: TrainState) -> None:
-        """Keeps the last weights where nothing was chosen, and writes the outcome."""
+        """Keeps the last weights where nothing was chosen, and writes the outcome.
+
+        Raises:
+            UserError: on all ranks, where the weights to keep are no numbers.
+        """
         if not state.is_validated:
             self.validated(learner, state)
         if not state.best_step:
             state.best_step = state.step
             self._keep(snapshot(learner, self.task), state)
+        self._refuse_diverged(state)
         if ranks.rank() == 0:
             self._conclude(learner, state)
+
+    def _refuse_diverged(self, state: TrainState) -> None:
+        """No server could take them, and the next day would go on from them."""
+        best = best_file(self.assignment.folder, state.best_step)
+        if not ranks.from_first(ranks.rank() != 0 or are_numbers(best)):
+            name = self.task.name
+            raise UserError(
+                f"{name} has diverged: its weights after step {state.best_step} are no numbers; "
+                f"lower {name}.learning_rate, {name}.table_learning_rate or train.gradient_clip"
+            )
 
     def _conclude(self, learner: Learner, state: TrainState) -> None:
         tree = {
@@ -245,6 +268,16 @@ class Recorder:
             "plan": learner.model.plan if ranks.world_size() > 1 else None,
         }
         write_atomically(self.assignment.folder / OUTCOME, json.dumps(tree))
+
+
+def are_numbers(file: Path) -> bool:
+    """Whether all weights in a file are finite; one tensor at a time is in memory."""
+    storage.fetch(file)
+    with safe_open(file, "pt") as tensors:
+        found = (tensors.get_tensor(name) for name in tensors.keys())  # noqa: SIM118
+        weights = (one for one in found if one.is_floating_point() and one.numel())
+        # Least and most of a tensor are NaN where any number is, and ask for no copy of it.
+        return all(bool(end.isfinite()) for one in weights for end in torch.aminmax(one))
 
 
 def best_file(folder: Path, step: int) -> Path:

@@ -3,14 +3,19 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
+from data.contract.artifact import publish
+from data.contract.settings import UserError
 from data.dataset import Dataset
-from ray_jobs.engine import checkpoint
+from ray_jobs.engine import checkpoint, worker
 from ray_jobs.engine.assignment import Assignment
 from ray_jobs.engine.job import start
 from ray_jobs.engine.loop import TrainSettings, TrainState
 from ray_jobs.engine.schedule import Schedule
-from ray_jobs.engine.worker import OUTCOME, Recorder, alone, work
+from ray_jobs.engine.worker import OUTCOME, Recorder, alone, are_numbers, work
 from ray_jobs.tasks.two_tower import TwoTowerTask
 
 TINY = ("two_tower.batch_size=16", "two_tower.dim=16", "two_tower.id_dim=8", "train.max_steps=8")
@@ -46,6 +51,41 @@ def test_a_run_is_judged_by_the_best_it_has_reached(stops_at):
 def test_without_bars_patience_alone_ends_a_run(stops_at):
     assert stops_at([0.3, 0.2, 0.1], ()) is None
     assert stops_at([0.3, 0.2, 0.1], (), patience=2) == 3
+
+
+def test_only_finite_weights_are_numbers(tmp_path):
+    weights = {"core.w": torch.tensor([[1.0, -3e38]]), "core.none": torch.zeros(0, 2)}
+    weights |= {"core.count": torch.tensor(3), "core.mask": torch.tensor([True])}
+    for place, number in enumerate(("1", "nan", "inf", "-inf")):
+        file = tmp_path / f"{place}.safetensors"
+        save_file(weights | {"tables.t": torch.tensor([0.0, float(number), 2.0])}, file)
+        assert are_numbers(file) is (place == 0)
+
+
+@pytest.mark.parametrize("weight", [1.0, float("nan")])
+def test_a_training_that_has_diverged_leaves_no_outcome(tmp_path, monkeypatch, weight):
+    monkeypatch.setattr(worker, "snapshot", lambda *_: {"core.w": torch.tensor([0.0, weight])})
+    task = SimpleNamespace(name="two_tower", validate=lambda _: {})
+    assignment = SimpleNamespace(folder=tmp_path, bars=(), phase="refit")
+    recorder = Recorder(task, assignment, TrainSettings(), Schedule(1, 9, 1.0))
+    learner = SimpleNamespace(model=SimpleNamespace(plan=""))
+    state = TrainState(step=7, rows=3)
+    if weight == 1:
+        recorder.finish(learner, state)
+    else:
+        said = r"two_tower has diverged: .* step 7 .*lower two_tower\.learning_rate"
+        with pytest.raises(UserError, match=said):
+            recorder.finish(learner, state)
+    assert (tmp_path / OUTCOME).exists() is (weight == 1)
+
+
+def test_a_day_that_cannot_go_on_from_yesterdays_weights_says_what_can_be_done(tmp_path):
+    with publish(tmp_path, "ranker", "v1") as draft:
+        before = {f"core.{name}": w for name, w in nn.Linear(2, 4).state_dict().items()}
+        save_file(before, draft.path / "model.safetensors")
+    assignment = SimpleNamespace(root=tmp_path, model="ranker", start_from="v1")
+    with pytest.raises(UserError, match=r"ranker/v1 .* Run the pipeline once without day=next"):
+        worker._start_from(assignment, nn.Linear(2, 3), nn.Module())
 
 
 class KilledError(Exception):
