@@ -45,10 +45,14 @@ FORM = 2  # of the programs; exports of another are made anew
 
 
 def export(job: Job, move_pointer: bool = True) -> Artifact:
-    """Exports the current retriever, and the current ranker with its calibrators, if any."""
+    """Exports the current retriever, and the current ranker with its calibrators, if any.
+
+    Raises:
+        UserError: there is no retriever, or models are of other ids than the data set.
+    """
     plain = Dataset.open(job.root)
-    kinds = [kind for kind in ("two_tower", "ranker") if has_current(job.root, kind)]
-    artifacts = [current(job.root, kind) for kind in kinds]
+    rankers = ["ranker"] if has_current(job.root, "ranker") else []
+    artifacts = [current(job.root, kind) for kind in ("two_tower", *rankers)]
     for artifact in artifacts:
         check_same_ids(job.root, plain.artifact, artifact)
     graph, user_model = (same_upstream(job.root, artifacts, of) for of in (graph_of, user_model_of))

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.contract.artifact import Artifact, Manifest
+from data.contract.artifact import Artifact, Manifest, point
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph.store import Graph
 from ray_jobs.engine.job import start
-from ray_jobs.export import write_edges
+from ray_jobs.export import export, write_edges
 from ray_jobs.sample import Cutoff, adjacency, check_edges, log_of
 from serve.bundle import GRAPH_FOLDER
 from tests.tiny_root import TinyLog, publish_dataset, timelines
@@ -53,6 +53,12 @@ def test_bytes_are_eight_an_edge_and_eight_a_node(tmp_path: Path) -> None:
 def test_a_log_whose_graph_has_no_edge_is_exported_without_one(tmp_path: Path) -> None:
     write_edges(tmp_path / "export", walked(tmp_path, "graph.edges=none"))
     assert not (tmp_path / "export").exists()
+
+
+def test_without_a_retriever_there_is_nothing_to_export(tmp_path: Path) -> None:
+    point(tmp_path, publish_dataset(tmp_path, TinyLog()))
+    with pytest.raises(UserError, match="has no two_tower yet"):
+        export(start([f"root={tmp_path}"]))
 
 
 def test_a_graph_without_edges_is_refused_where_it_is_trained_on(tmp_path: Path) -> None:
