@@ -20,7 +20,7 @@ from data.contract import storage
 from data.contract.array_file import create_array
 from data.contract.artifact import Artifact, current, read
 from data.contract.id_lineage import check_same_ids
-from data.contract.settings import build, to_tree
+from data.contract.settings import Count, build, to_tree
 from data.dataset import VECTORS_FILE, Dataset
 from data.graph.neighborhoods import SamplerSource
 from data.splits import TRAIN
@@ -54,7 +54,7 @@ class EmbedArguments:
     """
 
     model: Literal["graph", "user"] = "graph"
-    day: int | None = None
+    day: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.contract.artifact import Artifact
-from data.contract.settings import UserError, to_tree
+from data.contract.settings import Count, UserError, to_tree
 from data.dataset import Dataset
 from data.graph.edges import board_edges, no_edges, user_edges
 from data.graph.neighborhoods import (
@@ -55,7 +55,7 @@ class SampleArguments:
             graph encoder learns from.
     """
 
-    day: int | None = None
+    day: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MEND = "make room below root=, then run the same command again: what is finished is kept"
+ALLOW = "root= must name a folder that may be written, source.* what may be read"
 # What numpy and torch say of a write that the disk has ended.
 CUT_SHORT = re.compile(
     r"\d+ requested and \d+ written|unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing"
@@ -28,7 +29,7 @@ def refusal(error: BaseException) -> str | None:
             on the way may have been tried in vain and got around: that alone counts which ended it.
     """
     if isinstance(error, OSError) and error.errno in FORBIDDEN:
-        return f"{_place(error)}{error.strerror}; root= must name a folder that may be written"
+        return f"{_place(error)}{error.strerror}; {ALLOW}"
     return next((said for one in _leading_to(error) if (said := _said(one))), None)
 
 

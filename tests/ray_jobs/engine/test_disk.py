@@ -50,6 +50,7 @@ def test_the_file_is_named_where_it_is_known() -> None:
     said = refusal(OSError(errno.EROFS, os.strerror(errno.EROFS), "/mnt/root/world"))
     assert said is not None
     assert said.startswith("/mnt/root/world: Read-only file system; root= must")
+    assert "source.* what may be read" in said
 
 
 def test_what_failed_on_another_process_counts() -> None:
