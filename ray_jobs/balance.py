@@ -32,6 +32,7 @@ from data.contract.storage import uri_of
 from data.dataset import Dataset
 from ray_jobs.engine import plots
 from ray_jobs.engine.balance_report import USER, Tree, between, sections
+from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.job import Job, run
 from ray_jobs.engine.report import show, write_report
 from ray_jobs.engine.slates import Slates, Source, open_slates, ratio_interval
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact, Draft
 
 REPORT, FOUND = "report.html", "balance.json"
+BROKEN, UNTOLD = "broken", "cannot be told"  # of a floor: what was found is not served
 Floor = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -88,7 +90,7 @@ def balance(job: Job) -> Artifact:
     words["candidates"] = job.settings.serve.candidates
 
     def write(draft: Draft) -> None:
-        found = _balance(subject, utility, job.arguments)
+        found = without_nan(_balance(subject, utility, job.arguments))
         _write(draft.path, found, subject.facts)
         draft.fields["metrics"] = _summary(found)
 
@@ -170,9 +172,11 @@ def _told(interval: tuple[float, float, float]) -> dict[str, float]:
 def verdict(floor: float, share: tuple[float, float, float]) -> str:
     """What a share and its interval say of a floor."""
     _, low, high = share
+    if np.isnan(low):
+        return UNTOLD
     if low >= floor:
         return "holds"
-    return "broken" if high < floor else "holds within noise"
+    return BROKEN if high < floor else "holds within noise"
 
 
 def _summary(found: Tree) -> Tree:
@@ -221,8 +225,17 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def apply(root: Path, chosen: UtilitySettings, floors: Mapping[str, Tree]) -> Path:
-    """Writes the file that running servers take up. Raises UserError when a floor is broken."""
-    if broken := [name for name, v in floors.items() if v["verdict"] == "broken"]:
+    """Writes the file that running servers take up.
+
+    Raises:
+        UserError: a floor is broken, or cannot be checked.
+    """
+    if untold := [name for name, v in floors.items() if v["verdict"] == UNTOLD]:
+        raise UserError(
+            f"not applied: nothing that the reported days offer is worth anything to {untold[0]}, "
+            f"so floors.{untold[0]} cannot be checked; see serve.utility.parties.{untold[0]}"
+        )
+    if broken := [name for name, v in floors.items() if v["verdict"] == BROKEN]:
         found = floors[broken[0]]
         raise UserError(
             f"not applied: on the reported days {broken[0]} gets {between(found)} of its own best, "

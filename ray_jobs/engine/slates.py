@@ -165,12 +165,15 @@ def ratio_interval(
         seed: of the resampling.
 
     Returns:
-        Ratio, low, high.
+        Ratio, low, high; NaN where all denominators are 0. Resamples in which they are say nothing.
     """
+    if not denominator.any():
+        return (float("nan"),) * 3
     _, owner = np.unique(users, return_inverse=True)
     sums = np.stack([np.bincount(owner, part) for part in (numerator, denominator)], axis=1)
     count = len(sums)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     above, below = (draws @ sums).T
-    low, high = np.quantile(above / below, [0.025, 0.975])
+    told = below != 0
+    low, high = np.quantile(above[told] / below[told], [0.025, 0.975])
     return float(numerator.sum() / denominator.sum()), float(low), float(high)

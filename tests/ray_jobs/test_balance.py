@@ -6,7 +6,7 @@ import pytest
 
 from data.contract.settings import UserError
 from data.dataset import Dataset
-from ray_jobs.balance import BalanceArguments, apply, main
+from ray_jobs.balance import UNTOLD, BalanceArguments, apply, main
 from ray_jobs.engine import offers, slates
 from ray_jobs.engine.job import help_text, start
 from serve import utility_file
@@ -160,6 +160,13 @@ def test_a_broken_floor_is_not_applied(tmp_path):
     broken = {"video": {"floor": 0.9, "share": 0.7, "low": 0.6, "high": 0.8, "verdict": "broken"}}
     with pytest.raises(UserError, match=r"video gets 0\.6000 to 0\.8000 .* below floors\.video"):
         apply(tmp_path, UtilitySettings(), broken)
+    assert not (tmp_path / "utility.json").exists()
+
+
+def test_a_floor_that_cannot_be_checked_is_not_applied(tmp_path):
+    share = {"floor": 0.9, "share": None, "low": None, "high": None, "verdict": UNTOLD}
+    with pytest.raises(UserError, match=r"to video, so floors\.video cannot be checked"):
+        apply(tmp_path, UtilitySettings(), {"video": share})
     assert not (tmp_path / "utility.json").exists()
 
 

@@ -71,3 +71,15 @@ def test_the_interval_of_a_ratio_draws_whole_users():
     assert high == pytest.approx(ratio + half, abs=half / 5)
     paired = ratio_interval(users, 3 * np.repeat(each, 10), np.repeat(each, 10), 0)
     assert paired == pytest.approx((3, 3, 3)), "numerator and denominator are drawn together"
+
+
+@given(st.integers(1, 3), st.integers(30, 200), st.integers(0, 2**31))
+def test_what_a_few_can_be_offered_has_an_interval_all_the_same(few, users, seed):
+    offered = np.arange(users) < few
+    ratio, low, high = ratio_interval(np.arange(users), 0.3 * offered, 1.0 * offered, seed)
+    assert (ratio, low, high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_what_nobody_can_be_offered_has_none():
+    none = np.zeros(5)
+    assert np.isnan(ratio_interval(np.arange(5), none, none, 0)).all()

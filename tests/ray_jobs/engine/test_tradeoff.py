@@ -140,3 +140,4 @@ def test_a_verdict_asks_the_whole_interval():
     assert verdict(0.8, (0.85, 0.8, 0.9)) == "holds"
     assert verdict(0.8, (0.75, 0.7, 0.9)) == "holds within noise"
     assert verdict(0.8, (0.75, 0.7, 0.79)) == "broken"
+    assert verdict(0.8, (np.nan, np.nan, np.nan)) == "cannot be told"
