@@ -92,7 +92,7 @@ def main(job: Job) -> dict[str, Any]:
             calibrate(job)
     with job.stage("evaluate"):
         evaluation = evaluate(job, chosen)
-    summary = {"metrics": evaluation.manifest.metrics, "counts": dataset.counts}
+    summary: dict[str, Any] = {"metrics": evaluation.manifest.metrics, "counts": dataset.counts}
     if job.arguments.model is None:
         summary |= publish_bundle(job)
         if yesterday:
