@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import torch
 
 from data.batching import even_chunks, ranker_batch
-from data.blocks import row_groups
+from data.blocks import num_rows, row_groups
 from data.contract.artifact import read
+from data.contract.settings import UserError
 from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
@@ -52,11 +53,12 @@ class RankerTask(LogTask):
     name = "ranker"
 
     def __init__(self, assignment: Assignment) -> None:
-        """Finds the impressions; opens none."""
+        """Finds the impressions; opens none. Raises UserError where there are none."""
         self.settings = assignment.settings.ranker
         windows = assignment.windows
         super().__init__(assignment, self.settings, windows.ranker if windows else None)
-        assignment.require_labels(sum(block.num_rows for block in self.plan().blocks))
+        if not num_rows(self.files):
+            raise UserError(f"ranker has nothing to learn from: {self._why_no_impressions()}")
 
     @cached_property
     def histories(self) -> UserEvents:
@@ -143,6 +145,21 @@ class RankerTask(LogTask):
         """Time before each request whose events are hidden, ms, [R] (TransAct, KDD'23, §3.3)."""
         most_ms = self.settings.time_mask_hours * HOUR_MS
         return (rng.random(requests) * most_ms).astype(np.int64)
+
+    def _why_no_impressions(self) -> str:
+        windows = self.assignment.windows
+        if self.assignment.candidates_version is not None or windows is None:
+            return (
+                "no item that was touched is among the retriever's candidates; train two_tower for "
+                "longer, or check source.polarity and split.*"
+            )
+        first, last = windows.ranker
+        return (
+            f"days {first}-{last}, windows.ranker, hold no impressions, though other days "
+            "do; move windows.ranker to where they are, have what is served logged "
+            "(serve.log_requests), or prepare without source.impressions: it then learns from the "
+            "retriever's candidates"
+        )
 
     def why_no_rows(self) -> str:
         """How many of its impressions each filter leaves out, and the way out."""

@@ -4,6 +4,7 @@ import pytest
 
 from data.contract.artifact import has_current
 from data.contract.settings import UserError
+from data.dataset import Dataset
 from ray_jobs.engine.job import start
 from ray_jobs.engine.worker import OUTCOME
 from ray_jobs.tasks.two_tower import TwoTowerTask
@@ -24,6 +25,14 @@ def test_a_ranker_whose_labels_all_close_too_late_is_refused_with_their_number(
     assert not has_current(job.root, "ranker")
     assert not list((job.root / "ranker").glob("*/manifest.json"))
     assert not list((job.root / "checkpoints").rglob(OUTCOME))
+
+
+def test_a_ranker_whose_days_hold_no_impressions_is_told_so(ray_cluster, shared_root, monkeypatch):
+    job = start(shared_root("unseen", *SMALL))
+    monkeypatch.setattr(Dataset, "impression_files", lambda *_: [])
+    said = r"^ranker has nothing to learn from: days \d+-\d+, windows\.ranker, hold no impressions"
+    with pytest.raises(UserError, match=said):
+        train(job, "ranker")
 
 
 def test_any_model_without_a_row_is_refused(ray_cluster, shared_root, monkeypatch):
