@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.contract.artifact import current, publish, read
 from data.contract.settings import UserError, help_lines
+from ray_jobs.embed import EmbedArguments
 from ray_jobs.engine.job import Job, fail, finish, help_text, keep, run, start
 from ray_jobs.pipeline import PipelineArguments, main
+from ray_jobs.sample import SampleArguments
 from ray_jobs.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -44,6 +47,13 @@ def test_every_setting_is_explained_in_the_help() -> None:
 def test_a_wrong_word_is_refused_with_the_way_out(word: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         start([f"root={tmp_path}", word], PipelineArguments)
+
+
+@pytest.mark.parametrize("arguments", [SampleArguments, EmbedArguments])
+@pytest.mark.parametrize("day", [0, -5])
+def test_days_of_a_log_count_from_1(arguments: type[Any], day: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="day: Input should be greater than or equal to 1"):
+        start([f"root={tmp_path}", f"day={day}"], arguments)
 
 
 def test_a_root_remembers_what_its_artefacts_are_and_words_win(tmp_path: Path) -> None:
