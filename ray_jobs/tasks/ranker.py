@@ -198,7 +198,10 @@ class RankerTask(LogTask):
         return core, self.roomy_tables(core)
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Mean metrics over the actions on the part that choices are made on."""
+        """Mean metrics over the actions on the part that choices are made on.
+
+        Without AUC where every action has one class alone.
+        """
         table = self._validation_impressions
         if not table.num_rows:
             return {}
@@ -210,10 +213,9 @@ class RankerTask(LogTask):
         metrics = [
             ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1])
         ]
-        return {
-            "log_loss": float(np.mean([m["log_loss"] for m in metrics])),
-            "auc": float(np.nanmean([m["auc"] for m in metrics])),
-        }
+        found = {"log_loss": float(np.mean([m["log_loss"] for m in metrics]))}
+        aucs = [m["auc"] for m in metrics]
+        return found if np.isnan(aucs).all() else found | {"auc": float(np.nanmean(aucs))}
 
     @cached_property
     def _validation_impressions(self) -> pa.Table:

@@ -111,3 +111,19 @@ def test_users_of_a_log_that_are_validated_on_are_asked_for_apart_and_once(
         _ = task.histories, task.record, task.validation_histories, task.validation_record
     learnt, known = (TRAIN,), (TRAIN, VALID)
     assert gathered == [(None, [1, 4]), (learnt, [1, 4]), (known, [4, 7]), (known, [4, 7])]
+
+
+@pytest.mark.parametrize("saves", [0, 400])
+def test_where_nobody_did_anything_there_is_no_auc(saves: int, monkeypatch: Any) -> None:
+    shown = table()
+    saved = pa.array(np.arange(COUNT) < saves)
+    shown = shown.set_column(shown.schema.get_field_index("label.save"), "label.save", saved)
+    model = SimpleNamespace(probabilities=lambda *_: np.full((COUNT, 1), 0.1, np.float32))
+    monkeypatch.setattr(ranker, "RankingModel", SimpleNamespace(of=lambda *_: model))
+    task = task_of()
+    task.assignment.dataset.vocabulary = SimpleNamespace(actions=("save",))
+    task._validation_impressions = shown
+    task.validation_record = task.validation_histories = None
+    found = task.validate({})
+    assert found["log_loss"] > 0
+    assert found.get("auc") == (0.5 if saves else None)
