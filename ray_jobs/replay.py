@@ -26,7 +26,7 @@ from serve.bundle import KIND, Bundle
 from serve.fanout import Fanout
 from serve.funnel import Funnel
 from serve.messages import Context
-from serve.query import Query
+from serve.query import Query, unwanted
 from serve.request_log import FOLDER, HISTORY
 from serve.stages import Trace
 from serve.stores import open_store
@@ -156,7 +156,7 @@ def query_of(logged: Logged, funnel: Funnel, known: User) -> Query:
     context = Context.model_validate_json(request["context"])
     about = catalogue.rows_of([] if context.item_id is None else [context.item_id])
     excluded = catalogue.rows_of(request["excluded_item_id"])
-    exclude = catalogue.with_copies(np.concatenate([known.seen, excluded]))
+    exclude = unwanted(catalogue, known.seen, excluded, about)
     return Query(user, context, request["surface"], about, excluded, exclude, funnel._tower)
 
 

@@ -36,7 +36,7 @@ from serve.filters import open_filters, open_rules
 from serve.lists import left
 from serve.ordering import Ordering
 from serve.programs import Floats
-from serve.query import RELATED, Query, context_row
+from serve.query import RELATED, Query, context_row, unwanted
 from serve.ranker import Ranker, Reader
 from serve.ranking import Ranking
 from serve.recent import Recent
@@ -187,7 +187,7 @@ class Funnel:
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self.read(request.user_id, trace)
         named = np.concatenate([self._excluded(request), shown])
-        exclude = self.catalogue.with_copies(np.concatenate([user.seen, named]))
+        exclude = unwanted(self.catalogue, user.seen, named, about)
         return Query(user, request.context, request.surface, about, named, exclude, self._tower)
 
     def read(self, user_id: int | str, trace: Trace) -> User:
@@ -340,7 +340,8 @@ class Funnel:
         return slate.take(kept[: request.num_items])
 
     def _may_show(self, rows: Ints, request: RecommendRequest, query: Query | None) -> Mask:
-        excluded = self.catalogue.with_copies(self._excluded(request))
+        about = context_row(self.catalogue, request.context, self.bundle.dim)
+        excluded = unwanted(self.catalogue, NO_ROWS, self._excluded(request), about)
         kept = self.catalogue.may_serve(rows) & ~np.isin(rows, excluded)
         if query is None:
             return kept & self._allowed(request.surface, rows)

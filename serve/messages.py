@@ -81,7 +81,9 @@ class RecommendRequest(Body):
     user_id: Id
     num_items: Annotated[StrictInt, Field(ge=1, le=500)] = 10
     surface: Text = Field(
-        default="home", description="`related` retrieves from context.item_id alone"
+        default="home",
+        description="`related` retrieves what is near context.item_id or context.query_vector, "
+        "popular items beside it",
     )
     context: Context = Context()
     exclude: list[Id] = Field(

@@ -90,14 +90,11 @@ class Pixie:
     def __call__(self, query: Query, limit: int) -> Found:
         """By visits, those of several walks' beginnings first; the same again for equal queries."""
         assert self._walk is not None
-        exclude = query.exclude
-        if len(query.about):
-            exclude = np.union1d(exclude, self._catalogue.with_copies(query.about))
-        settings = replace(self._walk.settings, candidates=limit + len(exclude))
+        settings = replace(self._walk.settings, candidates=limit + len(query.exclude))
         answer = replace(self._walk, settings=settings).recommend(
             *self._starts(query), seed=_seed(query), allowed=self._catalogue.may_serve
         )
-        kept = left(answer.items, exclude)
+        kept = left(answer.items, query.exclude)
         return Found(self.name, answer.items[kept][:limit], answer.scores[kept][:limit])
 
     def _starts(self, query: Query) -> tuple[Ints, Floats]:

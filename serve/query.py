@@ -38,7 +38,7 @@ class Query:
         surface: where the feed is shown.
         about: row of the context's item, [1], or [0].
         named: rows that the request excludes, or that were shown lately.
-        exclude: sorted rows that may not be shown: those, what was seen, and copies of either.
+        exclude: sorted rows that may not be shown (`unwanted`).
         tower: gives the user's vectors.
         patience_ends: moment, by `time.perf_counter`, until which those wait for the tower who can
             do without.
@@ -112,6 +112,18 @@ def context_row(catalogue: Catalogue, context: Context, dim: int) -> Ints:
         width = len(context.query_vector)
         raise UserError(f"context.query_vector has {width} numbers; the item space has {dim}")
     return row
+
+
+def unwanted(catalogue: Catalogue, seen: Ints, named: Ints, about: Ints) -> Ints:
+    """Sorted rows that may not be shown.
+
+    Args:
+        catalogue: of the items.
+        seen: rows that the user acted on.
+        named: rows that the request excludes, or that were shown lately.
+        about: row of the item that the feed is about, which nobody wants beside itself.
+    """
+    return catalogue.with_copies(np.concatenate([seen, named, about]))
 
 
 def hash_interests(interests: Sequence[int | str]) -> Ints:

@@ -84,10 +84,9 @@ class Related:
         return query.context.item_id is not None or query.context.query_vector is not None
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """By inner product with the context's vector, the context item and its copies left out."""
-        exclude = np.union1d(query.exclude, self._catalogue.with_copies(query.about))
+        """By inner product with the context's vector."""
         vector = self._vector(query.context, query.about)
-        rows, scores = self._catalogue.nearest(vector, limit, exclude)
+        rows, scores = self._catalogue.nearest(vector, limit, query.exclude)
         return Found(self.name, rows, scores)
 
     def _vector(self, context: Context, about: Ints) -> Floats:

@@ -151,6 +151,31 @@ def test_related_items_come_from_the_context_item(feed: Feed) -> None:
     assert len(set(related) - near) <= len(related) // 2
 
 
+@pytest.mark.parametrize("surface", ["home", "related"])
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_feed_shows_the_item_that_it_is_about_nor_its_copies(
+    root: Path,
+    publish_bundle: Callable[..., Path],
+    settings: ServeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    surface: str,
+    failing: bool,
+) -> None:
+    """Neither what all like, nor what the user does, nor what stands in for either."""
+    feed = Feed(publish_bundle(root, "v2", graph=True), settings, background=False)
+    funnel = feed._switch.funnel
+    if failing:
+        monkeypatch.setattr(funnel, "slate", broken)
+    two_tower = [] if failing else shown(ask(feed, 3))[:5]
+    popular = funnel.catalogue.external(np.asarray(funnel.bundle.popular[:10]))
+    for item in (*two_tower, *popular, *range(1000, 1010)):
+        answer = ask(feed, 3, surface=surface, context=Context(item_id=item), num_items=60)
+        copies = funnel.catalogue.with_copies(funnel.catalogue.rows_of([item]))
+        assert not set(funnel.catalogue.external(copies)) & set(shown(answer))
+        assert len(answer.items) == 60
+    feed.close()
+
+
 def test_interests_restrict_their_source_to_items_that_carry_them(feed: Feed) -> None:
     answer = ask(feed, 999, context=Context(interests=["topic3"]), num_items=50)
     found = [int(item.item_id) - 1000 for item in answer.items if item.source == "interests"]

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from data.contract.encode import Events
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
-from data.graph.store import Graph
 from serve.arms import changed
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
@@ -24,7 +23,7 @@ from serve.messages import Context, Event, Item, RecommendRequest
 from serve.pixie import Pixie, RecentWalks
 from serve.query import RELATED
 from serve.settings import ServeSettings
-from tests.tiny_root import BOARDS, ITEMS, ON_BOARDS, TinyLog, board_edges, write_bundle
+from tests.tiny_root import BOARDS, ITEMS, ON_BOARDS, TinyLog, write_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAVE, CLICK, HIDE = 1, 2, 3
@@ -69,9 +68,9 @@ def query(*past: tuple[int, int, float], about: int = -1, **changes: Any) -> Any
     zeros = np.zeros(len(rows), np.int64)
     whole = np.array([0, len(rows)])
     events = Events(whole, rows, actions.astype(np.int64), zeros, times, zeros.astype(np.float32))
-    exclude = np.union1d(rows, first + changes.pop("exclude", NONE))
     user = SimpleNamespace(row=9, events=events)
     named = first + np.array([about]) if about >= 0 else NONE
+    exclude = np.union1d(np.union1d(rows, named), first + changes.pop("exclude", NONE))
     asked = SimpleNamespace(user=user, surface="home", about=named, exclude=exclude)
     return SimpleNamespace(**vars(asked) | changes)
 
@@ -231,21 +230,6 @@ def test_at_home_an_item_of_the_context_counts_like_what_was_liked_last(source: 
     liked, named = visits_by_board(source, query((30, SAVE, 5), about=33))[[10, 13]]
     assert 0.8 < liked / named < 1.25
     assert 33 not in items_of(source, query((30, SAVE, 5), about=33))
-
-
-def test_copies_of_the_item_of_the_context_are_not_found(bundle: Bundle) -> None:
-    catalogue, first = Catalogue(bundle), bundle.item_ids.first_row
-    pair = catalogue.rows_of([1000, 1001])
-    assert len(np.unique(catalogue.keys(pair))) == 1
-    boards = (np.arange(ON_BOARDS) % BOARDS).astype(np.int32)
-    boards[pair - first] = 7
-    edges = board_edges(TinyLog()).set_column(0, "board", [boards])
-    together = replace(bundle, graph=Graph.of(edges, bundle.item_ids.rows, BOARDS))
-    asked = query(about=int(pair[0] - first), surface=RELATED)
-    found = Pixie(together, Catalogue(together), WALKS)(asked, 50).rows
-    on_board = first + np.flatnonzero(boards == 7)
-    assert found.tolist()
-    assert set(found.tolist()) == set(on_board.tolist()) - set(pair.tolist())
 
 
 def test_a_feed_names_the_source_and_follows_a_posted_action(served: Path) -> None:
