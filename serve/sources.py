@@ -148,31 +148,35 @@ class Interests:
         return bool(query.context.interests) and len(self._rows) > 0
 
     def __call__(self, query: Query, limit: int) -> Found:
-        """The interests in turns; where the user has no vector, in the order of popularity."""
-        wanted = query.conditions
+        """The interests in turns: of each what is nearest or, without a vector, most popular."""
+        near = self._near(query, limit)
+        if near is None:
+            near = self._popular(query.conditions, limit + len(query.exclude))
+        return head(self.name, merge(near, query.exclude, {}, limit).rows, limit)
+
+    def _near(self, query: Query, limit: int) -> list[Found] | None:
+        """Those of each interest that are nearest to the user, who may have no vector (None)."""
         answers = None if query.user.is_new or not self._partitioned else answers_soon(query)
         if answers is None:
-            return self._popular(wanted, limit + len(query.exclude))
-        pairs = zip(wanted[:, None], answers.conditioned, strict=True)
-        near = [
-            self._catalogue.under(one, vector, limit, query.exclude, 1.0) for one, vector in pairs
+            return None
+        found = [
+            self._catalogue.under(one, vector, limit, query.exclude, 1.0)
+            for one, vector in zip(query.conditions[:, None], answers.conditioned, strict=True)
         ]
-        lists = [Found(str(at), *found) for at, found in enumerate(near)]
-        return head(self.name, merge(lists, query.exclude, {}, limit).rows, limit)
+        return [Found(str(at), *each) for at, each in enumerate(found)]
 
-    def _popular(self, wanted: Ints, limit: int) -> Found:
+    def _popular(self, wanted: Ints, limit: int) -> list[Found]:
         start = np.searchsorted(self._values, wanted)
         end = np.searchsorted(self._values, wanted, side="right")
-        places = [self._rows[a:b] for a, b in zip(start, end, strict=True)]
-        return head(self.name, np.concatenate(places), limit)
+        pairs = enumerate(zip(start, end, strict=True))
+        return [head(str(at), self._rows[first:last], limit) for at, (first, last) in pairs]
 
 
 def _inverted(bundle: Bundle) -> tuple[Ints, Ints]:
-    """Sorted interest hashes, and the rows that carry them, popular ones first."""
+    """Sorted interest hashes, and the rows that carry them, each once, popular ones first."""
     rows = np.asarray(bundle.popular)
-    owner, values = carried(bundle.items, rows)
-    order = np.argsort(values, kind="stable")
-    return values[order], rows[owner[order]]
+    pairs = np.unique(np.stack(carried(bundle.items, rows)[::-1]), axis=1)
+    return pairs[0], rows[pairs[1]]
 
 
 class Popular:

@@ -15,6 +15,7 @@ from serve.feed import Feed
 from serve.messages import Context, Event, Item, RecommendRequest, RecommendResponse
 from serve.request_ids import RequestIds
 from serve.settings import ServeSettings
+from serve.stages import Trace
 from serve.utility import UtilitySettings
 
 FRESH_NOW = 1_767_225_600_000 + 10 * 86_400_000
@@ -181,6 +182,24 @@ def test_interests_restrict_their_source_to_items_that_carry_them(feed: Feed) ->
     found = [int(item.item_id) - 1000 for item in answer.items if item.source == "interests"]
     assert found
     assert all(i % 5 == 3 and i % 3 > 0 for i in found)
+
+
+@pytest.mark.parametrize("limit", [4, 20, 40])
+def test_interests_of_a_new_user_take_turns_in_the_order_of_popularity(
+    feed: Feed, limit: int
+) -> None:
+    """Also where one of them has as many items as are wanted of all."""
+    funnel = feed._switch.funnel
+    named = Context(interests=["topic1", "topic2", "topic3", "topic4"])
+    query = funnel.query(RecommendRequest(user_id=999, context=named), Trace())
+    rows = next(one for one in funnel.sources if one.name == "interests")(query, limit).rows
+    topics = (np.array(funnel.catalogue.external(rows)) - 1000) % 5
+    assert len(set(rows.tolist())) == limit
+    assert np.bincount(topics, minlength=5).tolist() == [0, *[limit // 4] * 4]
+    places = {row: place for place, row in enumerate(funnel.bundle.popular.tolist())}
+    for topic in range(1, 5):
+        of_topic = [places[row] for row in rows[topics == topic].tolist()]
+        assert of_topic == sorted(of_topic)
 
 
 def test_an_unknown_interest_changes_nothing(feed: Feed) -> None:
