@@ -234,7 +234,8 @@ class Feed:
         """
         most_ms = min(self.settings.budget_ms, deadline_ms or self.settings.budget_ms)
         main, trace = self._switch.funnel, Trace(time.perf_counter() + most_ms / 1000)
-        arm, funnel = self._arms.of(main.users.canonical_id(request.user_id), main)
+        request = request.model_copy(update={"user_id": main.users.canonical_id(request.user_id)})
+        arm, funnel = self._arms.of(request.user_id, main)
         remembered = self._feeds.get(request.user_id) is not None
         with trace.stage("total"):
             query, slate = self._slate(funnel, request, trace)

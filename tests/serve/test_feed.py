@@ -441,9 +441,10 @@ def test_when_all_fails_the_last_feed_of_the_user_is_shown(
 ) -> None:
     before = ask(feed, 3)
     monkeypatch.setattr(feed._switch.funnel, "slate", broken)
-    answer = ask(feed, 3, num_items=4)
-    assert answer.fallback == "cached"
-    assert shown(answer) == shown(before)[:4]
+    for same in (3, "3"):
+        answer = ask(feed, same, num_items=4)
+        assert answer.fallback == "cached"
+        assert shown(answer) == shown(before)[:4]
 
 
 def test_when_all_fails_popular_items_are_shown(
