@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from data.contract.settings import UserError, build, merge, nest, to_tree
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_SHADOWS = 8
+# Settings that a funnel reads for each request; the others belong to the replica and all its arms.
+OF_ARMS = (
+    *("candidates", "shares", "sources", "pixie", "deadlines_ms", "rules", "match_user"),
+    *("hidden_creator_after", "prerank", "utility", "max_per_creator", "spacing", "diversity"),
+    *("least_share", "explore"),
+)
 
 
 class Arms:
@@ -94,7 +101,8 @@ class Arms:
             funnel = canary.with_utility(utility)
         if not arm.settings:
             return funnel
-        return funnel.with_settings(changed(self._settings, arm.settings))
+        in_force = replace(self._settings, utility=funnel.utility.settings)
+        return funnel.with_settings(changed(in_force, arm.settings))
 
     @property
     def bundles(self) -> set[str]:
@@ -156,8 +164,17 @@ class Arms:
 
 
 def changed(settings: ServeSettings, words: Mapping[str, Any]) -> ServeSettings:
-    """Settings with some names, dotted or nested, replaced. Raises UserError."""
+    """Settings with some names, dotted or nested, replaced.
+
+    Raises:
+        UserError: a name that there is not, or that is the same for all arms.
+    """
     tree = to_tree(settings) | {"experiment": {}}
     for key, value in words.items():
+        name = key.partition(".")[0]
+        if name in tree and name not in OF_ARMS:
+            raise UserError(
+                f"{name} is the same for all arms; they may change {', '.join(OF_ARMS)}"
+            )
         tree = merge(tree, nest(key, value))
     return build(type(settings), tree)

@@ -157,7 +157,7 @@ class Funnel:
         other._ordering = Ordering(self.catalogue, settings)
         if (settings.sources, settings.pixie) != (self._settings.sources, self._settings.pixie):
             other.sources = open_sources(self.bundle, self.catalogue, settings)
-        if settings.utility != self._settings.utility:
+        if settings.utility != self.utility.settings:
             other.utility = Utility.of(settings.utility, self.bundle.vocabulary)
         return other
 

@@ -1,5 +1,6 @@
 """Arms of an experiment: other settings, another bundle, shadows."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.artifact import write_atomically
-from data.contract.settings import UserError
-from serve.arms import changed
+from data.contract.settings import UserError, to_tree
+from serve.arms import OF_ARMS, changed
 from serve.experiments import Arm, Experiment
 from serve.feed import Feed
 from serve.messages import Item, RecommendRequest
@@ -121,6 +122,7 @@ def serving_without(feed: Feed) -> Callable[[int], list[Any]]:
         (Arm(share=1.0, bundle="v9"), "v9"),
         (Arm(share=1.0, settings={"rules.a.column": "nothing"}), "nothing"),
         (Arm(share=1.0, settings={"diversty": 1}), "diversity"),
+        (Arm(share=1.0, settings={"seen_hours": 24.0}), "seen_hours is the same for all arms"),
     ],
 )
 def test_an_arm_that_cannot_serve_leaves_its_users_with_the_others(
@@ -141,6 +143,29 @@ def test_arms_follow_a_new_bundle(
     answer = feed.recommend(RecommendRequest(user_id=3))
     assert answer.versions["bundle"] == "v2"
     assert feed._arms.of(3, feed._switch.funnel)[1]._settings.diversity == 2.0
+
+
+def test_an_arm_changes_the_utility_that_is_in_force(serving: Serving, root: Path) -> None:
+    """What the file of the root says holds for all that the arm does not name, at any time."""
+    feed = serving(calmer=Arm(share=1.0, settings={"utility.weights.hide": -8.0}))
+    for save in (-5.0, 3.0):
+        write_atomically(root / "utility.json", json.dumps({"weights": {"save": save}}))
+        feed.tick()
+        arm, main = feed._arms._funnels["calmer"].utility, feed._switch.funnel.utility
+        assert main.weights.tolist() == [save, 1.0, -1.0]
+        assert arm.weights.tolist() == [save, 1.0, -8.0]
+    plain = feed._switch.funnel.with_settings(feed.settings)
+    assert plain.utility.weights.tolist() == [1.0, 1.0, -1.0]
+
+
+def test_an_arm_may_change_what_a_request_reads_and_nothing_else() -> None:
+    """Anything else would be taken and change nothing: arms would be compared that are alike."""
+    for name, value in to_tree(ServeSettings()).items():
+        if name in OF_ARMS:
+            assert changed(ServeSettings(), {name: value}) == ServeSettings()
+        else:
+            with pytest.raises(UserError, match=f"{name} is the same for all arms"):
+                changed(ServeSettings(), {name: value})
 
 
 def test_settings_of_an_arm_are_checked() -> None:
