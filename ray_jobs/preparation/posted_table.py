@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_DOCUMENTS = 1 << 14
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 TYPES = {
     "timestamp": pa.int64(),
     "received_at": pa.int64(),
@@ -32,7 +33,9 @@ TYPES = {
 
 @dataclass(frozen=True)
 class PostedTable:
-    """A row for each document, a column for each key: text where values are of mixed types.
+    """A row for each document, a column for each key.
+
+    Where values are of mixed types they are text; where lists are, each of what they hold is.
 
     Attributes:
         documents: gives all of them, in order, each time that it is called.
@@ -76,7 +79,10 @@ class PostedTable:
 
 
 def alike(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Columns of several tables, in order of appearance: text where no type holds all values."""
+    """Columns of several tables, in order of appearance: text where no type holds all values.
+
+    Lists stay lists: of text.
+    """
     names = dict.fromkeys(name for schema in schemas for name in schema.names)
     types = {n: [s.field(n).type for s in schemas if n in s.names] for n in names}
     return pa.schema([(name, _common(found)) for name, found in types.items()])
@@ -87,7 +93,7 @@ def _common(types: Sequence[pa.DataType]) -> pa.DataType:
         fields = [pa.schema([("", kind)]) for kind in types]
         return pa.unify_schemas(fields, promote_options="permissive").field(0).type
     except pa.ArrowTypeError:
-        return pa.string()
+        return TEXTS if all(pa.types.is_list(t) or pa.types.is_null(t) for t in types) else TEXT
 
 
 def _parts(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -104,8 +110,8 @@ def _inferred(documents: Sequence[Document], names: Sequence[str]) -> pa.Schema:
 
 def _column(documents: Sequence[Document], field: pa.Field) -> pa.Array:
     values = [document.get(field.name) for document in documents]
-    if field.type == pa.string():
-        return _text(values)
+    if field.type in (TEXT, TEXTS):
+        return _text(values, field.type)
     return _typed(values, field.name).cast(field.type, safe=False)
 
 
@@ -113,8 +119,18 @@ def _typed(values: list[Any], name: str) -> pa.Array:
     try:
         return pa.array(values, TYPES.get(name))
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return _text(values)
+        lists = all(value is None or isinstance(value, list) for value in values)
+        return _text(values, TEXTS if lists and name not in TYPES else TEXT)
 
 
-def _text(values: list[Any]) -> pa.Array:
-    return pa.array([None if v is None else str(v) for v in values], pa.string())
+def _text(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if kind == TEXT:
+        return pa.array([*map(_written, values)], kind)
+    return pa.array([None if v is None else [*map(_written, v)] for v in values], kind)
+
+
+def _written(value: Any) -> str | None:
+    """As a column of such values is hashed (`data.contract.encode.hash_values`)."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)

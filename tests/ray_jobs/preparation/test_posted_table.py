@@ -11,8 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.contract.encode import encode_columns
+from data.contract.schema import Feature
+from data.statistics import converted
 from ray_jobs.preparation import posted_table
 from ray_jobs.preparation.posted_table import TYPES, PostedTable, alike
+from serve.posted_items import encode_items
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +52,18 @@ def column(name: str, values: list[Any]) -> pa.Array:
     try:
         made = pa.array(values, TYPES.get(name))
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        made = pa.array([None if value is None else str(value) for value in values], pa.string())
+        lists = all(value is None or isinstance(value, list) for value in values)
+        if lists and name not in TYPES:
+            texts = [value and [written(one) for one in value] for value in values]
+            return pa.array(texts, pa.list_(pa.string()))
+        made = pa.array([written(value) for value in values], pa.string())
     return made.cast(pa.int64()) if pa.types.is_null(made.type) else made
+
+
+def written(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
 
 
 @given(found=documents(), size=st.integers(1, 5))
@@ -71,6 +85,27 @@ def test_parts_are_together_what_all_documents_are_at_once(
 def test_numbers_beyond_64_bits_are_text() -> None:
     table = PostedTable(lambda: iter([{"size": 2**63}, {"size": 1}]), ())
     assert table.read()["size"].to_pylist() == [str(2**63), "1"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_one_value_of_another_type_changes_no_value_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """What serving hashes of a posted item's text is what the next bundle hashes."""
+    monkeypatch.setattr(posted_table, "PART_DOCUMENTS", size)
+    posted = [
+        {"interests": ["food", "art"], "paid": True},
+        {"interests": [7, 8], "paid": "on request"},
+        {"interests": [], "paid": None},
+        {},
+    ]
+    table = PostedTable(lambda: iter(posted), ()).read()
+    assert table["interests"].to_pylist() == [["food", "art"], ["7", "8"], [], None]
+    features = (Feature(name="interests", kind="multi"), Feature(name="paid", kind="categorical"))
+    later = encode_columns(converted(table, features), features)
+    served = encode_items(features, posted)
+    assert later["interests"].to_pylist()[0] == served["interests"].to_pylist()[0]
+    assert later["paid"].to_pylist() == served["paid"].to_pylist()
 
 
 def test_tables_that_differ_in_a_type_meet_as_text() -> None:
