@@ -1,7 +1,7 @@
 """From candidates and their scores to the places of a feed.
 
-Gates, a cap for each creator, spacing, a determinantal point process where asked for, a least share
-for each source, and now and then one place for a candidate drawn at random.
+Gates, a determinantal point process where asked for, a cap for each creator, a least share for each
+source, spacing, and now and then one place for a candidate drawn at random.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Ordering:
         order = self._diverse(candidates, scores, order, num_items)
         if query.surface != RELATED:
             order = self._shared(query, candidates, order, num_items)
+        order = self._spaced(candidates, order, num_items)
         places = self._explored(query, order, num_items)
         shown = np.sort(places.best)
         passed = wanted[left(wanted, shown)]
@@ -99,9 +100,11 @@ class Ordering:
             vectors = self._catalogue.embeddings(rows)
             order = determinantal(order, scores, vectors, settings.diversity, num_items)
         creators = self._catalogue.column("creator_id", rows)
-        order = cap_per_creator(order, creators, settings.max_per_creator)
-        for column, window in settings.spacing.items():
-            values = self._catalogue.column(column, rows)
+        return cap_per_creator(order, creators, settings.max_per_creator)
+
+    def _spaced(self, candidates: Candidates, order: Ints, num_items: int) -> Ints:
+        for column, window in self._settings.spacing.items():
+            values = self._catalogue.column(column, candidates.rows)
             if values is not None:
                 order = spaced(order, values, window, num_items)
         return order

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve.candidates import Candidates
 from serve.ordering import EXPLORING, LEAST_SHARES, Ordering, _draws
@@ -63,6 +66,23 @@ def test_spacing_and_point_processes_are_asked_for_by_settings() -> None:
     assert same.best.tolist() == [0, 1, 2, 3, 4]
     spread, _ = placed(replace(PLAIN, diversity=1.0))
     assert spread.best.tolist() == [0, 2, 4, 6, 8]
+
+
+@given(
+    source=st.lists(st.integers(0, 3), min_size=N, max_size=N),
+    share=st.sampled_from([0.05, 0.25, 1.0]),
+    user=st.integers(0, 50),
+)
+def test_least_shares_leave_items_of_a_creator_apart(
+    source: list[int], share: float, user: int
+) -> None:
+    settings = replace(PLAIN, spacing={"creator_id": 1}, least_share=share)
+    candidates = Candidates(np.arange(N), np.array(source), ("a", "b", "c", "d"))
+    ordering: Any = Ordering(Catalogue(), settings)  # type: ignore[arg-type]
+    scores = -np.arange(N, dtype=np.float32)
+    best = ordering(query(user), candidates, scores, None, PLACES, Trace()).best
+    creators = (1 + best // 3).tolist()
+    assert all(one != other for one, other in pairwise(creators))
 
 
 def test_exploring_shows_each_candidate_as_often_as_its_propensity_says() -> None:
