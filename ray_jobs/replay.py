@@ -22,6 +22,7 @@ from data.contract.encode import Events
 from data.contract.settings import UserError
 from ray_jobs.engine.job import console, run
 from ray_jobs.preparation.posted_log import PostedLog
+from serve.arms import changed
 from serve.bundle import KIND, Bundle
 from serve.fanout import Fanout
 from serve.funnel import Funnel
@@ -31,6 +32,7 @@ from serve.request_log import FOLDER, HISTORY
 from serve.stages import Trace
 from serve.stores import open_store
 from serve.utility import Utility
+from serve.utility_file import in_force
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from ray_jobs.engine.job import Job
     from serve.funnel import Slate
+    from serve.settings import ServeSettings
     from serve.store import Store
     from serve.users import User
 
@@ -105,8 +108,9 @@ def main(job: Job) -> dict[str, Any]:
     logged = Logged.find(job.root, arguments.request_id)
     version = arguments.bundle or logged.versions["bundle"]
     bundle = Bundle.open(job.root / KIND / version)
-    with open_store(job.root, job.settings.serve) as store, funnel_of(job, bundle, store) as funnel:
-        user = user_then(logged, funnel, PostedLog(job.root, store), job.settings.serve.max_actions)
+    settings = settings_of(job, logged)
+    with open_store(job.root, settings) as store, funnel_of(settings, bundle, store) as funnel:
+        user = user_then(logged, funnel, PostedLog(job.root, store), settings.max_actions)
         query, trace = query_of(logged, funnel, user), Trace()
         scores = scores_of(logged, funnel, query)
         slate = funnel.slate(query, logged.shown.num_rows, trace)
@@ -116,6 +120,7 @@ def main(job: Job) -> dict[str, Any]:
             "request_id": arguments.request_id,
             "bundle": version,
             "features_equal": features_equal(logged, funnel, user) if same else None,
+            "utility_equal": logged.versions.get("utility") == funnel.utility.version,
             "largest_difference": largest(logged, funnel, scores),
             "same_feed": [row["item_id"] for row in items] == funnel.catalogue.external(slate.rows),
             "items": items,
@@ -128,10 +133,21 @@ def main(job: Job) -> dict[str, Any]:
     return summary
 
 
-@contextmanager
-def funnel_of(job: Job, bundle: Bundle, store: Store) -> Iterator[Funnel]:
-    """A funnel of its own, with time to spare."""
+def settings_of(job: Job, logged: Logged) -> ServeSettings:
+    """What a server would answer by now: with `utility.json`, and with what the arm changes.
+
+    Raises:
+        UserError: the file or the arm has what there is not.
+    """
     settings = job.settings.serve
+    settings = replace(settings, utility=in_force(job.root, settings.utility))
+    arm = settings.experiment.arms.get(logged.shown["arm"][0].as_py())
+    return settings if arm is None or arm.shadow else changed(settings, arm.settings)
+
+
+@contextmanager
+def funnel_of(settings: ServeSettings, bundle: Bundle, store: Store) -> Iterator[Funnel]:
+    """A funnel of its own, with time to spare."""
     fanout = Fanout(settings.threads, settings.queue)
     utility = Utility.of(settings.utility, bundle.vocabulary)
     try:
@@ -145,19 +161,24 @@ def funnel_of(job: Job, bundle: Bundle, store: Store) -> Iterator[Funnel]:
 def query_of(logged: Logged, funnel: Funnel, known: User) -> Query:
     """The request, of a user as known then, with the history that was logged."""
     request, catalogue = logged.request, funnel.catalogue
-    item, action, surface, timestamp = (
-        np.array(request[f"history.{name}"], np.int64) for name in HISTORY
-    )
+    columns = {name: history_of(request, name) for name in HISTORY}
+    item = columns["item"]
     named = [at for at, known in enumerate(request["history.item_id"]) if known is not None]
     item[named] = catalogue.rows_of([request["history.item_id"][at] for at in named])
-    seconds = np.zeros(len(item), np.float32)
-    logged_events = Events(np.array([0, len(item)]), item, action, surface, timestamp, seconds)
+    logged_events = Events(np.array([0, len(item)]), **columns)
     user = replace(known, events=with_newest(known.events, logged_events))
     context = Context.model_validate_json(request["context"])
     about = catalogue.rows_of([] if context.item_id is None else [context.item_id])
     excluded = catalogue.rows_of(request["excluded_item_id"])
     exclude = unwanted(catalogue, known.seen, excluded, about)
     return Query(user, context, request["surface"], about, excluded, exclude, funnel._tower)
+
+
+def history_of(request: dict[str, Any], name: str) -> Any:
+    """A column of the history that was used; zeros where an earlier release did not log it."""
+    values = request.get(f"history.{name}")
+    nothing = [0] * len(request["history.item"])
+    return np.array(nothing if values is None else values, HISTORY[name].to_pandas_dtype())
 
 
 def with_newest(events: Events, newest: Events) -> Events:
@@ -188,7 +209,8 @@ def features_equal(logged: Logged, funnel: Funnel, user: User) -> bool:
     """Whether the history, put together again from bundle and posts, is what was logged."""
     request = logged.request
     events = user.events.newest(funnel.bundle.longest_history)
-    same = [getattr(events, name).tolist() == request[f"history.{name}"] for name in HISTORY]
+    there = [name for name in HISTORY if request.get(f"history.{name}") is not None]
+    same = [np.array_equal(getattr(events, name), history_of(request, name)) for name in there]
     same += [user.row == request["user"], user.reference_ms == request["reference_ms"]]
     return all(same)
 

@@ -38,7 +38,11 @@ log = logging.getLogger(__name__)
 
 FOLDER = "requests"
 EXCLUDED = 10  # ids that take the memory of a shown item
-HISTORY = ("item", "action", "surface", "timestamp")
+# Columns of a history as it was used.
+HISTORY = {
+    **dict.fromkeys(("item", "action", "surface", "timestamp"), pa.int64()),
+    "duration_s": pa.float32(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +208,11 @@ def _predictions(group: list[Served], action: int) -> pa.Array:
 def features(group: list[Served]) -> pa.Table:
     """One row a request: what was asked, the user row and the history as used, oldest first."""
     users = [served.user for served in group]
-    kind = pa.array([user.user_id for user in users]).type
     items = pa.array([item for served in group for item in served.item_ids]).type
     return pa.table(
         {
             "request_id": pa.array([s.request_id for s in group], pa.int64()),
-            "user_id": pa.array([user.user_id for user in users], kind),
+            "user_id": pa.array([user.user_id for user in users]),
             "user": pa.array([user.row for user in users], pa.int64()),
             "now_ms": pa.array([user.now_ms for user in users], pa.int64()),
             "reference_ms": pa.array([user.reference_ms for user in users], pa.int64()),
@@ -220,9 +223,9 @@ def features(group: list[Served]) -> pa.Table:
             "history.item_id": pa.array([s.history_ids for s in group], pa.list_(items)),
             **{
                 f"history.{name}": pa.array(
-                    [getattr(s.history, name) for s in group], pa.list_(pa.int64())
+                    [getattr(s.history, name) for s in group], pa.list_(kind)
                 )
-                for name in HISTORY
+                for name, kind in HISTORY.items()
             },
         }
     )

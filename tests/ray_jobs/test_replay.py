@@ -1,16 +1,20 @@
 """A logged request comes out again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.contract.settings import UserError
 from ray_jobs.engine.job import Job, start
 from ray_jobs.preparation.posted_log import PostedLog
-from ray_jobs.replay import ReplayArguments, main
+from ray_jobs.replay import Logged, ReplayArguments, features_equal, main, query_of
+from serve.experiments import Arm, Experiment
 from serve.feed import Feed
 from serve.messages import Context, Event, RecommendRequest, RecommendResponse
+from serve.request_log import HISTORY
 from serve.settings import ServeSettings
 from tests.tiny_root import TinyLog, write_bundle
 
@@ -108,3 +112,41 @@ def test_what_has_left_the_store_is_still_in_the_features(root: Path) -> None:
     found = main(replayed)
     assert found["features_equal"] is True
     assert found["same_feed"]
+
+
+def test_a_feed_of_an_arm_comes_out_again_under_the_utility_in_force(root: Path) -> None:
+    (root / "utility.json").write_text('{"weights": {"hide": -9}}')
+    experiment = Experiment(
+        name="try", arms={"hated": Arm(share=1.0, settings={"utility.weights.save": -9.0})}
+    )
+    feed = Feed(root, replace(SETTINGS, experiment=experiment), background=False)
+    answer = feed.recommend(RecommendRequest(user_id=3))
+    feed.close()
+    arm = "{share: 1.0, settings: {utility.weights.save: -9.0}}"
+    words = ("serve.experiment.name=try", f"serve.experiment.arms.hated={arm}")
+    found = main(job(root, answer.request_id, *words))
+    assert found["same_feed"]
+    assert found["utility_equal"]
+    assert not main(job(root, answer.request_id))["utility_equal"]
+
+
+def test_the_history_of_a_replay_is_the_one_that_was_used(root: Path) -> None:
+    """Also how long each action took, and nothing of it where an earlier release logged none."""
+    feed = Feed(root, SETTINGS, background=False)
+    feed.post_events([Event(user_id=3, item_id=1001, action="click", duration_s=12.5)])
+    answer = feed.recommend(RecommendRequest(user_id=3))
+    funnel = feed._switch.funnel
+    used = funnel.users.read(3, feed.store, funnel.clock.now_ms())
+    feed._log.write()
+    logged = Logged.find(root, answer.request_id)
+    nothing = replace(used, events=used.events.newest(0))
+    for name in HISTORY:
+        expected = getattr(used.events.newest(funnel.bundle.longest_history), name)
+        found = getattr(query_of(logged, funnel, nothing).user.events, name)
+        np.testing.assert_array_equal(found, expected)
+    assert found[-1] == 12.5
+    del logged.request["history.duration_s"]
+    assert not query_of(logged, funnel, nothing).user.events.duration_s.any()
+    then = replace(used, now_ms=logged.request["now_ms"])
+    assert features_equal(logged, funnel, then)
+    feed.close()

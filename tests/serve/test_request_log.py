@@ -14,7 +14,7 @@ from data.contract.schema import IMPRESSION_COLUMNS
 from data.contract.storage import StorageError
 from serve import request_log
 from serve.feed import Feed
-from serve.messages import Context, RecommendRequest
+from serve.messages import Context, Event, RecommendRequest
 from serve.settings import ServeSettings
 
 
@@ -55,6 +55,7 @@ def test_what_a_request_was_about_is_logged(feed: Feed, root: Path) -> None:
 
 
 def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:
+    feed.post_events([Event(user_id=3, item_id=1001, action="click", duration_s=12.5)])
     answer = feed.recommend(RecommendRequest(user_id=3))
     user = feed._switch.funnel.users.read(3, feed.store, 0)
     feed._log.write()
@@ -66,6 +67,8 @@ def test_the_history_used_is_logged(feed: Feed, root: Path) -> None:
     assert row["history.item_id"] == funnel.catalogue.external(newest.item)
     assert row["history.action"] == newest.action.tolist()
     assert row["history.timestamp"] == newest.timestamp.tolist()
+    assert row["history.duration_s"] == newest.duration_s.tolist()
+    assert row["history.duration_s"][-1] == 12.5
 
 
 def test_what_does_not_fit_is_lost_and_counted(root: Path, settings: ServeSettings) -> None:
