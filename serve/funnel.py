@@ -183,7 +183,7 @@ class Funnel:
             UserError: an id of the wrong type, a context that names nothing.
         """
         about = context_row(self.catalogue, request.context, self.bundle.dim)
-        if request.surface == RELATED and request.context == type(request.context)():
+        if request.surface == RELATED and not len(about) and request.context.query_vector is None:
             raise UserError("surface=related needs context.item_id or context.query_vector")
         user = self.read(request.user_id, trace)
         named = np.concatenate([self._excluded(request), shown])

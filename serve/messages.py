@@ -96,7 +96,10 @@ class RecommendedItem(BaseModel):
     """One place of a feed."""
 
     item_id: int | str
-    score: float = Field(description="utility, or the retrieval score where nothing is ranked")
+    score: float = Field(
+        description="utility; the retrieval score where nothing is ranked; minus the place in the "
+        "list that it is from where there is neither"
+    )
     predictions: dict[str, float] = Field(description="probability of each action")
     source: str = Field(description="candidate source that found it first")
 

@@ -221,6 +221,7 @@ def test_a_query_vector_retrieves_what_is_near_it(feed: Feed) -> None:
         ({"context": Context(item_id=5)}, "context.item_id 5 is no item"),
         ({"context": Context(query_vector=[1.0, 2.0])}, "the item space has 8"),
         ({"surface": "related"}, "needs context.item_id"),
+        ({"surface": "related", "context": Context(interests=["topic1"])}, "needs context.item_id"),
         ({"exclude": ["abc"]}, "item ids are 64-bit integers"),
     ],
 )
