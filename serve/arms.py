@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from serve.funnel import Funnel, Slate
     from serve.messages import RecommendRequest
     from serve.metrics import Metrics
+    from serve.query import Query
     from serve.settings import ServeSettings
     from serve.store import ExternalId, Store
 
@@ -122,14 +123,22 @@ class Arms:
             return OUTSIDE, main
         return name, main if self._experiment.arms[name].shadow else funnel
 
-    def shadow(self, name: str, request: RecommendRequest, slate: Slate, main: Funnel) -> None:
-        """Lets a shadow answer too, later, where the user is in one; its answer goes nowhere."""
+    def shadow(
+        self, name: str, request: RecommendRequest, query: Query | None, slate: Slate, main: Funnel
+    ) -> None:
+        """Lets a shadow answer too, later, where the user is in one; its answer goes nowhere.
+
+        What was shown lately is what had been when it was asked.
+        """
         if name == OUTSIDE or not self._experiment.arms[name].shadow:
             return
         if not self._places.acquire(blocking=False):
             self._metrics.shadows.labels(name, "shed").inc()
             return
         served = main.catalogue.external(slate.rows)
+        if query is not None:
+            named = query.named[main.catalogue.is_known(query.named)]
+            request = request.model_copy(update={"exclude": main.catalogue.external(named)})
         future = self._pool.submit(self._compare, name, request, served)
         future.add_done_callback(lambda _: self._places.release())
 

@@ -243,7 +243,7 @@ class Feed:
         request_id = self._request_ids.next()
         if query is not None:
             self._remember(request_id, query, slate, item_ids, funnel, arm)
-        self._arms.shadow(arm, request, slate, main)
+        self._arms.shadow(arm, request, query, slate, main)
         self.metrics.observe(trace, slate, funnel.bundle.vocabulary.actions)
         self.metrics.users.labels("yes" if remembered else "no").inc()
         self.metrics.arms.labels(self.settings.experiment.name, arm).inc()

@@ -104,6 +104,20 @@ def test_a_shadow_answers_too_but_is_not_shown(serving: Serving) -> None:
     assert overlap["unlike"] < 0.9 * count["unlike"]
 
 
+def test_a_shadow_shows_nothing_again_that_those_it_is_compared_with_may_not(
+    root: Path, settings: ServeSettings
+) -> None:
+    experiment = Experiment(name="try", arms={"alike": Arm(share=1.0, shadow=True)})
+    waiting = replace(settings, experiment=experiment, seen_hours=1.0, explore=0.0)
+    feed = Feed(root, waiting, background=False)
+    for _ in range(3):
+        shown(feed, 3)
+        feed._arms._pool.submit(lambda: None).result(30)
+    text = feed.metrics.text().decode()
+    assert 'homefeed_shadow_overlap_sum{arm="alike"} 3.0' in text
+    feed.close()
+
+
 def serving_without(feed: Feed) -> Callable[[int], list[Any]]:
     """What users get without any experiment."""
     funnel = feed._switch.funnel
