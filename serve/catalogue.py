@@ -266,9 +266,9 @@ class Catalogue:
             wanted: of each, [M].
             exclude: sorted rows.
         """
-        index, exclude = self._bundle.similar, np.union1d(exclude, self.with_copies(rows))
+        index, vectors = self._bundle.similar, self.embeddings(rows)
+        exclude = np.union1d(exclude, self.with_copies(rows))
         if index is None:
-            vectors = self.embeddings(rows)
             return [self.nearest(v, k, exclude) for v, k in zip(vectors, wanted, strict=True)]
         name = f"item.{GRAPH_COLUMN}"
         queries = self.features(rows, (GRAPH_COLUMN,))[name]
@@ -276,7 +276,10 @@ class Catalogue:
         own = self._delta.features.only((GRAPH_COLUMN,)).gather(posted)[name]
         return [
             self._with_posted(index.search(query, k, exclude), own @ query, k, exclude)
-            for query, k in zip(queries, wanted, strict=True)
+            # Of an item without an edge a graph may know nothing: a zero row is a missing one.
+            if query.any()
+            else self.nearest(vector, k, exclude)
+            for query, vector, k in zip(queries, vectors, wanted, strict=True)
         ]
 
     def _with_posted(

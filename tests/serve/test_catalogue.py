@@ -1,16 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data.contract.schema import GRAPH_COLUMN
+from data.contract.encode import encode_trends
+from data.contract.schema import DAY_MS, GRAPH_COLUMN, TREND_DAYS
 from data.contract.settings import UserError
 from serve.bundle import Bundle
 from serve.catalogue import Catalogue
 from serve.lmdb_store import LmdbStore
 from serve.posted_items import check_columns
-from tests.tiny_root import TinyLog, graph_vectors, write_bundle
+from serve.sources import Fresh
+from tests.tiny_root import CALENDAR, TinyLog, graph_vectors, write_bundle
 
 NONE = np.zeros(0, np.int64)
 
@@ -181,6 +185,24 @@ def test_without_graph_embeddings_items_are_alike_by_the_tower(catalogue: Catalo
     similar = catalogue.similar(row, 5, NONE)
     nearest = catalogue.nearest(catalogue.embeddings(row)[0], 5, row)
     assert similar[0].tolist() == nearest[0].tolist()
+
+
+def test_of_an_item_that_the_graph_does_not_know_the_tower_tells_what_is_alike(
+    tmp_path: Path,
+) -> None:
+    """As of all that are posted where no encoder embeds what has no edge (LightGCN)."""
+    root = write_bundle(tmp_path / "root", "v1", TinyLog(), graph=True)
+    bundle = Bundle.open(root / "bundles" / "v1")
+    programs = {n: program for n, program in bundle.programs.items() if n != "graph_item"}
+    catalogue = Catalogue(replace(bundle, programs=programs))
+    post(catalogue, tmp_path / "posted", {"item_id": 5000, "content": [1.0] + [0.0] * 7})
+    row = catalogue.rows_of([5000])
+    expected, scores = catalogue.nearest(catalogue.embeddings(row)[0], 5, row)
+    found = catalogue.similar_to_each(np.append(row, 50), [5, 5], NONE)
+    assert found[0][0].tolist() == expected.tolist()
+    assert found[0][1].tolist() == scores.tolist()
+    by_graph = np.argsort(-(graph_vectors(TinyLog()) @ graph_vectors(TinyLog())[50]), kind="stable")
+    assert found[1][0].tolist() == by_graph[1:6].tolist()
 
 
 def test_nobody_posts_a_graph_embedding(graph_catalogue: Catalogue) -> None:
