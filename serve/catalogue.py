@@ -16,8 +16,8 @@ import pyarrow as pa
 from data.contract.encode import Arrays, FeatureTable, Ints, ragged_positions
 from data.contract.schema import GRAPH_COLUMN
 from data.contract.signatures import SIGNATURE_COLUMN, image_keys
-from serve.bundle import Bundle, embed_items
-from serve.delta import UNSEEN, Delta
+from serve.bundle import Bundle, embed_items, prior_of
+from serve.delta import Delta, unseen
 from serve.ids import Mask, canonical, is_admitted, lookup
 from serve.partitions import NONE, carried
 from serve.posted_items import encode_items, fits
@@ -60,7 +60,7 @@ class Catalogue:
         What is in the store stays there: one item of it must not keep the others, nor a bundle out.
         """
         try:
-            ids, columns = self._encoded(items)
+            ids, columns, created_at = self._encoded(items)
         except Exception as error:
             if len(items) == 1:
                 log.warning("posted item %r is left out: %r", items[0].get("item_id"), error)
@@ -68,20 +68,26 @@ class Catalogue:
             half = len(items) // 2
             return self._add(items[:half]) + self._add(items[half:])
         if ids:
-            self._embed(ids, columns)
+            self._embed(ids, columns, created_at)
         return len(ids)
 
-    def _encoded(self, items: Sequence[Document]) -> tuple[list[ExternalId], dict[str, pa.Array]]:
-        """Ids and columns of items, less what the id space has admitted: the bundle has those."""
+    def _encoded(
+        self, items: Sequence[Document]
+    ) -> tuple[list[ExternalId], dict[str, pa.Array], Ints]:
+        """Ids, columns and times of creation of items.
+
+        Less what the id space has admitted: the bundle has those.
+        """
         space = self._bundle.item_ids
         ids = canonical(space, [item["item_id"] for item in items])
         new = np.flatnonzero(~is_admitted(space, lookup(space, ids))).tolist()
         if not new:
-            return [], {}
+            return [], {}, NONE[0]
         columns = encode_items(self._bundle.items.features, [items[i] for i in new])
-        return [ids[i] for i in new], columns
+        created_at = np.array([items[i].get("created_at") or 0 for i in new], np.int64)
+        return [ids[i] for i in new], columns, created_at
 
-    def _embed(self, ids: list[ExternalId], columns: dict[str, pa.Array]) -> None:
+    def _embed(self, ids: list[ExternalId], columns: dict[str, pa.Array], created_at: Ints) -> None:
         columns |= self._graph_column(columns)
         features = FeatureTable("item", self._bundle.items.features, columns)
         no_rows = np.full(len(ids), self.first_posted_row)
@@ -91,7 +97,9 @@ class Catalogue:
         ranked = None
         if self._bundle.has_ranker:
             ranked = Ranked.unknown(programs[PROGRAM], arrays, len(ids))
-        self._delta = self._delta.extended(ids, columns, vectors, ranked)
+        trends = unseen(self._bundle, created_at)
+        priors = prior_of(programs, trends)
+        self._delta = self._delta.extended(ids, columns, vectors, priors, trends, ranked)
 
     def _fitting(self, items: Sequence[Document]) -> list[Document]:
         """Items without those that were posted to a bundle with columns of other types."""
@@ -152,8 +160,7 @@ class Catalogue:
     @property
     def posted_rows(self) -> Ints:
         """Rows of posted items that may be recommended, newest first."""
-        delta = self._delta
-        return delta.rows[delta.allowed][::-1]
+        return self._delta.newest
 
     def ranked(self, rows: Ints) -> Ranked:
         """As the ranker sees them, where there is one."""
@@ -174,21 +181,27 @@ class Catalogue:
 
     def priors(self, rows: Ints) -> Floats:
         """What items gain whoever asks, f32[N]."""
-        stored = self._bundle.item_priors
-        known: Floats = stored[np.minimum(rows, len(stored) - 1)]
-        return np.where(rows < self.first_posted_row, known, np.float32(self._delta.prior))
+        stored, posted = self._bundle.item_priors, rows >= self.first_posted_row
+        found: Floats = stored[np.where(posted, 0, rows)]
+        found[posted] = self._delta.priors[rows[posted] - self.first_posted_row]
+        return found
+
+    def ages_ms(self, rows: Ints) -> Ints:
+        """Ages of posted items on the day that the bundle was made for, -1 where unknown, [N]."""
+        ages = self._delta.trends["trend.age_ms"]
+        return np.asarray(ages[rows - self.first_posted_row], np.int64)
 
     def record(self, rows: Ints) -> Arrays:
         """How items do, by name, [N]: `encode_trends` and `tally.counts`, where there are any."""
-        own, posted = self._delta.counts, rows >= self.first_posted_row
-        at = np.where(posted, 0, rows)
+        delta, posted = self._delta, rows >= self.first_posted_row
+        at, of_posted = np.where(posted, 0, rows), rows[posted] - self.first_posted_row
         known: Arrays = {name: array[at] for name, array in self._bundle.trends.items()}
         for name, array in known.items():
-            array[posted] = UNSEEN[name][0]
+            array[posted] = delta.trends[name][of_posted]
         if self._bundle.tallies is not None:
             known["tally.counts"] = self._bundle.tallies[at]
-            if own is not None:
-                known["tally.counts"][posted] = own[rows[posted] - self.first_posted_row]
+            if delta.counts is not None:
+                known["tally.counts"][posted] = delta.counts[of_posted]
         return known
 
     def features(self, rows: Ints, names: Sequence[str] | None = None) -> Arrays:
@@ -222,7 +235,7 @@ class Catalogue:
         """
         found = self._bundle.index.search(query, k, exclude, prior)
         delta = self._delta
-        of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
+        of_posted = delta.embeddings @ query + np.float32(prior) * delta.priors
         return self._with_posted(found, of_posted, k, exclude)
 
     def under(
@@ -246,11 +259,11 @@ class Catalogue:
             return found
         carry = _carry(delta.features, np.arange(len(delta.ids)), interests)
         others = self.first_posted_row + np.flatnonzero(~carry)
-        of_posted = delta.embeddings @ query + np.float32(prior * delta.prior)
+        of_posted = delta.embeddings @ query + np.float32(prior) * delta.priors
         return self._with_posted(found, of_posted, k, np.union1d(exclude, others))
 
     def similar(self, row: Ints, k: int, exclude: Ints) -> tuple[Ints, Floats]:
-        """The k items most like the one of `row` [1]: by graph embedding where there are any.
+        """The k items most like the one of `row` [1]: by graph embedding where it has one.
 
         Neither the item itself, nor a copy of it, nor any of the sorted `exclude` is among them.
         """

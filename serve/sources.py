@@ -204,7 +204,7 @@ class Fresh:
     name = "fresh"
 
     def __init__(self, bundle: Bundle, catalogue: Catalogue) -> None:
-        self._rows = bundle.fresh
+        self._rows, self._ages = np.asarray(bundle.fresh), ages_of(bundle, bundle.fresh)
         self._catalogue = catalogue
 
     def applies(self, query: Query) -> bool:
@@ -213,11 +213,20 @@ class Fresh:
 
     def __call__(self, query: Query, limit: int) -> Found:
         """The head of the list; the list itself where nothing is known of the user."""
-        rows, limit = (
-            np.concatenate([self._catalogue.posted_rows, self._rows]),
-            limit + len(query.exclude),
-        )
+        posted, limit = self._catalogue.posted_rows, limit + len(query.exclude)
+        ages = np.concatenate([self._catalogue.ages_ms(posted), self._ages])
+        rows = np.concatenate([posted, self._rows])[np.argsort(ages, kind="stable")]
         return head(self.name, to_taste(self._catalogue, query, rows, limit), limit)
+
+
+def ages_of(bundle: Bundle, rows: Ints) -> Ints:
+    """Ages of listed rows on the day that a bundle was made for, newest first, ms; 0 if unknown.
+
+    Of an item whose creation is unknown the list knows more: it is as old as the one before it.
+    """
+    ages = bundle.trends.get("trend.age_ms")
+    known = np.zeros(len(rows), np.int64) if ages is None else ages[np.asarray(rows)]
+    return np.maximum.accumulate(np.maximum(known, 0))
 
 
 def to_taste(catalogue: Catalogue, query: Query, rows: Ints, least: int) -> Ints:

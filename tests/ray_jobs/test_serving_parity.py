@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from data.contract import artifact
 from data.contract.calibration import Calibrators
-from data.contract.schema import USER_COLUMN
+from data.contract.encode import encode_trends
+from data.contract.schema import DAY_MS, TREND_DAYS, USER_COLUMN
 from data.contract.settings import to_tree
 from data.dataset import Dataset
 from data.requests import UserEvents
@@ -339,3 +340,22 @@ def test_new_users_and_posted_items_go_through_the_real_models(made: SimpleNames
     similar = made.feed.similar(5000, 5)
     assert similar is not None
     assert all(-1.001 < item.score < 1.001 for item in similar.items)
+
+
+def test_a_posted_item_gains_what_training_gives_one_of_its_age(made: SimpleNamespace) -> None:
+    funnel, calendar = made.feed._switch.funnel, made.dataset.calendar
+    end_ms = calendar.start_ms(calendar.num_days + 1)
+    created_at = np.array([end_ms - 300 * DAY_MS, end_ms + DAY_MS])
+    made.feed.post_items(
+        [Item(item_id=6000 + at, created_at=int(ms)) for at, ms in enumerate(created_at)]
+    )
+    unseen = encode_trends(np.zeros((2, len(TREND_DAYS)), np.int64), created_at, end_ms)
+    expected = made.retriever.core.prior({n: torch.from_numpy(a) for n, a in unseen.items()})
+    rows = funnel.catalogue.rows_of([6000, 6001])
+    found = funnel.catalogue.priors(rows)
+    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    assert abs(found[0] - found[1]) > 1e-3
+    query = np.zeros(funnel.bundle.dim, np.float32)
+    near, scores = funnel.catalogue.nearest(query, 1000, np.zeros(0, np.int64), 1.0)
+    gained = dict(zip(near.tolist(), scores.tolist(), strict=True))
+    np.testing.assert_allclose([gained[row] for row in rows.tolist()], found, atol=1e-6)

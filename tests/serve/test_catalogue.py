@@ -117,6 +117,47 @@ def test_posting_an_item_again_keeps_its_row_and_takes_its_columns(
     assert catalogue.posted_rows.tolist() == [207, 206, 205]
 
 
+def with_ages(bundle: Bundle, days: Any) -> Bundle:
+    """The bundle over a log in which its items were created so many days before its end, [rows]."""
+    end_ms = CALENDAR.start_ms(CALENDAR.num_days + 1)
+    created_at = end_ms - (np.broadcast_to(days, bundle.item_ids.rows) * DAY_MS).astype(np.int64)
+    counts = np.zeros((len(created_at), len(TREND_DAYS)), np.int64)
+    return replace(bundle, trends=encode_trends(counts, created_at, end_ms))
+
+
+def test_posted_items_are_as_old_as_they_say(root: Path, tmp_path: Path) -> None:
+    catalogue = Catalogue(with_ages(Bundle.open(root / "bundles" / "v1"), 5))
+    end_ms = CALENDAR.start_ms(CALENDAR.num_days + 1)
+    times = {5000: end_ms - 30 * DAY_MS, 5001: end_ms + DAY_MS, 5002: end_ms - 2 * DAY_MS}
+    items = [
+        {"item_id": item, "created_at": at, "content": [0.1] * 8} for item, at in times.items()
+    ]
+    post(catalogue, tmp_path, *items[:2])
+    post(catalogue, tmp_path, *items[2:], {"item_id": 5000, "created_at": end_ms - 7 * DAY_MS})
+    rows = np.append(catalogue.rows_of([*times]), 50)
+    record = catalogue.record(rows)
+    assert (record["trend.age_ms"] / DAY_MS).tolist() == [7, 0, 2, 5]
+    assert not record["trend.counts"].any()
+    assert catalogue.external(catalogue.posted_rows) == [5001, 5002, 5000]
+
+
+def test_the_newest_are_posted_items_and_those_of_the_bundle_by_their_age(
+    root: Path, tmp_path: Path
+) -> None:
+    """A catalogue of old items that is posted does not stand before what is new."""
+    plain = Bundle.open(root / "bundles" / "v1")
+    days = np.zeros(plain.item_ids.rows)
+    days[np.asarray(plain.fresh)] = np.arange(len(plain.fresh))
+    bundle = with_ages(plain, days)
+    catalogue, end_ms = Catalogue(bundle), CALENDAR.start_ms(CALENDAR.num_days + 1)
+    for item, age in ((5000, 0), (5001, 3), (5002, 4000)):
+        post(catalogue, tmp_path, {"item_id": item, "created_at": end_ms - age * DAY_MS})
+    query: Any = SimpleNamespace(user=SimpleNamespace(is_new=True), surface="home", exclude=NONE)
+    found = catalogue.external(Fresh(bundle, catalogue)(query, 1000).rows)
+    known = catalogue.external(np.asarray(bundle.fresh))
+    assert found == [5000, *known[:3], 5001, *known[3:], 5002]
+
+
 def test_nearest_merges_posted_items_in_order(catalogue: Catalogue, tmp_path: Path) -> None:
     none = np.zeros(0, np.int64)
     query = catalogue.embeddings(np.array([50]))[0]
