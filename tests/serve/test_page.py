@@ -11,6 +11,7 @@ import uvicorn
 
 from serve.api import create_api
 from serve.feed import Feed
+from serve.messages import Item
 from tests.e2e.processes import free_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -100,3 +101,18 @@ def test_a_bad_user_is_told(page: Any) -> None:
     page.click("text=show feed")
     page.wait_for_function("document.getElementById('message').textContent.includes('422')")
     assert items(page) == []
+
+
+def test_ids_beyond_the_numbers_of_a_browser_are_told_and_sent_exactly(
+    page: Any, feed: Feed
+) -> None:
+    large = 2**53 + 1
+    feed.post_items([Item(item_id=large, content=[0.5] * 8), Item(item_id=-large)])
+    told = page.evaluate(f"call('/v1/items/{large}/similar?num_items=500')")
+    assert told["item_id"] == str(large)
+    assert str(-large) in [item["item_id"] for item in told["items"]]
+    assert all(isinstance(item["score"], float) for item in told["items"][:5])
+    show(page, str(large))
+    page.evaluate(f"send('{large}', 'save')")
+    assert str(large) in page.inner_text("#actions tbody tr:first-child")
+    assert feed.actions(large, 1).actions[0].item_id == large
