@@ -49,7 +49,7 @@ class Ranker:
         threads: that rank the candidates of a request that is alone; one where several are ranked
             together.
         together: requests whose candidates are ranked in one run, where that costs less: on a GPU.
-            Arithmetic in 8 bits has one scale a run, so there each is ranked alone.
+            Arithmetic in 8 bits has one scale a run, so there each is ranked alone, and in one run.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Ranker:
         self._items_program = bundle.programs[ITEM_SIDE]
         self._max_length = bundle.max_length(MODEL)
         self._surfaces = bundle.vocabulary.surface_codes
-        self._threads, self._alone = threads, threading.Lock()
-        self._helpers = ThreadPoolExecutor(threads - 1, "ranker") if threads > 1 else None
         full = bundle.details.get("ranker_arithmetic") != "int8"
+        self._threads, self._alone = threads if full else 1, threading.Lock()
+        self._helpers = ThreadPoolExecutor(threads - 1, "ranker") if self._threads > 1 else None
         self._together = Together(self._ranked, together) if together > 1 and full else None
 
     def __call__(self, user: User, rows: Ints, surface: str = "", about: Ints = NOTHING) -> Floats:

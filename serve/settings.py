@@ -62,7 +62,7 @@ class ServeSettings:
         breaker_seconds: for so long; then one request tries again.
         remembered_users: users whose last feed and actions a replica keeps for bad times.
         rank_threads: threads that rank the candidates of a request while a replica ranks no other;
-            1 where it has but one core.
+            1 where it has but one core. One does in 8 bits, whose scale is that of a run.
         rank_together: requests that come while a GPU ranks and are then ranked in one run.
         threads: threads for the sources of all requests of a replica; one source has at most half.
         queue: sources of all requests that may wait for a thread, half of them of one source; more

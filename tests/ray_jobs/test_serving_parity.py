@@ -318,6 +318,8 @@ def test_integers_of_8_bits_are_served_where_asked_for_and_are_near_training(
     assert not np.allclose(given, expected, atol=1e-5)
     assert bundle.details["ranker_arithmetic"] == "int8"
     assert ServedRanker(bundle, Catalogue(bundle), together=8)._together is None
+    several = ServedRanker(bundle, Catalogue(bundle), threads=2)(user, rows)  # and nobody else
+    np.testing.assert_array_equal(several, given)
     assert made.feed._switch.funnel.bundle.details["ranker_arithmetic"] == "full"
 
 
