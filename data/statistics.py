@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 
 from data.contract.schema import Feature
 from data.contract.settings import UserError
-from data.parsing import is_text, whole
+from data.parsing import is_text, numbers, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from data.contract.schema import ValueType
     from data.raw_tables import FeatureOverride
 
 RESERVED = frozenset({"id", "item_id", "user_id", "created_at", "timestamp"})
@@ -33,8 +34,8 @@ def features(
     """Detects the features of a table.
 
     Numbers are numeric, identifiers, booleans and strings with few values categorical, lists of
-    strings or integers multi, lists of floats of one length vectors; strings with more values than
-    half the rows and than 100 are text, which is no feature.
+    strings or integers multi, lists of floats of one length vectors, null where they are not
+    finite; strings with more values than half the rows and than 100 are text, which is no feature.
 
     Args:
         table: raw rows, our column names.
@@ -53,19 +54,40 @@ def features(
 
 
 def converted(table: pa.Table, known: tuple[Feature, ...]) -> pa.Table:
-    """The columns of known features in later rows; a column that does not fit is left out."""
+    """The columns of known features in later rows; what does not fit is null, or left out whole."""
     columns = {f.name: whole(table[f.name]) for f in known if f.name in table.column_names}
     fitting = {f.name: _fit(columns[f.name], f) for f in known if f.name in columns}
     return pa.table({name: column for name, column in fitting.items() if column is not None})
 
 
 def _fit(column: pa.Array, feature: Feature) -> pa.Array | None:
+    if feature.kind == "vector":
+        return _vectors_of(column, feature.dim)
+    if feature.kind == "numeric" and is_text(column.type):
+        return numbers(column, feature.name).values
     try:
-        values = _CONVERT[feature.kind](column, feature.name)
+        return _CONVERT[feature.kind](column, feature.name)
     except UserError:
         return None
-    wrong = feature.kind == "vector" and values.type.list_size != feature.dim
-    return None if wrong else values
+
+
+def _vectors_of(column: pa.Array, dim: int) -> pa.Array | None:
+    """Vectors of a width, null where lists are of another; None of what holds no numbers."""
+    if not _is_list(column.type) or not _is_number(column.type.value_type):
+        return None
+    right = np.asarray(pc.fill_null(pc.equal(pc.list_value_length(column), dim), False))
+    rows = pa.array(np.arange(len(column)), mask=~right)
+    return _finite(column.take(rows).cast(pa.list_(pa.float16(), dim)))
+
+
+def _finite(vectors: pa.Array) -> pa.Array:
+    """Vectors without those that hold a null, NaN or what float16 does not: one spoils all sums."""
+    dim, first = vectors.type.list_size, vectors.offset
+    flat = vectors.values.slice(first * dim, len(vectors) * dim).to_numpy(zero_copy_only=False)
+    # The sum of a line is finite where all of it is, and takes four bytes a vector.
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(flat.reshape(-1, dim).sum(axis=1, dtype=np.float32))
+    return vectors if good.all() else vectors.take(pa.array(np.arange(len(good)), mask=~good))
 
 
 def _describe(
@@ -96,8 +118,12 @@ def detect(column: pa.Array, name: str) -> str:
         return "text" if high else "categorical"
     if _is_list(kind):
         return _detect_list(column)
-    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    return "numeric" if any(test(kind) for test in numeric) else "ignore"
+    return "numeric" if _is_number(kind) else "ignore"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(test(kind) for test in tests)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -135,7 +161,7 @@ def _as_numeric(column: pa.Array, name: str) -> pa.Array:
 def _as_categorical(column: pa.Array, name: str) -> pa.Array:
     if pa.types.is_nested(column.type):
         raise UserError(f"column {name} holds lists; set source.features.{name}=multi or ignore")
-    return column if pa.types.is_integer(column.type) else column.cast(pa.string())
+    return column if pa.types.is_integer(column.type) else _cast(column, pa.string(), name)
 
 
 def _as_multi(column: pa.Array, name: str) -> pa.Array:
@@ -147,14 +173,24 @@ def _as_multi(column: pa.Array, name: str) -> pa.Array:
             f"column {name} is {column.type}, not lists or text cut by {LIST_SEPARATOR}"
         )
     inner = column.type.value_type
-    return column.cast(pa.list_(pa.int64() if pa.types.is_integer(inner) else pa.string()))
+    return _cast(column, pa.list_(pa.int64() if pa.types.is_integer(inner) else pa.string()), name)
+
+
+def _cast(column: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(
+            f"column {name} is {column.type} and holds no text or numbers; "
+            f"set source.features.{name}=ignore"
+        ) from None
 
 
 def _as_vector(column: pa.Array, name: str) -> pa.Array:
     size = _list_size(column) if _is_list(column.type) else 0
     if not size:
         raise UserError(f"column {name} is {column.type}, not vectors of one length")
-    return column.cast(pa.list_(pa.float16(), size))
+    return _finite(column.cast(pa.list_(pa.float16(), size)))
 
 
 def _numeric_statistics(feature: Feature, column: pa.Array) -> Feature:
@@ -186,7 +222,8 @@ def scaled(
 
 def _cardinality(feature: Feature, column: pa.Array) -> Feature:
     values = column.flatten() if pa.types.is_nested(column.type) else column
-    return replace(feature, cardinality=int(pc.count_distinct(values).as_py()))
+    kind: ValueType = "int64" if pa.types.is_integer(values.type) else "string"
+    return replace(feature, cardinality=int(pc.count_distinct(values).as_py()), values=kind)
 
 
 def _width(feature: Feature, column: pa.Array) -> Feature:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from data.contract.encode import encode_columns
+from data.contract.encode import encode_columns, whole_numbers
 from data.contract.schema import GRAPH_COLUMN
 from data.contract.settings import UserError
 from serve.messages import MAX_COORDINATE
@@ -35,7 +35,7 @@ def check_columns(features: Sequence[Feature], item: Document) -> None:
             known = ", ".join([*sorted(declared), "title", "text"])
             raise UserError(f"items have no column {name!r} here; known are {known}")
         elif value is not None and not _fits(declared[name], value):
-            raise UserError(f"column {name!r} must be {_EXPECTED[declared[name].kind]}")
+            raise UserError(f"column {name!r} must be {_expected(declared[name])}")
 
 
 def fits(features: Sequence[Feature], item: Document) -> bool:
@@ -56,6 +56,11 @@ _EXPECTED: dict[FeatureKind, str] = {
         f"a list of as many numbers as the item table's vectors have, none beyond {MAX_COORDINATE}"
     ),
 }
+
+
+def _expected(feature: Feature) -> str:
+    own = "; the table's are whole numbers" if feature.values == "int64" else ""
+    return _EXPECTED[feature.kind] + own
 
 
 def _is_text(value: Any) -> bool:
@@ -85,12 +90,20 @@ def _fits(feature: Feature, value: Any) -> bool:
     if feature.kind == "numeric":
         return _is_number(value)
     if feature.kind == "categorical":
-        return _is_text(value) or _is_integer(value) or isinstance(value, bool)
+        return _is_value(feature, value) or (isinstance(value, bool) and feature.values != "int64")
     if not isinstance(value, list) or len(value) > MAX_TEXT:
         return False
     if feature.kind == "vector":
         return len(value) == feature.dim and all(map(_is_coordinate, value))
-    return all(map(_is_text, value)) or all(map(_is_integer, value))
+    kinds = {isinstance(one, int) for one in value}
+    return len(kinds) <= 1 and all(_is_value(feature, one) for one in value)
+
+
+def _is_value(feature: Feature, value: Any) -> bool:
+    """Whether it can be one of the values of a categorical or multi column."""
+    if feature.values == "int64" and isinstance(value, str):
+        return _is_text(value) and whole_numbers(pa.array([value])).null_count == 0
+    return _is_text(value) or _is_integer(value)
 
 
 def encode_items(features: Sequence[Feature], items: Sequence[Document]) -> dict[str, pa.Array]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from data.contract.schema import ValueType
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -224,9 +226,9 @@ def _encode_column(table: pa.Table, feature: Feature) -> pa.Array:
     if feature.kind == "numeric":
         return column.cast(pa.float32(), safe=False)
     if feature.kind == "categorical":
-        return hash_values(column)
+        return hash_values(_as_type(column, feature.values))
     if feature.kind == "multi":
-        return _hash_lists(column)
+        return _hash_lists(column, feature.values)
     return column.cast(pa.list_(pa.float16(), feature.dim))
 
 
@@ -250,11 +252,34 @@ def hash_values(values: pa.Array) -> pa.Array:
     return pa.array(hashes)
 
 
-def _hash_lists(column: pa.Array) -> pa.Array:
+INTEGER = r"^[+-]?\d{1,19}$"
+LARGEST = "9223372036854775807"
+
+
+def whole_numbers(texts: pa.Array) -> pa.Array:
+    """Text such as 12, +3 or -4 as int64; null where it is none, or beyond 64 bits."""
+    texts = pc.utf8_trim_whitespace(texts)
+    digits = pc.utf8_ltrim(texts, "+-")
+    longest = pc.equal(pc.utf8_length(digits), len(LARGEST))
+    fits = pc.or_(pc.invert(longest), pc.less_equal(digits, LARGEST))
+    good = pc.and_(pc.match_substring_regex(texts, INTEGER), fits)
+    return pc.if_else(good, pc.utf8_ltrim(texts, "+"), None).cast(pa.int64())
+
+
+def _as_type(values: pa.Array, kind: ValueType) -> pa.Array:
+    """Values as the column's own type: whole numbers that are written as text, and the reverse."""
+    if kind == "int64" and not pa.types.is_integer(values.type):
+        return whole_numbers(values.cast(pa.string()))
+    written = kind != "string" or not pa.types.is_primitive(values.type)
+    return values if written else values.cast(pa.string())
+
+
+def _hash_lists(column: pa.Array, kind: ValueType) -> pa.Array:
     lists = column.cast(pa.large_list(column.type.value_type))
     lengths = pc.fill_null(pc.list_value_length(lists), 0)
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), hash_values(lists.flatten()))
+    values = hash_values(_as_type(lists.flatten(), kind))
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
 @dataclass(frozen=True, slots=True)

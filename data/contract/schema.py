@@ -92,6 +92,7 @@ Polarity = Literal["positive", "negative", "neutral"]
 Order = Literal["clock", "position", "none"]
 Objective = Literal["next_engagement", "co_board", "user_item"]
 FeatureKind = Literal["numeric", "categorical", "multi", "vector"]
+ValueType = Literal["int64", "string", ""]
 # Days before a moment whose positive events say what is popular at it; the last span is all time.
 TREND_DAYS = (1, 3, 7, 14, 28, 36_500)
 # Column under which models read the item embeddings of the graph encoder.
@@ -116,6 +117,8 @@ class Feature:
         kind: numeric (float32), categorical (hash), multi (list of hashes), vector (float16 list).
         dim: width of a vector.
         cardinality: distinct values seen of a categorical or multi column.
+        values: type of these values, as which later ones are read; empty in a root that was
+            prepared before it was kept: each value is then of the type that it comes in.
         mean: mean of a numeric column after its logarithm if `log`.
         std: standard deviation, likewise.
         low: 0.1 percentile of the raw column; values are clipped to it.
@@ -127,6 +130,7 @@ class Feature:
     kind: FeatureKind
     dim: int = 0
     cardinality: int = 0
+    values: ValueType = ""
     mean: float = 0.0
     std: float = 1.0
     low: float = 0.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_DOCUMENTS = 1 << 14
-TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+TEXTS = pa.list_(pa.string())
 TYPES = {
     "timestamp": pa.int64(),
     "received_at": pa.int64(),
@@ -35,7 +35,8 @@ TYPES = {
 class PostedTable:
     """A row for each document, a column for each key.
 
-    Where values are of mixed types they are text; where lists are, each of what they hold is.
+    Where values are of mixed types they are text; where lists are, each of what they hold is. What
+    a column's values are is told by its root.
 
     Attributes:
         documents: gives all of them, in order, each time that it is called.
@@ -93,7 +94,8 @@ def _common(types: Sequence[pa.DataType]) -> pa.DataType:
         fields = [pa.schema([("", kind)]) for kind in types]
         return pa.unify_schemas(fields, promote_options="permissive").field(0).type
     except pa.ArrowTypeError:
-        return TEXTS if all(pa.types.is_list(t) or pa.types.is_null(t) for t in types) else TEXT
+        lists = all(pa.types.is_list(kind) or pa.types.is_null(kind) for kind in types)
+        return TEXTS if lists else pa.string()
 
 
 def _parts(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -110,7 +112,7 @@ def _inferred(documents: Sequence[Document], names: Sequence[str]) -> pa.Schema:
 
 def _column(documents: Sequence[Document], field: pa.Field) -> pa.Array:
     values = [document.get(field.name) for document in documents]
-    if field.type in (TEXT, TEXTS):
+    if field.type in (pa.string(), TEXTS):
         return _text(values, field.type)
     return _typed(values, field.name).cast(field.type, safe=False)
 
@@ -119,18 +121,16 @@ def _typed(values: list[Any], name: str) -> pa.Array:
     try:
         return pa.array(values, TYPES.get(name))
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        lists = all(value is None or isinstance(value, list) for value in values)
-        return _text(values, TEXTS if lists and name not in TYPES else TEXT)
+        lists = name not in TYPES and all(v is None or isinstance(v, list) for v in values)
+        return _text(values, TEXTS if lists else pa.string())
 
 
 def _text(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if kind == TEXT:
-        return pa.array([*map(_written, values)], kind)
-    return pa.array([None if v is None else [*map(_written, v)] for v in values], kind)
+    if kind == TEXTS:
+        return pa.array([v if v is None else [*map(_written, v)] for v in values], kind)
+    return pa.array([*map(_written, values)], kind)
 
 
 def _written(value: Any) -> str | None:
-    """As a column of such values is hashed (`data.contract.encode.hash_values`)."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return None if value is None else str(value)
+    """A value as text, true and false as Arrow writes them."""
+    return str(value).lower() if isinstance(value, bool) else None if value is None else str(value)

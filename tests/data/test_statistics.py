@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.contract.encode import encode_columns
 from data.contract.schema import Feature
 from data.contract.settings import UserError
 from data.statistics import converted, detect, features, scaled, vector_column
@@ -73,11 +74,64 @@ def test_overrides_change_the_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "kind"), [(["a"], "numeric"), ([[1]], "categorical"), ([1.0], "multi")]
+    ("column", "kind"),
+    [
+        (["a"], "numeric"),
+        ([[1]], "categorical"),
+        ([b"\xff"], "categorical"),
+        ([1.0], "multi"),
+        ([[{"a": 1}]], "multi"),
+    ],
 )
 def test_a_column_that_cannot_be_of_the_kind_asked_for_is_a_user_error(column, kind) -> None:
     with pytest.raises(UserError, match="column x"):
         features(pa.table({"x": column}), {"x": kind})
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float32(), 2)])
+def test_vectors_that_are_not_finite_are_unknown(kind: pa.DataType) -> None:
+    bad = [[None, 1.0], [float("nan"), 1.0], [1e6, 1.0], [-1e6, 1e6], None]
+    table = pa.table({"v": pa.array([[1.0, 2.0], *bad, [3.0, 4.0]], kind)})
+    (found,), columns = features(table, {})
+    expected = [[1, 2], None, None, None, None, None, [3, 4]]
+    assert columns["v"].to_pylist() == expected
+    assert converted(table, (found,))["v"].to_pylist() == expected
+    assert features(table.slice(1), {})[1]["v"].to_pylist() == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [(pa.array([4, 5], pa.int32()), "int64"), (["a", "b"], "string"), ([True, None], "string")],
+)
+def test_a_category_keeps_the_type_of_its_values(column, values) -> None:
+    (found,), _ = features(pa.table({"maker_id": column}), {"maker_id": "categorical"})
+    assert found.values == values
+
+
+def test_one_value_of_a_later_row_that_does_not_fit_leaves_the_others() -> None:
+    known = (
+        Feature(name="age", kind="numeric"),
+        Feature(name="content", kind="vector", dim=2),
+        Feature(name="maker", kind="categorical", values="int64"),
+        Feature(name="tags", kind="multi", values="int64"),
+    )
+    table = pa.table(
+        {
+            "age": ["1999", "old", None],
+            "content": [[1, 2], [3], None],
+            "maker": ["4", "x", None],
+            "tags": [["1", "a"], [], None],
+        }
+    )
+    found = converted(table, known)
+    assert found["age"].to_pylist() == [1999, None, None]
+    assert found["content"].to_pylist() == [[1, 2], None, None]
+    own = pa.table({"maker": [4, None, None], "tags": [[1, None], [], None]})
+    expected = encode_columns(own, known[2:])
+    encoded = encode_columns(found, known[2:])
+    assert {n: c.to_pylist() for n, c in encoded.items()} == {
+        n: c.to_pylist() for n, c in expected.items()
+    }
 
 
 def test_later_rows_are_converted_to_the_known_features_and_misfits_left_out() -> None:
@@ -86,7 +140,7 @@ def test_later_rows_are_converted_to_the_known_features_and_misfits_left_out() -
         Feature(name="content", kind="vector", dim=2),
         Feature(name="format", kind="categorical"),
     )
-    table = pa.table({"age": ["x"], "content": [[1.0, 2.0, 3.0]], "format": ["video"], "new": [1]})
+    table = pa.table({"age": [[1]], "content": ["x"], "format": ["video"], "new": [1]})
     assert converted(table, known).to_pydict() == {"format": ["video"]}
 
 

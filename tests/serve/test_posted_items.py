@@ -47,6 +47,25 @@ def test_a_column_that_does_not_fit_is_refused(column: str, value: Any, reason: 
         check_columns(FEATURES, {"item_id": 1, column: value})
 
 
+@pytest.mark.parametrize("value", ["x", "1.5", "", True, str(2**63)])
+def test_a_value_that_is_no_number_is_refused_where_the_tables_are(value: Any) -> None:
+    own = [
+        Feature(name=n, kind=k, values="int64") for n, k in (("a", "categorical"), ("b", "multi"))
+    ]
+    for column in ({"a": value}, {"b": [value]}):
+        with pytest.raises(UserError, match="the table's are whole numbers"):
+            check_columns(own, {"item_id": 1} | column)
+    check_columns(own, {"item_id": 1, "a": "-4", "b": ["1", "2"]})
+
+
+def test_a_value_is_the_tables_however_it_is_written() -> None:
+    whole = Feature(name="maker", kind="categorical", values="int64")
+    text = Feature(name="maker", kind="categorical", values="string")
+    for feature in (whole, text):
+        encoded = encode_items([feature], [{"maker": 4}, {"maker": "4"}])["maker"].to_pylist()
+        assert encoded[0] == encoded[1]
+
+
 def test_declared_columns_and_texts_are_taken() -> None:
     item = {"item_id": 1, "created_at": 5, "title": "Rye", "quality": None, "creator_id": True}
     check_columns(FEATURES, item | {"content": [1, 2.5, 0], "interests": []})

@@ -5,21 +5,24 @@ from __future__ import annotations
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.contract.encode import encode_columns
+from data.contract.encode import FeatureTable, encode_columns
 from data.contract.schema import Feature
 from data.statistics import converted
 from ray_jobs.preparation import posted_table
 from ray_jobs.preparation.posted_table import TYPES, PostedTable, alike
-from serve.posted_items import encode_items
+from serve.posted_items import encode_items, fits
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from data.contract.schema import ValueType
 
 NAMES = ("item_id", "created_at", "action")
 NUMBERS = st.integers(-9, 9) | st.floats(-9, 9)
@@ -31,6 +34,7 @@ KINDS = (
     NUMBERS,
     st.lists(NUMBERS, max_size=2),
     st.dictionaries(st.sampled_from("xy"), NUMBERS, min_size=1, max_size=2),
+    st.lists(NUMBERS, max_size=2) | st.lists(TEXTS, max_size=2),
     SCALARS | st.lists(SCALARS, max_size=2),
 )
 
@@ -52,17 +56,16 @@ def column(name: str, values: list[Any]) -> pa.Array:
     try:
         made = pa.array(values, TYPES.get(name))
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        lists = all(value is None or isinstance(value, list) for value in values)
-        if lists and name not in TYPES:
-            texts = [value and [written(one) for one in value] for value in values]
-            return pa.array(texts, pa.list_(pa.string()))
-        made = pa.array([written(value) for value in values], pa.string())
+        if name not in TYPES and all(v is None or isinstance(v, list) for v in values):
+            listed = [None if value is None else [text(one) for one in value] for value in values]
+            return pa.array(listed, pa.list_(pa.string()))
+        made = pa.array([text(value) for value in values], pa.string())
     return made.cast(pa.int64()) if pa.types.is_null(made.type) else made
 
 
-def written(value: Any) -> str | None:
+def text(value: Any) -> str | None:
     if isinstance(value, bool):
-        return str(value).lower()
+        return "true" if value else "false"
     return None if value is None else str(value)
 
 
@@ -87,25 +90,42 @@ def test_numbers_beyond_64_bits_are_text() -> None:
     assert table.read()["size"].to_pylist() == [str(2**63), "1"]
 
 
-@pytest.mark.parametrize("size", [1, 2, 10])
-def test_one_value_of_another_type_changes_no_value_of_the_others(
-    monkeypatch: pytest.MonkeyPatch, size: int
+@given(
+    st.sampled_from(["int64", "string"]),
+    st.lists(
+        st.fixed_dictionaries(
+            {"size": st.integers(0, 9) | st.floats(0, 9, width=32)},
+            optional={
+                "maker": st.none() | st.integers(-9, 9) | st.sampled_from(["4", "x", "-7"]),
+                "flag": st.booleans() | st.sampled_from(["true", "b"]),
+                "tags": st.lists(st.integers(0, 3)) | st.lists(st.sampled_from(["1", "a"])),
+                "content": st.lists(st.integers(0, 3) | st.floats(0, 3), min_size=2, max_size=2),
+            },
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_a_days_items_are_learnt_from_as_each_is_served(
+    values: ValueType, items: list[dict[str, Any]]
 ) -> None:
-    """What serving hashes of a posted item's text is what the next bundle hashes."""
-    monkeypatch.setattr(posted_table, "PART_DOCUMENTS", size)
-    posted = [
-        {"interests": ["food", "art"], "paid": True},
-        {"interests": [7, 8], "paid": "on request"},
-        {"interests": [], "paid": None},
-        {},
-    ]
-    table = PostedTable(lambda: iter(posted), ()).read()
-    assert table["interests"].to_pylist() == [["food", "art"], ["7", "8"], [], None]
-    features = (Feature(name="interests", kind="multi"), Feature(name="paid", kind="categorical"))
-    later = encode_columns(converted(table, features), features)
-    served = encode_items(features, posted)
-    assert later["interests"].to_pylist()[0] == served["interests"].to_pylist()[0]
-    assert later["paid"].to_pylist() == served["paid"].to_pylist()
+    features = (
+        Feature(name="content", kind="vector", dim=2),
+        Feature(name="flag", kind="categorical", values="string"),
+        Feature(name="maker", kind="categorical", values=values),
+        Feature(name="size", kind="numeric"),
+        Feature(name="tags", kind="multi", values=values),
+    )
+    served = [item for item in items if fits(features, item)]
+    found = converted(PostedTable(lambda: iter(items), ()).read(), features)
+    learnt = FeatureTable("item", features, encode_columns(found, features))
+    for item in served:
+        place = np.array([items.index(item)])
+        alone = FeatureTable("item", features, encode_items(features, [item]))
+        expected = alone.gather(np.array([0]))
+        for name, array in learnt.gather(place).items():
+            if item.get(name.split(".")[1]) is not None:
+                np.testing.assert_array_equal(array, expected[name])
 
 
 def test_tables_that_differ_in_a_type_meet_as_text() -> None:
