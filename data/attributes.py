@@ -22,7 +22,7 @@ from data.contract.schema import Feature
 from data.contract.settings import UserError
 from data.headers import Header, check_columns, check_ids, check_types, headers
 from data.parsing import whole
-from data.raw_tables import PARQUET, FileSet, TextLayout, damaged, file_columns
+from data.raw_tables import FileSet, TextLayout, damaged, file_columns, is_parquet
 from data.rejects import NO_REJECTS, Inspection
 from data.statistics import vector_column
 
@@ -94,7 +94,7 @@ def _codes(ids: pa.Array) -> npt.NDArray[np.int64]:
 
 def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     table_id = _id_column(files, id_column)
-    block = _read_files(files, table_id)
+    block = _read_files(files, table_id, kind)
     rows = block.rows
     inspection = Inspection.of(block, files.files)
     name = f"{table_id} of {files.name()}"
@@ -104,9 +104,8 @@ def _read_set(files: FileSet, id_column: str, kind: pa.DataType) -> Attributes:
     good = pa.array(~inspection.bad)
     _refuse_duplicates(ids.filter(good), rows.filter(good), files)
     columns = _renamed(rows, files).drop_columns([FILE, ROW])
-    kept = [
-        name for name in columns.column_names if name not in (table_id, id_column, "created_at")
-    ]
+    own = (table_id, id_column, "created_at", files.theirs("created_at"))
+    kept = [name for name in columns.column_names if name not in own]
     return Attributes(
         ids.filter(good),
         created_at[~inspection.bad],
@@ -136,7 +135,8 @@ def _refuse_other_ids(inspection: Inspection, kind: pa.DataType) -> None:
 
 
 def _renamed(rows: pa.Table, files: FileSet) -> pa.Table:
-    ours = {theirs: name for name, theirs in files.columns.items()}
+    taken = set(rows.column_names)
+    ours = {theirs: name for name, theirs in files.columns.items() if name not in taken}
     return rows.rename_columns([ours.get(name, name) for name in rows.column_names])
 
 
@@ -167,27 +167,29 @@ def _refuse_duplicates(ids: pa.Array, rows: pa.Table, files: FileSet) -> None:
     )
 
 
-def _read_files(files: FileSet, table_id: str) -> RawBlock:
-    blocks = [_read_file(path, i, files) for i, path in enumerate(files.files)]
-    found = [
-        Header(path, block.rows.drop_columns([FILE, ROW]).schema)
-        for path, block in zip(files.files, blocks, strict=True)
-    ]
+def _read_files(files: FileSet, table_id: str, kind: pa.DataType) -> RawBlock:
+    texts = [table_id] if pa.types.is_string(kind) else []
+    blocks = [_read_file(path, i, files, texts) for i, path in enumerate(files.files)]
+    pairs = list(zip(files.files, [block.rows for block in blocks], strict=True))
+    filled = [(path, rows) for path, rows in pairs if rows.num_rows] or pairs[:1]
+    found = [Header(path, rows.drop_columns([FILE, ROW]).schema) for path, rows in filled]
     check_ids(found, [table_id])
     check_types(found)
-    rows = pa.concat_tables((b.rows for b in blocks), promote_options="permissive")
+    rows = pa.concat_tables((rows for _, rows in filled), promote_options="permissive")
     return RawBlock(rows.combine_chunks(), pa.concat_tables(b.rejects for b in blocks))
 
 
-def _read_file(path: Path, number: int, files: FileSet) -> RawBlock:
-    if path.suffix in PARQUET:
+def _read_file(path: Path, number: int, files: FileSet, texts: Sequence[str]) -> RawBlock:
+    """All rows of a file; of text, types are found out but for some columns, which stay text."""
+    if is_parquet(path):
         return located_lines(_read_parquet(path), [], path, (number, 0), 0)
     names = file_columns(path, files.text)
     with path.open("rb") as stream:
         if not files.text.names:
             stream.readline()
         data = stream.read()
-    options = pa_csv.ConvertOptions(strings_can_be_null=True)
+    types = dict.fromkeys(texts, pa.string())
+    options = pa_csv.ConvertOptions(column_types=types, strings_can_be_null=True)
     table, broken = parse_text(path, data, files.text, options, names)
     return located_lines(_with_lists(table, files.text), broken, path, (number, 0), len(names))
 
@@ -249,7 +251,8 @@ def aligned(
         previous: the result for an earlier state of the space; rows not in `attributes` keep it.
     """
     rows = space.lookup(attributes.ids)
-    encoded = encode_columns(attributes.columns, features) if len(rows) else {}
+    raw = {"": attributes.ids} | {n: attributes.columns[n] for n in attributes.columns.column_names}
+    encoded = encode_columns(pa.table(raw), features) if len(rows) else {}
     old = previous.num_rows if previous is not None else 0
     source = np.zeros(space.rows, np.int64)
     source[:old] = np.arange(1, old + 1)

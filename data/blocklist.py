@@ -14,7 +14,7 @@ from data.contract.artifact import checksum
 from data.contract.idspace import hash_ids
 from data.contract.settings import UserError
 from data.contract.storage import brought, uri_of
-from data.raw_tables import PARQUET, damaged
+from data.raw_tables import damaged, is_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ class Blocklist:
             raise UserError(
                 f"corpus.blocklist: {path} is not there; name a file of item ids, or null"
             )
-        raw = _column(file) if file.suffix in PARQUET else _lines(file)
+        raw = _column(file) if is_parquet(file) else _lines(file)
         return cls(pc.unique(_cast(raw, kind, path).drop_null()), checksum(file))
 
     def rows(self, space: IdSpace) -> Ints:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data.contract.settings import UserError
 from data.contract.storage import uri_of
-from data.raw_tables import PARQUET, FileSet, TextLayout, damaged, file_columns, read_schema
+from data.raw_tables import FileSet, TextLayout, damaged, file_columns, is_parquet, read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,7 +104,7 @@ def plan(sets: Sequence[FileSet], block_rows: int, first_file: int = 0) -> list[
 
 
 def _pieces(number: int, path: Path, text: TextLayout, block_rows: int) -> Iterator[Piece]:
-    if path.suffix in PARQUET:
+    if is_parquet(path):
         yield from _row_groups(number, path)
     else:
         yield from _line_ranges(number, path, bool(text.names), block_rows)
@@ -173,7 +173,7 @@ def _read_piece(
 ) -> Iterator[RawBlock]:
     path = chunk.files.files[piece.file]
     file = chunk.first_file + piece.file
-    if path.suffix not in PARQUET:
+    if not is_parquet(path):
         yield _read_lines(path, chunk.files, piece, (columns, file))
         return
     row = piece.first_row
@@ -270,6 +270,10 @@ def parse_text(
         broken.append((line.number - 1, line.text))
         return "skip"
 
+    if not data.strip():
+        return pa.table(
+            {name: pa.array([], pa.string()) for name in convert.include_columns or names}
+        ), []
     delimiter = text.delimiter
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), b"\x01"), "\x01"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from data.contract.settings import UserError
 from data.contract.storage import uri_of
 from data.parsing import is_text
-from data.raw_tables import PARQUET, FileSet, file_columns, read_schema
+from data.raw_tables import FileSet, file_columns, is_parquet, read_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -81,7 +81,7 @@ def headers(files: FileSet) -> list[Header]:
 
 
 def _schema(path: Path, files: FileSet) -> pa.Schema:
-    if path.suffix in PARQUET:
+    if is_parquet(path):
         return read_schema(path)
     names = file_columns(path, files.text)
     if not names:

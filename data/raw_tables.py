@@ -21,6 +21,7 @@ FeatureOverride = Literal["numeric", "categorical", "multi", "text", "ignore"]
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".data", ".dat", ".item", ".user")
+PACKED = (".gz", ".bz2", ".zst", ".xz", ".lz4", ".zip")
 ROLES = ("events", "impressions", "items", "users", "boards", "content")
 
 
@@ -155,20 +156,46 @@ def _print_of_file(path: Path, root: Path) -> list[str | int]:
 
 
 def expand(pattern: str, setting: str) -> tuple[Path, ...]:
-    """Data files of a path, folder, glob, or URI, sorted. Raises UserError when there are none."""
+    """Data files of a path, folder, glob, or URI, sorted; hidden ones of folders are left out.
+
+    Raises:
+        UserError: there are none, or compressed ones, which would be missing without a word.
+    """
     path = storage.brought(pattern)
-    if path.is_file() and path.suffix in PARQUET + TEXT:
-        return (path,)
-    if path.is_dir():
-        found = [f for f in path.rglob("*") if not f.name.startswith((".", "_"))]
-    else:
-        found = [Path(f) for f in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-    files = sorted(f for f in found if f.is_file() and f.suffix in PARQUET + TEXT)
+    places = [path] if path.exists() else [Path(f) for f in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    found = {file for place in places for file in _below(place)}
+    if packed := sorted(f for f in found if f.suffix in PACKED and _is_data(f.with_suffix(""))):
+        raise UserError(
+            f"{setting}={pattern}: {storage.uri_of(packed[0])} is compressed; unpack it (Parquet "
+            "is compressed inside), or name the files to read by a glob"
+        )
+    files = sorted(filter(_is_data, found))
     if not files:
         what = "is no .parquet or .csv file" if path.is_file() else "does not exist"
-        what = "holds no .parquet or .csv file" if path.is_dir() else what
+        what = "holds no .parquet or .csv file" if any(p.is_dir() for p in places) else what
         raise UserError(f"{setting}={pattern} {what}")
     return tuple(files)
+
+
+def _below(place: Path) -> list[Path]:
+    """A file, or those of a folder that do not lie in hidden places, as unfinished work does."""
+    if not place.is_dir():
+        return [place]
+    found = [file for file in place.rglob("*") if file.is_file()]
+    return [f for f in found if not _is_hidden(f.relative_to(place))]
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in file.parts)
+
+
+def _is_data(file: Path) -> bool:
+    return file.suffix.lower() in PARQUET + TEXT
+
+
+def is_parquet(file: Path) -> bool:
+    """Whether a file is read as Parquet; all others are text."""
+    return file.suffix.lower() in PARQUET
 
 
 def column_names(files: FileSet) -> list[str]:
@@ -178,7 +205,7 @@ def column_names(files: FileSet) -> list[str]:
 
 def file_columns(path: Path, text: TextLayout) -> list[str]:
     """Columns of a file: of its Parquet schema, its layout or its first line."""
-    if path.suffix in PARQUET:
+    if is_parquet(path):
         return list(read_schema(path).names)
     if text.names:
         return list(text.names)

@@ -91,7 +91,10 @@ def locate(settings: SourceSettings) -> RawTables:
     else:
         sets = {role: _file_sets(settings, role) for role in ROLES}
         if not column_names(sets["events"][0]):
-            raise UserError(f"source.events={settings.events} is empty")
+            raise UserError(
+                f"source.events={settings.events}: {sets['events'][0].name()} is empty; "
+                "its first line must name the columns"
+            )
         _refuse_mapping(settings.columns, sets)
         order = _order(settings, sets["events"][0])
     located = RawTables.of(order, sets)
@@ -141,7 +144,7 @@ def _file_sets(settings: SourceSettings, role: str) -> tuple[FileSet, ...]:
         return ()
     files = expand(pattern, f"source.{role}")
     actions = settings.actions if role == "events" else {}
-    delimiter = "\t" if files[0].suffix == ".tsv" else ","
+    delimiter = "\t" if files[0].suffix.lower() == ".tsv" else ","
     return (
         FileSet(
             files=files,

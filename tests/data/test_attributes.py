@@ -96,6 +96,29 @@ def test_a_mapping_for_the_log_alone_leaves_the_item_table_its_own_name(tmp_path
     assert items(mapped).ids.to_pylist() == [1]
 
 
+def test_a_mapping_takes_no_column_of_the_table_away(tmp_path: Path) -> None:
+    files = write(tmp_path / "i.parquet", item_id=[1], kind=["a"], action=["b"], ts=[3])
+    mapped = FileSet(files=files.files, columns={"action": "kind", "timestamp": "ts"})
+    assert items(mapped).columns.to_pydict() == {"kind": ["a"], "action": ["b"], "timestamp": [3]}
+
+
+@pytest.mark.parametrize("names", [["007", "010"], ["2024-01-01", "2024-01-02"], ["1e5", "2e5"]])
+def test_ids_of_a_text_file_are_read_as_they_are_written(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "i.csv"
+    path.write_text("item_id,size\n" + "".join(f"{name},1\n" for name in names))
+    found = read_attributes([FileSet(files=(path,))], "item_id", pa.string())
+    assert found.ids.to_pylist() == names
+    assert found.columns["size"].type == pa.int64()
+
+
+def test_files_without_a_row_say_nothing_about_types(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in "abc"]
+    for path, lines in zip(paths, ("", "5,1\n", ""), strict=True):
+        path.write_text("item_id,size\n" + lines)
+    assert items(FileSet(files=tuple(paths))).columns.to_pydict() == {"size": [1]}
+    assert len(items(FileSet(files=(paths[0],))).ids) == 0
+
+
 def test_vectors_join_by_id_and_add_items_that_only_they_have(tmp_path: Path) -> None:
     table = write(tmp_path / "i.parquet", item_id=[1, 2], size=[10, 20])
     vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float16(), 2))
@@ -161,6 +184,17 @@ def test_an_extension_keeps_old_rows_and_replaces_posted_ones() -> None:
     assert table["size"].take(pa.array(rows)).to_pylist() == [10.0, 21.0, 30.0, None]
     assert [len(tags) for tags in table["tags"].take(pa.array(rows)).to_pylist()] == [1, 0, 0, 0]
     assert table["size"].slice(0, before.first_row).to_pylist() == [None] * before.first_row
+
+
+def test_items_that_come_with_none_of_the_known_columns_are_blank() -> None:
+    first, known = described(attributes([1, 2], size=[10.0, 20.0], tags=[["a"], ["b"]]))
+    old = aligned(space_of([1, 2]), first, known)
+    space = space_of([1, 2], [3])
+    new = Attributes(pa.array([3]), np.full(1, NOW), pa.table({}), first.rejects)
+    table = aligned(space, new, known, previous=old)
+    rows = pa.array(space.lookup(pa.array([1, 2, 3])))
+    assert table["size"].take(rows).to_pylist() == [10.0, 20.0, None]
+    assert table["created_at"].take(rows).to_pylist()[2] == NOW
 
 
 def test_a_side_without_a_table_has_ids_only() -> None:

@@ -28,8 +28,41 @@ def test_a_file_a_folder_and_a_glob_name_the_same_files(tmp_path: Path) -> None:
     assert locate(settings(events=str(files[0]))).events[0].files == (files[0],)
 
 
+def test_a_glob_of_folders_names_the_files_in_them(tmp_path: Path) -> None:
+    files = tuple(write(tmp_path / "log" / f"date={d}" / "part-0.parquet") for d in "12")
+    write(tmp_path / "log" / "old" / "part-0.parquet")
+    assert locate(settings(events=str(tmp_path / "log" / "date=*"))).events[0].files == files
+
+
+def test_an_ending_is_known_in_any_case(tmp_path: Path) -> None:
+    file = write(tmp_path / "log" / "A.PARQUET")
+    for place in (file, file.parent):
+        located = locate(settings(events=str(place))).events[0]
+        assert located.files == (file,)
+        assert column_names(located) == ["user_id", "item_id"]
+
+
+def test_compressed_files_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "log" / "a.parquet")
+    packed = tmp_path / "log" / "b.csv.gz"
+    packed.touch()
+    for place in (packed.parent, packed, packed.parent / "*"):
+        with pytest.raises(UserError, match=r"b.csv.gz is compressed; unpack it"):
+            locate(settings(events=str(place)))
+    assert len(locate(settings(events=str(tmp_path / "log" / "*.parquet"))).events[0].files) == 1
+
+
+def test_a_first_file_without_a_line_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "log" / "b.parquet")
+    (tmp_path / "log" / "a.csv").touch()
+    with pytest.raises(UserError, match=r"a.csv is empty"):
+        locate(settings(events=str(tmp_path / "log")))
+
+
 def test_hidden_files_and_other_kinds_are_left_alone(tmp_path: Path) -> None:
     kept = write(tmp_path / "log" / "a.parquet")
+    for hidden in (".ipynb_checkpoints", "_temporary/0", "date=1/_delta_log"):
+        write(tmp_path / "log" / hidden / "a.parquet")
     write(tmp_path / "log" / ".a.parquet.crc.parquet")
     (tmp_path / "log" / "_SUCCESS").touch()
     (tmp_path / "log" / "notes.txt").write_text("x")
