@@ -17,9 +17,10 @@ from data.chunks import Chunk, RawBlock, read
 from data.contract.settings import UserError
 from data.dataset import date_name
 from data.exchange import gather, spill
+from data.headers import Header, check_alike, headers
 from data.intake import reasons_of, write_rejects
 from data.parsing import Parsed, whole
-from data.raw_tables import PARQUET, FileSet, column_names, read_schema
+from data.raw_tables import FileSet
 from data.rejects import Inspection
 from data.routing import Routing, codes, open_ids
 
@@ -37,6 +38,7 @@ OPTIONAL = (
     "labels_closed_at",
 )
 LABEL = "label."
+MOST = np.iinfo(np.int16).max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +98,34 @@ def schema(actions: Sequence[str]) -> pa.Schema:
 
 
 def label_names(files: FileSet) -> list[str]:
-    """Actions that an impression log has labels for: fields of `labels`, or `label.<action>`."""
-    names = column_names(files)
-    flat = [name.removeprefix(LABEL) for name in names if name.startswith(LABEL)]
-    theirs = files.theirs("labels")
-    if files.files[0].suffix not in PARQUET or theirs not in names:
-        return flat
-    kind = read_schema(files.files[0]).field(theirs).type
-    return flat + ([field.name for field in kind] if pa.types.is_struct(kind) else [])
+    """Actions that an impression log has labels for: fields of `labels`, or `label.<action>`.
+
+    Raises:
+        UserError: there are none, which would be learnt from as if nobody had liked anything.
+    """
+    found = headers(files)
+    flat = {n: n.removeprefix(LABEL) for h in found for n in h.names if n.startswith(LABEL)}
+    check_alike(found, [*flat, files.theirs("labels")])
+    fields = {name for header in found for name in _fields(header, files.theirs("labels"))}
+    if not flat and not fields:
+        raise UserError(
+            f"{files.name()} has no labels: add a column label.<action> for each action, true "
+            "where it followed, or leave source.impressions out"
+        )
+    return sorted({*flat.values(), *fields})
+
+
+def _fields(header: Header, column: str) -> list[str]:
+    """Names of the labels in a column of structs. Raises UserError where it is of another type."""
+    if column not in header.names:
+        return []
+    kind = header.schema.field(column).type
+    if not pa.types.is_struct(kind):
+        raise UserError(
+            f"column {column} of {header.file} is {kind}; labels are a struct with true or false "
+            "for each action, or a column label.<action> for each"
+        )
+    return [field.name for field in kind]
 
 
 def route_impressions(intake: ImpressionIntake, number: int) -> ImpressionTally:
@@ -138,8 +160,8 @@ def _checked(
     rows["surface"] = codes(raw.texts("surface"), routing.surfaces)
     about = raw.optional_ids("context_item_id", spaces["item"].ids.type)
     rows["context"] = pa.array(spaces["item"].lookup(about))
-    rows["position"] = raw.numbers("position")
-    rows["propensity"] = raw.numbers("propensity")
+    rows["position"] = raw.positions()
+    rows["propensity"] = pc.fill_null(raw.numbers("propensity"), 0.0)
     rows["source"] = raw.texts("source").fill_null("")
     rows["labels_closed_at"] = pc.coalesce(raw.times("labels_closed_at"), rows["timestamp"])
     rows |= {LABEL + action: raw.label(action) for action in routing.actions}
@@ -190,8 +212,15 @@ class _Raw:
         return self._accept(ours, parsing.texts(self._column(ours), self._name(ours)))
 
     def numbers(self, ours: str) -> pa.Array:
-        parsed = parsing.numbers(self._column(ours), self._name(ours))
-        return pc.fill_null(self._accept(ours, parsed), 0.0)
+        return self._accept(ours, parsing.numbers(self._column(ours), self._name(ours)))
+
+    def positions(self) -> pa.Array:
+        """Places in a slate; null where unknown."""
+        parsed = parsing.numbers(self._column("position"), self._name("position"))
+        values = np.asarray(parsed.values.fill_null(0.0))
+        parsed.refuse((values < 0) | (values > MOST), f"not between 0 and {MOST}")
+        parsed.refuse(np.floor(values) != values, "not a whole number")
+        return self._accept("position", parsed)
 
     def label(self, action: str) -> pa.Array:
         rows = self.inspection.rows
@@ -203,8 +232,10 @@ class _Raw:
         else:
             return pa.array(np.zeros(rows.num_rows, bool))
         try:
+            if pa.types.is_floating(found.type):
+                found = pc.if_else(pc.is_nan(found), None, found)
             return pc.fill_null(found.cast(pa.bool_()), False)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(
                 f"label {action} of {self.inspection.first_file}: {error}; "
                 "labels are true or false, or 1 or 0"
@@ -226,7 +257,8 @@ def write_impressions(
     Args:
         intake: as they were routed.
         files: what was spilled.
-        first_position: what the log calls the top of a slate; it is 0 in what is written.
+        first_position: what the log calls the top of a slate; it is 0 in what is written, as is
+            a place that is not known.
         group: of days.
     """
     routing = intake.routing
@@ -235,7 +267,7 @@ def write_impressions(
     rows = gather(paths, group, schema(routing.actions))
     place = rows.schema.get_field_index("position")
     top = pc.subtract(rows["position"], pa.scalar(first_position, pa.int16()))
-    rows = rows.set_column(place, "position", top)
+    rows = rows.set_column(place, "position", pc.max_element_wise(top, pa.scalar(0, pa.int16())))
     starts = _request_starts(rows)
     day = routing.day_of(starts)
     written = {}

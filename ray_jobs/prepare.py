@@ -106,6 +106,9 @@ def _refuse_headers(job: Job, raw: RawTables, before: Dataset | None) -> None:
         for files in getattr(raw, role):
             check_columns(files, needed)
             check_types(headers(files))
+    if before is None:
+        for files in raw.impressions:
+            label_names(files)
     for files in raw.boards:
         boards.check_optional(files)
 

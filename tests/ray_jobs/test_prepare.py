@@ -463,6 +463,11 @@ def test_duplicate_item_rows_are_explained(tmp_path: Path) -> None:
             ],
             "label save of .*t.parquet: .*yes; labels are true or false",
         ),
+        (
+            "impressions",
+            [{"request_id": 1, "user_id": 1, "item_id": "item-1", "timestamp": FIRST_MS}],
+            "t.parquet has no labels",
+        ),
         ("content", [{"item_id": "item-1", "x": 1}], "one column of vectors"),
     ],
 )
@@ -618,6 +623,38 @@ def test_a_log_that_calls_the_top_of_a_slate_1_has_positions_from_0(tmp_path: Pa
         assert after.first_position == first
         tables = [pq.ParquetFile(file).read() for file in after.impression_files(1, 13)]
         assert [t["position"].to_pylist() for t in tables] == [[0, 1, 2] * 9, [0, 1, 2][first:]]
+
+
+def test_impressions_that_cannot_be_placed_are_set_aside_and_unknown_places_are_the_top(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        impression(r, 1 + p, FIRST_MS + r, p) | {"label.hide": 0.0}
+        for r in range(30)
+        for p in range(3)
+    ]
+    rows[4]["position"] = None
+    rows[5]["label.hide"] = float("nan")
+    bad = [{"position": -1}, {"position": 40_000}, {"position": 1.5}, {"request_id": ""}]
+    for at, change in enumerate(bad):
+        rows[-1 - at] |= change
+    rows = [r | {"request_id": str(r["request_id"]), "position": r["position"]} for r in rows]
+    for row in rows:
+        row["position"] = None if row["position"] is None else float(row["position"])
+    shown = write(tmp_path / "i.parquet", rows)
+    events = write(tmp_path / "a.parquet", log(400, days=(1, 12)))
+    dataset = prepared(tmp_path / "root", events, f"source.impressions={shown}")
+    assert sorted(r["reason"] for r in rejects(dataset)) == [
+        "empty", "not a whole number", "not between 0 and 32767", "not between 0 and 32767"
+    ]  # fmt: skip
+    assert dataset.first_position == 1
+    table = pa.concat_tables(
+        pq.ParquetFile(file).read() for file in dataset.impression_files(1, 12)
+    )
+    assert table.num_rows == 86
+    of_one = table.filter(pa.compute.equal(table["request_id"], 1))
+    assert sorted(of_one["position"].to_pylist()) == [0, 0, 2]
+    assert not pa.compute.any(table["label.hide"]).as_py()
 
 
 def test_boards_become_edges_and_grow_with_the_days(tmp_path: Path) -> None:
