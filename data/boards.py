@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data import parsing
@@ -110,11 +109,7 @@ def _encoded(
 
 
 def _boards(inspection: Inspection, column: str, where: str) -> pa.Array:
-    raw = whole(inspection.rows[column])
-    parsed = parsing.event_ids(raw, where)
-    if parsing.is_text(raw.type):
-        parsed.refuse(np.asarray(pc.fill_null(pc.equal(raw, ""), False)), "empty")
-    return inspection.accept(column, parsed)
+    return inspection.accept(column, parsing.event_ids(whole(inspection.rows[column]), where))
 
 
 def _items(intake: BoardIntake, inspection: Inspection, column: str, where: str) -> pa.Array:

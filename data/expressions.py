@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.contract.settings import UserError
+from data.parsing import is_text, numbers, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -118,10 +119,10 @@ def _compared(sign: str, sides: Sequence[Any]) -> Any:
 
 
 def _as_number(side: Any) -> Any:
-    if not (pa.types.is_string(side.type) or pa.types.is_large_string(side.type)):
+    if isinstance(side, pa.Scalar):
         return side
-    plain = pc.match_substring_regex(side, r"^\s*[+-]?\d+(\.\d+)?\s*$")
-    return pc.cast(pc.utf8_trim_whitespace(pc.if_else(plain, side, None)), pa.float64())
+    plain = whole(side)
+    return numbers(plain, "").values if is_text(plain.type) else plain
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:

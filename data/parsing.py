@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.contract.encode import hash_values
+from data.contract.encode import hash_values, whole_numbers
 from data.contract.schema import DAY_MS
 from data.contract.settings import UserError
 
@@ -25,8 +25,6 @@ Mask = npt.NDArray[np.bool_]
 FIRST_MS, END_MS = 631_152_000_000, 4_102_444_800_000  # 1990-01-01 and 2100-01-01
 OUT_OF_RANGE = "not between 1990 and 2100"
 UNITS: tuple[TimestampUnit, ...] = ("ms", "s", "us", "iso")
-INTEGER = r"^[+-]?\d{1,19}$"
-LARGEST = "9223372036854775807"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 ISO = (
     r"^(?P<date>\d{4}-\d{2}-\d{2})(?:[T ](?P<time>\d{2}:\d{2})(?::(?P<second>\d{2}))?"
@@ -97,27 +95,33 @@ def optional_ids(column: pa.Array, kind: pa.DataType, name: str) -> Parsed:
 
 def event_ids(column: pa.Array, name: str) -> Parsed:
     """Event ids as int64: numbers also where they are written as text, other text hashed."""
+    if pa.types.is_integer(column.type):
+        return required(Parsed(column.cast(pa.int64(), safe=False)), column)
     numbered = integers(column, name)
     if not is_text(column.type):
         return required(numbered, column)
-    return required(Parsed(pc.coalesce(numbered.values, hash_values(column))), column)
+    parsed = Parsed(pc.coalesce(numbered.values, hash_values(column)))
+    return required(parsed.refuse(_true(pc.equal(column, "")), "empty"), column)
 
 
 def integers(column: pa.Array, name: str) -> Parsed:
     """Whole numbers as int64. Raises UserError for a column of another type."""
     if pa.types.is_integer(column.type):
-        return Parsed(column.cast(pa.int64(), safe=False))
+        parsed = Parsed(column.cast(pa.int64(), safe=False))
+        return parsed.refuse(beyond_int64(column), "beyond 63 bits")
     if pa.types.is_null(column.type):
         return Parsed(column.cast(pa.int64()))
     if not is_text(column.type):
         raise UserError(f"column {name} is {column.type}, not whole numbers; cast it")
-    texts = pc.utf8_trim_whitespace(column)
-    digits = pc.utf8_ltrim(texts, "+-")
-    longest = pc.equal(pc.utf8_length(digits), len(LARGEST))
-    fits = pc.or_(pc.invert(longest), pc.less_equal(digits, LARGEST))
-    good = pc.and_(pc.match_substring_regex(texts, INTEGER), fits)
-    values = pc.if_else(good, pc.utf8_ltrim(texts, "+"), None).cast(pa.int64())
-    return Parsed(values).refuse(_true(pc.invert(good)), "not a whole number")
+    values = whole_numbers(column)
+    return Parsed(values).refuse(nulls(values) & ~nulls(column), "not a whole number")
+
+
+def beyond_int64(column: pa.Array) -> Mask:
+    """Which whole numbers, of an unsigned type, are larger than any int64."""
+    if not pa.types.is_uint64(column.type):
+        return np.zeros(len(column), bool)
+    return _true(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())))
 
 
 def numbers(column: pa.Array, name: str) -> Parsed:
@@ -154,7 +158,7 @@ def times(column: pa.Array, unit: TimestampUnit, name: str) -> Parsed:
     Raises:
         UserError: the column's type does not fit the unit.
     """
-    if pa.types.is_temporal(column.type):
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         parsed = Parsed(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()))
     elif unit == "iso":
         parsed = _iso_times(column, name)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ACTION = "interact"
 MOST, FEW = 0.5, 0.05
+PADDED = r"^\s*[+-]?0\d+\s*$"
 DECIMAL = r"^\s*[+-]?\d+\.\d*\s*$"
 
 
@@ -56,11 +57,13 @@ class LogForm:
 def id_type(column: pa.Array, name: str) -> pa.DataType:
     """int64 or string, whichever the values of a first block are.
 
+    Numbers that int64 does not hold as they are written, too large or with leading zeros, are text.
+
     Raises:
         UserError: numbers and other text mixed, or decimal numbers: ids written in two ways.
     """
     if not parsing.is_text(column.type):
-        return pa.int64()
+        return pa.string() if parsing.beyond_int64(column).any() else pa.int64()
     (refused, _), *_ = parsing.integers(column, name).faults
     decimal = np.asarray(pc.fill_null(pc.match_substring_regex(column, DECIMAL), False))
     size = max(len(column) - column.null_count, 1)
@@ -74,7 +77,8 @@ def id_type(column: pa.Array, name: str) -> pa.DataType:
             f"{name} holds whole numbers and {share:.0%} other text, such as {first}; "
             "mend the ids, or set source.text_ids=true to read all as text"
         )
-    return pa.int64() if share <= FEW else pa.string()
+    padded = pc.any(pc.match_substring_regex(column, PADDED)).as_py()
+    return pa.int64() if share <= FEW and not padded else pa.string()
 
 
 def _first(column: pa.Array, mask: parsing.Mask) -> str:

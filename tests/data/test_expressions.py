@@ -58,6 +58,15 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_a_number_is_compared_however_it_is_written(kind: pa.DataType) -> None:
+    column = pa.array(["5e0", "4.", ".5", "+6", " 7 ", "x", None, "-9"]).cast(kind)
+    found = evaluate(parse("rating >= 4"), pa.table({"rating": column}))
+    assert found.tolist() == [True, True, False, True, True, False, False, False]
+
+
 def test_a_comparison_of_types_that_do_not_compare_is_a_user_error() -> None:
     with pytest.raises(UserError, match="compares"):
         evaluate(parse("rating == 'four'"), TABLE)

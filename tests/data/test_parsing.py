@@ -36,6 +36,28 @@ def test_text_that_is_no_int64_is_faulty() -> None:
     assert [parsed.values[i].as_py() for i in (0, 6, 7)] == [1, 7, 3]
 
 
+def test_a_number_that_int64_does_not_hold_is_no_id() -> None:
+    column = pa.array([1, 2**63 - 1, 2**63, None], pa.uint64())
+    parsed = parsing.ids(column, pa.int64(), "user_id")
+    assert faulty(parsed) == [2, 3]
+    assert parsed.values.to_pylist()[:2] == [1, 2**63 - 1]
+    assert parsing.ids(column, pa.string(), "user_id").values.to_pylist()[2] == str(2**63)
+    assert faulty(parsing.event_ids(column, "event_id")) == [3]
+
+
+def test_an_event_id_is_not_empty() -> None:
+    assert faulty(parsing.event_ids(pa.array(["a", "", None, "1"]), "event_id")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([5], pa.time32("ms")), pa.array([5], pa.duration("s"))]
+)
+@pytest.mark.parametrize("unit", ["ms", "iso"])
+def test_a_time_of_day_or_a_span_is_no_moment(column: pa.Array, unit: str) -> None:
+    with pytest.raises(UserError, match=r"column x is (time|duration)"):
+        parsing.times(column, unit, "x")
+
+
 def test_ids_refuse_nulls_and_empty_strings() -> None:
     parsed = parsing.ids(pa.array(["a", None, ""]), pa.string(), "user_id")
     assert faulty(parsed) == [1, 2]

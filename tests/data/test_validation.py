@@ -171,6 +171,13 @@ def test_ids_are_integers_but_for_a_few_or_text_but_for_a_few() -> None:
     assert id_type(pa.array(["a", None, None]), "x") == pa.string()
 
 
+def test_numbers_that_int64_would_change_are_text() -> None:
+    assert id_type(pa.array(["7", "007"] * 9), "x") == pa.string()
+    assert id_type(pa.array(["0", "10", "-3"]), "x") == pa.int64()
+    assert id_type(pa.array([1, 2**63 - 1], pa.uint64()), "x") == pa.int64()
+    assert id_type(pa.array([1, 2**63], pa.uint64()), "x") == pa.string()
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
