@@ -8,6 +8,7 @@ the end of the job.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from data.raw_tables import FileSet, TextLayout, damaged, file_columns, is_parqu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from data.contract.encode import Ints
 
 Broken = list[tuple[int, str]]
 FILE, ROW = "__file", "__row"
@@ -107,7 +110,7 @@ def _pieces(number: int, path: Path, text: TextLayout, block_rows: int) -> Itera
     if is_parquet(path):
         yield from _row_groups(number, path)
     else:
-        yield from _line_ranges(number, path, bool(text.names), block_rows)
+        yield from _line_ranges(number, path, text, block_rows)
 
 
 def _row_groups(number: int, path: Path) -> Iterator[Piece]:
@@ -121,16 +124,19 @@ def _row_groups(number: int, path: Path) -> Iterator[Piece]:
         row += size
 
 
-def _line_ranges(number: int, path: Path, headless: bool, block_rows: int) -> Iterator[Piece]:
-    """Byte ranges of whole lines, `block_rows` of them each. One pass over the file."""
+def _line_ranges(number: int, path: Path, text: TextLayout, block_rows: int) -> Iterator[Piece]:
+    """Byte ranges of whole lines, `block_rows` of them each. One pass over the file.
+
+    A line goes on after a line break inside quotes.
+    """
     lines, cuts, total = 0, [0], 0
-    last = b"\n"
+    last, quotes = b"\n", _Quotes(text)
     with path.open("rb") as stream:
-        if not headless:
+        if not text.names:
             cuts = [len(stream.readline())]
         total = cuts[0]
-        while data := stream.read(TEXT_STEP_BYTES):
-            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1
+        while data := stream.read(TEXT_STEP_BYTES) + stream.readline():
+            ends = quotes.outside(data, np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1)
             wanted = np.arange(block_rows - lines % block_rows, len(ends) + 1, block_rows)
             cuts += (total + ends[wanted - 1]).tolist()
             lines, total, last = lines + len(ends), total + len(data), data[-1:]
@@ -140,6 +146,43 @@ def _line_ranges(number: int, path: Path, headless: bool, block_rows: int) -> It
     for i, (start, stop) in enumerate(pairwise(cuts)):
         first = i * block_rows
         yield Piece(number, start, stop, first, min(block_rows, lines - first))
+
+
+class _Quotes:
+    """What of a text is inside quotes, whole lines at a time; a layout without a header has none.
+
+    Args:
+        text: the layout.
+    """
+
+    def __init__(self, text: TextLayout) -> None:
+        delimiter = re.escape(text.delimiter.encode())
+        value = rb"(?:\A|(?<=[\r\n])|(?<=" + delimiter + rb'))"[^"]*+(?:""[^"]*+)*+("?)'
+        self._values = None if text.names else re.compile(value)
+        self._edges = text.delimiter.encode() + b'\r\n"'
+        self._open = False
+
+    def outside(self, data: bytes, ends: Ints) -> Ints:
+        """Those of the ends of lines that are not inside a quoted value."""
+        if self._values is None or not (self._open or self._may_go_on(data, ends)):
+            return ends
+        shift, spans = int(self._open), [(0, 0)]
+        self._open = False
+        for match in self._values.finditer(b'"' * shift + data):
+            self._open = not match[1]
+            if b"\n" in match[0]:
+                spans.append(match.span())
+        starts, stops = np.array(spans).T - shift
+        at = np.searchsorted(starts, ends - 1, side="right") - 1
+        return ends[(at < 0) | (ends - 1 >= stops[at])]
+
+    def _may_go_on(self, data: bytes, ends: Ints) -> bool:
+        """Whether a value may hold the end of a line: quotes are odd in one, or inside a word."""
+        codes = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+        quotes = np.flatnonzero(codes == ord('"'))
+        odd = np.append(np.searchsorted(quotes, ends + 1), len(quotes)) % 2
+        edge = np.isin(np.arange(256), [*self._edges])
+        return bool(odd.any() or not (edge[codes[quotes - 1]] | edge[codes[quotes + 1]]).all())
 
 
 def read(chunk: Chunk, columns: Sequence[str], block_rows: int) -> Iterator[RawBlock]:
@@ -262,7 +305,8 @@ def parse_text(
         The lines, and those of another shape by number.
 
     Raises:
-        UserError: the text is not in the encoding of its layout.
+        UserError: the text is not in the encoding of its layout, or a quote is not closed, which
+            would take all lines after it for one value.
     """
     broken: Broken = []
 
@@ -275,6 +319,9 @@ def parse_text(
             {name: pa.array([], pa.string()) for name in convert.include_columns or names}
         ), []
     delimiter = text.delimiter
+    guard = delimiter * len(names) if b'"' in data and not text.names else ""
+    if guard:  # a line too wide, which is seen where no quote is open at the end
+        data += b"\n" + guard.encode()
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), b"\x01"), "\x01"
     read_options = pa_csv.ReadOptions(
@@ -284,7 +331,18 @@ def parse_text(
         delimiter=delimiter, invalid_row_handler=skip, quote_char=False if text.names else '"'
     )
     try:
-        return pa_csv.read_csv(io.BytesIO(data), read_options, parse_options, convert), broken
+        rows = pa_csv.read_csv(io.BytesIO(data), read_options, parse_options, convert)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         name = uri_of(path)
         raise UserError(f"{name} cannot be read as {text.encoding} text: {error}") from None
+    if guard and (not broken or broken.pop()[1] != guard):
+        raise _open_quote(path, data)
+    return rows, broken
+
+
+def _open_quote(path: Path, data: bytes) -> UserError:
+    where = data[data.rindex(b'"') :].splitlines()[0][:40].decode("utf8", "replace")
+    return UserError(
+        f"{uri_of(path)} holds a quote that is never closed, at {where}; close it, or quote the "
+        "value and write each quote inside it twice"
+    )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data import chunks
 from data.chunks import FILE, ROW, RawBlock, plan, read
 from data.contract.settings import UserError
 from data.raw_tables import FileSet
@@ -78,6 +79,46 @@ def test_each_csv_file_has_its_own_header(tmp_path: Path) -> None:
     files = FileSet(files=(tmp_path / "a.csv", tmp_path / "b.csv"))
     (block,) = blocks_of(files, 10)
     assert block.rows.select(["a", "b"]).to_pylist() == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
+
+
+VALUES = st.text('a",\n', max_size=4)
+
+
+@given(
+    rows=st.lists(st.tuples(VALUES, st.sampled_from(['5" x', "b", ""]), VALUES), max_size=20),
+    block_rows=st.integers(1, 7),
+    step=st.sampled_from([1, 5, 1 << 20]),
+)
+def test_a_value_in_quotes_is_read_whole_wherever_a_file_is_cut(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[str, str, str]],
+    block_rows: int,
+    step: int,
+) -> None:
+    def quoted(value: str) -> str:
+        return '"' + value.replace('"', '""') + '"'
+
+    path = tmp_path_factory.mktemp("quotes") / "a.csv"
+    lines = [f"{n},{quoted(a)},{b},{quoted(c)}" for n, (a, b, c) in enumerate(rows)]
+    path.write_text("\n".join(["n,a,b,c", *lines]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "TEXT_STEP_BYTES", step)
+        files = FileSet(files=(path,))
+        blocks = [
+            b for c in plan([files], block_rows) for b in read(c, ["a", "b", "c"], block_rows)
+        ]
+    assert not sum(block.rejects.num_rows for block in blocks)
+    found = [row for block in blocks for row in block.rows.to_pylist()]
+    assert [row[ROW] for row in found] == list(range(len(rows)))
+    assert [tuple(row[name] or "" for name in "abc") for row in found] == rows
+
+
+@pytest.mark.parametrize("rest", ["", "\n4,d\n", "\n4,d,e\n"])
+def test_a_quote_that_is_never_closed_is_told(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('n,a\n1,"b"\n2,5" c\n3,"oh' + rest)
+    with pytest.raises(UserError, match=r'a.csv holds a quote that is never closed, at "oh;'):
+        [*read(plan([FileSet(files=(path,))], 100)[0], ["n", "a"], 100)]
 
 
 def test_columns_that_are_not_there_are_left_out(tmp_path: Path) -> None:
