@@ -174,7 +174,8 @@ class _Quotes:
                 spans.append(match.span())
         starts, stops = np.array(spans).T - shift
         at = np.searchsorted(starts, ends - 1, side="right") - 1
-        return ends[(at < 0) | (ends - 1 >= stops[at])]
+        outside: Ints = ends[(at < 0) | (ends - 1 >= stops[at])]
+        return outside
 
     def _may_go_on(self, data: bytes, ends: Ints) -> bool:
         """Whether a value may hold the end of a line: quotes are odd in one, or inside a word."""

@@ -141,15 +141,18 @@ def engagement(dataset: Dataset, weights: Sequence[float], half_life_days: float
     Args:
         dataset: whose counts by day.
         weights: what each action counts, by code - 1.
-        half_life_days: age, from the last day counted, at which an action counts half.
+        half_life_days: age, from the last day counted, at which an action counts half; what is
+            dated after the log, by a wrong clock, counts as of its last day.
     """
     weight, folder = np.array([0.0, *weights]), dataset.artifact.path
     codes, last = np.flatnonzero(weight).tolist(), 0
+    end = dataset.calendar.num_days if dataset.calendar else 0
     for part in item_days(folder, codes):
-        last = int(part.day.max(initial=last))
+        last = min(int(part.day.max(initial=last)), end)
     scores = np.zeros(dataset.item_ids.rows)
     for part in item_days(folder, codes):
-        faded = weight[part.action] * part.count * 0.5 ** ((last - part.day) / half_life_days)
+        age = last - np.minimum(part.day, end)
+        faded = weight[part.action] * part.count * 0.5 ** (age / half_life_days)
         np.add.at(scores, part.item, faded)
     return scores
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from data.admission import admit, merge_counts, no_counts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 PENDING = "pending.arrow"
 MOST_NAMES = 1000
 MAX_GAP_DAYS = 90
+STRAY_SHARE = 0.001
 
 
 def vocabulary(
@@ -69,26 +71,40 @@ def _polarity(action: str) -> Polarity:
     return "negative" if action.lower() in NEGATIVE_ACTIONS else "positive"
 
 
-def calendar(days: Iterable[int], known: Calendar | None) -> Calendar:
+def calendar(days: Mapping[int, int], known: Calendar | None) -> Calendar:
     """The days of a log.
 
-    A known calendar is only ever made longer, and not across a gap of more than MAX_GAP_DAYS: rows
-    dated far after the log (a wall clock beside a simulated one) join the timelines, but do not
-    take the time windows away from the data.
+    Before or after a gap of more than MAX_GAP_DAYS, up to STRAY_SHARE of a first log's events are
+    of wrong clocks and make no days, which windows would be scaled to; those before are rejected.
+    A known calendar is only ever made longer, and not across such a gap: rows dated far after the
+    log (a wall clock beside a simulated one) join the timelines, but do not take the time windows
+    away from the data.
 
     Args:
-        days: days since 1970 that have events.
+        days: events by day since 1970.
         known: the calendar of the log that is extended.
     """
     found = sorted(days)
     if known is None:
-        length = found[-1] - found[0] + 1
-        return Calendar(first_day_ms=found[0] * DAY_MS, num_days=length, base_days=length)
+        first, last = _span(days)
+        length = last - first + 1
+        return Calendar(first_day_ms=first * DAY_MS, num_days=length, base_days=length)
     last = known.num_days
     for day in (number - known.first_day_ms // DAY_MS + 1 for number in found):
         if last < day <= last + MAX_GAP_DAYS:
             last = day
     return replace(known, num_days=last)
+
+
+def _span(days: Mapping[int, int]) -> tuple[int, int]:
+    """First and last day, strays left out."""
+    found = np.array(sorted(days))
+    count = np.cumsum([days[day] for day in found.tolist()])
+    few = STRAY_SHARE * count[-1]
+    ends = np.flatnonzero(np.diff(found) > MAX_GAP_DAYS)
+    early, late = ends[count[ends] <= few], ends[count[-1] - count[ends] <= few]
+    first = found[early[-1] + 1] if len(early) else found[0]
+    return int(first), int(found[late[0]] if len(late) else found[-1])
 
 
 def group_starts(events_by_day: Mapping[int, int], size: int) -> tuple[int, ...]:

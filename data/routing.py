@@ -130,10 +130,13 @@ def _admissible(
     repeated = np.load(drops) if drops.is_file() else np.zeros(0, np.int64)
     good[repeated] = False
     day = routing.day_of(events["timestamp"].to_numpy())
-    late = np.flatnonzero(good & (day < routing.first_open_day) & (routing.calendar is not None))
-    good[late] = False
+    dated = good & (routing.calendar is not None)
+    before = np.flatnonzero(dated & (day < 1))
+    late = np.flatnonzero(dated & (day >= 1) & (day < routing.first_open_day))
+    good[before] = good[late] = False
     rejects = [
         _rejected(routing, events, repeated, ("event_id", "duplicate")),
+        _rejected(routing, events, before, ("timestamp", "before the log begins")),
         _rejected(routing, events, late, ("timestamp", "later than prepare.late_days")),
     ]
     return good, pa.concat_tables(rejects)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.contract.schema import Vocabulary
+from data.contract.schema import Calendar, Vocabulary
 from data.contract.settings import UserError
 from data.contract.signatures import Copies, image_keys
 from data.corpus import (
@@ -109,6 +109,7 @@ def dataset(folder: Any, events: list[tuple[int, int, int, int]], keys: Any = No
             actions=("save", "hide", "view"),
             polarity=("positive", "negative", "neutral"),
         ),
+        calendar=Calendar(first_day_ms=0, num_days=30),
         item_ids=SimpleNamespace(first_row=FIRST, rows=10, first_seen=np.arange(7) * 10),
         items_created_at=created,
         image_keys=-np.arange(10) if keys is None else np.array(keys),
@@ -129,6 +130,11 @@ def test_a_score_is_the_sum_of_weights_that_fade(tmp_path: Any) -> None:
 def test_age_is_from_the_last_day_that_counts(tmp_path: Any) -> None:
     data = dataset(tmp_path, [(5, 4, 1, 3), (30, 4, 3, 1)])
     assert engagement(data, (1.0, -1.0, 0.0), 1.0)[4] == 3
+
+
+def test_a_day_after_the_log_makes_no_other_older(tmp_path: Any) -> None:
+    data = dataset(tmp_path, [(30, 4, 1, 3), (29, 5, 1, 2), (27_000, 6, 1, 5)])
+    assert engagement(data, (1.0, -1.0, 0.0), 1.0)[4:7].tolist() == [3, 1, 5]
 
 
 def test_items_are_known_since_their_creation_or_first_event(tmp_path: Any) -> None:

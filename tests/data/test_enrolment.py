@@ -91,18 +91,32 @@ def test_a_column_of_hundreds_of_names_is_no_action_column() -> None:
 
 
 def test_a_calendar_spans_the_first_log_and_grows_with_later_days() -> None:
-    first = calendar([20_000, 20_003], None)
+    first = calendar({20_000: 1, 20_003: 1}, None)
     assert first == Calendar(first_day_ms=20_000 * DAY_MS, num_days=4, base_days=4)
-    assert calendar([20_004], first).num_days == 5
-    assert calendar([20_001], first).num_days == 4
-    assert calendar([], first) == first
+    assert calendar({20_004: 1}, first).num_days == 5
+    assert calendar({20_001: 1}, first).num_days == 4
+    assert calendar({}, first) == first
 
 
 def test_a_calendar_does_not_jump_to_a_far_wall_clock() -> None:
-    first = calendar([20_000, 20_003], None)
+    first = calendar({20_000: 1, 20_003: 1}, None)
     far = 20_003 + MAX_GAP_DAYS + 1
-    assert calendar([far], first) == first
-    assert calendar([20_004, far - 20, far], first).num_days == far - 20_000 + 1
+    assert calendar({far: 1}, first) == first
+    assert calendar({20_004: 1, far - 20: 1, far: 1}, first).num_days == far - 20_000 + 1
+
+
+@pytest.mark.parametrize("strays", [{7_500: 1}, {47_000: 2}, {7_500: 1, 7_600: 1, 47_000: 1}])
+def test_a_few_wrong_clocks_make_no_days(strays: dict[int, int]) -> None:
+    log = {20_000: 999, 20_090: 1, 20_180: 1, 20_181: 1000}
+    expected = Calendar(first_day_ms=20_000 * DAY_MS, num_days=182, base_days=182)
+    assert calendar(log | strays, None) == expected
+
+
+def test_days_beyond_a_gap_count_where_they_are_not_few() -> None:
+    assert calendar({7_500: 3, 20_000: 2000}, None).num_days == 12_501
+    assert calendar({20_000: 2000, 20_300: 3}, None).num_days == 301
+    assert calendar({20_000: 2000, 20_090: 1}, None).num_days == 91
+    assert calendar({7_500: 1, 20_000: 1}, None).num_days == 12_501
 
 
 @given(st.dictionaries(st.integers(1, 60), st.integers(1, 50), min_size=1), st.integers(1, 100))

@@ -15,7 +15,7 @@ import pytest
 from data.boards import UNKNOWN_ITEM
 from data.contract.artifact import current
 from data.contract.mirrors import PLACE
-from data.contract.schema import DAY_MS
+from data.contract.schema import DAY_MS, Calendar
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.graph.edges import board_edges, board_files
@@ -934,6 +934,16 @@ def test_posted_events_dated_by_a_far_wall_clock_join_but_move_no_window(
     assert timelines(after) == expected_timelines([*log(), *far])
     again = next_day(after, raw, Taken(1))
     assert again.counts["new_events"] == 0
+
+
+def test_a_first_log_with_a_few_wrong_clocks_keeps_its_days(tmp_path: Path) -> None:
+    rows = log()
+    early = rows[0] | {"event_id": -1, "timestamp": 631_152_000_001}
+    late = rows[1] | {"event_id": -2, "timestamp": 4_070_908_800_000}
+    dataset = prepared(tmp_path / "root", write(tmp_path / "a.parquet", [*rows, early, late]))
+    assert dataset.calendar == Calendar(first_day_ms=FIRST_MS, num_days=DAYS, base_days=DAYS)
+    assert timelines(dataset) == expected_timelines([*rows, late])
+    assert [(r["row"], r["reason"]) for r in rejects(dataset)] == [(2000, "before the log begins")]
 
 
 def test_a_next_day_of_an_order_only_log_appends(tmp_path: Path) -> None:
