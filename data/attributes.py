@@ -20,7 +20,7 @@ from data.chunks import FILE, ROW, RawBlock, located_lines, parse_text
 from data.contract.encode import encode_columns
 from data.contract.schema import Feature
 from data.contract.settings import UserError
-from data.headers import Header, check_columns, check_ids, check_types, headers
+from data.headers import Header, alike, check_columns, check_ids, check_types, headers
 from data.parsing import whole
 from data.raw_tables import FileSet, TextLayout, damaged, file_columns, is_parquet
 from data.rejects import NO_REJECTS, Inspection
@@ -78,12 +78,22 @@ def _latest(parts: Sequence[Attributes]) -> Attributes:
     ids = pa.concat_arrays([part.ids for part in parts])
     created_at = np.concatenate([part.created_at for part in parts])
     tables = [part.columns.append_column(ROW, pa.nulls(len(part.ids))) for part in parts]
-    columns = pa.concat_tables(tables, promote_options="permissive").drop_columns(ROW)
+    columns = _concatenated(tables).drop_columns(ROW)
     _, newest = np.unique(_codes(ids)[::-1], return_index=True)
     keep = pa.array(np.sort(len(ids) - 1 - newest))
     rejects = pa.concat_tables(part.rejects for part in parts)
     rows = columns.take(keep) if columns.num_columns else columns
     return Attributes(ids.take(keep), created_at[np.asarray(keep)], rows, rejects)
+
+
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows; columns of different types as text, of which the known features make their own."""
+    kinds = alike([table.schema for table in tables])
+    cast = [
+        pa.table({n: table[n].cast(kinds.field(n).type, safe=False) for n in table.column_names})
+        for table in tables
+    ]
+    return pa.concat_tables(cast, promote_options="default")
 
 
 def _codes(ids: pa.Array) -> npt.NDArray[np.int64]:

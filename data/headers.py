@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 ALIASES = {"user_id": "user", "item_id": "item movie product pin", "timestamp": "time ts date"}
+TEXTS = pa.list_(pa.string())
 NUMBER = re.compile(r"[\d.+-]*\d")
 
 
@@ -170,3 +171,19 @@ def _refuse_types(file: str, known: pa.Field, other: str, field: pa.Field) -> No
             f"files of one table disagree about the column {field.name}: it is {known.type} in "
             f"{file} and {field.type} in {other}; write both with one type"
         ) from None
+
+
+def alike(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Columns of several tables, in order of appearance: text where no type holds all values."""
+    names = dict.fromkeys(name for schema in schemas for name in schema.names)
+    types = {n: [s.field(n).type for s in schemas if n in s.names] for n in names}
+    return pa.schema([(name, _common(found)) for name, found in types.items()])
+
+
+def _common(types: Sequence[pa.DataType]) -> pa.DataType:
+    try:
+        fields = [pa.schema([("", kind)]) for kind in types]
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowTypeError:
+        lists = all(pa.types.is_list(kind) or pa.types.is_null(kind) for kind in types)
+        return TEXTS if lists else pa.string()

@@ -23,10 +23,10 @@ from data.contract.artifact import (
 from data.contract.settings import UserError
 from data.dataset import Dataset
 from data.feedback import Attribution
+from data.headers import alike
 from data.raw_tables import FileSet, RawTables
 from ray_jobs.engine.lineage import Lineage
 from ray_jobs.preparation.posted_log import PostedLog
-from ray_jobs.preparation.posted_table import alike
 from ray_jobs.preparation.served import HOUR_MS, Taken, closed_until, write_served
 from serve.bundle import KIND
 from serve.replicas import served_bundles

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract.artifact import appearing
+from data.headers import TEXTS, alike
 from serve.store import Document
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_DOCUMENTS = 1 << 14
-TEXTS = pa.list_(pa.string())
 TYPES = {
     "timestamp": pa.int64(),
     "received_at": pa.int64(),
@@ -77,25 +77,6 @@ class PostedTable:
             for part in parts:
                 writer.write_table(part)
         return True
-
-
-def alike(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Columns of several tables, in order of appearance: text where no type holds all values.
-
-    Lists stay lists: of text.
-    """
-    names = dict.fromkeys(name for schema in schemas for name in schema.names)
-    types = {n: [s.field(n).type for s in schemas if n in s.names] for n in names}
-    return pa.schema([(name, _common(found)) for name, found in types.items()])
-
-
-def _common(types: Sequence[pa.DataType]) -> pa.DataType:
-    try:
-        fields = [pa.schema([("", kind)]) for kind in types]
-        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
-    except pa.ArrowTypeError:
-        lists = all(pa.types.is_list(kind) or pa.types.is_null(kind) for kind in types)
-        return TEXTS if lists else pa.string()
 
 
 def _parts(documents: Iterable[Document]) -> Iterator[list[Document]]:

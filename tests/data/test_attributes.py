@@ -90,6 +90,22 @@ def test_a_later_set_replaces_rows_of_an_earlier_one(tmp_path: Path) -> None:
     }
 
 
+def test_sets_of_different_types_meet_as_the_known_columns(tmp_path: Path) -> None:
+    day = write(tmp_path / "d.parquet", item_id=[1, 2], maker_id=[4, 5], tags=[[1], [2]])
+    posted = write(tmp_path / "p.parquet", item_id=[2, 3], maker_id=["6", "x"], tags=[["7"], []])
+    found = items(day, posted)
+    known = tuple(
+        Feature(name=name, kind=kind, values="int64")
+        for name, kind in (("maker_id", "categorical"), ("tags", "multi"))
+    )
+    encoded = encode_columns(statistics.converted(found.columns, known), known)
+    whole = pa.table({"maker_id": [4, 6, None], "tags": [[1], [7], []]})
+    assert found.ids.to_pylist() == [1, 2, 3]
+    assert {n: c.to_pylist() for n, c in encoded.items()} == {
+        n: c.to_pylist() for n, c in encode_columns(whole, known).items()
+    }
+
+
 def test_a_mapping_for_the_log_alone_leaves_the_item_table_its_own_name(tmp_path: Path) -> None:
     files = write(tmp_path / "i.parquet", item_id=[1], size=[1])
     mapped = FileSet(files=files.files, columns={"item_id": "movie"})

@@ -5,7 +5,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.settings import UserError
-from data.headers import check_alike, check_columns, check_ids, check_named, check_types, headers
+from data.headers import (
+    alike,
+    check_alike,
+    check_columns,
+    check_ids,
+    check_named,
+    check_types,
+    headers,
+)
 from data.raw_tables import FileSet
 
 
@@ -90,3 +98,10 @@ def test_types_that_do_not_go_together_are_named_with_both_files(tmp_path: Path)
     check_types(found, ["a"])
     with pytest.raises(UserError, match=r"column b: .*int64 in .*a.parquet .*string in .*b.parq"):
         check_types(found)
+
+
+def test_tables_that_differ_in_a_type_meet_as_text() -> None:
+    one, other = pa.schema([("a", pa.int64()), ("b", pa.int64())]), pa.schema([("a", pa.string())])
+    assert alike([one, other]) == pa.schema([("a", pa.string()), ("b", pa.int64())])
+    lists = [pa.schema([("a", pa.list_(kind))]) for kind in (pa.int64(), pa.string())]
+    assert alike(lists) == lists[1]

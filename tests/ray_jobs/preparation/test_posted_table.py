@@ -16,7 +16,7 @@ from data.contract.encode import FeatureTable, encode_columns
 from data.contract.schema import Feature
 from data.statistics import converted
 from ray_jobs.preparation import posted_table
-from ray_jobs.preparation.posted_table import TYPES, PostedTable, alike
+from ray_jobs.preparation.posted_table import TYPES, PostedTable
 from serve.posted_items import encode_items, fits
 
 if TYPE_CHECKING:
@@ -126,11 +126,6 @@ def test_a_days_items_are_learnt_from_as_each_is_served(
         for name, array in learnt.gather(place).items():
             if item.get(name.split(".")[1]) is not None:
                 np.testing.assert_array_equal(array, expected[name])
-
-
-def test_tables_that_differ_in_a_type_meet_as_text() -> None:
-    one, other = pa.schema([("a", pa.int64()), ("b", pa.int64())]), pa.schema([("a", pa.string())])
-    assert alike([one, other]) == pa.schema([("a", pa.string()), ("b", pa.int64())])
 
 
 def test_a_day_of_events_is_never_in_memory_as_documents(tmp_path: Path) -> None:
