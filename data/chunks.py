@@ -20,7 +20,15 @@ import pyarrow.parquet as pq
 
 from data.contract.settings import UserError
 from data.contract.storage import uri_of
-from data.raw_tables import FileSet, TextLayout, damaged, file_columns, is_parquet, read_schema
+from data.raw_tables import (
+    FileSet,
+    TextLayout,
+    damaged,
+    file_columns,
+    is_parquet,
+    plain,
+    read_schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -240,7 +248,8 @@ def _batches(
 
 
 def _located(rows: pa.Table, file: int, numbers: Any) -> pa.Table:
-    files = np.full(len(rows), file, np.int32)
+    files, schema = np.full(len(rows), file, np.int32), plain(rows.schema)
+    rows = rows if schema.equals(rows.schema) else rows.cast(schema)
     return rows.append_column(FILE, pa.array(files)).append_column(ROW, pa.array(numbers))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.contract import storage
@@ -218,12 +219,23 @@ def file_columns(path: Path, text: TextLayout) -> list[str]:
 
 
 def read_schema(path: Path) -> Any:
-    """Arrow schema of a Parquet file. Raises UserError when it is none."""
+    """Arrow schema of a Parquet file, as it is read. Raises UserError when it is none."""
     try:
-        return pq.read_schema(path)
+        return plain(pq.read_schema(path))
     except (OSError, ValueError) as error:
         name = storage.uri_of(path)
         raise UserError(f"{name} is not a readable Parquet file: {error}") from None
+
+
+def plain(schema: pa.Schema) -> pa.Schema:
+    """A schema with strings in place of string views, which Arrow can neither take nor compare."""
+    return pa.schema([field.with_type(_plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind) and pa.types.is_string_view(kind.value_type):
+        return pa.list_(pa.string())
+    return pa.string() if pa.types.is_string_view(kind) else kind
 
 
 def damaged(path: Path, error: Exception) -> UserError:

@@ -277,6 +277,23 @@ def test_a_damaged_file_is_told_alike_from_tasks_and_from_this_process(
     assert told[0].endswith("; write it again\n")
 
 
+def test_string_views_are_read_as_strings(tmp_path: Path) -> None:
+    rows = log(300)
+    items = [{"item_id": f"item-{n}", "kind": "ab"[n % 2], "tags": ["x"]} for n in range(NUM_ITEMS)]
+    bad = rows[0] | {"event_id": -1, "action": None}
+    found = []
+    for kind in (pa.string(), pa.string_view()):
+        folder = tmp_path / str(kind)
+        names = dict.fromkeys(("item_id", "action", "surface"), kind)
+        events = write(folder / "a.parquet", [*rows, bad], **names)
+        of = write(folder / "i.parquet", items, item_id=kind, kind=kind, tags=pa.list_(kind))
+        found.append(prepared(folder / "root", events, f"source.items={of}"))
+    assert timelines(found[0]) == timelines(found[1]) == expected_timelines(rows)
+    assert found[0].vocabulary == found[1].vocabulary
+    assert [f.name for f in found[1].vocabulary.item_features] == ["kind", "tags"]
+    assert len(rejects(found[1])) == 1
+
+
 def test_a_prepared_log_is_not_prepared_again(first: Dataset) -> None:
     manifest = first.artifact.path / "manifest.json"
     written = manifest.stat().st_mtime_ns
