@@ -26,7 +26,7 @@ class Requests:
 
     Attributes:
         user: user row, [R].
-        timestamp: ms since 1970, 0 without a clock, [R].
+        timestamp: when its first impression was shown, ms since 1970, 0 without a clock, [R].
         known: events of the user that may be read; NOT_COUNTED: those before `timestamp`. [R]
         offsets: slices of the impressions, [R + 1].
         item: item rows, [N].
@@ -68,7 +68,7 @@ class Requests:
         labels = [table[f"label.{a}"].to_numpy().astype(np.float32) for a in actions]
         return cls(
             _ints(table, "user")[firsts],
-            _ints(table, "timestamp")[firsts],
+            np.minimum.reduceat(_ints(table, "timestamp"), firsts),
             known,
             np.append(firsts, len(request)).astype(np.int64),
             _ints(table, "item"),

@@ -3,6 +3,7 @@
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,23 @@ def test_a_request_knows_the_newest_events_before_it_but_for_those_hidden(
         own = found.timestamp[found.offsets[at] : found.offsets[at + 1]].tolist()
         known = sorted(t for t in times[at % USERS] if t < moment - hidden)
         assert own == known[len(known) - min(most, len(known)) :]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), max_size=5),
+    st.lists(moments, min_size=USERS, max_size=USERS),
+)
+def test_a_request_knows_nothing_of_what_followed_on_its_first_impression(slates, times):
+    lengths = [len(slate) for slate in slates]
+    request = np.repeat(np.arange(len(slates)), lengths)
+    shown = np.array([time for slate in slates for time in slate], np.int64)
+    columns = {"request_id": request, "user": request % USERS, "timestamp": shown}
+    others = dict.fromkeys(("item", "position", "label.save"), np.zeros(len(shown), np.int64))
+    requests = Requests.of(pa.table(columns | others), ("save",))
+    known = events_of(times).histories(requests, 100)
+    for at, slate in enumerate(slates):
+        own = known.timestamp[known.offsets[at] : known.offsets[at + 1]].tolist()
+        assert own == sorted(time for time in times[at % USERS] if time < min(slate))
 
 
 def test_nothing_is_hidden_unless_asked():
