@@ -12,6 +12,7 @@ from data.contract.settings import UserError
 from ray_jobs.engine.ranking_model import RankingModel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -36,16 +37,19 @@ class Teacher:
     model: RankingModel
 
     @classmethod
-    def of(cls, assignment: Assignment, asked: Mask) -> Teacher | None:
+    def of(cls, assignment: Assignment, parts: Sequence[int], asked: Mask) -> Teacher | None:
         """The ranker that `ranker.teacher` names, if any. Raises UserError; see `teacher_of`.
 
-        `asked` are the users of the requests that it will label, [rows].
+        Args:
+            assignment: of the student.
+            parts: whose events the requests that it will label may know.
+            asked: users of these requests, [rows].
         """
         artifact = teacher_of(assignment.root, assignment.settings.ranker)
         if artifact is None:
             return None
         model = RankingModel.open(artifact, assignment.dataset)
-        return cls(model.knowing(assignment.log, assignment.parts, asked))
+        return cls(model.knowing(assignment.log, parts, asked))
 
     def labels(self, requests: Requests, events: UserEvents) -> dict[str, Tensor]:
         """Probability of each action at each impression: `teacher.<action>` float32[N]."""

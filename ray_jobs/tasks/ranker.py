@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 VALIDATION_ROWS = 40_000
 UNKNOWN_SURFACES = 0.1
 HOUR_MS = 3_600_000
+# Of candidates of the validation part too, whose own events are labels where they are learnt from.
+KNOWN = (TRAIN,)
 
 
 class RankerTask(LogTask):
@@ -63,18 +65,17 @@ class RankerTask(LogTask):
     @cached_property
     def histories(self) -> UserEvents:
         """What was known of the users."""
-        return UserEvents.of(self.log, self.asked)
+        return UserEvents.of(TrainingLog(self.assignment.log, KNOWN), self.asked)
 
     @cached_property
     def record(self) -> TrackRecord:
         """How items and users had done by when."""
-        assignment = self.assignment
-        return record_of(self.settings, assignment.log, assignment.parts, self.asked)
+        return record_of(self.settings, self.assignment.log, KNOWN, self.asked)
 
     @cached_property
     def teacher(self) -> Teacher | None:
         """A ranker that this one learns from."""
-        return Teacher.of(self.assignment, self.asked)
+        return Teacher.of(self.assignment, KNOWN, self.asked)
 
     @cached_property
     def user_weights(self) -> npt.NDArray[np.float32]:
@@ -238,12 +239,12 @@ class RankerTask(LogTask):
     @property
     def _knows_the_same(self) -> bool:
         """Whether validation requests may know what those do that are learnt from."""
-        return self._known_parts == tuple(self.assignment.parts)
+        return self._known_parts == KNOWN
 
     @property
     def _known_parts(self) -> tuple[int, ...]:
         logged = self.assignment.candidates_version is None
-        return (TRAIN, VALID) if logged else (TRAIN,)
+        return (TRAIN, VALID) if logged else KNOWN
 
     def score(self, metrics: dict[str, float]) -> float:
         """Smaller log loss is better."""

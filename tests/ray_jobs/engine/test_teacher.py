@@ -49,7 +49,7 @@ def test_a_teacher_says_what_it_would_be_asked_for(made):
     }
     table = pa.table(asked | labels)
     users = np.isin(np.arange(made.dataset.user_ids.rows), [4, 9])
-    teacher = Teacher.of(made, users)
+    teacher = Teacher.of(made, made.parts, users)
     events = UserEvents.of(TrainingLog(made.log, made.parts), users)
     found = teacher.labels(Requests.of(table, made.dataset.vocabulary.actions), events)
     expected = 1 / (1 + np.exp(-teacher.model.logits(table, events)))

@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.artifact import publish
+from data.contract.schema import TIMELINE, Vocabulary
+from data.queries import SplitLog, build_queries
 from data.requests import Requests
-from data.splits import TRAIN, VALID
+from data.splits import TEST, TRAIN, VALID, SplitSettings
+from data.training_log import TrainingLog
 from ray_jobs.tasks import ranker
 from ray_jobs.tasks.ranker import UNKNOWN_SURFACES, RankerTask, partly_known, thinned
 
@@ -56,7 +59,8 @@ def task_of(**assignment: Any) -> Any:
     dataset = SimpleNamespace(
         user_ids=SimpleNamespace(rows=9), impression_files=assignment.pop("impression_files", None)
     )
-    task.assignment = SimpleNamespace(dataset=dataset, log=None, phase="choose", **assignment)
+    given = {"log": None, "phase": "choose"} | assignment
+    task.assignment = SimpleNamespace(dataset=dataset, **given)
     task.settings, task.log = None, None
     return task
 
@@ -110,7 +114,40 @@ def test_users_of_a_log_that_are_validated_on_are_asked_for_apart_and_once(
     for _ in range(2):
         _ = task.histories, task.record, task.validation_histories, task.validation_record
     learnt, known = (TRAIN,), (TRAIN, VALID)
-    assert gathered == [(None, [1, 4]), (learnt, [1, 4]), (known, [4, 7]), (known, [4, 7])]
+    assert gathered == [(learnt, [1, 4]), (learnt, [1, 4]), (known, [4, 7]), (known, [4, 7])]
+
+
+def log_by_column(parts: list[int]) -> SplitLog:
+    """What user 1 saved: items 1, 2, ... in a row, each in a part that the log names."""
+    items, ones = [1 + at for at in range(len(parts))], [1] * len(parts)
+    columns = {name: [ones] for name in TIMELINE.names} | {"user": [1], "item": [items]}
+    table = pa.table(columns | {"part": [parts]}, schema=TIMELINE)
+    dataset: Any = SimpleNamespace(
+        vocabulary=Vocabulary(order="position", actions=("save",), polarity=("positive",)),
+        calendar=None,
+        user_ids=SimpleNamespace(rows=9),
+        timelines=lambda: iter([table]),
+    )
+    return SplitLog(dataset, SplitSettings(kind="column", column="part"), None, 0)
+
+
+@pytest.mark.parametrize("phase", ["choose", "refit"])
+def test_the_history_of_a_candidate_does_not_hold_it(tmp_path: Path, phase: str) -> None:
+    log = log_by_column([TRAIN, VALID, TRAIN, TRAIN, TEST])
+    queries = build_queries(log, VALID, 1)
+    assert queries.positives.tolist() == [2]
+    with publish(tmp_path, "candidates", "v1") as draft:
+        for part in ("train", "valid"):
+            shown_to(draft.path / "impressions" / f"part={part}" / "part-00000.parquet", [1])
+    learnt = (TRAIN,) if phase == "choose" else (TRAIN, VALID)
+    task = task_of(
+        root=tmp_path, candidates_version="v1", windows=None, log=log, phase=phase, parts=learnt
+    )
+    task.log = TrainingLog(log, learnt)
+    columns = {"request_id": [0], "known": queries.history.lengths, "item": queries.positives}
+    others = {"user": [1], "timestamp": [0], "position": [0], "label.save": [True]}
+    requests = Requests.of(pa.table(columns | others), ("save",))
+    assert task.histories.histories(requests, 9).item.tolist() == [1, 3, 4]
 
 
 @pytest.mark.parametrize("saves", [0, 400])
