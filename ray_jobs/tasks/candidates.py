@@ -145,13 +145,22 @@ def _held_out_moments(log: SplitLog, part: int, rng: np.random.Generator) -> Mom
     queries = build_queries(log, part, HELD_OUT_REQUESTS, every)
     first = np.cumsum(queries.num_positives) - queries.num_positives
     item = queries.positives[first + rng.integers(0, queries.num_positives)]
-    events = log.dataset.events_of(queries.users)
-    did = pairs_of(np.repeat(queries.users, events.lengths), events.item)
-    labels = labels_of(pairs_of(queries.users, item), did, events.action, every)
+    labels = labels_of(pairs_of(queries.users, item), *_done(log, part, queries.users), every)
     one = np.ones(len(item), np.int64)
     asked = Queries(queries.users, queries.history, item, one, queries.now_ms)
     owners = np.repeat(queries.users, queries.num_positives)
     return Moments(asked, labels, np.sort(pairs_of(owners, queries.positives)))
+
+
+def _done(log: SplitLog, part: int, users: Ints) -> tuple[Ints, Ints]:
+    """Pair and action of all that users did up to the end of a part; one pass over the log."""
+    pairs, actions = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for block in log.blocks():
+        owners = block.users[block.owners]
+        done = (block.part >= TRAIN) & (block.part <= part) & np.isin(owners, users)
+        pairs.append(pairs_of(owners[done], block.events.item[done]))
+        actions.append(block.events.action[done])
+    return np.concatenate(pairs), np.concatenate(actions)
 
 
 def _every_code(log: SplitLog) -> tuple[int, ...]:

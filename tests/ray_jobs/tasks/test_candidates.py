@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from data.contract.encode import Events
+from data.splits import TEST, TRAIN, VALID
 from data.training_log import Lesson, first_touches
-from ray_jobs.tasks.candidates import _drawn, labels_of, pairs_of
+from ray_jobs.tasks.candidates import _drawn, _held_out_moments, labels_of, pairs_of
+from tests.data.rows import HIDE, SAVE, log_of
 
 LIKE, LOVE, DISLIKE = 1, 2, 3
 EVERY = (LIKE, LOVE, DISLIKE)
@@ -48,3 +50,15 @@ def test_labels_are_of_the_user_who_acted():
     did = pairs_of(np.array([1, 2]), np.array([9, 9]))
     found = labels_of(did, did, np.array([LIKE, DISLIKE]), EVERY)
     assert found.tolist() == [[True, False, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(("part", "saved"), [(VALID, False), (TEST, True)])
+def test_a_held_out_item_has_what_was_done_to_it_by_the_end_of_its_part(part, saved):
+    """User 1 hides an item in the validation part and saves it later; 2 does both later."""
+    rows = [(1, 9, SAVE, 5, TRAIN), (1, 3, HIDE, 160, VALID), (1, 3, SAVE, 170, TEST)]
+    rows += [(2, 9, SAVE, 6, TRAIN), (2, 4, HIDE, 171, TEST), (2, 4, SAVE, 172, TEST)]
+    moments = _held_out_moments(log_of(rows), part, np.random.default_rng(0))
+    user, item = (1, 3) if part == VALID else (2, 4)
+    assert moments.queries.users.tolist() == [user]
+    assert moments.queries.positives.tolist() == [item]
+    assert moments.labels.tolist() == [[saved, True]]
