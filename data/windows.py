@@ -17,6 +17,7 @@ from data.contract.settings import UserError
 
 REFERENCE_DAYS = 180
 EMBEDDED = {"graph": "item", "id": "ID", "user": "user"}
+LEARNT_FROM = ("train", *EMBEDDED, "two_tower", "ranker")
 
 Day = Annotated[int, Field(ge=1, le=REFERENCE_DAYS)]
 Days = tuple[Day, Day]
@@ -26,8 +27,11 @@ Days = tuple[Day, Day]
 class WindowSettings:
     """First and last day of each window, in days of a log of 180 days.
 
+    Models learn before `valid`, and `valid` ends before `test`. What baselines know, and features
+    of the past, is everything before the part that they are asked about.
+
     Attributes:
-        train: what baselines learn from; the time split trains on everything before `valid`.
+        train: what models learn from that stand alone and have a window of their own.
         valid: days on which settings and steps are chosen.
         test: days that are reported.
         graph: edges and labels that item embeddings learn from, before what is built on them; alone
@@ -60,6 +64,18 @@ class WindowSettings:
         for name, (first, last) in self.pairs().items():
             if first > last:
                 raise ValueError(f"windows.{name} begins on day {first}, after its end, {last}")
+        learnt = {name: getattr(self, name)[1] for name in LEARNT_FROM}
+        for name, last in (learnt | {"ranker_closed": self.ranker_closed}).items():
+            if last >= self.valid[0]:
+                raise ValueError(
+                    f"windows.{name} ends on day {last}, but windows.valid, on which choices are "
+                    f"made, begins on day {self.valid[0]}: what is learnt from has to end before"
+                )
+        if self.valid[1] >= self.test[0]:
+            raise ValueError(
+                f"windows.valid ends on day {self.valid[1]}, but windows.test begins on day "
+                f"{self.test[0]}: choices would be made on days that are reported"
+            )
 
     def pairs(self) -> dict[str, tuple[int, int]]:
         """The windows by name, without the single day `ranker_closed`."""

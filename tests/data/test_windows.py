@@ -67,6 +67,24 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
         build(WindowSettings, {"test": [170, 181]})
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ranker": [119, 153]}, "windows.ranker ends on day 153, but windows.valid"),
+        ({"ranker_closed": 153}, "windows.ranker_closed ends on day 153, but windows.valid"),
+        ({"graph": [1, 160]}, "windows.graph ends on day 160, but windows.valid"),
+        ({"valid": [153, 167]}, "windows.valid ends on day 167, but windows.test begins"),
+        ({"valid": [175, 180], "test": [160, 174]}, "windows.valid ends on day 180"),
+    ],
+)
+def test_days_that_are_chosen_or_reported_on_teach_nothing(
+    given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        build(WindowSettings, given)
+    build(WindowSettings, {"ranker": [119, 152], "ranker_closed": 152, "valid": [153, 166]})
+
+
 def test_bounds_of_a_window_are_its_first_and_one_past_its_last_millisecond() -> None:
     days = Calendar(first_day_ms=5 * DAY_MS, num_days=9, base_days=9)
     assert day_bounds(days, (2, 3)) == (6 * DAY_MS, 8 * DAY_MS)
