@@ -206,7 +206,12 @@ class Reliability:
 
 
 def reliability(labels: Bools, probabilities: Numbers, bins: int = 10) -> Reliability:
-    """Cuts the sorted predictions into `bins` parts of equal size (empty parts are left out)."""
+    """Cuts the sorted predictions into `bins` parts of equal size (empty parts are left out).
+
+    Equal predictions share their positives, so that no bin depends on the order of the rows.
+    """
+    _, value_of, equal = np.unique(probabilities, return_inverse=True, return_counts=True)
+    shares = (np.bincount(value_of, labels) / equal)[value_of]
     order = np.argsort(probabilities, kind="stable")
     cuts = np.unique(np.linspace(0, len(order), bins + 1).astype(np.int64))
     count = np.diff(cuts)
@@ -214,7 +219,7 @@ def reliability(labels: Bools, probabilities: Numbers, bins: int = 10) -> Reliab
         return Reliability(np.zeros(0), np.zeros(0), count)
     sums = [
         np.add.reduceat(np.asarray(x, np.float64)[order], cuts[:-1])
-        for x in (probabilities, labels)
+        for x in (probabilities, shares)
     ]
     return Reliability(sums[0] / count, sums[1] / count, count)
 

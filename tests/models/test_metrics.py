@@ -126,6 +126,20 @@ def test_ece_is_zero_for_rates_that_come_true_and_the_gap_otherwise():
     assert metrics.expected_calibration_error(labels, right - 0.1, bins=2) == pytest.approx(0.1)
 
 
+@given(predictions, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_reliability_does_not_depend_on_the_order_of_equal_predictions(rows, bins, random):
+    labels, scores = (np.array(x) for x in zip(*rows, strict=True))
+    scores = scores.round(1)
+    order = np.array(random.sample(range(len(rows)), len(rows)))
+    one, other = (metrics.reliability(labels[o], scores[o], bins) for o in (slice(None), order))
+    assert other.actual == pytest.approx(one.actual)
+
+
+def test_who_always_says_the_share_of_positives_is_calibrated_whenever_they_came():
+    labels = np.arange(100) < 30
+    assert metrics.expected_calibration_error(labels, np.full(100, 0.3)) == pytest.approx(0)
+
+
 def test_bootstrap_interval_covers_the_mean_at_its_level():
     rng = np.random.default_rng(0)
     inside = 0
