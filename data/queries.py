@@ -117,6 +117,10 @@ class SplitLog:
         """Which user rows are kept apart from all learning."""
         return unseen(users, self.split.eval_users)
 
+    def asked(self, users: Ints) -> Bools:
+        """Which user rows are asked about: those kept apart; where none are, all."""
+        return self.unseen(users) if self.split.eval_users else np.ones(len(users), bool)
+
     @property
     def positive_codes(self) -> list[int]:
         """Codes of positive actions."""
@@ -212,9 +216,7 @@ def queries_of(
     owner, item = _fresh(block, known, wanted)
     counts = np.bincount(owner, minlength=len(block.users))
     moments = _moments(block, known, part, log)
-    asked = counts > 0
-    if log.split.eval_users:
-        asked &= log.unseen(block.users)
+    asked = (counts > 0) & log.asked(block.users)
     if moments is not None:
         asked &= log.dataset.users_created_at[block.users] <= moments
     every = Queries(block.users, block.keep(known), item, counts, moments)

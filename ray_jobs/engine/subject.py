@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pyarrow as pa
+
 from data.blocks import num_rows
 from data.contract.artifact import Artifact, current, read
 from data.contract.settings import UserError, to_tree
@@ -21,7 +24,7 @@ from ray_jobs.tasks.ranker import candidate_files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pyarrow as pa
+    from data.splits import SplitSettings
 
 HeldOut = Literal["valid", "test"]
 
@@ -56,8 +59,8 @@ class Subject:
             trained: artefacts to take instead of the current ones.
 
         Raises:
-            UserError: a model is missing, is for other ids, or has learnt from the days that are
-                reported.
+            UserError: a model is missing, is for other ids, or it or the calibrators have learnt
+                from what is reported.
         """
         dataset = Dataset.open(job.root)
         log = log_of(job, dataset)
@@ -65,6 +68,7 @@ class Subject:
         calibration = calibration_of(job.root, models["ranker"]) if "ranker" in models else None
         cutoff = Cutoff.before_test(log.windows)
         for artifact in filter(None, (*models.values(), calibration)):
+            _check_split(artifact, log.split)
             _check_window(artifact, log)
         datasets = {kind: as_read_by(job, dataset, of, cutoff) for kind, of in models.items()}
         log = replace(log, dataset=next(iter(datasets.values()), dataset))
@@ -95,10 +99,14 @@ class Subject:
         return facts | {artifact.kind: artifact.version for artifact in self.parents}
 
     def impressions(self, part: HeldOut = "test") -> pa.Table:
-        """Impressions of the reported part, or of validation. UserError when there are none."""
+        """Impressions of the reported part, or of validation, of users who are asked about.
+
+        Raises UserError when there are none.
+        """
         settings = self.job.settings
         files = self._impression_files(part)
-        return read_impressions(files, settings.eval.max_impressions, settings.seed)
+        shown = read_impressions(files, settings.eval.max_impressions, settings.seed)
+        return shown.filter(pa.array(self.log.asked(shown["user"].to_numpy().astype(np.int64))))
 
     def has_impressions(self, part: HeldOut = "test") -> bool:
         """Whether there are any."""
@@ -109,6 +117,23 @@ class Subject:
             return candidate_files(self.job.root, self.candidates.version, (part,))
         windows = self.log.windows
         return self.log.dataset.impression_files(*getattr(windows, part)) if windows else []
+
+
+def _check_split(artifact: Artifact, split: SplitSettings) -> None:
+    learnt = artifact.manifest.settings.get("split")
+    if learnt is None:  # earlier releases did not say
+        return
+    kept = learnt.get("eval_users", 0)
+    if (learnt["kind"], learnt["column"]) == (split.kind, split.column) and (
+        split.eval_users <= kept
+    ):
+        return
+    raise UserError(
+        f"{artifact.manifest.name} has learnt under split.kind={learnt['kind']} "
+        f"split.column={learnt['column']} split.eval_users={kept} from what is reported under "
+        f"split.kind={split.kind} split.column={split.column} split.eval_users={split.eval_users}; "
+        "ask under the split that it was trained with, or train it again"
+    )
 
 
 def _check_window(artifact: Artifact, log: SplitLog) -> None:

@@ -327,17 +327,12 @@ def test_a_model_that_has_learnt_reported_days_is_refused(job, publish_model):
         evaluate(job, ("two_tower",), {"two_tower": artifact})
 
 
-def test_calibrators_fitted_on_reported_days_are_refused(
-    job, world_words, publish_model, monkeypatch
-):
-    publish_model(job, "ranker", "calibrated_late")
-    monkeypatch.setattr(calibrate_job, "RankingModel", SimpleNamespace(open=informed))
-    late = start([*world_words, "windows.calibration=[160,180]"])
-    calibrated = calibrate(late)
-    days = Dataset.open(job.root).calendar.num_days
-    assert calibrated.manifest.window[1] == days
-    with pytest.raises(UserError, match=f"calibration/.* has learnt from days up to {days}"):
-        evaluate(job, ("ranker",))
+def test_calibrators_that_have_learnt_reported_days_are_refused(job, publish_model):
+    """Who mends probabilities on the last days cannot report on them."""
+    ranker = publish_model(job, "ranker", "mended")
+    publish_model(job, "calibration", "late", window=[55, 58], parents=(ranker,))
+    with pytest.raises(UserError, match="calibration/late has learnt from days up to 58"):
+        evaluate(job, ("ranker",), {"ranker": ranker})
 
 
 def test_the_oracle_gives_users_and_items_it_does_not_know_nothing(job):
