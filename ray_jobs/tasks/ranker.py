@@ -22,7 +22,7 @@ from data.requests import Requests, UserEvents
 from data.splits import TRAIN, VALID
 from data.training_log import TrainingLog
 from models.metrics import ranking_metrics
-from models.ranker import build_ranker
+from models.ranker import action_weights, build_ranker
 from ray_jobs.engine.ranking_model import RankingModel, record_of, users_of
 from ray_jobs.engine.streams import BlockPlan
 from ray_jobs.engine.teacher import Teacher
@@ -199,7 +199,7 @@ class RankerTask(LogTask):
         return core, self.roomy_tables(core)
 
     def validate(self, snapshot: Snapshot) -> dict[str, float]:
-        """Mean metrics over the actions on the part that choices are made on.
+        """Mean metrics over the actions that are learnt, on the part that choices are made on.
 
         Without AUC where every action has one class alone.
         """
@@ -211,22 +211,25 @@ class RankerTask(LogTask):
         model.record = self.validation_record
         probabilities = model.probabilities(table, self.validation_histories)
         labels = Requests.of(table, data.vocabulary.actions).labels
-        metrics = [
-            ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1])
-        ]
+        learnt = np.flatnonzero(action_weights(self.settings, data.vocabulary.actions).numpy())
+        metrics = [ranking_metrics(labels[:, i] > 0, probabilities[:, i]) for i in learnt]
         found = {"log_loss": float(np.mean([m["log_loss"] for m in metrics]))}
         aucs = [m["auc"] for m in metrics]
         return found if np.isnan(aucs).all() else found | {"auc": float(np.nanmean(aucs))}
 
     @cached_property
     def _validation_impressions(self) -> pa.Table:
-        """Impressions of the validation days, or made from the validation part; a sample."""
-        windows = self.assignment.windows
+        """Impressions of the validation days, or made from the validation part; a sample.
+
+        Of users who are asked about.
+        """
+        windows, log = self.assignment.windows, self.assignment.log
         files = self._files(("valid",), windows.valid if windows else None)
         if not files:
             return pa.table({"user": pa.array([], pa.int64())})
         share = -(-VALIDATION_ROWS // len(files))
-        return pa.concat_tables(first_rows(file, share) for file in files)
+        shown = pa.concat_tables(first_rows(file, share) for file in files)
+        return shown.filter(pa.array(log.asked(shown["user"].to_numpy().astype(np.int64))))
 
     @cached_property
     def validation_histories(self) -> UserEvents:

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.contract.artifact import publish
-from data.contract.schema import TIMELINE, Vocabulary
-from data.queries import SplitLog, build_queries
+from data.queries import build_queries
 from data.requests import Requests
-from data.splits import TEST, TRAIN, VALID, SplitSettings
+from data.splits import TEST, TRAIN, VALID, unseen
 from data.training_log import TrainingLog
+from models.ranker_settings import RankerSettings
 from ray_jobs.tasks import ranker
 from ray_jobs.tasks.ranker import UNKNOWN_SURFACES, RankerTask, partly_known, thinned
+from tests.data.rows import SAVE, log_of
 
 COUNT = 4000
 
@@ -59,7 +60,7 @@ def task_of(**assignment: Any) -> Any:
     dataset = SimpleNamespace(
         user_ids=SimpleNamespace(rows=9), impression_files=assignment.pop("impression_files", None)
     )
-    given = {"log": None, "phase": "choose"} | assignment
+    given = {"log": log_of([]), "phase": "choose"} | assignment
     task.assignment = SimpleNamespace(dataset=dataset, **given)
     task.settings, task.log = None, None
     return task
@@ -79,7 +80,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], lis
         calls.append((parts, np.flatnonzero(asked).tolist()))
         return object()
 
-    events = SimpleNamespace(of=lambda log, asked: gather(log and log.parts, asked))
+    events = SimpleNamespace(of=lambda log, asked: gather(log.parts, asked))
     monkeypatch.setattr(ranker, "UserEvents", events)
     monkeypatch.setattr(ranker, "record_of", lambda _, __, parts, asked: gather(parts, asked))
     return calls
@@ -117,23 +118,10 @@ def test_users_of_a_log_that_are_validated_on_are_asked_for_apart_and_once(
     assert gathered == [(learnt, [1, 4]), (learnt, [1, 4]), (known, [4, 7]), (known, [4, 7])]
 
 
-def log_by_column(parts: list[int]) -> SplitLog:
-    """What user 1 saved: items 1, 2, ... in a row, each in a part that the log names."""
-    items, ones = [1 + at for at in range(len(parts))], [1] * len(parts)
-    columns = {name: [ones] for name in TIMELINE.names} | {"user": [1], "item": [items]}
-    table = pa.table(columns | {"part": [parts]}, schema=TIMELINE)
-    dataset: Any = SimpleNamespace(
-        vocabulary=Vocabulary(order="position", actions=("save",), polarity=("positive",)),
-        calendar=None,
-        user_ids=SimpleNamespace(rows=9),
-        timelines=lambda: iter([table]),
-    )
-    return SplitLog(dataset, SplitSettings(kind="column", column="part"), None, 0)
-
-
 @pytest.mark.parametrize("phase", ["choose", "refit"])
 def test_the_history_of_a_candidate_does_not_hold_it(tmp_path: Path, phase: str) -> None:
-    log = log_by_column([TRAIN, VALID, TRAIN, TRAIN, TEST])
+    parts = [TRAIN, VALID, TRAIN, TRAIN, TEST]
+    log = log_of([(1, 1 + at, SAVE, 1 + at, part) for at, part in enumerate(parts)], kind="column")
     queries = build_queries(log, VALID, 1)
     assert queries.positives.tolist() == [2]
     with publish(tmp_path, "candidates", "v1") as draft:
@@ -158,9 +146,45 @@ def test_where_nobody_did_anything_there_is_no_auc(saves: int, monkeypatch: Any)
     model = SimpleNamespace(probabilities=lambda *_: np.full((COUNT, 1), 0.1, np.float32))
     monkeypatch.setattr(ranker, "RankingModel", SimpleNamespace(of=lambda *_: model))
     task = task_of()
+    task.settings = RankerSettings()
     task.assignment.dataset.vocabulary = SimpleNamespace(actions=("save",))
     task._validation_impressions = shown
     task.validation_record = task.validation_histories = None
     found = task.validate({})
     assert found["log_loss"] > 0
     assert found.get("auc") == (0.5 if saves else None)
+
+
+def test_users_who_are_kept_apart_are_alone_validated_on(tmp_path: Path) -> None:
+    file = tmp_path / "valid" / "part-00000.parquet"
+    shown_to(file, [*range(9)])
+    task = task_of(
+        candidates_version=None,
+        windows=SimpleNamespace(valid=(5, 6)),
+        log=log_of([], eval_users=0.5),
+        impression_files=lambda *_: [file],
+    )
+    apart = np.flatnonzero(unseen(np.arange(9), 0.5)).tolist()
+    assert np.flatnonzero(task.validated).tolist() == apart
+    assert 0 < len(apart) < 9
+
+
+@pytest.mark.parametrize(("hide", "log_loss"), [(1.0, np.log(20) / 2), (0.0, np.log(2))])
+def test_a_head_that_is_not_learnt_is_not_chosen_on(
+    monkeypatch: pytest.MonkeyPatch, hide: float, log_loss: float
+) -> None:
+    """It says .9 of all hides, which nobody did; the head of saves says a half."""
+    shown = pa.table(
+        {name: [1, 1] for name in ("request_id", "user", "item", "timestamp", "position")}
+        | {"label.save": [True, False], "label.hide": [False, False]}
+    )
+    model = SimpleNamespace(probabilities=lambda *_: np.array([[0.5, 0.9], [0.5, 0.9]]))
+    monkeypatch.setattr(ranker, "RankingModel", SimpleNamespace(of=lambda *_: model))
+    task = task_of()
+    task.settings = RankerSettings(action_weights={"hide": hide})
+    task.assignment.dataset.vocabulary = SimpleNamespace(actions=("save", "hide"))
+    known = ("validation_record", "validation_histories")
+    task.__dict__ |= {"_validation_impressions": shown} | dict.fromkeys(known)
+    found = task.validate({})
+    assert found["log_loss"] == pytest.approx(log_loss)
+    assert found["auc"] == 0.5
