@@ -12,7 +12,7 @@ from data.requests import Requests
 from data.splits import OUTSIDE, TEST, TRAIN, VALID
 from data.track_record import Standings, TrackRecord
 from data.trends import Trends
-from tests.data.conftest import _log_of
+from tests.data import rows as small_logs
 from tests.data.rows import HIDE, NUM_ITEMS, NUM_USERS, SAVE, START, rows_of_a_log
 
 EVERY = (TRAIN, VALID, TEST)
@@ -21,7 +21,7 @@ CREATORS = 11 + np.arange(NUM_ITEMS + 1) % 3
 
 
 def log_of(rows, **kind):
-    log = _log_of(rows, **kind)
+    log = small_logs.log_of(rows, **kind)
     log.dataset.counts = {"impressions": 0}
     log.dataset.items = FeatureTable.of("item", (CREATOR,), pa.table({"creator": CREATORS}))
     return log
