@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 Source = Literal["retrieved", "logged"]
 
 GATED = -1e9  # below whatever is within the gates, above filler
-OWN_BEST = 1e6  # a weight beside which the user's score only breaks ties
+OWN_BEST = 1e6  # of a party where it alone decides: the user's score only breaks ties
 RESAMPLES = 1000
 PARTS = {"valid": (TRAIN, VALID), "test": (TRAIN, VALID, TEST)}
 
@@ -108,9 +108,12 @@ class Slates:
         return np.stack(sums, axis=1) / self.shown[:, None]
 
     def at_own_best(self, party: int) -> Floats:
-        """The same where the number-th party alone decides, and the user between equals."""
+        """The same where the number-th party alone decides, and the user between equals.
+
+        Its most is taken as one, so that no unit of it outweighs a gate.
+        """
         weights = np.zeros(len(self.worth) - 1)
-        weights[party] = OWN_BEST
+        weights[party] = OWN_BEST / (float(np.abs(self.worth[1 + party]).max()) or 1.0)
         return self.ranked_by(weights)
 
 

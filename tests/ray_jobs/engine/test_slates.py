@@ -52,6 +52,17 @@ def test_a_party_gets_most_where_it_alone_decides():
     assert slates_of([4], worth, top=3).at_own_best(0)[0, 0] == pytest.approx(11 / 3), "ties: user"
 
 
+@given(st.integers(0, 2**31), st.sampled_from([1e-6, 1.0, 100.0, 1e6]))
+def test_what_a_party_gets_at_its_best_does_not_depend_on_its_unit(seed, unit):
+    rng = np.random.default_rng(seed)
+    worth, above = rng.random((30, 2)), rng.random(30) < 0.5
+    found = slates_of([6] * 5, worth * [1, unit], above, top=3).at_own_best(0)
+    for request in range(5):
+        own, gated = worth[6 * request :][:6], above[6 * request :][:6]
+        best = np.lexsort((-own[:, 1], gated))[:3]
+        np.testing.assert_allclose(found[request], own[best].mean(axis=0) * [1, unit])
+
+
 @given(st.integers(0, 2**31), st.floats(0, 5), st.floats(0, 5))
 def test_a_higher_weight_never_costs_its_party(seed, weight, more):
     rng = np.random.default_rng(seed)
