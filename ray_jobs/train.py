@@ -26,7 +26,7 @@ from ray_jobs.engine.model_kinds import (
     reads_users,
     training_settings,
 )
-from ray_jobs.engine.teacher import teacher_of
+from ray_jobs.engine.teacher import check_days, teacher_of
 from ray_jobs.engine.training import Sources, Training
 from ray_jobs.sample import Cutoff, log_of, sampled
 from ray_jobs.tasks.candidates import candidates
@@ -95,6 +95,7 @@ def sources_of(job: Job, dataset: Dataset, model: Model, alone: bool) -> Sources
     teacher = teacher_of(job.root, job.settings.ranker) if model == "ranker" else None
     if teacher is not None:
         check_same_ids(job.root, dataset.artifact, teacher)
+        check_days(teacher, log_of(job, dataset).windows)
     return Sources(dataset.artifact, made, vectors, of_users, ids, teacher=teacher)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data.contract.artifact import Artifact
     from data.contract.encode import Mask
     from data.requests import Requests, UserEvents
+    from data.windows import Windows
     from models.ranker_settings import RankerSettings
     from ray_jobs.engine.assignment import Assignment
 
@@ -82,3 +83,14 @@ def teacher_of(root: Path, settings: RankerSettings) -> Artifact | None:
             f"student needs the same, not {settings.negative_rate}"
         )
     return artifact
+
+
+def check_days(teacher: Artifact, windows: Windows | None) -> None:
+    """Raises UserError for a teacher that knows labels of days that its student is chosen on."""
+    learnt = teacher.manifest.window
+    if windows and learnt and learnt[1] >= windows.valid[0]:
+        raise UserError(
+            f"ranker.teacher={teacher.version} has learnt from days up to {learnt[1]}, but steps "
+            f"are chosen on days from {windows.valid[0]} on: it would tell its student their "
+            "labels; train the teacher with these windows"
+        )

@@ -13,7 +13,7 @@ from data.splits import TRAIN
 from data.training_log import TrainingLog
 from models.ranker import Ranker
 from models.ranker_settings import RankerSettings
-from ray_jobs.engine.teacher import Teacher, teacher_of
+from ray_jobs.engine.teacher import Teacher, check_days, teacher_of
 from ray_jobs.sample import log_of
 from tests.ray_jobs.test_serving_parity import job_of, publish_model
 from tests.tiny_root import TinyLog, publish_dataset
@@ -72,3 +72,13 @@ def test_without_a_name_there_is_none(made):
 def test_another_is_refused(made, change, said):
     with pytest.raises(UserError, match=said):
         teacher_of(made.root, replace(SETTINGS, **change))
+
+
+def test_a_teacher_that_knows_days_that_are_chosen_on_is_refused():
+    windows = SimpleNamespace(valid=(153, 166))
+    teacher = SimpleNamespace(version="m1", manifest=SimpleNamespace(window=[119, 152]))
+    check_days(teacher, windows)
+    teacher.manifest.window = [119, 153]
+    check_days(teacher, None)
+    with pytest.raises(UserError, match=r"ranker\.teacher=m1 has learnt from days up to 153"):
+        check_days(teacher, windows)
