@@ -24,7 +24,9 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in jobs, and before torch is there
+# As in jobs, and before torch is there.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 
