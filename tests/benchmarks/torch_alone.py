@@ -33,5 +33,6 @@ def arrow_type(name: str) -> Callable[..., None]:
 
 
 stand_in("pydantic", Field=dict, TypeAdapter=object, ValidationError=ValueError)
+stand_in("data.contract.plain_yaml", loaded=None)
 stand_in("yaml")
 stand_in("pyarrow", __getattr__=arrow_type)
