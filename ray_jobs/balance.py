@@ -32,8 +32,8 @@ from data.contract.storage import uri_of
 from data.dataset import Dataset
 from ray_jobs.engine import plots
 from ray_jobs.engine.balance_report import USER, Tree, between, sections
-from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.plain_json import without_nan
 from ray_jobs.engine.report import show, write_report
 from ray_jobs.engine.slates import Slates, Source, open_slates, ratio_interval
 from ray_jobs.engine.subject import Subject

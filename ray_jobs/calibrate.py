@@ -26,8 +26,8 @@ from data.splits import TEST, TRAIN, VALID
 from data.training_log import TrainingLog
 from models.metrics import calibration, expected_calibration_error
 from ray_jobs.embed import as_read_by
-from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.job import Job, run
+from ray_jobs.engine.plain_json import without_nan
 from ray_jobs.engine.predictions import sampled
 from ray_jobs.engine.ranking_model import CALIBRATION, RankingModel, users_of
 from ray_jobs.sample import Cutoff, log_of

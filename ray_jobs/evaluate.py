@@ -31,12 +31,12 @@ from ray_jobs.engine.evaluation import (
     Tree,
     beside,
     judge_retrieval,
-    without_nan,
 )
 from ray_jobs.engine.graph_evaluation import ITEM_TO_ITEM, LastItem, spread
 from ray_jobs.engine.inference import Retriever
 from ray_jobs.engine.job import Job, console, run
 from ray_jobs.engine.model_kinds import MODELS, Model
+from ray_jobs.engine.plain_json import without_nan
 from ray_jobs.engine.predictions import judge_ranking
 from ray_jobs.engine.ranking_baselines import known_parts, ranking_baselines
 from ray_jobs.engine.ranking_model import RankingModel, users_of

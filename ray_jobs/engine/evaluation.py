@@ -6,7 +6,6 @@ The result is a plain tree (JSON values), part of `metrics.json`, from which the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,6 +34,8 @@ from data.splits import TEST
 from models.metrics import bootstrap_interval, per_query, retrieval_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     import pyarrow as pa
 
 Tree = dict[str, Any]
@@ -258,12 +259,3 @@ class StreamedScores:
     def __call__(self, queries: Queries) -> Scores:
         """The next `len(queries)` lines."""
         return np.stack([next(self._lines) for _ in range(len(queries))])
-
-
-def without_nan(value: Any) -> Any:
-    """The same tree with None for NaN and infinity, which JSON cannot say."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -51,9 +51,9 @@ from data.contract.settings import (
 from ray_jobs import collect_again
 from ray_jobs.engine.cluster import keep_files_here
 from ray_jobs.engine.disk import refusal
-from ray_jobs.engine.evaluation import without_nan
 from ray_jobs.engine.locks import turn
 from ray_jobs.engine.memory import PeakMemory
+from ray_jobs.engine.plain_json import without_nan
 from ray_jobs.engine.quiet import quiet_libraries
 from ray_jobs.settings import Settings
 

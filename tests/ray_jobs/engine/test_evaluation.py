@@ -1,5 +1,4 @@
 import json
-import math
 import weakref
 from types import SimpleNamespace
 
@@ -19,9 +18,9 @@ from ray_jobs.engine.evaluation import (
     StreamedScores,
     beside,
     judge_retrieval,
-    without_nan,
 )
 from ray_jobs.engine.job import start
+from ray_jobs.engine.plain_json import without_nan
 from ray_jobs.engine.subject import Subject
 
 NUM_QUERIES, ROWS = 40, 60
@@ -123,11 +122,6 @@ def test_streamed_scores_are_those_of_the_queries_in_order(held_out, size, monke
     chunks = (knowing(chunk) for chunk in held_out.queries.chunks(size))
     streamed = judge_retrieval(held_out, {"model": StreamedScores(chunks)})
     assert streamed == judge_retrieval(held_out, {"model": knowing})
-
-
-def test_nan_becomes_none_at_any_depth():
-    tree = {"a": [1.0, math.nan, {"b": math.nan}], "c": "nan", "d": (2,)}
-    assert without_nan(tree) == {"a": [1.0, None, {"b": None}], "c": "nan", "d": [2]}
 
 
 @pytest.fixture(scope="module")
