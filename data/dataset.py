@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data.blocks import Block, num_rows, row_groups
 from data.contract import artifact
-from data.contract.encode import HISTORY_COLUMNS, Events, FeatureTable
+from data.contract.encode import FeatureTable
 from data.contract.idspace import IdSpace
 from data.contract.schema import (
     GRAPH_COLUMN,
@@ -25,7 +25,7 @@ from data.contract.schema import (
 )
 from data.contract.settings import UserError
 from data.contract.signatures import SIGNATURE_COLUMN, image_keys
-from data.timelines import events_from, in_stretches
+from data.timelines import in_stretches
 from data.user_days import UserDays
 from data.windows import day_bounds
 
@@ -177,27 +177,6 @@ class Dataset:
         """All timelines, a file at a time, or so many row groups of one that has grown by days."""
         for path in self.timeline_files:
             yield from in_stretches(path)
-
-    def events_of(self, users: npt.NDArray[np.int64]) -> Events:
-        """The events of any user rows; none for rows without a timeline.
-
-        Cost: one pass over the timelines; memory holds a block and what is asked for.
-
-        Args:
-            users: [B] rows of the user id space.
-        """
-        blocks = (block.read(["user", *HISTORY_COLUMNS]) for block in self.blocks)
-        asked = ((b, np.isin(b["user"].to_numpy(), users)) for b in blocks)
-        found = pa.concat_tables(b.filter(pa.array(there)) for b, there in asked)
-        rows, events = found["user"].to_numpy(), events_from(found)
-        order = np.argsort(rows)
-        at = np.searchsorted(rows, users, sorter=order)
-        known = np.flatnonzero(at < len(rows))
-        at = order[at[known]]
-        known, at = known[rows[at] == users[known]], at[rows[at] == users[known]]
-        starts, lengths = np.zeros((2, len(users)), np.int64)
-        starts[known], lengths[known] = events.offsets[at], events.lengths[at]
-        return events.cut(starts, lengths)
 
     def event_files(self, first_day: int, last_day: int) -> list[Path]:
         """Files of encoded events of the days from `first_day` to `last_day`."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from data.dataset import Dataset
+from tests.data.user_events import events_of
 from tests.e2e.processes import run, serving, words_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -117,7 +118,7 @@ def test_exactly_the_posted_events_and_the_worlds_day_are_added(day: Day) -> Non
     assert day.second["counts"]["new_events"] == added
     assert day.after.details["store_sequence"] == day.posted
     new_user = day.after.user_ids.lookup(pa.array([NEW_USER]))
-    assert day.after.events_of(new_user).lengths[0] == 40
+    assert events_of(day.after, new_user).lengths[0] == 40
 
 
 def test_old_ids_keep_their_rows_and_new_ones_get_rows(day: Day) -> None:

@@ -11,6 +11,7 @@ from ray_jobs.engine import offers, slates
 from ray_jobs.engine.job import help_text, start
 from serve import utility_file
 from serve.utility import UtilitySettings
+from tests.data.user_events import events_of
 
 PARTIES = (
     "serve.utility.parties.video.weights.click=1",
@@ -93,7 +94,7 @@ def test_what_the_retriever_offers_is_ranked_again_by_default(root):
     dataset = Dataset.open(job.root)
     assert set(asked["surface"].to_pylist()) == {1 + dataset.vocabulary.surfaces.index("home")}
     user = int(asked["user"][0].as_py())
-    touched = dataset.events_of(np.array([user]))
+    touched = events_of(dataset, np.array([user]))
     before = touched.item[touched.timestamp < asked["timestamp"][0].as_py()]
     assert not set(before.tolist()) & set(asked["item"].to_numpy()[:60].tolist())
     assert asked["known"][0].as_py() == len(before)

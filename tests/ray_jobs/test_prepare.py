@@ -28,6 +28,7 @@ from ray_jobs.engine.locks import turn
 from ray_jobs.preparation import placement
 from ray_jobs.preparation.served import Taken
 from ray_jobs.prepare import main, prepare
+from tests.data.user_events import events_of
 
 FIRST_MS = 20_000 * DAY_MS
 NUM_USERS, NUM_ITEMS, DAYS = 40, 60, 30
@@ -206,18 +207,18 @@ def test_blocks_cover_all_timelines_and_events_are_found_by_user(first: Dataset)
     assert first.blocks is blocks  # every task looks its block up
     assert sum(block.num_rows for block in blocks) == NUM_USERS
     users = np.array([block.read(["user"])["user"][0].as_py() for block in blocks])
-    events = first.events_of(np.append(users, [0, first.user_ids.rows + 5]))
+    events = events_of(first, np.append(users, [0, first.user_ids.rows + 5]))
     for number, block in enumerate(blocks):
         here = slice(events.offsets[number], events.offsets[number + 1])
         assert events.item[here].tolist() == block.read(["item"])["item"][0].as_py()
     assert events.lengths[-2:].tolist() == [0, 0]
-    twice = first.events_of(users[[3, 0, 3]])
+    twice = events_of(first, users[[3, 0, 3]])
     assert twice.lengths.tolist() == events.lengths[[3, 0, 3]].tolist()
     assert twice.cut(twice.offsets[2:3], twice.lengths[2:]).item.tolist() == (
         twice.item[: twice.offsets[1]].tolist()
     )
-    assert first.events_of(np.array([0])).lengths.tolist() == [0]
-    assert not len(first.events_of(users[:0]).lengths)
+    assert events_of(first, np.array([0])).lengths.tolist() == [0]
+    assert not len(events_of(first, users[:0]).lengths)
 
 
 def test_files_rows_and_formats_do_not_matter_only_the_log_does(

@@ -22,6 +22,7 @@ from ray_jobs.preparation.block_tasks import BlockTasks
 from ray_jobs.preparation.pieces import Pieces
 from ray_jobs.sample import Cutoff, log_of
 from ray_jobs.train import train, upstream
+from tests.data.user_events import events_of
 
 SMALL = (
     "user.dim=12",
@@ -65,7 +66,7 @@ def test_a_vector_is_that_of_what_was_done_before_the_midnight(made: tuple[Job, 
     assert windows is not None
     assert calendar is not None
     users = np.arange(dataset.user_ids.first_row, dataset.user_ids.rows)
-    events = dataset.events_of(users)
+    events = events_of(dataset, users)
     for day in (windows.user[1] + 1, windows.valid[0], calendar.num_days + 1):
         midnight = calendar.start_ms(day)
         known = events.chosen(events.timestamp < midnight)
@@ -112,7 +113,7 @@ def test_no_target_knows_more_than_its_midnight(made: tuple[Job, Artifact]) -> N
     dataset, days = opened(job, model)
     encoder = Encoder(dataset.items, dataset.users, None, days)  # type: ignore[arg-type]
     users = np.arange(dataset.user_ids.first_row, dataset.user_ids.rows)
-    events = dataset.events_of(users)
+    events = events_of(dataset, users)
     owner = np.repeat(users, events.lengths)
     (vectors,) = encoder.long_term("target", owner, events.timestamp).values()
     first = events.offsets[:-1][events.lengths > 0]
